@@ -1,0 +1,100 @@
+//! How the libraries reach memory that another observer (a table walker, an
+//! SMMU, another CPU) reads or writes at the same time.
+//!
+//! Page tables, stream tables and queues are never seen as references: every
+//! load and store goes through [`Memory`], one naturally aligned 64-bit access
+//! at a time, because that is the unit in which the architecture promises that
+//! no observer sees half of it (IHI 0070, 3.21.3; DDI 0487, B2.2). At EL2 the
+//! calls compile to single instructions. On the build machine an implementation
+//! may look at each store as it happens, which is how a model can act between
+//! any two of them.
+#![cfg_attr(not(any(test, feature = "arena")), no_std)]
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "arena"))]
+mod arena;
+
+#[cfg(any(test, feature = "arena"))]
+pub use arena::Arena;
+
+use portcullis_addr::PhysAddr;
+
+/// Access to memory shared with hardware.
+///
+/// Addresses are multiples of 8 inside memory that an [`Allocator`] of the same
+/// owner gave out; an implementation may treat any other address as a defect of
+/// the caller, but must not let it reach foreign memory.
+pub trait Memory {
+    /// Reads 64 bits in one access.
+    fn load(&self, at: PhysAddr) -> u64;
+
+    /// Writes 64 bits in one access. Other observers may see it at any time
+    /// from now on, and in any order with other stores until
+    /// [`publish`](Self::publish).
+    fn store(&self, at: PhysAddr, value: u64);
+
+    /// Replaces `current` by `new` in one step.
+    ///
+    /// # Errors
+    /// The value found, when it was not `current`; memory is then unchanged.
+    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64>;
+
+    /// Makes every earlier store to `at .. at + bytes` visible to every
+    /// observer of this memory, a walker without cache coherency included, and
+    /// orders all earlier stores (wherever they went) before all later ones.
+    ///
+    /// `bytes == 0` is the barrier alone.
+    fn publish(&self, at: PhysAddr, bytes: u64);
+
+    /// Makes what hardware wrote to `at .. at + bytes` before now visible to
+    /// later loads, and orders earlier loads before later ones.
+    fn refresh(&self, at: PhysAddr, bytes: u64);
+}
+
+/// Gives out memory for tables and queues.
+pub trait Allocator {
+    /// `bytes` of zeroed, published memory, aligned to `bytes`, which is a
+    /// power of two of at least 8. `None` when there is none left.
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr>;
+
+    /// Takes back what [`allocate`](Self::allocate) gave for the same `bytes`.
+    /// No observer may hold a pointer to it any more, in a cache or on a walk.
+    fn free(&self, at: PhysAddr, bytes: u64);
+}
+
+impl<T: Memory + ?Sized> Memory for &T {
+    #[inline]
+    fn load(&self, at: PhysAddr) -> u64 {
+        (**self).load(at)
+    }
+
+    #[inline]
+    fn store(&self, at: PhysAddr, value: u64) {
+        (**self).store(at, value);
+    }
+
+    #[inline]
+    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        (**self).compare_exchange(at, current, new)
+    }
+
+    #[inline]
+    fn publish(&self, at: PhysAddr, bytes: u64) {
+        (**self).publish(at, bytes);
+    }
+
+    #[inline]
+    fn refresh(&self, at: PhysAddr, bytes: u64) {
+        (**self).refresh(at, bytes);
+    }
+}
+
+impl<T: Allocator + ?Sized> Allocator for &T {
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        (**self).allocate(bytes)
+    }
+
+    fn free(&self, at: PhysAddr, bytes: u64) {
+        (**self).free(at, bytes);
+    }
+}
