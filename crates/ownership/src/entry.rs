@@ -1,0 +1,157 @@
+//! What the ledger knows of one page, in 32 bits.
+
+use core::fmt;
+
+/// Who may use a page of memory.
+///
+/// The numbers are what the ledger stores; they are stable so that a memory
+/// dump can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(u8);
+
+impl Owner {
+    /// Memory that nobody may use: firmware's, or not yet given out. It is in
+    /// no translation table.
+    pub const NOBODY: Self = Self(0);
+    /// The hypervisor's image, stacks, tables and queues.
+    pub const HYPERVISOR: Self = Self(1);
+    /// The host.
+    pub const HOST: Self = Self(2);
+
+    /// The number stored in the ledger.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NOBODY => f.write_str("nobody"),
+            Self::HYPERVISOR => f.write_str("hypervisor"),
+            Self::HOST => f.write_str("host"),
+            Self(other) => write!(f, "owner{other}"),
+        }
+    }
+}
+
+/// Whether a page rests with its owner or is on its way to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The owner may map it.
+    Owned,
+    /// The page is leaving its owner: translations are being removed and
+    /// invalidated. Nobody may map it until the move is committed or cancelled.
+    Leaving,
+}
+
+/// One page's entry: owner in bits 31:24, state in bit 23, DMA count in bits
+/// 22:0. Bits are fixed so that the whole entry changes in one atomic store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Entry(u32);
+
+impl Entry {
+    /// The largest DMA count an entry can hold. One more is
+    /// [`PinError::CountOverflow`](crate::PinError::CountOverflow), never a
+    /// wrap to zero.
+    pub const MAX_DMA_COUNT: u32 = (1 << 23) - 1;
+
+    const LEAVING: u32 = 1 << 23;
+
+    pub(crate) const fn owned(owner: Owner) -> Self {
+        Self((owner.0 as u32) << 24)
+    }
+
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Who owns the page; while it is leaving, who owned it until now.
+    #[must_use]
+    pub const fn owner(self) -> Owner {
+        Owner((self.0 >> 24) as u8)
+    }
+
+    /// Whether the page is on its way to another owner.
+    #[must_use]
+    pub const fn state(self) -> State {
+        if self.0 & Self::LEAVING == 0 {
+            State::Owned
+        } else {
+            State::Leaving
+        }
+    }
+
+    /// How many DMA mappings hold the page.
+    #[must_use]
+    pub const fn dma_count(self) -> u32 {
+        self.0 & Self::MAX_DMA_COUNT
+    }
+
+    pub(crate) const fn leaving(self) -> Self {
+        Self(self.0 | Self::LEAVING)
+    }
+
+    /// `None` at [`MAX_DMA_COUNT`](Self::MAX_DMA_COUNT).
+    pub(crate) const fn pinned(self) -> Option<Self> {
+        if self.dma_count() == Self::MAX_DMA_COUNT {
+            None
+        } else {
+            Some(Self(self.0 + 1))
+        }
+    }
+
+    /// `None` at a count of 0.
+    pub(crate) const fn unpinned(self) -> Option<Self> {
+        if self.dma_count() == 0 {
+            None
+        } else {
+            Some(Self(self.0 - 1))
+        }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {:?} dma={}",
+            self.owner(),
+            self.state(),
+            self.dma_count()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout_is_fixed() {
+        let entry = Entry::from_bits(0x0280_0003);
+        assert_eq!(entry.owner(), Owner::HOST);
+        assert_eq!(entry.state(), State::Leaving);
+        assert_eq!(entry.dma_count(), 3);
+        assert_eq!(Entry::owned(Owner::HYPERVISOR).bits(), 0x0100_0000);
+    }
+
+    #[test]
+    fn the_count_never_runs_into_the_state() {
+        let full = Entry::from_bits(0x027f_ffff);
+        assert_eq!(full.pinned(), None);
+        assert_eq!(full.unpinned().unwrap().dma_count(), 0x7f_fffe);
+        assert_eq!(Entry::owned(Owner::HOST).unpinned(), None);
+    }
+}

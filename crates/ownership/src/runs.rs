@@ -1,0 +1,59 @@
+//! Maximal ranges of one owner's pages.
+
+use crate::{Bank, Entry, Owner, State};
+use core::sync::atomic::{AtomicU32, Ordering};
+use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
+
+/// Iterator over maximal ranges of pages that rest with one owner.
+#[derive(Clone)]
+pub struct Runs<'a> {
+    banks: &'a [Bank<'a>],
+    /// Pages of the first bank that were passed already.
+    passed: usize,
+    owner: Owner,
+}
+
+impl<'a> Runs<'a> {
+    pub(crate) fn new(banks: &'a [Bank<'a>], owner: Owner) -> Self {
+        Self {
+            banks,
+            passed: 0,
+            owner,
+        }
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Range<PhysAddr>;
+
+    fn next(&mut self) -> Option<Range<PhysAddr>> {
+        let owner = self.owner;
+        let matches = |slot: &AtomicU32| {
+            let entry = Entry::from_bits(slot.load(Ordering::Acquire));
+            entry.owner() == owner && entry.state() == State::Owned
+        };
+        while let Some((bank, rest)) = self.banks.split_first() {
+            let left = bank.entries().get(self.passed..).unwrap_or_default();
+            if let Some(skip) = left.iter().position(matches) {
+                let run = left
+                    .iter()
+                    .skip(skip)
+                    .take_while(|slot| matches(slot))
+                    .count();
+                let first = bank
+                    .range()
+                    .start()
+                    .checked_add((self.passed + skip) as u64 * PAGE_SIZE)?;
+                self.passed += skip + run;
+                if run == 0 {
+                    // The page changed between the two looks.
+                    continue;
+                }
+                return Range::from_size(first, run as u64 * PAGE_SIZE).ok();
+            }
+            self.banks = rest;
+            self.passed = 0;
+        }
+        None
+    }
+}
