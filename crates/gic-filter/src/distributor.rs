@@ -1,0 +1,163 @@
+//! Writes to the distributor (GICD).
+
+use crate::{Owned, Verdict, clamp_priorities};
+
+/// GICD_CTLR.EnableGrp0 and .ARE, which stay on (IHI 0069, 12.9.4, the layout
+/// for a single security state).
+const CTLR_KEEP_ON: u64 = 1 << 0 | 1 << 4;
+
+/// What to do with a host's write of `bytes` (1, 2, 4 or 8) at `offset` from
+/// the distributor's base.
+///
+/// Offsets where an access of that size is not defined by the architecture are
+/// ignored, as hardware may do.
+#[must_use]
+pub fn distributor_write(owned: &Owned, offset: u64, bytes: u32, value: u64) -> Verdict {
+    let width = bytes.saturating_mul(8);
+    // First INTID of a register block with `bits` bits for each interrupt.
+    let first = |block: u64, bits: u64| ((offset - block) * 8 / bits) as u32;
+    let word = bytes == 4 && offset.is_multiple_of(4);
+    match offset {
+        0x0000 if word => Verdict::Write(value | CTLR_KEEP_ON),
+        // GICD_SETSPI_NSR, CLRSPI_NSR, SETSPI_SR, CLRSPI_SR: the value names
+        // the INTID.
+        0x0040 | 0x0048 | 0x0050 | 0x0058 if bytes == 4 || bytes == 2 => {
+            if owned.contains((value & 0x3ff) as u32) {
+                Verdict::Ignore
+            } else {
+                Verdict::Write(value)
+            }
+        }
+        // GICD_IGROUPR: 1 is Group 1.
+        0x0080..=0x00ff if word => {
+            let own = owned.mask(first(0x0080, 1), 1, width);
+            Verdict::Write(0xffff_ffff & !own)
+        }
+        // Enable, pending and active bits, set and clear: writing 0 does
+        // nothing.
+        0x0100..=0x03ff if word => {
+            let block = offset & !0x7f;
+            Verdict::Write(value & !owned.mask(first(block, 1), 1, width))
+        }
+        0x0400..=0x07ff if word || bytes == 1 => {
+            let own = owned.mask(first(0x0400, 8), 8, width);
+            Verdict::Write(clamp_priorities(value, bytes) & !own)
+        }
+        // GICD_ICFGR: the bits of one interrupt cannot be left out of a write.
+        0x0c00..=0x0cff if word => {
+            let keep = owned.mask(first(0x0c00, 2), 2, width);
+            if keep == 0 {
+                Verdict::Write(value)
+            } else {
+                Verdict::Merge { value, keep }
+            }
+        }
+        // GICD_IROUTER<n>, n from 32: 64 bits each, writable in halves.
+        0x6100..=0x7fdf
+            if (bytes == 4 || bytes == 8) && offset.is_multiple_of(u64::from(bytes)) =>
+        {
+            if owned.contains(((offset - 0x6000) / 8) as u32) {
+                Verdict::Ignore
+            } else {
+                Verdict::Write(value)
+            }
+        }
+        // GICD_ITARGETSR, IGRPMODR, NSACR, SGIR: without effect when affinity
+        // routing is on with one security state; nothing to pass on. The rest
+        // is read-only, reserved or implementation defined.
+        _ => Verdict::Ignore,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned() -> Owned {
+        let mut owned = Owned::new();
+        assert!(owned.add(106));
+        owned
+    }
+
+    fn write(offset: u64, bytes: u32, value: u64) -> Verdict {
+        distributor_write(&owned(), offset, bytes, value)
+    }
+
+    #[test]
+    fn group_0_stays_enabled() {
+        assert_eq!(write(0, 4, 0), Verdict::Write(0x11));
+        assert_eq!(write(0, 4, 0x12), Verdict::Write(0x13));
+    }
+
+    #[test]
+    fn the_host_is_always_in_group_1_and_we_never() {
+        // GICD_IGROUPR3 holds 96..127; 106 is bit 10.
+        assert_eq!(write(0x8c, 4, 0), Verdict::Write(0xffff_fbff));
+        assert_eq!(write(0x88, 4, 0), Verdict::Write(0xffff_ffff));
+    }
+
+    #[test]
+    fn enable_pending_and_active_bits_of_ours_are_dropped() {
+        for block in [0x100, 0x180, 0x200, 0x280, 0x300, 0x380] {
+            assert_eq!(
+                write(block + 12, 4, 0xffff_ffff),
+                Verdict::Write(0xffff_fbff)
+            );
+            assert_eq!(
+                write(block + 8, 4, 0xffff_ffff),
+                Verdict::Write(0xffff_ffff)
+            );
+        }
+    }
+
+    #[test]
+    fn priorities_by_byte_and_by_word() {
+        assert_eq!(
+            write(0x400 + 104, 4, 0xa0a0_a0a0),
+            Verdict::Write(0xa000_a0a0)
+        );
+        assert_eq!(write(0x400 + 106, 1, 0xa0), Verdict::Write(0));
+        assert_eq!(write(0x400 + 107, 1, 0), Verdict::Write(0x10));
+        assert_eq!(write(0x400 + 104, 2, 0xa0a0), Verdict::Ignore);
+    }
+
+    #[test]
+    fn our_trigger_kind_is_kept() {
+        // GICD_ICFGR6 holds 96..111; 106 has bits 21:20.
+        assert_eq!(
+            write(0xc18, 4, 0),
+            Verdict::Merge {
+                value: 0,
+                keep: 0x0030_0000
+            }
+        );
+        assert_eq!(write(0xc1c, 4, 7), Verdict::Write(7));
+    }
+
+    #[test]
+    fn our_route_cannot_be_changed_in_any_size() {
+        let irouter = 0x6000 + 106 * 8;
+        assert_eq!(write(irouter, 8, 1), Verdict::Ignore);
+        assert_eq!(write(irouter, 4, 1), Verdict::Ignore);
+        assert_eq!(write(irouter + 4, 4, 1), Verdict::Ignore);
+        assert_eq!(write(irouter + 8, 8, 1), Verdict::Write(1));
+        assert_eq!(write(irouter + 1, 8, 1), Verdict::Ignore);
+    }
+
+    #[test]
+    fn message_based_spis_cannot_fire_ours() {
+        assert_eq!(write(0x40, 4, 106), Verdict::Ignore);
+        assert_eq!(write(0x40, 4, 0x400 | 106), Verdict::Ignore);
+        assert_eq!(write(0x48, 4, 107), Verdict::Write(107));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_ignored() {
+        assert_eq!(write(0x0e00, 4, 0), Verdict::Ignore);
+        assert_eq!(write(0x0d00, 4, 0), Verdict::Ignore);
+        assert_eq!(write(0x0f00, 4, 0), Verdict::Ignore);
+        assert_eq!(write(0x0081, 4, 0), Verdict::Ignore);
+        assert_eq!(write(0x0100, 1, 0), Verdict::Ignore);
+        assert_eq!(write(0x4000, 4, 0), Verdict::Ignore);
+    }
+}

@@ -1,0 +1,68 @@
+//! Writes to a redistributor (GICR). The hypervisor owns no SGI, PPI or LPI,
+//! so here the host only has to be kept out of Group 0, below our priority and
+//! from putting to sleep the redistributor that may have to deliver ours.
+
+use crate::{Verdict, clamp_priorities};
+
+/// GICR_WAKER.ProcessorSleep (IHI 0069, 12.11.42).
+const PROCESSOR_SLEEP: u64 = 1 << 1;
+
+/// A host's write of `bytes` at `offset` of the RD frame.
+#[must_use]
+pub fn rd_write(offset: u64, bytes: u32, value: u64) -> Verdict {
+    match (offset, bytes) {
+        // GICR_CTLR, STATUSR; GICR_SYNCR is read-only.
+        (0x0000 | 0x0010, 4) => Verdict::Write(value),
+        (0x0014, 4) => Verdict::Write(value & !PROCESSOR_SLEEP),
+        // GICR_SETLPIR, CLRLPIR, PROPBASER, PENDBASER, INVLPIR, INVALLR.
+        (0x0040 | 0x0048 | 0x0070 | 0x0078 | 0x00a0 | 0x00b0, 8) => Verdict::Write(value),
+        (0x0040 | 0x0044 | 0x0048 | 0x004c, 4) => Verdict::Write(value),
+        (0x0070 | 0x0074 | 0x0078 | 0x007c, 4) => Verdict::Write(value),
+        (0x00a0 | 0x00a4 | 0x00b0 | 0x00b4, 4) => Verdict::Write(value),
+        _ => Verdict::Ignore,
+    }
+}
+
+/// A host's write of `bytes` at `offset` of the SGI frame, which configures
+/// INTIDs 0 to 31.
+#[must_use]
+pub fn sgi_write(offset: u64, bytes: u32, value: u64) -> Verdict {
+    let word = bytes == 4 && offset.is_multiple_of(4);
+    match offset {
+        // GICR_IGROUPR0: 1 is Group 1.
+        0x0080 if word => Verdict::Write(0xffff_ffff),
+        // Enable, pending and active bits, set and clear.
+        0x0100 | 0x0180 | 0x0200 | 0x0280 | 0x0300 | 0x0380 if word => Verdict::Write(value),
+        0x0400..=0x041f if word || bytes == 1 => Verdict::Write(clamp_priorities(value, bytes)),
+        0x0c00 | 0x0c04 if word => Verdict::Write(value),
+        _ => Verdict::Ignore,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redistributor_stays_awake() {
+        assert_eq!(rd_write(0x14, 4, 2), Verdict::Write(0));
+        assert_eq!(rd_write(0x14, 4, 0), Verdict::Write(0));
+        assert_eq!(rd_write(0x14, 8, 2), Verdict::Ignore);
+    }
+
+    #[test]
+    fn lpi_tables_pass_in_both_sizes() {
+        assert_eq!(rd_write(0x70, 8, 5), Verdict::Write(5));
+        assert_eq!(rd_write(0x7c, 4, 5), Verdict::Write(5));
+        assert_eq!(rd_write(0x100, 4, 5), Verdict::Ignore);
+    }
+
+    #[test]
+    fn sgis_and_ppis_are_always_group_1() {
+        assert_eq!(sgi_write(0x80, 4, 0), Verdict::Write(0xffff_ffff));
+        assert_eq!(sgi_write(0x400, 4, 0), Verdict::Write(0x1010_1010));
+        assert_eq!(sgi_write(0x41f, 1, 0xf0), Verdict::Write(0xf0));
+        assert_eq!(sgi_write(0xd00, 4, 0xffff_ffff), Verdict::Ignore);
+        assert_eq!(sgi_write(0x100, 4, 0x1234), Verdict::Write(0x1234));
+    }
+}

@@ -1,0 +1,235 @@
+//! A bounded pool of pages for tables, queues and stacks.
+//!
+//! The bookkeeping is a bitmap inside [`Pool`], not in the pages: hardware
+//! walks those, and a stray descriptor must not be able to damage the list of
+//! free ones. First fit is enough: the pool is a few hundred pages and is used
+//! at boot and on ownership changes, never on a hot path.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
+
+/// Pages that one bitmap word describes.
+const WORD_PAGES: usize = 64;
+
+/// A pool of at most `WORDS` × 64 pages.
+pub struct Pool<const WORDS: usize> {
+    start: PhysAddr,
+    pages: usize,
+    used: usize,
+    taken: [u64; WORDS],
+}
+
+/// Why a pool could not be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolError {
+    /// The range does not start and end on a page.
+    Unaligned(Range<PhysAddr>),
+    /// The range has more pages than the bitmap has bits.
+    TooLarge {
+        /// Pages in the range.
+        pages: u64,
+        /// Pages that the bitmap can describe.
+        limit: u64,
+    },
+}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned(range) => write!(f, "{range} does not start and end on a page"),
+            Self::TooLarge { pages, limit } => {
+                write!(f, "the pool has {pages} pages and room to list {limit}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for PoolError {}
+
+/// A free that does not match an allocation: the caller's defect. Nothing was
+/// freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAllocated(pub PhysAddr);
+
+impl fmt::Display for NotAllocated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was not given out by this pool", self.0)
+    }
+}
+
+impl core::error::Error for NotAllocated {}
+
+impl<const WORDS: usize> Pool<WORDS> {
+    /// A pool over `range`, all of it free.
+    ///
+    /// # Errors
+    /// [`PoolError`] when the range is not whole pages or too large.
+    pub fn new(range: Range<PhysAddr>) -> Result<Self, PoolError> {
+        if !range.is_aligned(PAGE_SIZE) {
+            return Err(PoolError::Unaligned(range));
+        }
+        let limit = WORDS * WORD_PAGES;
+        let pages = range.size() / PAGE_SIZE;
+        match usize::try_from(pages) {
+            Ok(count) if count <= limit => Ok(Self {
+                start: range.start(),
+                pages: count,
+                used: 0,
+                taken: [0; WORDS],
+            }),
+            _ => Err(PoolError::TooLarge {
+                pages,
+                limit: limit as u64,
+            }),
+        }
+    }
+
+    /// Pages given out now.
+    #[must_use]
+    pub fn used_pages(&self) -> usize {
+        self.used
+    }
+
+    /// Pages in the pool.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// `count` neighbouring pages whose physical address is a multiple of
+    /// `alignment` bytes (a power of two; less than a page counts as a page).
+    /// Their content is whatever it was. `None` when there is no such run.
+    pub fn allocate(&mut self, count: usize, alignment: u64) -> Option<PhysAddr> {
+        if count == 0 || !alignment.is_power_of_two() {
+            return None;
+        }
+        let alignment = alignment.max(PAGE_SIZE);
+        let aligned = self.start.raw().checked_next_multiple_of(alignment)?;
+        let step = usize::try_from(alignment / PAGE_SIZE).ok()?;
+        let mut first = usize::try_from((aligned - self.start.raw()) / PAGE_SIZE).ok()?;
+        while first.checked_add(count)? <= self.pages {
+            if (first..first + count).all(|page| !self.is_taken(page)) {
+                for page in first..first + count {
+                    self.set(page, true);
+                }
+                self.used += count;
+                return self.start.checked_add(first as u64 * PAGE_SIZE);
+            }
+            first = first.checked_add(step)?;
+        }
+        None
+    }
+
+    /// Takes back `count` pages from `at`.
+    ///
+    /// # Errors
+    /// [`NotAllocated`] when one of them is not given out.
+    pub fn free(&mut self, at: PhysAddr, count: usize) -> Result<(), NotAllocated> {
+        let error = NotAllocated(at);
+        let offset = at.raw().checked_sub(self.start.raw()).ok_or(error)?;
+        if !at.is_aligned(PAGE_SIZE) {
+            return Err(error);
+        }
+        let first = usize::try_from(offset / PAGE_SIZE).map_err(|_| error)?;
+        let end = first.checked_add(count).ok_or(error)?;
+        if end > self.pages || !(first..end).all(|page| self.is_taken(page)) {
+            return Err(error);
+        }
+        for page in first..end {
+            self.set(page, false);
+        }
+        self.used -= count;
+        Ok(())
+    }
+
+    fn is_taken(&self, page: usize) -> bool {
+        self.taken
+            .get(page / WORD_PAGES)
+            .is_none_or(|word| word >> (page % WORD_PAGES) & 1 != 0)
+    }
+
+    fn set(&mut self, page: usize, taken: bool) {
+        if let Some(word) = self.taken.get_mut(page / WORD_PAGES) {
+            let bit = 1 << (page % WORD_PAGES);
+            *word = if taken { *word | bit } else { *word & !bit };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const START: u64 = 0x4_3000;
+
+    fn pool(pages: u64) -> Pool<2> {
+        Pool::new(Range::from_size(PhysAddr::new(START), pages * PAGE_SIZE).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn alignment_is_that_of_the_address() {
+        let mut pool = pool(16);
+        assert_eq!(pool.allocate(1, 8), Some(PhysAddr::new(0x4_3000)));
+        assert_eq!(pool.allocate(4, 0x4000), Some(PhysAddr::new(0x4_4000)));
+        assert_eq!(pool.allocate(1, 0x1_0000), Some(PhysAddr::new(0x5_0000)));
+        assert_eq!(pool.allocate(1, 0x1_0000), None);
+    }
+
+    #[test]
+    fn wrong_frees_change_nothing() {
+        let mut pool = pool(4);
+        let at = pool.allocate(2, PAGE_SIZE).unwrap();
+        assert!(pool.free(at, 3).is_err());
+        assert!(pool.free(PhysAddr::new(at.raw() + 8), 1).is_err());
+        assert!(pool.free(PhysAddr::new(0), 1).is_err());
+        assert_eq!(pool.used_pages(), 2);
+        pool.free(at, 2).unwrap();
+        assert!(pool.free(at, 2).is_err());
+        assert_eq!(pool.used_pages(), 0);
+    }
+
+    #[test]
+    fn set_up_is_checked() {
+        let range = |size| Range::from_size(PhysAddr::new(START), size).unwrap();
+        assert!(matches!(
+            Pool::<2>::new(range(129 * PAGE_SIZE)),
+            Err(PoolError::TooLarge {
+                pages: 129,
+                limit: 128
+            })
+        ));
+        assert!(matches!(
+            Pool::<2>::new(range(7)),
+            Err(PoolError::Unaligned(_))
+        ));
+    }
+
+    proptest! {
+        /// Live allocations never overlap, are aligned and inside the pool.
+        #[test]
+        fn allocations_are_disjoint(ops in prop::collection::vec((any::<bool>(), 1usize..9, 0u32..4), 1..80)) {
+            let mut pool = pool(100);
+            let mut live: Vec<(u64, usize)> = Vec::new();
+            for (take, count, shift) in ops {
+                if take {
+                    let alignment = PAGE_SIZE << shift;
+                    if let Some(at) = pool.allocate(count, alignment) {
+                        prop_assert!(at.is_aligned(alignment));
+                        let end = at.raw() + count as u64 * PAGE_SIZE;
+                        prop_assert!(at.raw() >= START && end <= START + 100 * PAGE_SIZE);
+                        for &(other, n) in &live {
+                            prop_assert!(end <= other || other + n as u64 * PAGE_SIZE <= at.raw());
+                        }
+                        live.push((at.raw(), count));
+                    }
+                } else if let Some((at, n)) = live.pop() {
+                    pool.free(PhysAddr::new(at), n).unwrap();
+                }
+            }
+            prop_assert_eq!(pool.used_pages(), live.iter().map(|l| l.1).sum::<usize>());
+        }
+    }
+}
