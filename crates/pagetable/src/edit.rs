@@ -1,0 +1,405 @@
+//! Changing what is mapped: unmap, protect and split are one walk over the
+//! range, with a different change to each leaf.
+
+use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
+use crate::error::Error;
+use crate::format::Format;
+use crate::geometry::LAST;
+use crate::map::tables_below;
+use crate::plan::Invalidation;
+use crate::table::{Bbm, Pool, Table};
+use portcullis_addr::{Address, PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+
+/// What to do with each leaf.
+#[derive(Clone, Copy)]
+enum Edit {
+    /// Take it away.
+    Unmap,
+    /// Give it these attribute bits.
+    Protect(u64),
+    /// Divide it until it is at this level.
+    Split(u8),
+}
+
+/// A change under way.
+struct Job<A> {
+    edit: Edit,
+    lo: u64,
+    hi: u64,
+    plan: Invalidation<A>,
+    pool: Pool,
+}
+
+impl<F: Format, M: Memory + Allocator> Table<F, M> {
+    /// Takes away whatever is mapped in `range`; addresses where nothing is
+    /// mapped are no error. Blocks that reach out of the range are split, tables
+    /// that become empty are retired.
+    ///
+    /// Returns what to invalidate; see [`Invalidation`] for what comes then.
+    ///
+    /// # Errors
+    /// [`Error::Misaligned`], [`Error::InputTooLarge`], [`Error::Borrowed`],
+    /// [`Error::Unfinished`], and when a block has to be split
+    /// [`Error::OutOfMemory`] or [`Error::TableOutOfReach`]. Nothing has
+    /// changed then.
+    #[inline]
+    pub fn unmap(
+        &mut self,
+        range: Range<F::Input>,
+    ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        self.edit(range, Edit::Unmap)
+    }
+
+    /// Gives everything in `range` other attributes. Blocks that reach out of
+    /// the range are split.
+    ///
+    /// Allowed accesses change in one store for each entry. A change of memory
+    /// type, or of `nG`, goes through an invalid entry (D8.17.1, R WHZWS):
+    /// the range faults until [`Table::complete`].
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap), and [`Error::NotMapped`] when there is a hole
+    /// in the range. Nothing has changed then.
+    pub fn protect(
+        &mut self,
+        range: Range<F::Input>,
+        attributes: F::Attributes,
+    ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        self.edit(range, Edit::Protect(F::encode(attributes)))
+    }
+
+    /// Divides every block that overlaps `range`, inside the range, until it is
+    /// at `level`; 3 is pages. Contiguous hints in the range are cleared too, so
+    /// that a later change of an entry of that level touches nothing else.
+    ///
+    /// What the addresses translate to does not change, but without
+    /// [`Bbm::Level2`] they fault until [`Table::complete`].
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap), and [`Error::Level`] when no leaf can be at
+    /// that level. Nothing has changed then.
+    pub fn split(
+        &mut self,
+        range: Range<F::Input>,
+        level: u8,
+    ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        if level > LAST || level < self.geometry.first_leaf_level() {
+            return Err(Error::Level { level });
+        }
+        self.edit(range, Edit::Split(level))
+    }
+
+    #[inline]
+    fn edit(
+        &mut self,
+        range: Range<F::Input>,
+        edit: Edit,
+    ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        let (lo, hi) = self.checked(&range)?;
+
+        // Down to the table in which the range has more than one entry, or one
+        // that is not a table. Where the walk came through is remembered for
+        // tables that become empty.
+        let mut path = [(PhysAddr::new(0), 0u64); LAST as usize];
+        let mut depth = 0;
+        let mut table = self.root;
+        let mut level = self.geometry.start_level();
+        let size = loop {
+            let shift = self.geometry.level_shift(level);
+            if (lo ^ (hi - 1)) >> shift == 0 && level < LAST {
+                let entry = self.entry(table, level, lo);
+                let descriptor = self.memory.load(entry);
+                if descriptor & (VALID | TABLE) == VALID | TABLE && descriptor & BORROWED == 0 {
+                    path[depth] = (entry, descriptor);
+                    depth += 1;
+                    table = self.child(descriptor);
+                    level += 1;
+                    continue;
+                }
+            }
+            break 1u64 << shift;
+        };
+        let plain = matches!(edit, Edit::Unmap) && (lo | hi) & (size - 1) == 0 && !self.shares;
+        let pool = if plain {
+            Pool::EMPTY
+        } else {
+            self.reserve(self.survey(table, level, lo, hi, edit)?)?
+        };
+        let mut job = Job {
+            edit,
+            lo,
+            hi,
+            plan: self.plan(),
+            pool,
+        };
+        self.edit_table(&mut job, table, level, lo, hi, true);
+        if matches!(edit, Edit::Unmap) {
+            while depth > 0 {
+                depth -= 1;
+                let (entry, descriptor) = path[depth];
+                if descriptor & LENT != 0 || !self.is_empty(table, level, lo, hi) {
+                    break;
+                }
+                self.memory.store(entry, 0);
+                self.memory.publish(entry, 8);
+                self.retire(&mut job.plan, table, level);
+                job.plan.touch(lo, hi, level);
+                level -= 1;
+                table = PhysAddr::new(entry.raw() - self.index(level, lo) * 8);
+            }
+        }
+        let Job { plan, pool, .. } = job;
+        self.release(pool);
+        self.broken = plan.is_broken();
+        Ok(plan)
+    }
+
+    /// How many tables the change needs, or why it cannot be.
+    fn survey(
+        &self,
+        table: PhysAddr,
+        level: u8,
+        lo: u64,
+        hi: u64,
+        edit: Edit,
+    ) -> Result<u64, Error<F::Input>> {
+        let size = self.geometry.level_bytes(level);
+        let mut needed = 0;
+        let mut at = lo;
+        while at < hi {
+            let end = hi.min((at & !(size - 1)) + size);
+            let whole = end - at == size;
+            let descriptor = self.memory.load(self.entry(table, level, at));
+            let address = F::Input::new(at);
+            if descriptor == 0 {
+                if matches!(edit, Edit::Protect(_)) {
+                    return Err(Error::NotMapped { address });
+                }
+            } else if is_table(descriptor, level) {
+                if descriptor & BORROWED != 0 {
+                    return Err(Error::Borrowed { address });
+                }
+                if !(whole && matches!(edit, Edit::Unmap) && !self.shares) {
+                    needed += self.survey(self.child(descriptor), level + 1, at, end, edit)?;
+                }
+            } else {
+                let divide = |level| matches!(edit, Edit::Split(target) if level < target);
+                if !whole || divide(level) {
+                    needed += 1 + tables_below(&self.geometry, level + 1, at, end, &divide);
+                }
+            }
+            at = end;
+        }
+        Ok(needed)
+    }
+
+    /// Applies the change to `lo..hi`, which lies in `table`.
+    fn edit_table(
+        &self,
+        job: &mut Job<F::Input>,
+        table: PhysAddr,
+        level: u8,
+        lo: u64,
+        hi: u64,
+        online: bool,
+    ) {
+        let size = self.geometry.level_bytes(level);
+        let first = self.entry(table, level, lo);
+        let mut entry = first.raw();
+        let mut at = lo;
+        while at < hi {
+            let start = at & !(size - 1);
+            let end = hi.min(start + size);
+            let here = PhysAddr::new(entry);
+            let descriptor = self.memory.load(here);
+            if descriptor != 0 {
+                if is_table(descriptor, level) {
+                    self.edit_child(job, here, descriptor, level, (at, end), online);
+                } else {
+                    self.edit_leaf(job, table, here, descriptor, level, (at, end), online);
+                }
+            }
+            entry += 8;
+            at = end;
+        }
+        if online {
+            self.memory.publish(first, entry - first.raw());
+        }
+    }
+
+    /// Applies the change to the table in `entry`.
+    fn edit_child(
+        &self,
+        job: &mut Job<F::Input>,
+        entry: PhysAddr,
+        descriptor: u64,
+        level: u8,
+        (at, end): (u64, u64),
+        online: bool,
+    ) {
+        let size = self.geometry.level_bytes(level);
+        let child = self.child(descriptor);
+        let unmap = matches!(job.edit, Edit::Unmap);
+        // A last-level table has nothing lent below it.
+        let drop_whole = unmap
+            && end - at == size
+            && descriptor & LENT == 0
+            && (!self.shares || level + 1 == LAST);
+        if !drop_whole {
+            self.edit_table(job, child, level + 1, at, end, online);
+            if !unmap || descriptor & LENT != 0 || !self.is_empty(child, level + 1, at, end) {
+                return;
+            }
+        }
+        self.memory.store(entry, 0);
+        if online {
+            self.retire(&mut job.plan, child, level + 1);
+            // Pages may be cached from anywhere below; in the other case each
+            // leaf was noted already.
+            let level = if drop_whole { LAST } else { level + 1 };
+            job.plan.touch(at, end, level);
+        }
+    }
+
+    /// Applies the change to the block or page in `entry`.
+    #[inline]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the position has that many numbers"
+    )]
+    fn edit_leaf(
+        &self,
+        job: &mut Job<F::Input>,
+        table: PhysAddr,
+        entry: PhysAddr,
+        descriptor: u64,
+        level: u8,
+        (at, end): (u64, u64),
+        online: bool,
+    ) {
+        let size = self.geometry.level_bytes(level);
+        let start = at & !(size - 1);
+        let mut descriptor = descriptor;
+        if descriptor & CONTIGUOUS != 0 {
+            let group = size * self.geometry.granule().contiguous_entries(level);
+            let group_start = start & !(group - 1);
+            let inside = job.lo <= group_start && group_start + group <= job.hi;
+            if !inside || matches!(job.edit, Edit::Split(_)) {
+                self.dissolve(job, table, level, group_start, group, online);
+                descriptor = self.memory.load(entry);
+            }
+        }
+        let whole = end - at == size;
+        match job.edit {
+            Edit::Unmap if whole => self.memory.store(entry, 0),
+            Edit::Protect(bits) if whole => {
+                let mut new = descriptor & !F::MASK | bits;
+                if new == descriptor {
+                    return;
+                }
+                if online && (new ^ descriptor) & F::BREAK != 0 {
+                    new &= !VALID;
+                    job.plan.remake(start, start + size);
+                }
+                self.memory.store(entry, new);
+            }
+            Edit::Split(target) if level >= target => return,
+            _ => {
+                let Some(child) = self.take(&mut job.pool) else {
+                    // The survey counted every split.
+                    return;
+                };
+                let bits = descriptor & !self.layout.field() & !CONTIGUOUS & !(TABLE | VALID);
+                let output = self.layout.decode(descriptor);
+                self.fill(child, level + 1, start, start + size, output, bits, false);
+                self.edit_table(job, child, level + 1, at, end, false);
+                let mut new = self.layout.table(child);
+                if online {
+                    self.memory.publish(child, self.geometry.granule().bytes());
+                    if self.bbm < Bbm::Level2 {
+                        new &= !VALID;
+                        job.plan.remake(start, start + size);
+                    }
+                }
+                self.memory.store(entry, new);
+            }
+        }
+        if online {
+            job.plan.touch(start, start + size, level);
+        }
+    }
+
+    /// Clears the hint in a whole group, before an entry of it changes alone: a
+    /// TLB may hold the group as one entry (D8.7.1), and would refill it from
+    /// any member that still has the hint.
+    #[cold]
+    fn dissolve(
+        &self,
+        job: &mut Job<F::Input>,
+        table: PhysAddr,
+        level: u8,
+        start: u64,
+        group: u64,
+        online: bool,
+    ) {
+        let first = self.entry(table, level, start);
+        let count = self.geometry.granule().contiguous_entries(level);
+        for index in 0..count {
+            let entry = PhysAddr::new(first.raw() + index * 8);
+            let descriptor = self.memory.load(entry);
+            if descriptor == 0 || is_table(descriptor, level) {
+                continue;
+            }
+            let mut new = descriptor & !CONTIGUOUS;
+            if online && self.bbm < Bbm::Level2 {
+                new &= !VALID;
+            }
+            self.memory.store(entry, new);
+        }
+        if online {
+            self.memory.publish(first, count * 8);
+            job.plan.touch(start, start + group, level);
+            if self.bbm < Bbm::Level2 {
+                job.plan.remake(start, start + group);
+            }
+        }
+    }
+
+    /// Whether a table at `level` has no entry left after `lo..hi` was taken
+    /// out of it. Looks next to the hole first, where a table in use most
+    /// likely has something.
+    fn is_empty(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) -> bool {
+        let used = |index: u64| self.memory.load(PhysAddr::new(table.raw() + index * 8)) != 0;
+        let entries = self.entries(level);
+        let (first, last) = (self.index(level, lo), self.index(level, hi - 1));
+        if first > 0 && used(first - 1) || last + 1 < entries && used(last + 1) {
+            return false;
+        }
+        !(0..entries).any(used)
+    }
+
+    /// Makes pending entries in `lo..hi` valid, now that what they replace is
+    /// in no TLB.
+    pub(crate) fn remake(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) {
+        let size = self.geometry.level_bytes(level);
+        let first = self.entry(table, level, lo);
+        let mut entry = first.raw();
+        let mut at = lo;
+        while at < hi {
+            let end = hi.min((at & !(size - 1)) + size);
+            let here = PhysAddr::new(entry);
+            let descriptor = self.memory.load(here);
+            if descriptor & VALID == 0 {
+                if descriptor != 0 {
+                    self.memory.store(here, descriptor | VALID);
+                }
+            } else if is_table(descriptor, level) && descriptor & BORROWED == 0 {
+                self.remake(self.child(descriptor), level + 1, at, end);
+            }
+            entry += 8;
+            at = end;
+        }
+        self.memory.publish(first, entry - first.raw());
+    }
+}

@@ -1,0 +1,332 @@
+//! The table itself: root, memory, and what all operations share.
+
+use crate::descriptor::{BORROWED, Layout, is_table};
+use crate::error::Error;
+use crate::format::Format;
+use crate::geometry::{Geometry, LAST};
+use crate::plan::Invalidation;
+use crate::walk::{Fault, Mapping, Mappings, View, walk};
+use core::marker::PhantomData;
+use portcullis_addr::{Address, PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+
+/// What the hardware promises about replacing a block by a table or changing
+/// the contiguous bit while both are visible (DDI 0487, D8.17.2;
+/// `ID_AA64MMFR2_EL1.BBM`, `SMMU_IDR3.BBML`).
+///
+/// For tables with several users this is the least of their levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bbm {
+    /// Nothing: the old entry is made invalid, invalidated, then replaced.
+    Level0,
+    /// As level 0. The `nT` bit that level 1 offers is not used, and the
+    /// contiguous bit is changed through an invalid entry as well, because a
+    /// level-1 implementation may report a TLB conflict abort (R FCPSG).
+    Level1,
+    /// Block and table sizes and the contiguous bit change in one store. Choose
+    /// this only where TLB conflict aborts are handled or known not to occur
+    /// (I HYQMB).
+    Level2,
+}
+
+/// Translation tables in the format `F`, with their memory.
+///
+/// See the [crate documentation](crate) for the promises. Dropping a value
+/// leaves its tables in memory, as hardware may still walk them; use
+/// [`destroy`](Self::destroy).
+#[derive(Debug)]
+pub struct Table<F, M> {
+    pub(crate) memory: M,
+    pub(crate) geometry: Geometry,
+    pub(crate) layout: Layout,
+    pub(crate) bbm: Bbm,
+    pub(crate) root: PhysAddr,
+    /// Entries are pending: a plan with something to remake is outstanding.
+    pub(crate) broken: bool,
+    /// Some entry is lent or borrowed, so that a table may not be dropped
+    /// without a look at what is below it.
+    pub(crate) shares: bool,
+    pub(crate) format: PhantomData<F>,
+}
+
+impl<F: Format, M: Memory + Allocator> Table<F, M> {
+    /// Empty tables: a root in which nothing is mapped.
+    ///
+    /// # Errors
+    /// [`Error::WrongStage`], [`Error::OutOfMemory`],
+    /// [`Error::TableOutOfReach`].
+    pub fn new(geometry: Geometry, bbm: Bbm, memory: M) -> Result<Self, Error<F::Input>> {
+        if geometry.is_stage2() != F::STAGE2 {
+            return Err(Error::WrongStage);
+        }
+        let bytes = geometry.root_bytes();
+        let root = memory.allocate(bytes).ok_or(Error::OutOfMemory)?;
+        let table = Self {
+            memory,
+            geometry,
+            layout: Layout::of(&geometry),
+            bbm,
+            root,
+            broken: false,
+            shares: false,
+            format: PhantomData,
+        };
+        if !table.reachable(root, bytes) {
+            table.memory.free(root, bytes);
+            return Err(Error::TableOutOfReach { at: root });
+        }
+        Ok(table)
+    }
+
+    /// Physical address of the root, aligned to
+    /// [`Geometry::root_bytes`]; what goes into `TTBR0_EL2`, `VTTBR_EL2`, a
+    /// CD's `TTB0` or `STE.S2TTB`.
+    #[must_use]
+    pub fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// The shape of the tables.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The memory that the tables are in.
+    #[must_use]
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// What `address` translates to.
+    ///
+    /// # Errors
+    /// See [`View::walk`].
+    #[inline]
+    pub fn walk(&self, address: F::Input) -> Result<Mapping<F>, Fault> {
+        walk(&self.memory, &self.geometry, self.root, address)
+    }
+
+    /// Every mapping in order; see [`View::mappings`].
+    pub fn mappings(&self) -> Mappings<'_, F, M> {
+        Mappings::new(&self.memory, self.geometry, self.root)
+    }
+
+    /// A look at the tables for walks while this value is being changed.
+    pub fn view(&self) -> View<F, M>
+    where
+        M: Clone,
+    {
+        View {
+            memory: self.memory.clone(),
+            geometry: self.geometry,
+            root: self.root,
+            format: PhantomData,
+        }
+    }
+
+    /// Second half of a change, after `plan` was invalidated everywhere and the
+    /// invalidation has completed: makes broken entries valid and frees retired
+    /// tables. No walk through a [`View`] may be under way.
+    ///
+    /// # Errors
+    /// The plan itself, untouched, when it is of another table.
+    pub fn complete(&mut self, plan: Invalidation<F::Input>) -> Result<(), Invalidation<F::Input>> {
+        if plan.owner != self.root {
+            return Err(plan);
+        }
+        if plan.remake_end != 0 {
+            self.remake(
+                self.root,
+                self.geometry.start_level(),
+                plan.remake_start,
+                plan.remake_end,
+            );
+            self.broken = false;
+        }
+        let mut link = plan.retired;
+        while link != 0 {
+            let (at, level) = unlink(link);
+            link = self.memory.load(at);
+            // Entry 0 holds the link; what it pointed to is in the list too.
+            self.free_children(at, level, 1);
+            self.memory.free(at, self.geometry.granule().bytes());
+        }
+        Ok(())
+    }
+
+    /// Frees every table, the root included. No hardware may use them: its base
+    /// register has been changed, its TLB invalidated and walks have ended.
+    pub fn destroy(self) {
+        self.free_children(self.root, self.geometry.start_level(), 0);
+        self.memory.free(self.root, self.geometry.root_bytes());
+    }
+
+    pub(crate) fn plan(&self) -> Invalidation<F::Input> {
+        let shift = |level| self.geometry.level_shift(level) as u8;
+        Invalidation {
+            owner: self.root,
+            start: 0,
+            end: 0,
+            remake_start: 0,
+            remake_end: 0,
+            retired: 0,
+            highest: LAST,
+            lowest: LAST,
+            level_shift: [shift(0), shift(1), shift(2), shift(3)],
+            space: PhantomData,
+        }
+    }
+
+    /// The range as numbers, when it is one these tables can hold.
+    #[inline]
+    pub(crate) fn checked(&self, range: &Range<F::Input>) -> Result<(u64, u64), Error<F::Input>> {
+        if self.broken {
+            return Err(Error::Unfinished);
+        }
+        let (lo, hi) = (range.start().raw(), range.end().raw());
+        if (lo | hi) & (self.geometry.granule().bytes() - 1) != 0 {
+            return Err(Error::Misaligned);
+        }
+        if hi > self.geometry.input_end() {
+            return Err(Error::InputTooLarge);
+        }
+        Ok((lo, hi))
+    }
+
+    /// Where the entry for `address` is in a table at `level`.
+    #[inline(always)]
+    pub(crate) fn entry(&self, table: PhysAddr, level: u8, address: u64) -> PhysAddr {
+        PhysAddr::new(table.raw() + self.index(level, address) * 8)
+    }
+
+    /// Which entry of a table at `level` is for `address`.
+    #[inline(always)]
+    pub(crate) fn index(&self, level: u8, address: u64) -> u64 {
+        let index = address >> self.geometry.level_shift(level);
+        if level == self.geometry.start_level() {
+            index
+        } else {
+            index & (self.geometry.granule().entries() - 1)
+        }
+    }
+
+    /// The table that a table descriptor names.
+    #[inline(always)]
+    pub(crate) fn child(&self, descriptor: u64) -> PhysAddr {
+        PhysAddr::new(self.layout.decode(descriptor))
+    }
+
+    /// Entries of a table at `level`.
+    pub(crate) fn entries(&self, level: u8) -> u64 {
+        if level == self.geometry.start_level() {
+            self.geometry.root_entries()
+        } else {
+            self.geometry.granule().entries()
+        }
+    }
+
+    fn reachable(&self, at: PhysAddr, bytes: u64) -> bool {
+        at.is_aligned(bytes)
+            && at
+                .checked_add(bytes)
+                .is_some_and(|end| end.raw() <= self.geometry.output_end())
+    }
+
+    /// Takes `count` tables from the allocator, linked through their entries
+    /// 0; 0 is the end of the list, so nothing may be at address 0 of it.
+    pub(crate) fn reserve(&self, count: u64) -> Result<Pool, Error<F::Input>> {
+        let bytes = self.geometry.granule().bytes();
+        let mut pool = Pool::EMPTY;
+        for _ in 0..count {
+            let error = match self.memory.allocate(bytes) {
+                Some(at) if self.reachable(at, bytes) => {
+                    self.put(&mut pool, at);
+                    continue;
+                }
+                Some(at) => {
+                    self.memory.free(at, bytes);
+                    Error::TableOutOfReach { at }
+                }
+                None => Error::OutOfMemory,
+            };
+            self.release(pool);
+            return Err(error);
+        }
+        Ok(pool)
+    }
+
+    fn put(&self, pool: &mut Pool, at: PhysAddr) {
+        // Bit 1 tells "the table at address 0" from "none"; bit 0 stays clear.
+        let link = pool.head.map_or(0, |next| next.raw() | 2);
+        self.memory.store(at, link);
+        pool.head = Some(at);
+    }
+
+    /// One zeroed table from the pool.
+    pub(crate) fn take(&self, pool: &mut Pool) -> Option<PhysAddr> {
+        let at = pool.head?;
+        let link = self.memory.load(at);
+        pool.head = (link != 0).then(|| PhysAddr::new(link & !2));
+        self.memory.store(at, 0);
+        Some(at)
+    }
+
+    /// Gives back what was reserved and not needed.
+    pub(crate) fn release(&self, mut pool: Pool) {
+        while let Some(at) = self.take(&mut pool) {
+            self.memory.free(at, self.geometry.granule().bytes());
+        }
+    }
+
+    /// Puts a table that no valid descriptor names any more on the plan's list.
+    ///
+    /// The link takes the place of entry 0 as an invalid descriptor, so that a
+    /// walker that is still inside finds a fault there and old translations
+    /// elsewhere. A table that entry 0 named joins the list itself; the others
+    /// are found when the list is freed.
+    pub(crate) fn retire(&self, plan: &mut Invalidation<F::Input>, at: PhysAddr, level: u8) {
+        let (mut at, mut level) = (at, level);
+        loop {
+            let first = self.memory.load(at);
+            self.memory.store(at, plan.retired);
+            plan.retired = at.raw() | u64::from(level) << 1;
+            if !is_table(first, level) || first & BORROWED != 0 {
+                break;
+            }
+            at = self.child(first);
+            level += 1;
+        }
+    }
+
+    /// Frees every owned table below `table`, from entry `first` on.
+    fn free_children(&self, table: PhysAddr, level: u8, first: u64) {
+        if level >= LAST {
+            return;
+        }
+        for index in first..self.entries(level) {
+            let descriptor = self.memory.load(PhysAddr::new(table.raw() + index * 8));
+            if is_table(descriptor, level) && descriptor & BORROWED == 0 {
+                let child = self.child(descriptor);
+                self.free_children(child, level + 1, 0);
+                self.memory.free(child, self.geometry.granule().bytes());
+            }
+        }
+    }
+}
+
+/// Tables reserved for one operation, so that it cannot run out in the middle.
+pub(crate) struct Pool {
+    head: Option<PhysAddr>,
+}
+
+impl Pool {
+    pub(crate) const EMPTY: Self = Self { head: None };
+}
+
+/// Address and level in a link of the list of retired tables. A table's
+/// address is a multiple of 4096 at least, and its level is not 0, because
+/// roots are never retired.
+fn unlink(link: u64) -> (PhysAddr, u8) {
+    (PhysAddr::new(link & !0xfff), (link >> 1 & 0b11) as u8)
+}

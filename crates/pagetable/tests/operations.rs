@@ -1,0 +1,154 @@
+//! What the operations do, step by step.
+
+use portcullis_addr::{Ipa, PhysAddr, Range};
+use portcullis_memory::Arena;
+use portcullis_pagetable::{
+    Bbm, Error, Execute, Fault, Geometry, Granule, MemoryType, Stage2, Stage2Attributes, Table,
+};
+
+const RW: Stage2Attributes = Stage2Attributes {
+    memory: MemoryType::Normal,
+    read: true,
+    write: true,
+    execute: Execute::Always,
+};
+const RO: Stage2Attributes = Stage2Attributes { write: false, ..RW };
+
+fn arena() -> Arena {
+    Arena::new(PhysAddr::new(0x4000_0000), 0x100_0000)
+}
+
+fn range(start: u64, size: u64) -> Range<Ipa> {
+    Range::from_size(Ipa::new(start), size).unwrap()
+}
+
+fn table(arena: &Arena, bbm: Bbm) -> Table<Stage2, &Arena> {
+    let geometry = Geometry::stage2(Granule::Size4K, 40, 40).unwrap();
+    Table::new(geometry, bbm, arena).unwrap()
+}
+
+#[test]
+fn the_largest_blocks_are_used() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level0);
+    // 1 GiB - 2 MiB - 4 KiB .. 3 GiB: a page, a block of 2 MiB, two of 1 GiB.
+    let start = 0x4000_0000 - 0x20_1000;
+    table
+        .map(range(start, 0xc000_0000 - start), PhysAddr::new(start), RW)
+        .unwrap();
+    for (at, size, level) in [
+        (start, 0x1000, 3),
+        (start + 0x1000, 0x20_0000, 2),
+        (0x4000_0000, 0x4000_0000, 1),
+        (0xbfff_ffff, 0x4000_0000, 1),
+    ] {
+        let found = table.walk(Ipa::new(at)).unwrap();
+        assert_eq!((found.size, found.level), (size, level), "{at:#x}");
+        assert_eq!(found.output, PhysAddr::new(at));
+        assert_eq!(found.attributes, RW);
+    }
+    assert_eq!(
+        table.walk(Ipa::new(start - 1)),
+        Err(Fault::Translation { level: 3 })
+    );
+    assert_eq!(
+        table.walk(Ipa::new(0xc000_0000)),
+        Err(Fault::Translation { level: 1 })
+    );
+    let all: Vec<_> = table.mappings().collect();
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0].range, range(start, 0xc000_0000 - start));
+}
+
+#[test]
+fn a_refused_map_changes_nothing() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level0);
+    table
+        .map(range(0x80_0000, 0x1000), PhysAddr::new(0), RW)
+        .unwrap();
+    let used = arena.bytes_in_use();
+    assert_eq!(
+        table.map(range(0x1000, 0x100_0000), PhysAddr::new(0x1000), RW),
+        Err(Error::AlreadyMapped {
+            address: Ipa::new(0x80_0000)
+        })
+    );
+    assert_eq!(arena.bytes_in_use(), used);
+    assert_eq!(table.mappings().count(), 1);
+}
+
+#[test]
+fn unmapping_all_gives_all_tables_back() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level0);
+    let root = arena.bytes_in_use();
+    table
+        .map(range(0x1000, 0x4000_0000), PhysAddr::new(0x3000), RW)
+        .unwrap();
+    assert!(arena.bytes_in_use() > root + 512 * 4096);
+    let plan = table.unmap(range(0, 0x1_0000_0000)).unwrap();
+    assert!(!plan.leaf_only());
+    table.complete(plan).unwrap();
+    assert_eq!(arena.bytes_in_use(), root);
+    table.destroy();
+    assert_eq!(arena.bytes_in_use(), 0);
+}
+
+#[test]
+fn a_block_is_split_in_two_steps_without_bbm_support() {
+    for bbm in [Bbm::Level0, Bbm::Level1, Bbm::Level2] {
+        let arena = arena();
+        let mut table = table(&arena, bbm);
+        table
+            .map(range(0, 0x4000_0000), PhysAddr::new(0), RW)
+            .unwrap();
+        let plan = table.unmap(range(0x1000, 0x1000)).unwrap();
+        assert_eq!(plan.range(), Some(range(0, 0x4000_0000)));
+        assert_eq!(plan.level(), Some(1));
+        assert!(plan.leaf_only());
+        assert_eq!(plan.is_broken(), bbm != Bbm::Level2);
+        let near = table.walk(Ipa::new(0x2000));
+        if bbm == Bbm::Level2 {
+            assert_eq!(near.unwrap().output, PhysAddr::new(0x2000));
+        } else {
+            assert_eq!(near, Err(Fault::Translation { level: 1 }));
+            assert!(matches!(
+                table.unmap(range(0, 0x1000)),
+                Err(Error::Unfinished)
+            ));
+        }
+        table.complete(plan).unwrap();
+        assert_eq!(
+            table.walk(Ipa::new(0x1000)),
+            Err(Fault::Translation { level: 3 })
+        );
+        for (at, size) in [(0, 0x1000), (0x2000, 0x1000), (0x20_0000, 0x20_0000)] {
+            let found = table.walk(Ipa::new(at)).unwrap();
+            assert_eq!((found.output, found.size), (PhysAddr::new(at), size));
+        }
+        let plan = table.protect(range(0x2000, 0x1000), RO).unwrap();
+        table.complete(plan).unwrap();
+        assert_eq!(table.walk(Ipa::new(0x2000)).unwrap().attributes, RO);
+        assert_eq!(table.walk(Ipa::new(0x3000)).unwrap().attributes, RW);
+    }
+}
+
+#[test]
+fn the_contiguous_hint_goes_before_a_member_changes() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level0);
+    table
+        .map(range(0xf000, 0x2_1000), PhysAddr::new(0xf000), RW)
+        .unwrap();
+    let hint = |table: &Table<Stage2, &Arena>, at| table.walk(Ipa::new(at)).unwrap().contiguous;
+    assert!(!hint(&table, 0xf000));
+    assert!(hint(&table, 0x1_0000) && hint(&table, 0x2_f000));
+    let plan = table.unmap(range(0x1_0000, 0x1000)).unwrap();
+    assert_eq!(plan.range(), Some(range(0x1_0000, 0x1_0000)));
+    assert!(plan.is_broken());
+    assert!(table.walk(Ipa::new(0x1_1000)).is_err());
+    table.complete(plan).unwrap();
+    assert!(!hint(&table, 0x1_1000) && hint(&table, 0x2_0000));
+    assert!(table.walk(Ipa::new(0x1_0000)).is_err());
+}
