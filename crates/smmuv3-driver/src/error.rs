@@ -1,0 +1,104 @@
+//! How operations of a running SMMU fail.
+
+use crate::{FenceError, ProbeError, Stage2Error};
+use core::fmt;
+use smmuv3_spec::StreamId;
+use smmuv3_spec::command::{CommandError, Opcode};
+
+/// What was waited for in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Commands to complete (`CMDQ_CONS`).
+    Commands,
+    /// `CR0ACK` to follow `CR0`.
+    Cr0,
+    /// `IRQ_CTRLACK` to follow `IRQ_CTRL`.
+    IrqCtrl,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Commands => "commands",
+            Self::Cr0 => "CR0ACK",
+            Self::IrqCtrl => "IRQ_CTRLACK",
+        })
+    }
+}
+
+/// Why an operation on a running SMMU failed. Each says what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// An earlier failure fenced the SMMU; nothing was done. All DMA through it
+    /// aborts.
+    #[error("the SMMU is fenced after an earlier failure")]
+    Fenced,
+    /// The stream lies outside the stream table; nothing was done. Its traffic
+    /// aborts.
+    #[error("stream {stream} needs more than {bits} StreamID bits")]
+    StreamOutOfRange {
+        /// What was asked for.
+        stream: StreamId,
+        /// Bits that the stream table covers.
+        bits: u8,
+    },
+    /// No memory for a table of this many bytes; nothing was done.
+    #[error("no memory for a stream table of {bytes} bytes")]
+    NoMemory {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The stage 2 cannot be used on this SMMU; nothing was done.
+    #[error("{0}")]
+    Stage2(#[from] Stage2Error),
+    /// A range is empty, not aligned to its granule or runs past the end of
+    /// the address space; nothing was done.
+    #[error("the range is not made of whole granules")]
+    BadRange,
+    /// Something did not happen in time. The SMMU is fenced.
+    #[error("timed out waiting for {0}")]
+    Timeout(Wait),
+    /// The SMMU refused a command, which was replaced by a CMD_SYNC; commands
+    /// before and after it were carried out.
+    #[error("{opcode} ended in {error}")]
+    Command {
+        /// What the SMMU reported.
+        error: CommandError,
+        /// What it refused.
+        opcode: Opcode,
+    },
+    /// `CMDQ_CONS` pointed outside what was submitted. The SMMU is fenced.
+    #[error("CMDQ_CONS is {value:#x}, outside the commands submitted")]
+    BadConsumer {
+        /// What was read.
+        value: u32,
+    },
+    /// The SMMU stopped by itself (`GERROR.SFM_ERR`). It is fenced as far as it
+    /// still listens.
+    #[error("the SMMU entered service failure mode")]
+    ServiceFailure,
+    /// The fence that a failure called for failed as well: DMA is as it was.
+    #[error("fencing after a failure failed: {0}")]
+    Unfenced(#[from] FenceError),
+}
+
+/// Why an SMMU could not be taken over. It is fenced unless the variant says
+/// otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InitError {
+    /// The SMMU cannot be driven.
+    #[error("{0}")]
+    Probe(#[from] ProbeError),
+    /// Fencing failed: DMA may be open.
+    #[error("{0}")]
+    Fence(#[from] FenceError),
+    /// No memory for a table or queue of this many bytes.
+    #[error("no memory for {bytes} bytes of tables or queues")]
+    NoMemory {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// A register or command failed.
+    #[error("{0}")]
+    Device(#[from] Error),
+}

@@ -1,0 +1,222 @@
+//! Taking an SMMU over (IHI 0070, 3.11).
+
+use crate::event::EventQueue;
+use crate::queue::CommandQueue;
+use crate::smmu::Hardware;
+use crate::table::{Shape, StreamTable, fill_with_abort};
+use crate::wait::{REGISTER_US, poll};
+use crate::{
+    Clock, Config, Error, Features, InitError, Quirks, Registers, Smmu, Stats, Wait, fence,
+};
+use portcullis_addr::PhysAddr;
+use portcullis_memory::{Allocator, Memory};
+use smmuv3_spec::command::Command;
+use smmuv3_spec::control::{
+    CACHE_NC, CACHE_WB, Cr0, Cr1, Cr2, IrqCtrl, OutputIndex, QueueBase, SHARE_INNER, SHARE_OUTER,
+    StrtabBase,
+};
+use smmuv3_spec::event::EventRecord;
+use smmuv3_spec::reg;
+
+/// An allocation that is given back unless the take-over succeeds.
+#[derive(Clone, Copy)]
+struct Block {
+    at: PhysAddr,
+    bytes: u64,
+}
+
+impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
+    /// Takes the SMMU over from whoever had it: DMA is fenced first, every
+    /// cache is invalidated, and translation is enabled only when every stream
+    /// aborts.
+    ///
+    /// # Errors
+    /// See [`InitError`]. The SMMU is left fenced, except where fencing itself
+    /// failed; memory is given back where the SMMU was seen to be off it.
+    pub fn new(regs: R, memory: M, clock: C, config: Config) -> Result<Self, InitError> {
+        // Before anything can fail: also an SMMU that cannot be driven must not
+        // let DMA through.
+        fence(&regs, &clock)?;
+        let features = Features::probe(&regs)?;
+        let hw = Hardware {
+            regs,
+            mem: memory,
+            clock,
+        };
+        // Queues off as well, so that their registers can be written (6.3.9).
+        write_cr0(&hw, Cr0::new())?;
+        write_irq_ctrl(&hw, IrqCtrl::new())?;
+
+        let shape = Shape::choose(&features, &config);
+        let command_log2 = config.command_log2.min(features.idr1.cmdqs());
+        let event_log2 = config.event_log2.min(features.idr1.eventqs());
+        let sizes = [
+            shape.bytes(),
+            // A base is aligned to 32 bytes at least (6.3.26).
+            (Command::SIZE << command_log2).max(32),
+            EventRecord::SIZE << event_log2,
+        ];
+        let blocks = allocate_all(&hw.mem, sizes)?;
+        if shape.split.is_none() {
+            fill_with_abort(&hw.mem, blocks[0].at, blocks[0].bytes);
+        }
+        let mut this = Self {
+            features,
+            config,
+            table: StreamTable {
+                base: blocks[0].at,
+                shape,
+            },
+            commands: CommandQueue::new(
+                blocks[1].at,
+                command_log2,
+                features.quirks.contains(Quirks::BOUNDED_BATCH),
+            ),
+            events: EventQueue::new(blocks[2].at, event_log2),
+            stats: Stats::default(),
+            fenced: false,
+            nested: false,
+            hw,
+        };
+        match this.start() {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                let fenced = fence(&this.hw.regs, &this.hw.clock);
+                if write_cr0(&this.hw, Cr0::new()).is_ok() {
+                    for block in blocks {
+                        this.hw.mem.free(block.at, block.bytes);
+                    }
+                }
+                fenced?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Programs and enables; everything is off and aborts.
+    fn start(&mut self) -> Result<(), Error> {
+        self.program_registers();
+        let base = Cr0::new()
+            .with_cmdqen(true)
+            .with_eventqen(true)
+            // Without the check, traffic that a device calls translated would
+            // pass by the stream table (6.3.9.2).
+            .with_atschk(self.features.idr0.ats());
+        write_cr0(&self.hw, base)?;
+
+        // Configuration first: a TLB emptied before it could be filled again
+        // from a stale entry (4.3.6).
+        self.run([Command::cfgi_all()])?;
+        let el2 = self.features.idr0.hyp().then(Command::tlbi_el2_all);
+        self.run([Command::tlbi_nsnh_all()].into_iter().chain(el2))?;
+
+        if self.config.interrupts {
+            let on = IrqCtrl::new()
+                .with_eventq_irqen(true)
+                .with_gerror_irqen(true);
+            write_irq_ctrl(&self.hw, on)?;
+        }
+        write_cr0(&self.hw, base.with_smmuen(true))
+    }
+
+    fn program_registers(&self) {
+        let regs = &self.hw.regs;
+        let (cache, share) = if self.features.coherent() {
+            (CACHE_WB, SHARE_INNER)
+        } else {
+            (CACHE_NC, SHARE_OUTER)
+        };
+        let cr1 = Cr1::new()
+            .with_queue_ic(cache)
+            .with_queue_oc(cache)
+            .with_queue_sh(share)
+            .with_table_ic(cache)
+            .with_table_oc(cache)
+            .with_table_sh(share);
+        regs.write32(reg::CR1, cr1.into());
+        // Private TLB maintenance: what this SMMU invalidates is decided here,
+        // not by whoever runs a TLBI on a CPU. E2H only concerns EL2 streams.
+        let cr2 = Cr2::new().with_ptm(true).with_recinvsid(true);
+        regs.write32(reg::CR2, cr2.into());
+
+        let table = StrtabBase::new()
+            .with_ra(true)
+            .with_addr_6(self.table.base.raw() >> 6);
+        regs.write64(reg::STRTAB_BASE, table.into());
+        regs.write32(reg::STRTAB_BASE_CFG, self.table.shape.register().into());
+
+        let queue = |at: PhysAddr, log2: u8| {
+            QueueBase::new()
+                .with_alloc(true)
+                .with_log2size(log2)
+                .with_addr_5(at.raw() >> 5)
+        };
+        let commands = &self.commands;
+        regs.write64(
+            reg::CMDQ_BASE,
+            queue(commands.base, commands.ring.log2).into(),
+        );
+        regs.write32(reg::CMDQ_PROD, 0);
+        regs.write32(reg::CMDQ_CONS, 0);
+        let events = &self.events;
+        regs.write64(
+            reg::EVENTQ_BASE,
+            queue(events.base, events.ring.log2).into(),
+        );
+        regs.write32(reg::EVENTQ_PROD, OutputIndex::new().into());
+        regs.write32(reg::EVENTQ_CONS, OutputIndex::new().into());
+
+        if self.features.idr0.msi() {
+            // Address 0 turns an MSI off and leaves the wired interrupt
+            // (6.3.21); an earlier owner's address must not be written to.
+            regs.write64(reg::GERROR_IRQ_CFG0, 0);
+            regs.write64(reg::EVENTQ_IRQ_CFG0, 0);
+            if self.features.idr0.pri() {
+                regs.write64(reg::PRIQ_IRQ_CFG0, 0);
+            }
+        }
+        // An unacknowledged error of an earlier owner would keep the command
+        // queue stopped (7.1).
+        regs.write32(reg::GERRORN, regs.read32(reg::GERROR));
+    }
+}
+
+fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 3]) -> Result<[Block; 3], InitError> {
+    let mut blocks = [Block {
+        at: PhysAddr::new(0),
+        bytes: 0,
+    }; 3];
+    for (index, bytes) in sizes.into_iter().enumerate() {
+        let Some(at) = mem.allocate(bytes) else {
+            for block in &blocks[..index] {
+                mem.free(block.at, block.bytes);
+            }
+            return Err(InitError::NoMemory { bytes });
+        };
+        blocks[index] = Block { at, bytes };
+    }
+    Ok(blocks)
+}
+
+/// Writes CR0 and waits until the SMMU follows (6.3.9, 6.3.10).
+fn write_cr0<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>, value: Cr0) -> Result<(), Error> {
+    let value = u32::from(value);
+    hw.regs.write32(reg::CR0, value);
+    poll(&hw.clock, REGISTER_US, || {
+        (hw.regs.read32(reg::CR0ACK) == value).then_some(())
+    })
+    .ok_or(Error::Timeout(Wait::Cr0))
+}
+
+/// Writes IRQ_CTRL and waits until the SMMU follows (6.3.16, 6.3.18).
+fn write_irq_ctrl<R: Registers, M, C: Clock>(
+    hw: &Hardware<R, M, C>,
+    value: IrqCtrl,
+) -> Result<(), Error> {
+    let value = u32::from(value);
+    hw.regs.write32(reg::IRQ_CTRL, value);
+    poll(&hw.clock, REGISTER_US, || {
+        (hw.regs.read32(reg::IRQ_CTRLACK) == value).then_some(())
+    })
+    .ok_or(Error::Timeout(Wait::IrqCtrl))
+}

@@ -1,0 +1,92 @@
+//! A driver for the Arm SMMUv3 (IHI 0070) that fails closed: whatever goes
+//! wrong, a device reaches less memory than before, never more.
+//!
+//! Everything it touches goes through four traits: [`Registers`], [`Clock`],
+//! and [`Memory`](portcullis_memory::Memory) with
+//! [`Allocator`](portcullis_memory::Allocator). The hypervisor, a test and a
+//! model that acts between any two stores run the same code.
+//!
+//! - [`Features::probe`] says what the SMMU can do.
+//! - [`fence()`] stops all DMA, at any time, also in a panic.
+//! - [`Smmu::new`] takes the SMMU over; from then on every stream aborts until
+//!   [`Smmu::attach`] gives it a stage 2.
+//!
+//! Every wait is bounded by [`Clock`]. When commands stop completing, the SMMU
+//! is fenced and every later call returns [`Error::Fenced`].
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod errata;
+mod error;
+mod event;
+mod features;
+mod fence;
+mod init;
+mod invalidate;
+mod queue;
+mod smmu;
+mod stage2;
+mod table;
+mod wait;
+
+pub use errata::Quirks;
+pub use error::{Error, InitError, Wait};
+pub use event::{Drained, Event, GlobalErrors};
+pub use features::{Features, ProbeError};
+pub use fence::{FenceError, fence};
+pub use invalidate::RangeCommands;
+pub use smmu::{Config, Smmu, Stats};
+pub use stage2::{Granule, Stage2, Stage2Error};
+
+/// Access to the registers of one SMMU.
+///
+/// Offsets are bytes from the start of page 0 and aligned to the access; every
+/// access reaches the device once, in program order with the others.
+pub trait Registers {
+    /// Reads 32 bits.
+    fn read32(&self, offset: u32) -> u32;
+    /// Writes 32 bits.
+    fn write32(&self, offset: u32, value: u32);
+    /// Reads 64 bits.
+    fn read64(&self, offset: u32) -> u64;
+    /// Writes 64 bits.
+    fn write64(&self, offset: u32, value: u64);
+}
+
+impl<T: Registers + ?Sized> Registers for &T {
+    #[inline]
+    fn read32(&self, offset: u32) -> u32 {
+        (**self).read32(offset)
+    }
+    #[inline]
+    fn write32(&self, offset: u32, value: u32) {
+        (**self).write32(offset, value);
+    }
+    #[inline]
+    fn read64(&self, offset: u32) -> u64 {
+        (**self).read64(offset)
+    }
+    #[inline]
+    fn write64(&self, offset: u32, value: u64) {
+        (**self).write64(offset, value);
+    }
+}
+
+/// What bounds a wait.
+pub trait Clock {
+    /// Microseconds since some fixed point; never runs backwards.
+    fn now_us(&self) -> u64;
+    /// Called between two polls.
+    fn relax(&self);
+}
+
+impl<T: Clock + ?Sized> Clock for &T {
+    #[inline]
+    fn now_us(&self) -> u64 {
+        (**self).now_us()
+    }
+    #[inline]
+    fn relax(&self) {
+        (**self).relax();
+    }
+}

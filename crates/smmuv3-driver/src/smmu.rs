@@ -1,0 +1,461 @@
+//! One SMMU: taking it over, giving streams a translation, invalidation.
+
+use crate::event::{Drained, Event, EventQueue, GlobalErrors};
+use crate::invalidate::{RangeCommands, usable_level};
+use crate::queue::CommandQueue;
+use crate::table::{Place, StreamTable, fill_with_abort, load, store_words};
+use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, Stage2, fence};
+use portcullis_addr::{Ipa, PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+use smmuv3_spec::command::{Command, CommandError};
+use smmuv3_spec::control::{CmdqCons, Gerror};
+use smmuv3_spec::ste::{L1Std, Ste};
+use smmuv3_spec::{StreamId, Vmid, reg};
+
+/// Sizes that the owner of the SMMU chooses. With the defaults and 16 bits of
+/// StreamID an SMMU takes 20 KiB, and 4 KiB more for every 64 streams of which
+/// one was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// log2 of the entries (16 bytes) of the command queue; less where the SMMU
+    /// supports less.
+    pub command_log2: u8,
+    /// log2 of the entries (32 bytes) of the event queue; less where the SMMU
+    /// supports less.
+    pub event_log2: u8,
+    /// log2 of the entries (64 bytes) of a linear stream table, at most.
+    /// Streams beyond abort and cannot be attached.
+    pub linear_log2: u8,
+    /// log2 of the entries (8 bytes) of the first level of a two-level stream
+    /// table, at most. Streams that even the largest second level (2^10
+    /// entries) leaves out abort and cannot be attached.
+    pub l1_log2: u8,
+    /// Enable the event queue's and the global error interrupt.
+    pub interrupts: bool,
+    /// Most invalidations by address in one call where the SMMU knows no ranges
+    /// (`IDR3.RIL` clear); a larger range invalidates the whole VMID.
+    pub page_commands: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            command_log2: 8,
+            event_log2: 8,
+            linear_log2: 11,
+            l1_log2: 10,
+            interrupts: true,
+            page_commands: 64,
+        }
+    }
+}
+
+/// What happened so far. Counters wrap at 2^64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Commands submitted, CMD_SYNC included.
+    pub commands: u64,
+    /// CMD_SYNC submitted.
+    pub syncs: u64,
+    /// Commands that the SMMU refused.
+    pub command_errors: u64,
+    /// Event records read.
+    pub events: u64,
+    /// Times that the event queue was found to have overflowed.
+    pub overflows: u64,
+    /// Waits that ran out of time.
+    pub timeouts: u64,
+    /// Global errors acknowledged.
+    pub global_errors: u64,
+}
+
+/// What the driver reaches the world through.
+pub(crate) struct Hardware<R, M, C> {
+    pub(crate) regs: R,
+    pub(crate) mem: M,
+    pub(crate) clock: C,
+}
+
+/// An SMMU that this driver owns. Streams abort unless attached.
+///
+/// There is no lock inside: the owner serialises calls. Dropping it leaves the
+/// SMMU as it is, with its tables and queues in memory that is not given back.
+pub struct Smmu<R, M, C> {
+    pub(crate) hw: Hardware<R, M, C>,
+    pub(crate) features: Features,
+    pub(crate) config: Config,
+    pub(crate) table: StreamTable,
+    pub(crate) commands: CommandQueue,
+    pub(crate) events: EventQueue,
+    pub(crate) stats: Stats,
+    pub(crate) fenced: bool,
+    pub(crate) nested: bool,
+}
+
+impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
+    /// What the SMMU can do.
+    #[must_use]
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Whether a failure or [`fence`](Self::fence) stopped the SMMU. It then
+    /// stays so: only [`Smmu::new`] starts it again, with everything
+    /// invalidated.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
+    /// Number of low StreamID bits that the stream table covers.
+    #[must_use]
+    pub fn stream_bits(&self) -> u8 {
+        self.table.shape.bits
+    }
+
+    /// The registers, for what the driver does not do.
+    pub fn registers(&self) -> &R {
+        &self.hw.regs
+    }
+
+    /// Stops all DMA through this SMMU for good, see [`fence()`](crate::fence()).
+    ///
+    /// # Errors
+    /// As [`fence()`](crate::fence()). The driver counts the SMMU as fenced in
+    /// any case.
+    pub fn fence(&mut self) -> Result<(), FenceError> {
+        self.fenced = true;
+        fence(&self.hw.regs, &self.hw.clock)
+    }
+
+    /// Fences after a failure that leaves the SMMU's caches in doubt.
+    fn fail(&mut self, error: Error) -> Error {
+        self.fence().map_or_else(Error::Unfenced, |()| error)
+    }
+
+    fn usable(&self) -> Result<(), Error> {
+        if self.fenced {
+            Err(Error::Fenced)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn push(&mut self, command: Command) -> Result<(), Error> {
+        self.commands.push(&self.hw, &mut self.stats, command)
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.commands.sync(&self.hw, &mut self.stats)
+    }
+
+    /// Runs a batch of commands and one CMD_SYNC. A refused command is only
+    /// reported; when commands stop completing, the SMMU is fenced.
+    pub(crate) fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), Error> {
+        let mut result = Ok(());
+        for command in commands {
+            result = self.push(command);
+            if result.is_err() {
+                break;
+            }
+        }
+        match result.and_then(|()| self.sync()) {
+            Err(error @ Error::Command { .. }) => Err(error),
+            Err(error) => Err(self.fail(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// As [`run`](Self::run), for changes to the stream table: there, a refused
+    /// command leaves it open which entry the SMMU uses, so it fences too.
+    fn run_or_fence(&mut self, commands: &[Command]) -> Result<(), Error> {
+        match self.run(commands.iter().copied()) {
+            Err(error @ Error::Command { .. }) => Err(self.fail(error)),
+            other => other,
+        }
+    }
+
+    /// Gives `stream` the translation `stage2`, in place of whatever it had
+    /// (IHI 0070, 3.21.3.1). Between two translations its traffic may abort,
+    /// but never sees a mixture. What the TLBs hold for the VMID is dropped
+    /// before the stream can use it.
+    ///
+    /// # Errors
+    /// [`Error::Stage2`], [`Error::StreamOutOfRange`], [`Error::NoMemory`],
+    /// [`Error::Fenced`]: nothing changed. Any other: the SMMU is fenced.
+    pub fn attach(&mut self, stream: StreamId, stage2: &Stage2) -> Result<(), Error> {
+        self.usable()?;
+        let target = stage2.entry(&self.features)?;
+        let at = self.place(stream)?;
+        let current = load(&self.hw.mem, at);
+        if current == target {
+            return Ok(());
+        }
+        if passes(&current) {
+            let differ = (0..8).filter(|&w| current.0[w] != target.0[w]);
+            // One word decides alone: the store is the whole change. Not so
+            // where the VMID stays, since its TLB entries would mix.
+            if differ.count() == 1 && current.s2vmid() != target.s2vmid() {
+                self.run_or_fence(&[Command::tlbi_s12_vmall(stage2.vmid)])?;
+                store_words(&self.hw.mem, at, &target, 2..3);
+                self.hw.mem.publish(at, Ste::SIZE);
+                return self.run_or_fence(&[Command::cfgi_ste(stream, true)]);
+            }
+            self.abort_entry(stream, at)?;
+        }
+        // The entry aborts, so its other words are ignored; but the SMMU may
+        // read them before the word that makes them count, so they must have
+        // reached it for certain first.
+        store_words(&self.hw.mem, at, &target, 1..8);
+        self.hw.mem.publish(at, Ste::SIZE);
+        self.run_or_fence(&[
+            Command::cfgi_ste(stream, true),
+            Command::tlbi_s12_vmall(stage2.vmid),
+        ])?;
+        store_words(&self.hw.mem, at, &target, 0..1);
+        self.hw.mem.publish(at, Ste::SIZE);
+        self.run_or_fence(&[Command::cfgi_ste(stream, true)])
+    }
+
+    /// Makes all traffic of `stream` abort, without events. When it returns,
+    /// no transaction of the stream uses its old translation any more;
+    /// transactions that it stalled are terminated.
+    ///
+    /// # Errors
+    /// [`Error::StreamOutOfRange`], [`Error::Fenced`]: nothing changed, and the
+    /// stream aborts anyway. Any other: the SMMU is fenced.
+    pub fn block(&mut self, stream: StreamId) -> Result<(), Error> {
+        self.usable()?;
+        self.check_range(stream)?;
+        match self.table.find(&self.hw.mem, stream) {
+            Place::Absent { .. } => Ok(()),
+            Place::At(at) => self.abort_entry(stream, at),
+        }
+    }
+
+    /// The stage 2 table that `stream` walks now, `None` when it aborts.
+    #[must_use]
+    pub fn attached(&self, stream: StreamId) -> Option<(Vmid, PhysAddr)> {
+        if !self.table.shape.contains(stream) {
+            return None;
+        }
+        match self.table.find(&self.hw.mem, stream) {
+            Place::Absent { .. } => None,
+            Place::At(at) => {
+                let entry = load(&self.hw.mem, at);
+                passes(&entry).then(|| (Vmid(entry.s2vmid()), PhysAddr::new(entry.s2ttb())))
+            }
+        }
+    }
+
+    fn abort_entry(&mut self, stream: StreamId, at: PhysAddr) -> Result<(), Error> {
+        store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
+        self.hw.mem.publish(at, 8);
+        self.run_or_fence(&[Command::cfgi_ste(stream, true)])?;
+        if self.features.stalls() {
+            // Only now can no new transaction stall (4.7.2).
+            self.run_or_fence(&[Command::stall_term(stream)])?;
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, stream: StreamId) -> Result<(), Error> {
+        let bits = self.table.shape.bits;
+        if self.table.shape.contains(stream) {
+            Ok(())
+        } else {
+            Err(Error::StreamOutOfRange { stream, bits })
+        }
+    }
+
+    /// Where the entry of `stream` lies, with its second level made if needed.
+    fn place(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
+        self.check_range(stream)?;
+        let l1 = match self.table.find(&self.hw.mem, stream) {
+            Place::At(at) => return Ok(at),
+            Place::Absent { l1 } => l1,
+        };
+        // Absent is only found where there are two levels.
+        let split = self.table.shape.split.unwrap_or(6);
+        let bytes = Ste::SIZE << split;
+        let l2 = self
+            .hw
+            .mem
+            .allocate(bytes)
+            .ok_or(Error::NoMemory { bytes })?;
+        // Complete before anything points to it (3.21.3.1).
+        fill_with_abort(&self.hw.mem, l2, bytes);
+        let descriptor = L1Std::default().with_span(split + 1).with_l2ptr(l2.raw());
+        self.hw.mem.store(l1, descriptor.0[0]);
+        self.hw.mem.publish(l1, L1Std::SIZE);
+        // The invalid descriptor may be cached; leaf is off to drop it (5.1.1).
+        self.run_or_fence(&[Command::cfgi_ste(stream, false)])?;
+        match self.table.find(&self.hw.mem, stream) {
+            Place::At(at) => Ok(at),
+            Place::Absent { .. } => Err(Error::NoMemory { bytes }),
+        }
+    }
+
+    /// Drops all cached configuration (IHI 0070, 4.3.6).
+    ///
+    /// # Errors
+    /// [`Error::Command`], [`Error::Fenced`], or a failure that fenced.
+    pub fn invalidate_all_config(&mut self) -> Result<(), Error> {
+        self.usable()?;
+        self.run([Command::cfgi_all()])
+    }
+
+    /// Drops every translation of `vmid`, both stages, and waits until no
+    /// access uses one (IHI 0070, 4.4.3.2 and 3.21.1).
+    ///
+    /// # Errors
+    /// [`Error::Command`], [`Error::Fenced`], or a failure that fenced: what is
+    /// cached is then unknown.
+    pub fn tlbi_vmid(&mut self, vmid: Vmid) -> Result<(), Error> {
+        self.usable()?;
+        let after = self.after_stage2_change(None);
+        self.run([Command::tlbi_s12_vmall(vmid)].into_iter().chain(after))
+    }
+
+    /// Drops the stage 2 translations of `vmid` in `range` and waits until no
+    /// access uses one. `level` (1 to 3) promises that all leaf entries of the
+    /// range were at that level; `leaf` spares cached table entries, for
+    /// changes that freed no table.
+    ///
+    /// Once a stream of this SMMU translates in two stages
+    /// ([`note_nesting`](Self::note_nesting)), stage 1 of the VMID is dropped
+    /// too: entries that combine both stages do not match an IPA (4.4.3.1).
+    ///
+    /// # Errors
+    /// [`Error::BadRange`]: nothing was done. Otherwise as
+    /// [`tlbi_vmid`](Self::tlbi_vmid).
+    pub fn tlbi_ipa_range(
+        &mut self,
+        vmid: Vmid,
+        range: Range<Ipa>,
+        granule: Granule,
+        level: Option<u8>,
+        leaf: bool,
+    ) -> Result<(), Error> {
+        self.usable()?;
+        let ranges =
+            RangeCommands::new(vmid, range, granule, level, leaf).ok_or(Error::BadRange)?;
+        let after = self.after_stage2_change(Some(vmid));
+        if self.features.range_tlbi() {
+            return self.run(ranges.chain(after));
+        }
+        // One address drops the whole entry that maps it, so one command for
+        // each leaf is enough.
+        let step = match usable_level(range, granule, level) {
+            0 => granule.log2(),
+            level => granule.leaf_log2(level),
+        };
+        let count = range.size() >> step;
+        if count > u64::from(self.config.page_commands) {
+            return self.tlbi_vmid(vmid);
+        }
+        let start = range.start().raw();
+        let pages = (0..count).map(move |n| Command::tlbi_s2_ipa(vmid, start + (n << step), leaf));
+        self.run(pages.chain(after))
+    }
+
+    /// Says that a stream of this SMMU is going to use stage 1 on top of a
+    /// stage 2. Cannot be taken back.
+    pub fn note_nesting(&mut self) {
+        self.nested = true;
+    }
+
+    /// What must follow a stage 2 invalidation, see
+    /// [`tlbi_ipa_range`](Self::tlbi_ipa_range) and
+    /// [`Quirks::CFGI_AFTER_STAGE2`].
+    fn after_stage2_change(
+        &self,
+        vmid: Option<Vmid>,
+    ) -> impl Iterator<Item = Command> + use<R, M, C> {
+        let stage1 = vmid
+            .filter(|_| self.nested && self.features.stage1())
+            .map(Command::tlbi_nh_all);
+        let config = self
+            .features
+            .quirks
+            .contains(Quirks::CFGI_AFTER_STAGE2)
+            .then(Command::cfgi_all);
+        stage1.into_iter().chain(config)
+    }
+
+    /// Hands at most `limit` event records to `handle`, each copied out of the
+    /// queue once. A stalled transaction is terminated with an abort, since
+    /// nobody else will answer it.
+    ///
+    /// Works on a fenced SMMU too: what led there is worth reading.
+    pub fn drain_events(&mut self, limit: u32, mut handle: impl FnMut(Event)) -> Drained {
+        let Self {
+            hw,
+            events,
+            commands,
+            stats,
+            fenced,
+            features,
+            ..
+        } = self;
+        let answer = features.stalls() && !*fenced;
+        let drained = events.drain(hw, limit, |event| {
+            handle(event);
+            let record = event.0;
+            if answer && record.kind().can_stall() && record.stall() {
+                let command = Command::resume(record.stream(), record.stag(), false, true);
+                // A queue that takes no command fences at its next use.
+                let _ = commands.push(hw, stats, command);
+            }
+        });
+        if answer {
+            commands.kick(hw);
+        }
+        stats.events += u64::from(drained.events);
+        stats.overflows += u64::from(drained.overflowed);
+        drained
+    }
+
+    /// Acknowledges the global errors that are active, `None` when there are
+    /// none (IHI 0070, 7.5). A command error lets the queue run on, with the
+    /// refused command replaced; the operation that submitted it reports it.
+    /// Service failure mode fences the SMMU, as far as it still listens.
+    pub fn handle_gerror(&mut self) -> Option<GlobalErrors> {
+        let acknowledged = self.hw.regs.read32(reg::GERRORN);
+        let active = Gerror::from(self.hw.regs.read32(reg::GERROR) ^ acknowledged);
+        if u32::from(active) == 0 {
+            return None;
+        }
+        self.stats.global_errors += 1;
+        let cons = CmdqCons::from(self.hw.regs.read32(reg::CMDQ_CONS));
+        let errors = GlobalErrors {
+            active,
+            command: CommandError(if active.cmdq_err() { cons.err() } else { 0 }),
+        };
+        // A fenced SMMU's command queue is used no more; nothing to recover.
+        let others = u32::from(active.with_cmdq_err(active.cmdq_err() && self.fenced));
+        if others != 0 {
+            self.hw.regs.write32(reg::GERRORN, acknowledged ^ others);
+        }
+        let stopped = active.sfm_err()
+            || (active.cmdq_err()
+                && !self.fenced
+                && self.commands.recover(&self.hw, &mut self.stats).is_err());
+        if stopped {
+            // Whether it worked shows in `is_fenced` and the next call's error.
+            let _ = self.fence();
+        }
+        Some(errors)
+    }
+}
+
+/// Whether traffic passes under an entry.
+fn passes(entry: &Ste) -> bool {
+    entry.v() && entry.config().passes()
+}

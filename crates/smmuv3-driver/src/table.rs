@@ -1,0 +1,124 @@
+//! The stream table: where entries lie, and in which order they are stored.
+
+use crate::Features;
+use crate::smmu::Config;
+use portcullis_addr::PhysAddr;
+use portcullis_memory::Memory;
+use smmuv3_spec::StreamId;
+use smmuv3_spec::control::{FMT_LINEAR, FMT_TWO_LEVEL, StrtabBaseCfg};
+use smmuv3_spec::ste::{L1Std, Ste};
+
+/// Shape of a stream table (IHI 0070, 3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// StreamID bits covered.
+    pub(crate) bits: u8,
+    /// StreamID bits of the second level, where there is one: 6, 8 or 10.
+    pub(crate) split: Option<u8>,
+}
+
+impl Shape {
+    /// Two levels wherever they are offered, also for few streams: QEMU keeps
+    /// decoding two levels once it has seen them, so that an earlier owner's
+    /// choice would otherwise outlive it.
+    pub(crate) fn choose(features: &Features, config: &Config) -> Self {
+        let bits = features.stream_bits();
+        if !features.two_level() {
+            return Self {
+                bits: bits.min(config.linear_log2),
+                split: None,
+            };
+        }
+        // The smallest leaves whose first level is not too large; streams past
+        // what even the largest leaves cover stay out of range and abort.
+        let split = [6, 8]
+            .into_iter()
+            .find(|split| bits.saturating_sub(*split) <= config.l1_log2)
+            .unwrap_or(10);
+        Self {
+            bits: bits.min(config.l1_log2.saturating_add(split)),
+            split: Some(split),
+        }
+    }
+
+    /// Bytes of the table that STRTAB_BASE points to: a power of two of at
+    /// least 64, which is its alignment too (6.3.24).
+    pub(crate) fn bytes(self) -> u64 {
+        match self.split {
+            None => Ste::SIZE << self.bits,
+            Some(split) => (L1Std::SIZE << self.bits.saturating_sub(split)).max(64),
+        }
+    }
+
+    pub(crate) fn register(self) -> StrtabBaseCfg {
+        let cfg = StrtabBaseCfg::new().with_log2size(self.bits);
+        match self.split {
+            None => cfg.with_fmt(FMT_LINEAR),
+            Some(split) => cfg.with_fmt(FMT_TWO_LEVEL).with_split(split),
+        }
+    }
+
+    pub(crate) fn contains(self, stream: StreamId) -> bool {
+        u64::from(stream.0) >> self.bits == 0
+    }
+}
+
+/// A stream table in memory.
+pub(crate) struct StreamTable {
+    pub(crate) base: PhysAddr,
+    pub(crate) shape: Shape,
+}
+
+/// Where the entry of a stream lies.
+pub(crate) enum Place {
+    /// Here.
+    At(PhysAddr),
+    /// Nowhere yet: the level 1 descriptor at `l1` is invalid.
+    Absent { l1: PhysAddr },
+}
+
+impl StreamTable {
+    /// `stream` must be [contained](Shape::contains).
+    pub(crate) fn find(&self, mem: &impl Memory, stream: StreamId) -> Place {
+        let stream = u64::from(stream.0);
+        let Some(split) = self.shape.split else {
+            return Place::At(PhysAddr::new(self.base.raw() + stream * Ste::SIZE));
+        };
+        let l1 = PhysAddr::new(self.base.raw() + (stream >> split) * L1Std::SIZE);
+        let descriptor = L1Std([mem.load(l1)]);
+        if descriptor.span() == 0 {
+            return Place::Absent { l1 };
+        }
+        let index = stream & ((1 << split) - 1);
+        Place::At(PhysAddr::new(descriptor.l2ptr() + index * Ste::SIZE))
+    }
+}
+
+/// Makes every entry of an array that no SMMU can see yet abort.
+pub(crate) fn fill_with_abort(mem: &impl Memory, at: PhysAddr, bytes: u64) {
+    for offset in (0..bytes).step_by(Ste::SIZE as usize) {
+        store_words(mem, PhysAddr::new(at.raw() + offset), &Ste::ABORT, 0..8);
+    }
+    mem.publish(at, bytes);
+}
+
+/// Stores some words of an entry, one 64-bit store each.
+pub(crate) fn store_words(
+    mem: &impl Memory,
+    at: PhysAddr,
+    entry: &Ste,
+    words: core::ops::Range<usize>,
+) {
+    for word in words {
+        mem.store(PhysAddr::new(at.raw() + word as u64 * 8), entry.0[word]);
+    }
+}
+
+/// Reads an entry. Nobody but this driver writes it.
+pub(crate) fn load(mem: &impl Memory, at: PhysAddr) -> Ste {
+    let mut entry = Ste::default();
+    for (index, word) in entry.0.iter_mut().enumerate() {
+        *word = mem.load(PhysAddr::new(at.raw() + index as u64 * 8));
+    }
+    entry
+}
