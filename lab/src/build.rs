@@ -1,0 +1,172 @@
+//! Building what runs on the Arm machine, and flattening the hypervisor.
+
+use crate::progress::Progress;
+use crate::setup::{Lab, run_watched};
+use crate::workspace;
+use crate::{Error, Result};
+use object::elf::{FileHeader64, PT_LOAD};
+use object::endian::LittleEndian;
+use object::read::elf::{FileHeader, ProgramHeader};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where cargo leaves the hypervisor below its release directory.
+const HYPERVISOR: &str = "portcullis";
+/// The same for the agent.
+const AGENT: &str = "agent";
+const FIX: &str = "correct what the compiler complains about";
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct Payloads {
+    /// The program that carries out the lab's commands in the host.
+    pub agent: PathBuf,
+}
+
+/// Builds the programs that run in the host under test.
+///
+/// # Errors
+///
+/// [`Error::Program`] with what the compiler said.
+pub fn payloads(lab: &Lab) -> Result<Payloads> {
+    let directory = compile(
+        lab,
+        "portcullis-payloads",
+        "building the programs for the host",
+    )?;
+    Ok(Payloads {
+        agent: directory.join(AGENT),
+    })
+}
+
+/// Builds the hypervisor and leaves its flat image at
+/// `target/portcullis/portcullis.bin`, whose path it returns.
+///
+/// # Errors
+///
+/// [`Error::Program`] with what the compiler said, or [`Error::Unsuitable`]
+/// when the result is no image that can be booted.
+pub fn hypervisor(lab: &Lab) -> Result<PathBuf> {
+    let elf = compile(lab, "portcullis-hypervisor", "building the hypervisor")?.join(HYPERVISOR);
+    let image = lab.workspace.output().join("portcullis.bin");
+    let bytes = fs::read(&elf).map_err(Error::io("cannot read", &elf))?;
+    let flat = flatten(&bytes).map_err(|what| {
+        Error::unsuitable(
+            format!("{}: {what}", elf.display()),
+            "look at its linker script",
+        )
+    })?;
+    workspace::write_atomically(&image, &flat)?;
+    Ok(image)
+}
+
+fn compile(lab: &Lab, package: &str, what: &str) -> Result<PathBuf> {
+    let _lock = lab.workspace.lock("build")?;
+    let mut progress = Progress::spinner(what);
+    let mut command = lab.toolchain.cargo(&lab.workspace, "build");
+    command.args(["--release", "--package", package]);
+    run_watched(what, &mut command, FIX, |line| progress.note(line.trim()))?;
+    progress.done();
+    Ok(lab.toolchain.release_dir(&lab.workspace))
+}
+
+/// Lays the loadable segments of an ELF file out as they lie in memory, from
+/// the lowest address to the last byte that has content.
+///
+/// What the program expects to be zero behind that is its own to clear; its
+/// `Image` header says how much room it takes.
+///
+/// # Errors
+///
+/// A sentence about what is wrong with the file.
+pub fn flatten(elf: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    /// No image comes near this; a wrong address in a segment does.
+    const LIMIT: u64 = 64 << 20;
+    let header = FileHeader64::<LittleEndian>::parse(elf).map_err(|error| error.to_string())?;
+    let segments: Vec<_> = header
+        .program_headers(LittleEndian, elf)
+        .map_err(|error| error.to_string())?
+        .iter()
+        .filter(|s| s.p_type(LittleEndian) == PT_LOAD && s.p_filesz(LittleEndian) != 0)
+        .collect();
+    let base = segments.iter().map(|s| s.p_vaddr(LittleEndian)).min();
+    let base = base.ok_or("there is no segment to load")?;
+    let mut image = Vec::new();
+    for segment in segments {
+        let data = segment
+            .data(LittleEndian, elf)
+            .map_err(|()| "a segment is cut off")?;
+        let start = segment.p_vaddr(LittleEndian) - base;
+        let end = start
+            .checked_add(data.len() as u64)
+            .filter(|end| *end <= LIMIT);
+        let end = end.ok_or("its segments are more than 64 MiB apart")? as usize;
+        if image.len() < end {
+            image.resize(end, 0);
+        }
+        image[start as usize..end].copy_from_slice(data);
+    }
+    Ok(image)
+}
+
+/// Size of a file in bytes.
+///
+/// # Errors
+///
+/// [`Error::Io`] when it is not there.
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path)
+        .map_err(Error::io("cannot look at", path))?
+        .len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A little-endian ELF file with the given (address, content) segments.
+    fn elf(segments: &[(u64, &[u8])]) -> Vec<u8> {
+        let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
+        file.resize(16, 0);
+        file.extend(2u16.to_le_bytes());
+        file.extend(183u16.to_le_bytes());
+        file.extend(1u32.to_le_bytes());
+        for word in [0u64, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0u32.to_le_bytes());
+        for half in [64u16, 56, segments.len() as u16, 64, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let mut offset = 64 + 56 * segments.len() as u64;
+        for (address, content) in segments {
+            file.extend(1u32.to_le_bytes());
+            file.extend(5u32.to_le_bytes());
+            let size = content.len() as u64;
+            for word in [offset, *address, *address, size, size + 100, 1] {
+                file.extend(word.to_le_bytes());
+            }
+            offset += size;
+        }
+        for (_, content) in segments {
+            file.extend(*content);
+        }
+        file
+    }
+
+    #[test]
+    fn segments_are_laid_out_from_the_lowest_address() {
+        let file = elf(&[(0x1008, b"world"), (0x1000, b"hello")]);
+        assert_eq!(flatten(&file).expect("an image"), b"hello\0\0\0world");
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        assert!(flatten(b"no elf").is_err());
+        assert!(flatten(&elf(&[])).is_err());
+        let mut cut = elf(&[(0, b"hello")]);
+        cut.pop();
+        assert!(flatten(&cut).is_err());
+        assert!(flatten(&elf(&[(0, b"a"), (1 << 40, b"b")])).is_err());
+    }
+}

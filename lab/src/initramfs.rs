@@ -1,0 +1,106 @@
+//! The host's first root file system: busybox, modules, the agent.
+
+use crate::build::Payloads;
+use crate::cpio::Archive;
+use crate::setup::Lab;
+use crate::workspace;
+use crate::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the host does once it is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Wait for the lab's commands on the console.
+    Agent,
+    /// Give a person a shell on the console.
+    Shell,
+}
+
+/// What busybox is linked as; everything else is `busybox NAME`.
+const APPLETS: [&str; 36] = [
+    "sh", "cat", "cp", "dd", "devmem", "dmesg", "echo", "env", "find", "free", "grep", "head",
+    "hexdump", "ifconfig", "insmod", "ip", "kill", "ls", "lsmod", "mkdir", "mount", "nc", "ping",
+    "poweroff", "ps", "reboot", "rm", "setsid", "sleep", "sync", "tail", "top", "true", "vi",
+    "cttyhack", "udhcpc",
+];
+
+/// Builds the file system for `purpose` and returns its path.
+///
+/// # Errors
+///
+/// [`Error::Io`] when a part of it cannot be read or the result not written.
+pub fn build(lab: &Lab, payloads: &Payloads, purpose: Purpose) -> Result<PathBuf> {
+    let mut archive = Archive::new();
+    for directory in ["bin", "dev", "proc", "sys", "lib", "tmp", "root"] {
+        archive.directory(directory);
+    }
+    archive.character_device("dev/console", 5, 1);
+    archive.program("bin/busybox", &read(&lab.kernel.busybox)?);
+    for applet in APPLETS {
+        archive.link(&format!("bin/{applet}"), "busybox");
+    }
+    let mut modules = Vec::new();
+    for path in &lab.kernel.modules {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        archive.file(&format!("lib/{name}"), &read(path)?);
+        modules.push(name);
+    }
+    archive.program("bin/agent", &read(&payloads.agent)?);
+    archive.program("init", script(&modules, purpose).as_bytes());
+    let name = match purpose {
+        Purpose::Agent => "initramfs-agent.cpio",
+        Purpose::Shell => "initramfs-shell.cpio",
+    };
+    let path = lab.workspace.output().join(name);
+    workspace::write_atomically(&path, &archive.finish())?;
+    Ok(path)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(Error::io("cannot read", path))
+}
+
+/// The first program of the host.
+fn script(modules: &[String], purpose: Purpose) -> String {
+    let mut script = String::from(
+        "#!/bin/sh\n\
+         export PATH=/bin\n\
+         mount -t proc proc /proc\n\
+         mount -t sysfs sysfs /sys\n\
+         mount -t devtmpfs devtmpfs /dev\n",
+    );
+    for module in modules {
+        script.push_str(&format!("insmod /lib/{module}\n"));
+    }
+    script.push_str(
+        "if [ -e /sys/class/net/eth0 ]; then\n\
+         \tip link set lo up\n\
+         \tip link set eth0 up\n\
+         \tip addr add 10.0.2.15/24 dev eth0\n\
+         \tip route add default via 10.0.2.2\n\
+         fi\n",
+    );
+    script.push_str(match purpose {
+        // The kernel's messages below "emergency" would only be noise between
+        // the answers; those from before are in the console's log already.
+        Purpose::Agent => {
+            "echo 1 > /proc/sys/kernel/printk\n\
+             /bin/agent\n\
+             echo 'the agent has ended'\n\
+             poweroff -f\n"
+        }
+        Purpose::Shell => {
+            "echo 4 > /proc/sys/kernel/printk\n\
+             echo\n\
+             echo 'This is the host. Leave with: poweroff -f (or Ctrl-A x)'\n\
+             setsid cttyhack sh\n\
+             poweroff -f\n"
+        }
+    });
+    script
+}

@@ -1,0 +1,22 @@
+//! Everything around the hypervisor: set-up, building, QEMU and checks.
+//!
+//! The commands of `cargo xtask` are thin wrappers of this crate, and the tests
+//! that boot QEMU live beside it. Nothing here runs on the Arm machine; what
+//! does is in `hypervisor` and `payloads`.
+
+pub mod agent;
+pub mod build;
+pub mod console;
+pub mod cpio;
+pub mod demo;
+pub mod error;
+pub mod initramfs;
+pub mod logfmt;
+pub mod machine;
+pub mod progress;
+pub mod qmp;
+pub mod setup;
+pub mod vm;
+pub mod workspace;
+
+pub use error::{Error, Result};

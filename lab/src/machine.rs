@@ -1,0 +1,249 @@
+//! What machine QEMU is to emulate, as data and as a command line.
+
+use crate::setup::qemu::Qemu;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the host's kernel is loaded: 2 MiB aligned, above the hypervisor's
+/// image and clear of QEMU's device tree at 128 MiB.
+pub const KERNEL_ADDRESS: u64 = 0x4a00_0000;
+/// Where the host's first root file system is loaded; there is RAM from 512 MiB up.
+pub const INITRD_ADDRESS: u64 = 0x5000_0000;
+
+/// The hypervisor's command line when nothing else is asked for.
+pub const HYPERVISOR_ARGUMENTS: &str = "host-iommu=identity log=info console=serial1";
+/// The host kernel's command line when nothing else is asked for.
+pub const HOST_ARGUMENTS: &str = "console=ttyAMA0 earlycon=pl011,0x9000000 panic=-1";
+
+/// A module QEMU's guest loader puts in memory and names in the device tree.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Where it is put.
+    pub address: u64,
+    /// The file.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: ModuleKind,
+}
+
+/// What a module is.
+#[derive(Clone, Debug)]
+pub enum ModuleKind {
+    /// A kernel with its command line.
+    Kernel(String),
+    /// A first root file system.
+    Initrd,
+}
+
+/// What QEMU enters at reset.
+#[derive(Clone, Debug)]
+pub enum Boot {
+    /// The hypervisor, at EL2, with modules.
+    Portcullis {
+        /// Its flat image.
+        image: PathBuf,
+        /// Its command line.
+        arguments: String,
+        /// What it is to start.
+        modules: Vec<Module>,
+    },
+    /// The host's kernel by itself, as the baseline of comparisons.
+    Native {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its first root file system.
+        initrd: PathBuf,
+        /// Its command line.
+        arguments: String,
+    },
+}
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// QEMU's machine with its version, such as `virt`.
+    pub model: String,
+    /// Whether there is an SMMUv3.
+    pub smmu: bool,
+    /// QEMU's name of the CPU.
+    pub cpu: String,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// RAM, as QEMU writes it.
+    pub memory: String,
+    /// What boots.
+    pub boot: Boot,
+    /// The NVMe disk's file.
+    pub disk: Option<PathBuf>,
+    /// Whether there is an e1000e with QEMU's user network behind.
+    pub network: bool,
+    /// Whether there is an edu device.
+    pub edu: bool,
+    /// More devices, in QEMU's words.
+    pub devices: Vec<String>,
+    /// A device tree instead of QEMU's own.
+    pub device_tree: Option<PathBuf>,
+    /// Whether the guest's clock counts instructions instead of time.
+    pub counted: bool,
+    /// More arguments for QEMU.
+    pub extra: Vec<OsString>,
+}
+
+impl Machine {
+    /// The machine of the demonstration, with `boot`.
+    #[must_use]
+    pub fn new(boot: Boot) -> Self {
+        let smmu = matches!(boot, Boot::Portcullis { .. });
+        Self {
+            model: "virt".to_owned(),
+            smmu,
+            cpu: "cortex-a76".to_owned(),
+            cpus: 2,
+            memory: "1G".to_owned(),
+            boot,
+            disk: None,
+            network: false,
+            edu: false,
+            devices: Vec::new(),
+            device_tree: None,
+            counted: false,
+            extra: Vec::new(),
+        }
+    }
+
+    /// The command that runs it, but for its serial lines and control socket.
+    #[must_use]
+    pub fn command(&self, qemu: &Qemu) -> Command {
+        let mut command = qemu.command();
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        command.arg("-machine").arg(self.machine_argument());
+        command.args([
+            "-cpu",
+            &self.cpu,
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &self.memory,
+        ]);
+        if self.counted {
+            command.args(["-icount", "shift=0,sleep=off", "-seed", "1"]);
+            command.args(["-rtc", "base=2024-01-01,clock=vm"]);
+        }
+        if let Some(path) = &self.device_tree {
+            command.arg("-dtb").arg(path);
+        }
+        self.boot_arguments(&mut command);
+        self.device_arguments(&mut command);
+        command.args(&self.extra);
+        command
+    }
+
+    fn machine_argument(&self) -> String {
+        let mut text = format!("{},gic-version=3,dtb-randomness=off", self.model);
+        // A kernel by itself then starts at EL1, just as below the hypervisor.
+        if matches!(self.boot, Boot::Portcullis { .. }) {
+            text.push_str(",virtualization=on");
+        }
+        if self.smmu {
+            text.push_str(",iommu=smmuv3");
+        }
+        text
+    }
+
+    fn boot_arguments(&self, command: &mut Command) {
+        match &self.boot {
+            Boot::Portcullis {
+                image,
+                arguments,
+                modules,
+            } => {
+                command
+                    .arg("-kernel")
+                    .arg(image)
+                    .arg("-append")
+                    .arg(arguments);
+                for module in modules {
+                    let address = module.address;
+                    let path = escape(&module.path.to_string_lossy());
+                    let text = match &module.kind {
+                        ModuleKind::Kernel(arguments) => format!(
+                            "guest-loader,addr={address:#x},kernel={path},bootargs={}",
+                            escape(arguments)
+                        ),
+                        ModuleKind::Initrd => {
+                            format!("guest-loader,addr={address:#x},initrd={path}")
+                        }
+                    };
+                    command.arg("-device").arg(text);
+                }
+            }
+            Boot::Native {
+                kernel,
+                initrd,
+                arguments,
+            } => {
+                command
+                    .arg("-kernel")
+                    .arg(kernel)
+                    .arg("-initrd")
+                    .arg(initrd);
+                command.arg("-append").arg(arguments);
+            }
+        }
+    }
+
+    fn device_arguments(&self, command: &mut Command) {
+        if let Some(disk) = &self.disk {
+            let path = escape(&disk.to_string_lossy());
+            command.arg("-drive");
+            command.arg(format!(
+                "if=none,id=disk,format=raw,cache=writeback,file={path}"
+            ));
+            command.args(["-device", "nvme,drive=disk,serial=portcullis"]);
+        }
+        if self.network {
+            command.args(["-netdev", "user,id=net"]);
+            command.args(["-device", "e1000e,netdev=net,romfile="]);
+        }
+        if self.edu {
+            command.args(["-device", "edu,dma_mask=0xffffffffffffffff"]);
+        }
+        for device in &self.devices {
+            command.arg("-device").arg(device);
+        }
+    }
+}
+
+/// The hypervisor's boot with the usual modules.
+#[must_use]
+pub fn portcullis(
+    image: &Path,
+    arguments: &str,
+    kernel: &Path,
+    initrd: &Path,
+    host_arguments: &str,
+) -> Boot {
+    let modules = vec![
+        Module {
+            address: KERNEL_ADDRESS,
+            path: kernel.to_owned(),
+            kind: ModuleKind::Kernel(host_arguments.to_owned()),
+        },
+        Module {
+            address: INITRD_ADDRESS,
+            path: initrd.to_owned(),
+            kind: ModuleKind::Initrd,
+        },
+    ];
+    Boot::Portcullis {
+        image: image.to_owned(),
+        arguments: arguments.to_owned(),
+        modules,
+    }
+}
+
+/// Doubles commas, which separate options of QEMU.
+fn escape(text: &str) -> String {
+    text.replace(',', ",,")
+}

@@ -1,0 +1,253 @@
+//! Debian packages without touching the system: apt with state of its own.
+
+use super::{run, size_below};
+use crate::progress::Progress;
+use crate::workspace::{self, Workspace};
+use crate::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const MIRROR: &str = "http://deb.debian.org/debian";
+const FIX: &str = "set-up needs apt and Debian's package archive; without them name a QEMU \
+                   with --qemu and put what else is missing where docs/boot.md says";
+
+/// The suite most packages come from.
+pub const BACKPORTS: &str = "bookworm-backports";
+/// The suite whose `rust-src` matches the toolchain.
+pub const NEWER_BACKPORTS: &str = "trixie-backports";
+
+/// apt with private lists, cache and sources.
+pub struct Apt {
+    directory: PathBuf,
+    up_to_date: bool,
+}
+
+impl Apt {
+    /// Prepares nothing yet: the lists are downloaded when first needed.
+    #[must_use]
+    pub fn new(workspace: &Workspace) -> Self {
+        Self {
+            directory: workspace.cache().join("apt"),
+            up_to_date: false,
+        }
+    }
+
+    /// Downloads the package `name` of `suite` and those it depends on that
+    /// this machine lacks, and unpacks all of them to `to`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] of apt or the network.
+    pub fn with_dependencies(&mut self, name: &str, suite: &str, to: &Path) -> Result<()> {
+        let arguments = [
+            "--no-install-recommends",
+            "-y",
+            "-t",
+            suite,
+            "--download-only",
+            "install",
+            name,
+        ];
+        self.fetch(name, &arguments, to)
+    }
+
+    /// Downloads the packages `names` of `suite` alone and unpacks them to `to`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] of apt or the network.
+    pub fn alone(&mut self, names: &[&str], suite: &str, to: &Path) -> Result<()> {
+        let mut arguments = vec!["-t", suite, "download"];
+        arguments.extend(names);
+        self.fetch(names[0], &arguments, to)
+    }
+
+    /// The first package that `name` of `suite` depends on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsuitable`] when there is none.
+    pub fn dependency(&mut self, name: &str, suite: &str) -> Result<String> {
+        self.update()?;
+        let mut command = self.command("apt-cache");
+        command.args(["show", &format!("{name}/{suite}")]);
+        let text = run("asking for a package", &mut command, FIX)?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("Depends: "))
+            .and_then(|list| list.split([' ', ',']).next())
+            .map(str::to_owned)
+            .ok_or_else(|| {
+                Error::unsuitable(
+                    format!("the package {name} of {suite} names no dependency"),
+                    "name a kernel with --kernel",
+                )
+            })
+    }
+
+    fn fetch(&mut self, what: &str, arguments: &[&str], to: &Path) -> Result<()> {
+        self.update()?;
+        let archives = self.directory.join("cache/archives");
+        // Leftovers of a broken attempt must not be unpacked with the rest.
+        let _ = fs::remove_dir_all(&archives);
+        workspace::create_dir(&archives.join("partial"))?;
+        let mut uris = self.command("apt-get");
+        uris.arg("--print-uris").args(arguments);
+        let total = download_size(&run("asking for packages", &mut uris, FIX)?);
+        let mut progress = Progress::bytes(&format!("downloading {what}"), total);
+        let mut command = self.command("apt-get");
+        // `apt-get download` leaves its files in the working directory.
+        command.arg("-q").args(arguments).current_dir(&archives);
+        wait_watching(&mut command, || progress.at(size_below(&archives)))?;
+        progress.done();
+
+        let mut progress = Progress::spinner(&format!("unpacking {what}"));
+        workspace::create_dir(to)?;
+        let entries = fs::read_dir(&archives).map_err(Error::io("cannot list", &archives))?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                progress.note(&entry.file_name().to_string_lossy());
+                let mut command = Command::new("dpkg-deb");
+                command.arg("-x").arg(&path).arg(to);
+                run("unpacking a package", &mut command, FIX)?;
+                fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
+            }
+        }
+        progress.done();
+        Ok(())
+    }
+
+    /// Gets the package lists, once per command.
+    fn update(&mut self) -> Result<()> {
+        if self.up_to_date {
+            return Ok(());
+        }
+        for part in ["lists/partial", "cache/archives/partial"] {
+            workspace::create_dir(&self.directory.join(part))?;
+        }
+        let mirror = mirror();
+        let mut sources = String::new();
+        for suite in ["bookworm", BACKPORTS, NEWER_BACKPORTS] {
+            sources.push_str(&format!(
+                "deb [signed-by={KEYRING}] {mirror} {suite} main\n"
+            ));
+        }
+        workspace::write_atomically(&self.directory.join("sources.list"), sources.as_bytes())?;
+        let configuration = self.configuration();
+        workspace::write_atomically(&self.directory.join("apt.conf"), configuration.as_bytes())?;
+        let progress = Progress::spinner("downloading Debian's package lists");
+        run(
+            "downloading package lists",
+            self.command("apt-get").args(["-q", "update"]),
+            FIX,
+        )?;
+        progress.done();
+        self.up_to_date = true;
+        Ok(())
+    }
+
+    fn configuration(&self) -> String {
+        let directory = self.directory.display();
+        format!(
+            "Dir::Etc::SourceList \"{directory}/sources.list\";\n\
+             Dir::Etc::SourceParts \"/dev/null\";\n\
+             Dir::State::Lists \"{directory}/lists\";\n\
+             Dir::Cache \"{directory}/cache\";\n\
+             #clear APT::Architectures;\n\
+             APT::Architectures {{ \"amd64\"; \"arm64\"; }};\n\
+             APT::Sandbox::User \"root\";\n\
+             Debug::NoLocking \"1\";\n\
+             Acquire::Languages \"none\";\n\
+             Acquire::Retries \"3\";\n\
+             // What a system does after its own downloads must not happen for ours.\n\
+             #clear APT::Update::Post-Invoke;\n\
+             #clear APT::Update::Post-Invoke-Success;\n\
+             #clear DPkg::Post-Invoke;\n\
+             #clear Acquire::IndexTargets::deb::DEP-11;\n"
+        )
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .arg("-c")
+            .arg(self.directory.join("apt.conf"))
+            .env("LC_ALL", "C");
+        command
+    }
+}
+
+/// Runs `command`, calling `look` several times a second meanwhile.
+fn wait_watching(command: &mut Command, mut look: impl FnMut()) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let start = |source| Error::Start {
+        program: program.clone(),
+        source,
+        fix: FIX,
+    };
+    let log = tempfile::NamedTempFile::new().map_err(start)?;
+    let out = log.reopen().map_err(start)?;
+    let error = log.reopen().map_err(start)?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(error)
+        .spawn()
+        .map_err(start)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(start)? {
+            break status;
+        }
+        look();
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(log.path()).unwrap_or_default();
+    Err(Error::Program {
+        what: "downloading packages".to_owned(),
+        status: status.to_string(),
+        tail: super::tail(&text),
+        fix: FIX,
+    })
+}
+
+/// Sum of the sizes in the output of `apt-get --print-uris`, whose lines are
+/// `'URI' FILE SIZE HASH`.
+fn download_size(uris: &str) -> u64 {
+    uris.lines()
+        .filter(|line| line.starts_with('\''))
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
+        .sum()
+}
+
+/// The archive this machine already uses for Debian, or the public one.
+fn mirror() -> String {
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", "$(SITE) $(CODENAME) $(ORIGIN)"]);
+    let text = run("asking for the mirror", &mut command, FIX).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(site, rest)| {
+            rest.starts_with("bookworm ") && !site.contains("security") && rest.contains("Debian")
+        })
+        .map_or_else(
+            || MIRROR.to_owned(),
+            |(site, _)| site.trim_end_matches('/').to_owned(),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_added_up() {
+        let text = "Reading…\n'http://a/b.deb' b.deb 100 SHA256:0\n'http://a/c.deb' c.deb 11 \n";
+        assert_eq!(download_size(text), 111);
+    }
+}

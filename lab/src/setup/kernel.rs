@@ -1,0 +1,221 @@
+//! The host kernel under test, the modules it needs, and busybox.
+
+use super::apt::{Apt, BACKPORTS};
+use crate::progress::Progress;
+use crate::workspace::{self, Workspace};
+use crate::{Error, Result};
+use object::read::elf::{ElfFile64, FileHeader};
+use object::{Object, ObjectSection};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The drivers of the devices the checks use.
+const WANTED: [&str; 2] = ["nvme", "e1000e"];
+
+/// What boots as the host.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The image, as a boot loader would load it.
+    pub image: PathBuf,
+    /// Its modules, uncompressed, in an order in which they can be loaded.
+    pub modules: Vec<PathBuf>,
+    /// Static busybox for arm64.
+    pub busybox: PathBuf,
+}
+
+/// What is already there: the kernel the caller names (or the one unpacked
+/// before) and busybox; `None` when something has to be downloaded.
+///
+/// # Errors
+///
+/// [`Error::Unsuitable`] when the named file is no arm64 kernel.
+pub fn find(workspace: &Workspace, named: Option<&Path>) -> Result<Option<Kernel>> {
+    if let Some(path) = named {
+        check_image(path)?;
+    }
+    let ready = ready(workspace);
+    if !ready.join("complete").exists() {
+        return Ok(None);
+    }
+    assemble(&ready, named).map(Some)
+}
+
+/// Downloads and unpacks Debian's kernel and busybox.
+///
+/// # Errors
+///
+/// Any [`Error`] of apt or the network.
+pub fn install(workspace: &Workspace, apt: &mut Apt, named: Option<&Path>) -> Result<Kernel> {
+    let unpacked = workspace.cache().join("kernel-unpacked");
+    let _ = fs::remove_dir_all(&unpacked);
+    let image = apt.dependency("linux-image-arm64:arm64", BACKPORTS)?;
+    let image = format!("{image}:arm64");
+    apt.alone(&[&image, "busybox-static:arm64"], BACKPORTS, &unpacked)?;
+
+    let ready = ready(workspace);
+    let _ = fs::remove_dir_all(&ready);
+    workspace::create_dir(&ready)?;
+    let boot = unpacked.join("boot");
+    let image = first_entry(&boot, "vmlinuz-")?;
+    copy(&image, &ready.join("vmlinuz"))?;
+    copy(&busybox(&unpacked)?, &ready.join("busybox"))?;
+    let progress = Progress::spinner("unpacking kernel modules");
+    let tree = first_entry(&unpacked.join("lib/modules"), "")?;
+    let names = extract_modules(&tree, &ready)?;
+    progress.done();
+    workspace::write_atomically(&ready.join("modules"), names.join("\n").as_bytes())?;
+    // Written last: without it the directory counts as not there.
+    workspace::write_atomically(&ready.join("complete"), b"")?;
+    let _ = fs::remove_dir_all(&unpacked);
+    assemble(&ready, named)
+}
+
+fn ready(workspace: &Workspace) -> PathBuf {
+    workspace.cache().join("kernel")
+}
+
+fn assemble(ready: &Path, named: Option<&Path>) -> Result<Kernel> {
+    let list = ready.join("modules");
+    let names = fs::read_to_string(&list).map_err(Error::io("cannot read", &list))?;
+    // Modules of one kernel do not fit another: a named one must have its
+    // drivers built in, or bring them in an initrd of its own.
+    let modules = match named {
+        Some(_) => Vec::new(),
+        None => names.lines().map(|name| ready.join(name)).collect(),
+    };
+    let image = named.map_or_else(|| ready.join("vmlinuz"), Path::to_owned);
+    Ok(Kernel {
+        image,
+        modules,
+        busybox: ready.join("busybox"),
+    })
+}
+
+/// Checks for the magic number of an arm64 `Image`.
+fn check_image(path: &Path) -> Result<()> {
+    use std::io::Read;
+    let mut header = [0; 64];
+    let mut file = fs::File::open(path).map_err(Error::io("cannot open", path))?;
+    let whole = file.read_exact(&mut header).is_ok();
+    if !whole || header[56..60] != *b"ARM\x64" {
+        return Err(Error::unsuitable(
+            format!("{} is no arm64 kernel image", path.display()),
+            "name an uncompressed `Image` (or a vmlinuz that is one, as Debian's)",
+        ));
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .map_err(Error::io("cannot copy", from))
+        .map(drop)
+}
+
+fn busybox(unpacked: &Path) -> Result<PathBuf> {
+    let places = ["bin/busybox", "usr/bin/busybox"];
+    places
+        .iter()
+        .map(|place| unpacked.join(place))
+        .find(|path| path.exists())
+        .ok_or_else(|| {
+            Error::unsuitable("the package busybox-static holds no busybox", "report this")
+        })
+}
+
+/// The one entry of a directory whose name starts with `prefix`.
+fn first_entry(directory: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(directory).map_err(Error::io("cannot list", directory))?;
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    paths.into_iter().next().ok_or_else(|| {
+        let what = format!("no {prefix}* in {}", directory.display());
+        Error::unsuitable(what, "delete target/portcullis-cache and try again")
+    })
+}
+
+/// Uncompresses the wanted modules and those they depend on to `to`; returns
+/// their file names, dependencies first.
+fn extract_modules(tree: &Path, to: &Path) -> Result<Vec<String>> {
+    let mut all = BTreeMap::new();
+    collect_modules(tree, &mut all);
+    let mut order = Vec::new();
+    for name in WANTED {
+        extract_one(name, &all, to, &mut order)?;
+    }
+    Ok(order)
+}
+
+fn extract_one(
+    name: &str,
+    all: &BTreeMap<String, PathBuf>,
+    to: &Path,
+    order: &mut Vec<String>,
+) -> Result<()> {
+    let file_name = format!("{name}.ko");
+    if order.contains(&file_name) {
+        return Ok(());
+    }
+    let path = all.get(name).ok_or_else(|| {
+        let what = format!("the kernel package holds no module {name}");
+        Error::unsuitable(what, "name a kernel that has it built in with --kernel")
+    })?;
+    let bytes = uncompress(path)?;
+    for dependency in dependencies(&bytes) {
+        extract_one(&dependency, all, to, order)?;
+    }
+    workspace::write_atomically(&to.join(&file_name), &bytes)?;
+    order.push(file_name);
+    Ok(())
+}
+
+/// Module name (as the kernel spells it, with `_` for `-`) to file.
+fn collect_modules(directory: &Path, all: &mut BTreeMap<String, PathBuf>) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect_modules(&path, all);
+        } else if let Some((name, _)) = entry.file_name().to_string_lossy().split_once(".ko") {
+            all.insert(name.replace('-', "_"), path);
+        }
+    }
+}
+
+fn uncompress(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).map_err(Error::io("cannot read", path))?;
+    if path.extension().is_none_or(|extension| extension != "xz") {
+        return Ok(bytes);
+    }
+    let mut plain = Vec::new();
+    lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain).map_err(|error| {
+        let what = format!("cannot uncompress {}: {error}", path.display());
+        Error::unsuitable(what, "delete target/portcullis-cache and try again")
+    })?;
+    Ok(plain)
+}
+
+/// The modules that a module names in its `.modinfo` as those it needs.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    let Ok(elf) = ElfFile64::<object::Endianness>::parse(module) else {
+        return Vec::new();
+    };
+    debug_assert!(elf.elf_header().is_class_64());
+    let Some(section) = elf.section_by_name(".modinfo") else {
+        return Vec::new();
+    };
+    let data = section.data().unwrap_or_default();
+    data.split(|byte| *byte == 0)
+        .filter_map(|entry| entry.strip_prefix(b"depends="))
+        .flat_map(|list| list.split(|byte| *byte == b','))
+        .filter(|name| !name.is_empty())
+        .map(|name| String::from_utf8_lossy(name).replace('-', "_"))
+        .collect()
+}

@@ -1,0 +1,85 @@
+//! Verified and counted transfers with the NVMe disk.
+
+use crate::sys::{self, Fd};
+use crate::text::{Context, Failure};
+use core::ffi::CStr;
+use portcullis_payloads::pattern;
+
+const DISK: &CStr = c"/dev/nvme0n1";
+/// Size of one transfer of [`verify`] and [`fill`].
+const CHUNK: usize = 128 * 1024;
+/// Size of one transfer of [`random_reads`].
+const BLOCK: usize = 4096;
+
+/// A buffer that the disk's driver can hand to the device as it is.
+fn buffer(length: usize) -> Result<&'static mut [u8], Failure> {
+    let flags = sys::MAP_PRIVATE | sys::MAP_ANONYMOUS | sys::MAP_POPULATE;
+    let at = sys::map(None, 0, length, flags).context("mmap of a buffer")?;
+    // SAFETY: the kernel just mapped `length` zeroed bytes for this caller
+    // alone; they are never unmapped.
+    Ok(unsafe { core::slice::from_raw_parts_mut(at, length) })
+}
+
+fn open(flags: usize) -> Result<Fd, Failure> {
+    sys::open(DISK, flags | sys::O_DIRECT).context("open /dev/nvme0n1")
+}
+
+/// Reads `length` bytes from `offset` and compares them with pattern `seed`.
+pub fn verify(seed: u64, offset: u64, length: u64) -> Result<(), Failure> {
+    let buffer = buffer(CHUNK)?;
+    let disk = open(sys::O_RDONLY)?;
+    let mut at = offset;
+    while at < offset + length {
+        let part = (offset + length - at).min(CHUNK as u64) as usize;
+        let got = sys::read_at(disk, &mut buffer[..part], at).context("read of the disk")?;
+        if got != part {
+            return Err(Failure::Said("short read of the disk"));
+        }
+        if let Some(position) = pattern::first_difference(&buffer[..part], seed, at) {
+            return Err(Failure::Differs(at + position as u64));
+        }
+        at += part as u64;
+    }
+    sys::close(disk);
+    Ok(())
+}
+
+/// Writes `length` bytes of pattern `seed` to `offset`.
+pub fn fill(seed: u64, offset: u64, length: u64) -> Result<(), Failure> {
+    let buffer = buffer(CHUNK)?;
+    let disk = open(sys::O_WRONLY)?;
+    let mut at = offset;
+    while at < offset + length {
+        let part = (offset + length - at).min(CHUNK as u64) as usize;
+        pattern::fill(&mut buffer[..part], seed, at);
+        let put = sys::write_at(disk, &buffer[..part], at).context("write of the disk")?;
+        if put != part {
+            return Err(Failure::Said("short write of the disk"));
+        }
+        at += part as u64;
+    }
+    sys::sync_file(disk).context("flush of the disk")?;
+    sys::close(disk);
+    Ok(())
+}
+
+/// Reads `count` blocks of 4 KiB at places picked by `seed` within the first
+/// `span` bytes; returns the counter ticks it took.
+pub fn random_reads(count: u64, span: u64, seed: u64) -> Result<u64, Failure> {
+    let blocks = span / BLOCK as u64;
+    if blocks == 0 {
+        return Err(Failure::Said("the span is less than a block"));
+    }
+    let buffer = buffer(BLOCK)?;
+    let disk = open(sys::O_RDONLY)?;
+    let start = sys::counter();
+    for i in 0..count {
+        let at = pattern::word(seed, i) % blocks * BLOCK as u64;
+        if sys::read_at(disk, buffer, at).context("read of the disk")? != BLOCK {
+            return Err(Failure::Said("short read of the disk"));
+        }
+    }
+    let ticks = sys::counter().wrapping_sub(start);
+    sys::close(disk);
+    Ok(ticks)
+}

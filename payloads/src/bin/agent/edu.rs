@@ -1,0 +1,242 @@
+//! QEMU's `edu` device: it copies between a buffer of its own and any bus
+//! address it is told, which makes it the attacker of the demonstration.
+
+use crate::memory::{DmaPage, PAGE};
+use crate::sys::{self, Fd};
+use crate::text::{Context, Failure, Line};
+use core::fmt::Write;
+use core::ptr;
+use portcullis_payloads::pattern;
+
+const VENDOR: &[u8] = b"0x1234\n";
+const DEVICE: &[u8] = b"0x11e8\n";
+const BAR_SIZE: usize = 0x10_0000;
+
+/// Where the device's own buffer lies in its own address map.
+const BUFFER: u64 = 0x40000;
+const SOURCE: usize = 0x80;
+const DESTINATION: usize = 0x88;
+const COUNT: usize = 0x90;
+const COMMAND: usize = 0x98;
+const RUN: u64 = 1;
+const TO_MEMORY: u64 = 2;
+
+/// Longest time a transfer takes: the device waits 100 ms by itself.
+const PATIENCE_MS: u64 = 20_000;
+
+/// Which way data goes.
+#[derive(Clone, Copy)]
+pub enum Direction {
+    /// The device reads memory.
+    Read,
+    /// The device writes memory.
+    Write,
+}
+
+/// The device, enabled and mapped, with two pages for it to reach.
+pub struct Edu {
+    bar: *mut u8,
+    /// What the agent hands to the device and gets back.
+    scratch: DmaPage,
+    /// The ordinary host memory of the demonstration.
+    target: DmaPage,
+    /// Name of the PCI function, such as `0000:00:03.0`.
+    name: [u8; 12],
+}
+
+impl Edu {
+    /// Finds the device number `index`, enables it and lets it master the bus.
+    pub fn new(index: u64) -> Result<Self, Failure> {
+        let name = find(index)?;
+        let text = core::str::from_utf8(&name).map_err(|_| Failure::Said("strange PCI name"))?;
+        let mut path = Line::new();
+        write!(path, "/sys/bus/pci/devices/{text}/enable")?;
+        let enable = sys::open(path.as_c_str()?, sys::O_WRONLY).context("open enable")?;
+        let written = sys::write(enable, b"1\n");
+        sys::close(enable);
+        written.context("enable the device")?;
+
+        let mut path = Line::new();
+        write!(path, "/sys/bus/pci/devices/{text}/config")?;
+        let config = sys::open(path.as_c_str()?, sys::O_RDWR).context("open config")?;
+        set_bus_master(config)?;
+        sys::close(config);
+
+        let mut path = Line::new();
+        write!(path, "/sys/bus/pci/devices/{text}/resource0")?;
+        let resource = sys::open(path.as_c_str()?, sys::O_RDWR).context("open resource0")?;
+        let bar = sys::map(Some(resource), 0, BAR_SIZE, sys::MAP_SHARED);
+        sys::close(resource);
+        let bar = bar.context("mmap of the device")?;
+        Ok(Self {
+            bar,
+            scratch: DmaPage::new()?,
+            target: DmaPage::new()?,
+            name,
+        })
+    }
+
+    /// Name of the PCI function.
+    pub fn name(&self) -> &str {
+        core::str::from_utf8(&self.name).unwrap_or("?")
+    }
+
+    /// Physical address of the ordinary memory it may reach.
+    pub fn target(&self) -> u64 {
+        self.target.physical()
+    }
+
+    /// Puts the pattern `seed` into the target page.
+    pub fn fill_target(&mut self, seed: u64) {
+        let mut data = [0; PAGE];
+        pattern::fill(&mut data, seed, 0);
+        self.target.store(&data);
+    }
+
+    /// Whether the first `length` bytes of the target page are pattern `seed`.
+    pub fn check_target(&self, seed: u64, length: usize) -> Result<(), Failure> {
+        let mut data = [0; PAGE];
+        self.target.load(&mut data);
+        match pattern::first_difference(&data[..length.min(PAGE)], seed, 0) {
+            None => Ok(()),
+            Some(at) => Err(Failure::Differs(at as u64)),
+        }
+    }
+
+    /// Has the device take `data.len()` bytes from bus `address` and returns
+    /// what it got. Its buffer holds a pattern before, so that a transfer
+    /// that moved nothing is not mistaken for one that read zeros.
+    pub fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), Failure> {
+        self.preload(!address)?;
+        self.transfer(Direction::Read, address, data.len())?;
+        self.transfer(Direction::Write, self.scratch.physical(), PAGE)?;
+        self.scratch.load(data);
+        Ok(())
+    }
+
+    /// Has the device put `length` bytes of the pattern `seed` at bus `address`.
+    pub fn write(&mut self, address: u64, seed: u64, length: usize) -> Result<(), Failure> {
+        self.preload(seed)?;
+        self.transfer(Direction::Write, address, length)
+    }
+
+    /// Fills the device's buffer with the pattern `seed`, by way of a page of
+    /// the agent.
+    pub fn preload(&mut self, seed: u64) -> Result<(), Failure> {
+        let mut data = [0; PAGE];
+        pattern::fill(&mut data, seed, 0);
+        self.scratch.store(&data);
+        self.transfer(Direction::Read, self.scratch.physical(), PAGE)
+    }
+
+    /// Runs one transfer to its end.
+    fn transfer(&mut self, way: Direction, address: u64, length: usize) -> Result<(), Failure> {
+        self.start(way, address, length)?;
+        self.finish()
+    }
+
+    /// Starts one transfer; the device acts 100 ms later.
+    pub fn start(&mut self, way: Direction, address: u64, length: usize) -> Result<(), Failure> {
+        if length > PAGE {
+            return Err(Failure::Said("the device's buffer has 4096 bytes"));
+        }
+        self.finish()?;
+        let (source, destination, command) = match way {
+            Direction::Read => (address, BUFFER, RUN),
+            Direction::Write => (BUFFER, address, RUN | TO_MEMORY),
+        };
+        sys::barrier();
+        self.set(SOURCE, source);
+        self.set(DESTINATION, destination);
+        self.set(COUNT, length as u64);
+        self.set(COMMAND, command);
+        Ok(())
+    }
+
+    /// Waits until no transfer runs.
+    pub fn finish(&self) -> Result<(), Failure> {
+        let start = sys::counter();
+        let limit = sys::counter_frequency() / 1000 * PATIENCE_MS;
+        while self.get(COMMAND) & RUN != 0 {
+            if sys::counter().wrapping_sub(start) > limit {
+                return Err(Failure::Said("the edu device never finished"));
+            }
+            sys::sleep(10);
+        }
+        Ok(())
+    }
+
+    fn set(&self, register: usize, value: u64) {
+        // SAFETY: the registers lie within the mapped BAR, are 64 bits wide
+        // and aligned, and belong to this process alone.
+        unsafe { ptr::write_volatile(self.bar.add(register).cast(), value) };
+    }
+
+    fn get(&self, register: usize) -> u64 {
+        // SAFETY: as above.
+        unsafe { ptr::read_volatile(self.bar.add(register).cast()) }
+    }
+}
+
+/// Sets bus master and memory in the command register of the function.
+fn set_bus_master(config: Fd) -> Result<(), Failure> {
+    let mut command = [0; 2];
+    sys::read_at(config, &mut command, 4).context("read config")?;
+    let value = u16::from_le_bytes(command) | 0b110;
+    sys::write_at(config, &value.to_le_bytes(), 4)
+        .context("write config")
+        .map(drop)
+}
+
+/// Finds the PCI function of the `index`th edu device.
+fn find(mut index: u64) -> Result<[u8; 12], Failure> {
+    let directory =
+        sys::open(c"/sys/bus/pci/devices", sys::O_RDONLY).context("open /sys/bus/pci/devices")?;
+    let mut entries = [0; 4096];
+    let mut found = None;
+    loop {
+        let length = sys::directory_entries(directory, &mut entries).context("list of devices")?;
+        if length == 0 {
+            break;
+        }
+        let mut at = 0;
+        // Each entry: inode (8), offset (8), length (2), type (1), name.
+        while at + 19 < length {
+            let size = usize::from(u16::from_le_bytes([entries[at + 16], entries[at + 17]]));
+            let name: Option<[u8; 12]> = entries
+                .get(at + 19..at + 31)
+                .and_then(|name| name.try_into().ok());
+            at += size.max(19);
+            let Some(name) = name.filter(|name| name[0] != b'.') else {
+                continue;
+            };
+            let Ok(text) = core::str::from_utf8(&name) else {
+                continue;
+            };
+            if attribute(text, "vendor", VENDOR)? && attribute(text, "device", DEVICE)? {
+                // Listing order is the kernel's; names are what is stable.
+                if index == 0 {
+                    found = Some(name);
+                }
+                index = index.wrapping_sub(1);
+            }
+        }
+    }
+    sys::close(directory);
+    found.ok_or(Failure::Said(
+        "no such edu device: start QEMU with -device edu",
+    ))
+}
+
+/// Whether an attribute file of the function `name` reads `expected`.
+fn attribute(name: &str, file: &str, expected: &[u8]) -> Result<bool, Failure> {
+    let mut path = Line::new();
+    write!(path, "/sys/bus/pci/devices/{name}/{file}")?;
+    let Ok(fd) = sys::open(path.as_c_str()?, sys::O_RDONLY) else {
+        return Ok(false);
+    };
+    let mut content = [0; 16];
+    let length = sys::read(fd, &mut content).unwrap_or(0);
+    sys::close(fd);
+    Ok(content[..length] == *expected)
+}

@@ -1,0 +1,146 @@
+//! The flags all commands that boot the machine have in common.
+
+use clap::{Args, ValueEnum};
+use portcullis_lab::machine::{self, Boot, Machine};
+use portcullis_lab::setup::Wishes;
+use std::path::{Path, PathBuf};
+
+/// How the host sees its I/O memory management.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HostIommu {
+    /// The host sees a machine without one.
+    Identity,
+}
+
+impl HostIommu {
+    /// The value of the hypervisor's `host-iommu` key.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+        }
+    }
+}
+
+/// The machine to boot.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// How the host sees its I/O memory management.
+    #[arg(long, value_name = "MODE", default_value = "identity")]
+    pub host_iommu: HostIommu,
+    /// Number of CPUs, 1 to 8.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub cpus: u32,
+    /// RAM: a number with M or G, from 512M to 8G.
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
+    pub memory: String,
+    /// QEMU's name of the CPU, such as cortex-a57, cortex-a76, neoverse-n1 or max.
+    #[arg(long, value_name = "MODEL", default_value = "cortex-a76", value_parser = word)]
+    pub cpu: String,
+    /// The host kernel: an uncompressed arm64 Image [default: Debian's].
+    #[arg(long, value_name = "PATH", value_parser = file)]
+    pub kernel: Option<PathBuf>,
+    /// The host's initrd [default: busybox, drivers and the agent of the checks].
+    #[arg(long, value_name = "PATH", value_parser = file)]
+    pub initrd: Option<PathBuf>,
+    /// More arguments for the host kernel's command line.
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// One more device, in QEMU's words; may be repeated.
+    #[arg(long = "device", value_name = "QEMU-DEVICE", value_parser = word)]
+    pub devices: Vec<String>,
+    /// The qemu-system-aarch64 to use, 9.2 or later.
+    #[arg(long, value_name = "PATH", value_parser = file)]
+    pub qemu: Option<PathBuf>,
+}
+
+impl Options {
+    /// What of the set-up the caller names.
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            qemu: self.qemu.clone(),
+            kernel: self.kernel.clone(),
+        }
+    }
+
+    /// The host kernel's command line.
+    pub fn host_arguments(&self) -> String {
+        match &self.append {
+            Some(more) => format!("{} {more}", machine::HOST_ARGUMENTS),
+            None => machine::HOST_ARGUMENTS.to_owned(),
+        }
+    }
+
+    /// The hypervisor's command line.
+    pub fn hypervisor_arguments(&self) -> String {
+        format!(
+            "host-iommu={} log=info console=serial1",
+            self.host_iommu.key()
+        )
+    }
+
+    /// The machine with the hypervisor `image`.
+    pub fn machine(&self, image: &Path, kernel: &Path, initrd: &Path) -> Machine {
+        let boot = machine::portcullis(
+            image,
+            &self.hypervisor_arguments(),
+            kernel,
+            self.initrd.as_deref().unwrap_or(initrd),
+            &self.host_arguments(),
+        );
+        self.sized(Machine::new(boot))
+    }
+
+    /// The machine without the hypervisor.
+    pub fn native_machine(&self, kernel: &Path, initrd: &Path) -> Machine {
+        let initrd = self.initrd.as_deref().unwrap_or(initrd).to_owned();
+        self.sized(Machine::new(Boot::Native {
+            kernel: kernel.to_owned(),
+            initrd,
+            arguments: self.host_arguments(),
+        }))
+    }
+
+    fn sized(&self, mut machine: Machine) -> Machine {
+        machine.cpus = self.cpus;
+        machine.cpu.clone_from(&self.cpu);
+        machine.memory.clone_from(&self.memory);
+        machine.devices.clone_from(&self.devices);
+        machine
+    }
+}
+
+/// A size QEMU understands, within what the hypervisor supports.
+fn memory(text: &str) -> Result<String, String> {
+    const RIGHT: &str = "give 512M to 8G, such as 1G or 1536M";
+    let (number, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or(RIGHT)?;
+    let mebibytes = match unit {
+        "M" | "m" => 1,
+        "G" | "g" => 1024,
+        _ => return Err(RIGHT.to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| RIGHT)?;
+    match number.checked_mul(mebibytes) {
+        Some(512..=8192) => Ok(text.to_owned()),
+        _ => Err(RIGHT.to_owned()),
+    }
+}
+
+/// Something that is no empty word.
+fn word(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("give a name, it cannot be empty".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A file that is there.
+fn file(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    if path.is_file() {
+        std::path::absolute(path).map_err(|error| error.to_string())
+    } else {
+        Err("there is no such file; give the path of one".to_owned())
+    }
+}
