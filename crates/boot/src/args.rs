@@ -1,0 +1,226 @@
+//! The hypervisor's command line: `bootargs` of `/chosen` (Devicetree
+//! Specification v0.4, section 3.6).
+//!
+//! | key | values | default |
+//! |---|---|---|
+//! | `host-iommu` | `identity` (`nested` and `paravirt` are known, not built) | `identity` |
+//! | `log` | `error`, `warn`, `info`, `debug` | `info` |
+//! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
+
+use crate::error::BootError;
+use crate::fdt::Fdt;
+use crate::text::Word;
+
+/// The valid keys, for messages.
+pub(crate) const KEYS: &str =
+    "use host-iommu=identity, log=error|warn|info|debug or console=<alias, node path or stdout>";
+
+/// What the host sees of the SMMUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostIommu {
+    /// Nothing: a machine without IOMMU, where devices reach what the host
+    /// may reach, at the same addresses.
+    #[default]
+    Identity,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what stops the hypervisor or breaks a promise.
+    Error,
+    /// Also what is suspicious.
+    Warn,
+    /// Also what happens once: boot, power-off.
+    #[default]
+    Info,
+    /// Everything.
+    Debug,
+}
+
+/// Where the hypervisor's log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleChoice<'a> {
+    /// To the UART of `stdout-path`, shared with the host.
+    #[default]
+    Stdout,
+    /// To the UART that an alias or an absolute path names.
+    Named(&'a str),
+}
+
+/// The hypervisor's command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootArgs<'a> {
+    /// `host-iommu=`
+    pub host_iommu: HostIommu,
+    /// `log=`
+    pub log: LogLevel,
+    /// `console=`
+    pub console: ConsoleChoice<'a>,
+}
+
+impl<'a> BootArgs<'a> {
+    /// Reads a command line: words `key=value` with white space between them,
+    /// without the NUL at its end.
+    ///
+    /// # Errors
+    /// - [`BootError::ArgumentText`]: not printable ASCII
+    /// - [`BootError::ArgumentForm`]: a word without `=`
+    /// - [`BootError::ArgumentKey`]: an unknown key
+    /// - [`BootError::ArgumentTwice`]: a key given twice
+    /// - [`BootError::ArgumentValue`]: a value that the key does not have
+    /// - [`BootError::ModeNotBuilt`]: `host-iommu=nested` or `paravirt`
+    pub fn parse(line: &'a [u8]) -> Result<Self, BootError> {
+        let line = core::str::from_utf8(line)
+            .ok()
+            .filter(|line| line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
+            .ok_or(BootError::ArgumentText)?;
+        let (mut host_iommu, mut log, mut console) = (None, None, None);
+        for word in line.split_ascii_whitespace() {
+            let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
+                word: Word::start_of(word.as_bytes()),
+            })?;
+            match key {
+                "host-iommu" => once("host-iommu", &mut host_iommu, mode(value)?)?,
+                "log" => once("log", &mut log, level(value)?)?,
+                "console" => once("console", &mut console, choice(value)?)?,
+                _ => {
+                    return Err(BootError::ArgumentKey {
+                        key: Word::start_of(key.as_bytes()),
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            host_iommu: host_iommu.unwrap_or_default(),
+            log: log.unwrap_or_default(),
+            console: console.unwrap_or_default(),
+        })
+    }
+
+    /// Reads `bootargs` of `/chosen`; the defaults when there is none.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse).
+    pub fn from_fdt(fdt: &Fdt<'a>) -> Result<Self, BootError> {
+        let line = fdt
+            .find(b"/chosen")
+            .and_then(|chosen| chosen.property(b"bootargs"))
+            .unwrap_or_default();
+        Self::parse(line.strip_suffix(b"\0").unwrap_or(line))
+    }
+}
+
+fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), BootError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(BootError::ArgumentTwice { key }),
+    }
+}
+
+fn wrong(key: &'static str, value: &str, right: &'static str) -> BootError {
+    BootError::ArgumentValue {
+        key,
+        value: Word::start_of(value.as_bytes()),
+        right,
+    }
+}
+
+fn mode(value: &str) -> Result<HostIommu, BootError> {
+    match value {
+        "identity" => Ok(HostIommu::Identity),
+        "nested" => Err(BootError::ModeNotBuilt { mode: "nested" }),
+        "paravirt" => Err(BootError::ModeNotBuilt { mode: "paravirt" }),
+        _ => Err(wrong("host-iommu", value, "use host-iommu=identity")),
+    }
+}
+
+fn level(value: &str) -> Result<LogLevel, BootError> {
+    Ok(match value {
+        "error" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "info" => LogLevel::Info,
+        "debug" => LogLevel::Debug,
+        _ => return Err(wrong("log", value, "use log=error, warn, info or debug")),
+    })
+}
+
+fn choice(value: &str) -> Result<ConsoleChoice<'_>, BootError> {
+    match value {
+        "stdout" => Ok(ConsoleChoice::Stdout),
+        "" => Err(wrong(
+            "console",
+            value,
+            "use console=stdout, an alias or a node path",
+        )),
+        _ => Ok(ConsoleChoice::Named(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults() {
+        let args = BootArgs::parse(b" \t ").unwrap();
+        assert_eq!(args, BootArgs::default());
+        assert_eq!(args.log, LogLevel::Info);
+        assert_eq!(args.console, ConsoleChoice::Stdout);
+    }
+
+    #[test]
+    fn every_key() {
+        let args = BootArgs::parse(b"console=/pl011@9040000  log=debug host-iommu=identity");
+        assert_eq!(
+            args,
+            Ok(BootArgs {
+                host_iommu: HostIommu::Identity,
+                log: LogLevel::Debug,
+                console: ConsoleChoice::Named("/pl011@9040000"),
+            })
+        );
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_line() {
+        let line = |text: &[u8]| {
+            let error = BootArgs::parse(text).unwrap_err();
+            format!("{} | {}", error.reason(), error.fix())
+        };
+        assert_eq!(
+            line(b"quiet"),
+            format!("the command line has quiet, which is not key=value | {KEYS}")
+        );
+        assert_eq!(
+            line(b"root=/dev/sda"),
+            format!("the command line has the unknown key root | {KEYS}")
+        );
+        assert_eq!(
+            line(b"log=info log=info"),
+            "the command line has log= twice | give each key once"
+        );
+        assert_eq!(
+            line(b"log=loud"),
+            "the command line has log=loud | use log=error, warn, info or debug"
+        );
+        assert_eq!(
+            line(b"console="),
+            "the command line has console= | use console=stdout, an alias or a node path"
+        );
+        assert_eq!(
+            line(b"host-iommu=nested"),
+            "host-iommu=nested is not built yet | use host-iommu=identity"
+        );
+        assert_eq!(
+            line(b"host-iommu=paravirt"),
+            "host-iommu=paravirt is not built yet | use host-iommu=identity"
+        );
+        assert_eq!(
+            line(b"host-iommu=none"),
+            "the command line has host-iommu=none | use host-iommu=identity"
+        );
+        assert_eq!(BootArgs::parse(b"log=\xff"), Err(BootError::ArgumentText));
+    }
+}

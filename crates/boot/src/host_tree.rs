@@ -1,0 +1,378 @@
+//! The device tree for the host.
+//!
+//! The tree of firmware is copied token by token, with edits. Nothing is
+//! decoded that is not edited, so that the host sees every other byte as
+//! firmware wrote it, phandles included.
+
+mod writer;
+
+use crate::error::BootError;
+use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
+use crate::list::List;
+use crate::machine::smmu::{is_monitor, is_smmu};
+use crate::machine::stream::first_iommu;
+use crate::machine::{Machine, SMMU_LIMIT};
+use crate::module::is_module;
+use portcullis_addr::{PhysAddr, Range};
+use writer::{Name, Writer};
+
+/// Most aliases and symbols of a tree. Each is looked up.
+pub const PATH_LIMIT: usize = 4096;
+
+/// A node to add directly below the root.
+#[derive(Clone, Copy, Debug)]
+pub struct NewNode<'a> {
+    /// Its name with its unit address.
+    pub name: &'a str,
+    /// Names and values of its properties; values as the tree holds them,
+    /// numbers big-endian and strings with their NUL. A name must be one that
+    /// the source tree has already or that [`HostTreePlan`] knows.
+    pub properties: &'a [(&'a str, &'a [u8])],
+}
+
+/// How the host's tree differs from firmware's.
+///
+/// A mode of the hypervisor is a choice of these fields; the writing is the
+/// same for all.
+#[derive(Clone, Debug)]
+pub struct HostTreePlan<'a> {
+    /// Whether SMMU nodes, their monitors, and every `iommus`, `iommu-map` and
+    /// `iommu-map-mask` that refers to an SMMU go.
+    pub hide_smmus: bool,
+    /// A node that goes with everything in it and every alias for it: the
+    /// UART that the hypervisor keeps.
+    pub hide_node: Option<NodeId>,
+    /// The node of the host's kernel, whose `bootargs` become those of
+    /// `/chosen`.
+    pub kernel: NodeId,
+    /// The host's ramdisk.
+    pub ramdisk: Option<Range<PhysAddr>>,
+    /// Memory that the host must leave alone: each range becomes a node
+    /// `portcullis@…` with `no-map` in `/reserved-memory`.
+    pub protected: &'a [Range<PhysAddr>],
+    /// Nodes to add below the root.
+    pub add: &'a [NewNode<'a>],
+    phandles: List<u32, SMMU_LIMIT>,
+}
+
+impl<'a> HostTreePlan<'a> {
+    /// The edits of the identity mode: the host sees a machine without SMMU.
+    #[must_use]
+    pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
+        let mut phandles = List::new();
+        for phandle in machine.smmus.iter().filter_map(|smmu| smmu.phandle) {
+            // As many slots as there can be SMMUs.
+            let _ = phandles.push(phandle);
+        }
+        Self {
+            hide_smmus: true,
+            hide_node: machine
+                .console
+                .filter(|console| console.dedicated)
+                .map(|console| console.node),
+            kernel: machine.modules.kernel.node,
+            ramdisk: machine.modules.ramdisk.map(|module| module.range),
+            protected,
+            add: &[],
+            phandles,
+        }
+    }
+
+    /// Writes the host's tree to the start of `out` and returns how many
+    /// bytes it has. `source` is the tree that the plan's machine was read
+    /// from.
+    ///
+    /// The result has version 17, no free space, and the blocks in the order
+    /// of the specification. [`HostTreePlan::bytes_needed`] is always enough.
+    ///
+    /// # Errors
+    /// - [`BootError::OutputTooSmall`] when `out` is not large enough
+    /// - [`BootError::CellsTooSmall`] when a protected range cannot be written
+    ///   with the cells of `/reserved-memory`
+    /// - [`BootError::TooMany`] for more than [`PATH_LIMIT`] aliases and
+    ///   symbols
+    /// - [`BootError::UnknownName`] for an added property whose name is not
+    ///   known
+    pub fn write(&self, source: &Fdt<'_>, out: &mut [u8]) -> Result<usize, BootError> {
+        let id = |path: &[u8]| source.find(path).map(|node| node.id());
+        let mut copy = Copier {
+            plan: self,
+            source: *source,
+            writer: Writer::new(source, out)?,
+            chosen: id(b"/chosen"),
+            aliases: id(b"/aliases"),
+            symbols: id(b"/__symbols__"),
+            reserved: id(b"/reserved-memory"),
+            paths: 0,
+        };
+        copy.tree()?;
+        copy.writer.finish()
+    }
+
+    /// Bytes that are enough for [`write`](Self::write).
+    #[must_use]
+    pub fn bytes_needed(&self, source: &Fdt<'_>) -> usize {
+        let text = |node: &NewNode<'_>| {
+            let values = node.properties.iter().map(|(_, value)| value.len() + 16);
+            values.fold(node.name.len() + 16, usize::saturating_add)
+        };
+        // A node of a protected range takes 84 bytes; the bootargs of the
+        // kernel are in the source already.
+        let fixed = self.protected.len().saturating_mul(96).saturating_add(1024);
+        let added = self.add.iter().map(text);
+        added.fold(
+            source.bytes().len().saturating_add(fixed),
+            usize::saturating_add,
+        )
+    }
+
+    /// Whether a node and everything in it is left out.
+    fn drops(&self, node: &Node<'_>, in_chosen: bool) -> bool {
+        (self.hide_smmus && (is_smmu(node) || is_monitor(node)))
+            || self.hide_node == Some(node.id())
+            || (in_chosen && is_module(node))
+    }
+
+    /// Whether `value` of the property `name` names a stream of an SMMU.
+    fn names_stream(&self, name: &[u8], value: &[u8]) -> bool {
+        let known = |phandle| self.phandles.iter().any(|smmu| *smmu == phandle);
+        self.hide_smmus && first_iommu(name, value).is_some_and(known)
+    }
+}
+
+struct Copier<'p, 's, 'o> {
+    plan: &'p HostTreePlan<'p>,
+    source: Fdt<'s>,
+    writer: Writer<'s, 'o>,
+    chosen: Option<NodeId>,
+    aliases: Option<NodeId>,
+    symbols: Option<NodeId>,
+    reserved: Option<NodeId>,
+    paths: usize,
+}
+
+impl<'s> Copier<'_, 's, '_> {
+    fn tree(&mut self) -> Result<(), BootError> {
+        let mut open = List::<NodeId, DEPTH_LIMIT>::new();
+        let mut cursor = 0;
+        // Depth inside a node that is left out; 0 outside of any.
+        let mut skipped = 0usize;
+        while let Some(placed) = self.source.token(cursor) {
+            cursor = placed.next;
+            match placed.token {
+                Token::Begin { .. } if skipped > 0 => skipped += 1,
+                Token::Begin { name } => {
+                    let Some(node) = self.source.node_at(placed.at) else {
+                        break;
+                    };
+                    let around = open.iter().next_back().copied();
+                    let in_chosen = self.chosen.is_some() && around == self.chosen;
+                    if self.plan.drops(&node, in_chosen) {
+                        skipped = 1;
+                        continue;
+                    }
+                    // The check of the tree kept it within the limit.
+                    let _ = open.push(node.id());
+                    self.writer.begin(name)?;
+                    self.new_properties(node)?;
+                }
+                Token::Prop { .. } if skipped > 0 => {}
+                Token::Prop {
+                    name,
+                    name_offset,
+                    value,
+                } => {
+                    let node = open.iter().next_back().copied();
+                    if !self.drops_property(node, name, value)? {
+                        self.writer.property(Name::Source(name_offset), value)?;
+                    }
+                }
+                Token::EndNode if skipped > 0 => skipped -= 1,
+                Token::EndNode => {
+                    if let Some(node) = open.pop() {
+                        self.new_children(node)?;
+                    }
+                    self.writer.end()?;
+                }
+                Token::End => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a property of a node that stays goes.
+    fn drops_property(
+        &mut self,
+        node: Option<NodeId>,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<bool, BootError> {
+        let replaced: [&[u8]; 3] = [b"bootargs", b"linux,initrd-start", b"linux,initrd-end"];
+        if node == self.chosen && replaced.contains(&name) {
+            return Ok(true);
+        }
+        if node.is_some() && (node == self.aliases || node == self.symbols) {
+            return self.is_dropped_path(value);
+        }
+        if name == b"iommu-map-mask" {
+            let node = node.and_then(|node| self.source.node(node));
+            let map = node.and_then(|node| node.property(b"iommu-map"));
+            return Ok(map.is_some_and(|map| self.plan.names_stream(b"iommu-map", map)));
+        }
+        Ok(self.plan.names_stream(name, value))
+    }
+
+    /// Whether a path leads to or through a node that goes.
+    fn is_dropped_path(&mut self, value: &[u8]) -> Result<bool, BootError> {
+        self.paths += 1;
+        if self.paths > PATH_LIMIT {
+            return Err(BootError::TooMany {
+                what: "aliases and symbols",
+                limit: PATH_LIMIT,
+            });
+        }
+        let Some(path) = value.strip_suffix(b"\0") else {
+            return Ok(false);
+        };
+        let mut node = self.source.root();
+        for part in path.split(|byte| *byte == b'/').filter(|p| !p.is_empty()) {
+            let in_chosen = Some(node.id()) == self.chosen;
+            let Some(child) = node.child(part) else {
+                return Ok(false);
+            };
+            if self.plan.drops(&child, in_chosen) {
+                return Ok(true);
+            }
+            node = child;
+        }
+        Ok(false)
+    }
+
+    /// What is new in a node that stays.
+    fn new_properties(&mut self, node: Node<'s>) -> Result<(), BootError> {
+        if Some(node.id()) == self.chosen {
+            let kernel = self.source.node(self.plan.kernel);
+            if let Some(line) = kernel.and_then(|kernel| kernel.property(b"bootargs")) {
+                self.writer.property(Name::New("bootargs"), line)?;
+            }
+            if let Some(ramdisk) = self.plan.ramdisk {
+                let (start, end) = (ramdisk.start().raw(), ramdisk.end().raw());
+                let mut number =
+                    |name, value: u64| self.writer.property(Name::New(name), &value.to_be_bytes());
+                number("linux,initrd-start", start)?;
+                number("linux,initrd-end", end)?;
+            }
+        }
+        if Some(node.id()) == self.reserved && !self.plan.protected.is_empty() {
+            self.reserved_header(Some(node))?;
+        }
+        Ok(())
+    }
+
+    /// What is new behind the children of a node that stays.
+    fn new_children(&mut self, node: NodeId) -> Result<(), BootError> {
+        if Some(node) == self.reserved {
+            self.protected_ranges()?;
+        }
+        if node != self.source.root().id() {
+            return Ok(());
+        }
+        if self.reserved.is_none() && !self.plan.protected.is_empty() {
+            self.writer.begin(b"reserved-memory")?;
+            self.reserved_header(None)?;
+            self.protected_ranges()?;
+            self.writer.end()?;
+        }
+        for new in self.plan.add {
+            self.writer.begin(new.name.as_bytes())?;
+            for (name, value) in new.properties {
+                self.writer.property(Name::New(name), value)?;
+            }
+            self.writer.end()?;
+        }
+        Ok(())
+    }
+
+    /// The cells of `/reserved-memory`. Its own; where it has none and nothing
+    /// in it depends on the default, the root's, which Linux insists on.
+    fn reserved_cells(&self) -> Result<Cells, BootError> {
+        let root = self.source.root().cells()?;
+        let Some(node) = self.reserved.and_then(|id| self.source.node(id)) else {
+            return Ok(root);
+        };
+        match node.given_cells()? {
+            (None, None) if node.children().next().is_none() => Ok(root),
+            _ => node.cells(),
+        }
+    }
+
+    /// Adds what `/reserved-memory` must have and `node` lacks.
+    fn reserved_header(&mut self, node: Option<Node<'_>>) -> Result<(), BootError> {
+        let cells = self.reserved_cells()?;
+        let lacks = |name: &str| node.is_none_or(|node| node.property(name.as_bytes()).is_none());
+        for (name, count) in [
+            ("#address-cells", cells.address),
+            ("#size-cells", cells.size),
+        ] {
+            if lacks(name) {
+                // At most 3.
+                let count = u32::try_from(count).unwrap_or(0);
+                self.writer
+                    .property(Name::New(name), &count.to_be_bytes())?;
+            }
+        }
+        if lacks("ranges") {
+            self.writer.property(Name::New("ranges"), &[])?;
+        }
+        Ok(())
+    }
+
+    fn protected_ranges(&mut self) -> Result<(), BootError> {
+        let cells = self.reserved_cells()?;
+        for range in self.plan.protected {
+            let too_small = || BootError::CellsTooSmall {
+                range: *range,
+                node: crate::text::NodePath::start_of(b"/reserved-memory"),
+            };
+            let mut reg = Cellular::default();
+            let fits =
+                reg.push(range.start().raw(), cells.address) && reg.push(range.size(), cells.size);
+            let value = reg.bytes().filter(|_| fits).ok_or_else(too_small)?;
+            self.writer
+                .begin(writer::unit_name(range.start().raw()).as_bytes())?;
+            self.writer.property(Name::New("reg"), value)?;
+            self.writer.property(Name::New("no-map"), &[])?;
+            self.writer.end()?;
+        }
+        Ok(())
+    }
+}
+
+/// A `reg` that is being put together; 5 cells at most.
+#[derive(Default)]
+struct Cellular {
+    bytes: [u8; 20],
+    len: usize,
+}
+
+impl Cellular {
+    /// Adds `value` in `cells` cells; `false` when it does not fit them.
+    fn push(&mut self, value: u64, cells: usize) -> bool {
+        let wide = u128::from(value).to_be_bytes();
+        let Some(start) = cells.checked_mul(4).and_then(|n| wide.len().checked_sub(n)) else {
+            return false;
+        };
+        let (unused, used) = wide.split_at(start);
+        let end = self.len + used.len();
+        let Some(slot) = self.bytes.get_mut(self.len..end) else {
+            return false;
+        };
+        slot.copy_from_slice(used);
+        self.len = end;
+        unused.iter().all(|byte| *byte == 0)
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.len)
+    }
+}

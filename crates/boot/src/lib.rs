@@ -1,0 +1,48 @@
+//! What the hypervisor learns from boot input that it does not trust: the
+//! device tree, its command line in it, and the boot modules it names; and
+//! the device tree that it gives the host in turn.
+//!
+//! | step | item |
+//! |---|---|
+//! | open and check the tree | [`Fdt::new`] |
+//! | read command line, machine and modules | [`Machine::from_tree`] |
+//! | read the host kernel's header | [`KernelHeader::parse`] |
+//! | check where things are, choose where the rest goes | [`Layout::plan`] |
+//! | write the host's tree | [`HostTreePlan::write`] |
+//!
+//! No input makes anything here panic, allocate, recurse, or work longer than
+//! in proportion to a tree of at most 2 MiB: lists have fixed limits, and each
+//! limit has an error of its own.
+//!
+//! Sources: the Devicetree Specification v0.4, the bindings in Linux'
+//! `Documentation/devicetree/bindings`, Xen's multiboot binding
+//! (`docs/misc/arm/device-tree/booting.txt`), and Linux'
+//! `Documentation/arch/arm64/booting.rst`.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod args;
+mod error;
+mod fdt;
+mod host_tree;
+mod kernel;
+mod layout;
+mod list;
+mod machine;
+mod module;
+mod text;
+
+pub use args::{BootArgs, ConsoleChoice, HostIommu, LogLevel};
+pub use error::{BootError, Occupant};
+pub use fdt::{DEPTH_LIMIT, Fdt, NAME_LIMIT, NODE_LIMIT, Node, NodeId, Structure, TREE_SIZE_LIMIT};
+pub use host_tree::{HostTreePlan, NewNode, PATH_LIMIT};
+pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};
+pub use layout::{BLOCK, Layout, Loaded};
+pub use list::{Full, List};
+pub use machine::{
+    BANK_LIMIT, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, Gic, GicV2, GicV3, HIDDEN_LIMIT,
+    ITS_LIMIT, Interrupt, Its, Machine, Psci, PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT,
+    Reserved, SMMU_LIMIT, STREAM_RANGE_LIMIT, Smmu, SmmuInterrupts, StreamRange, Trigger,
+};
+pub use module::{Module, Modules};
+pub use text::{NodePath, Text, Word};

@@ -1,0 +1,102 @@
+//! What the device tree says about the machine, in the fixed-size form in
+//! which the hypervisor uses it.
+
+mod console;
+mod cpu;
+mod gic;
+mod interrupt;
+mod memory;
+pub(crate) mod reg;
+pub(crate) mod smmu;
+pub(crate) mod stream;
+
+pub use console::Console;
+pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
+pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
+pub use interrupt::{Interrupt, Trigger};
+pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
+pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts};
+pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
+
+use crate::args::{BootArgs, HostIommu, LogLevel};
+use crate::error::BootError;
+use crate::fdt::Fdt;
+use crate::list::List;
+use crate::module::Modules;
+use portcullis_addr::{PhysAddr, Range};
+
+/// Everything the hypervisor needs to know about the machine before it starts
+/// the host.
+///
+/// Nothing in here borrows from the tree. It is a few KiB: keep it in a
+/// static, not on a stack.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What the command line wants the host to see of the SMMUs.
+    pub host_iommu: HostIommu,
+    /// What the command line wants logged.
+    pub log: LogLevel,
+    /// RAM, by address; whole pages only.
+    pub memory: List<Range<PhysAddr>, BANK_LIMIT>,
+    /// Memory that somebody else uses.
+    pub reserved: List<Reserved, RESERVED_LIMIT>,
+    /// The CPUs that are enabled, in the order of the tree.
+    pub cpus: List<Cpu, CPU_LIMIT>,
+    /// How CPUs are started.
+    pub psci: Psci,
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// The UART for the hypervisor's log; `None` when the machine names no
+    /// PL011 as its standard output and the command line asks for no other.
+    pub console: Option<Console>,
+    /// Every SMMUv3 that is enabled.
+    pub smmus: List<Smmu, SMMU_LIMIT>,
+    /// Registers that belong to an SMMU but that the hypervisor does not use:
+    /// those of disabled SMMUs and of performance monitor counter groups,
+    /// which can be told to write a message anywhere. Nobody may reach them.
+    pub hidden: List<Range<PhysAddr>, HIDDEN_LIMIT>,
+    /// Every stream that a device of the tree can use; none twice.
+    pub streams: List<StreamRange, STREAM_RANGE_LIMIT>,
+    /// The host's kernel and ramdisk.
+    pub modules: Modules,
+}
+
+impl Machine {
+    /// Reads the device tree at the start of `blob`, its command line
+    /// included.
+    ///
+    /// A tree without an SMMU is not refused here: [`smmus`](Self::smmus) is
+    /// empty then, and what that means is for the mode to say.
+    ///
+    /// # Errors
+    /// Any variant of [`BootError`] that is about the tree, the command line
+    /// or the module nodes.
+    pub fn from_fdt(blob: &[u8]) -> Result<Self, BootError> {
+        Self::from_tree(&Fdt::new(blob)?)
+    }
+
+    /// As [`from_fdt`](Self::from_fdt), for a tree that is open already.
+    ///
+    /// # Errors
+    /// As [`from_fdt`](Self::from_fdt).
+    pub fn from_tree(fdt: &Fdt<'_>) -> Result<Self, BootError> {
+        let args = BootArgs::from_fdt(fdt)?;
+        let gic = gic::read(fdt)?;
+        let interrupts = interrupt::Resolver::new(fdt, gic.node());
+        let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
+        Ok(Self {
+            host_iommu: args.host_iommu,
+            log: args.log,
+            memory: memory::banks(fdt)?,
+            reserved: memory::reserved(fdt)?,
+            cpus: cpu::cpus(fdt)?,
+            psci: cpu::psci(fdt)?,
+            console: console::read(fdt, &args, &interrupts)?,
+            streams: stream::read(fdt, &smmus)?,
+            modules: Modules::read(fdt)?,
+            gic,
+            smmus,
+            hidden,
+        })
+    }
+}
