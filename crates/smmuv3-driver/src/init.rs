@@ -76,6 +76,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             stats: Stats::default(),
             fenced: false,
             nested: false,
+            common: None,
             hw,
         };
         match this.start() {

@@ -24,6 +24,7 @@ mod fence;
 mod init;
 mod invalidate;
 mod queue;
+mod range;
 mod smmu;
 mod stage2;
 mod table;

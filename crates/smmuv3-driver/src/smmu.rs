@@ -9,7 +9,7 @@ use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::command::{Command, CommandError};
 use smmuv3_spec::control::{CmdqCons, Gerror};
-use smmuv3_spec::ste::{L1Std, Ste};
+use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid, reg};
 
 /// Sizes that the owner of the SMMU chooses. With the defaults and 16 bits of
@@ -90,6 +90,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
+    /// A second-level table whose entries are all this one.
+    pub(crate) common: Option<(PhysAddr, Ste)>,
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
@@ -139,7 +141,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.fence().map_or_else(Error::Unfenced, |()| error)
     }
 
-    fn usable(&self) -> Result<(), Error> {
+    pub(crate) fn usable(&self) -> Result<(), Error> {
         if self.fenced {
             Err(Error::Fenced)
         } else {
@@ -174,7 +176,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
 
     /// As [`run`](Self::run), for changes to the stream table: there, a refused
     /// command leaves it open which entry the SMMU uses, so it fences too.
-    fn run_or_fence(&mut self, commands: &[Command]) -> Result<(), Error> {
+    pub(crate) fn run_or_fence(&mut self, commands: &[Command]) -> Result<(), Error> {
         match self.run(commands.iter().copied()) {
             Err(error @ Error::Command { .. }) => Err(self.fail(error)),
             other => other,
@@ -235,7 +237,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.check_range(stream)?;
         match self.table.find(&self.hw.mem, stream) {
             Place::Absent { .. } => Ok(()),
-            Place::At(at) => self.abort_entry(stream, at),
+            Place::At(at) => match self.unshare(stream, at) {
+                Ok(at) => self.abort_entry(stream, at),
+                // The stream must not go on only because there is no memory
+                // for an entry of its own.
+                Err(error) => Err(self.fail(error)),
+            },
         }
     }
 
@@ -265,7 +272,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(())
     }
 
-    fn check_range(&self, stream: StreamId) -> Result<(), Error> {
+    pub(crate) fn check_range(&self, stream: StreamId) -> Result<(), Error> {
         let bits = self.table.shape.bits;
         if self.table.shape.contains(stream) {
             Ok(())
@@ -278,7 +285,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     fn place(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
         self.check_range(stream)?;
         let l1 = match self.table.find(&self.hw.mem, stream) {
-            Place::At(at) => return Ok(at),
+            Place::At(at) => return self.unshare(stream, at),
             Place::Absent { l1 } => l1,
         };
         // Absent is only found where there are two levels.
@@ -291,9 +298,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             .ok_or(Error::NoMemory { bytes })?;
         // Complete before anything points to it (3.21.3.1).
         fill_with_abort(&self.hw.mem, l2, bytes);
-        let descriptor = L1Std::default().with_span(split + 1).with_l2ptr(l2.raw());
-        self.hw.mem.store(l1, descriptor.0[0]);
-        self.hw.mem.publish(l1, L1Std::SIZE);
+        self.link(l1, l2);
         // The invalid descriptor may be cached; leaf is off to drop it (5.1.1).
         self.run_or_fence(&[Command::cfgi_ste(stream, false)])?;
         match self.table.find(&self.hw.mem, stream) {

@@ -78,13 +78,19 @@ pub(crate) enum Place {
 }
 
 impl StreamTable {
+    /// Where the level 1 descriptor of `stream` lies, in a table of two levels.
+    pub(crate) fn descriptor(&self, stream: StreamId) -> PhysAddr {
+        let index = u64::from(stream.0) >> self.shape.split.unwrap_or(0);
+        PhysAddr::new(self.base.raw() + index * L1Std::SIZE)
+    }
+
     /// `stream` must be [contained](Shape::contains).
     pub(crate) fn find(&self, mem: &impl Memory, stream: StreamId) -> Place {
+        let l1 = self.descriptor(stream);
         let stream = u64::from(stream.0);
         let Some(split) = self.shape.split else {
             return Place::At(PhysAddr::new(self.base.raw() + stream * Ste::SIZE));
         };
-        let l1 = PhysAddr::new(self.base.raw() + (stream >> split) * L1Std::SIZE);
         let descriptor = L1Std([mem.load(l1)]);
         if descriptor.span() == 0 {
             return Place::Absent { l1 };
