@@ -1,0 +1,312 @@
+//! The host's view of memory in identity mode.
+
+use core::fmt;
+use portcullis_addr::{Ipa, PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+use portcullis_ownership::{Ledger, Owner, TransferError};
+use portcullis_pagetable::{
+    Bbm, Error as TableError, Execute, Geometry, Invalidation, MemoryType, Stage2,
+    Stage2Attributes, Table,
+};
+use thiserror::Error;
+
+/// Drops cached translations, and returns only when none is in use any more.
+pub trait Invalidate {
+    /// Why it did not work.
+    type Error: fmt::Debug;
+
+    /// Invalidates `plan` on every CPU.
+    ///
+    /// # Errors
+    /// Whatever keeps the implementation from knowing that it completed.
+    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Self::Error>;
+
+    /// Invalidates `plan` on every SMMU.
+    ///
+    /// # Errors
+    /// Whatever keeps the implementation from knowing that it completed. A
+    /// failure on one SMMU is a failure of the whole.
+    fn smmus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Self::Error>;
+}
+
+/// RAM is cacheable and executable as far as the host's own stage 1 says so.
+const RAM: Stage2Attributes = Stage2Attributes {
+    memory: MemoryType::Normal,
+    read: true,
+    write: true,
+    execute: Execute::Always,
+};
+
+/// Registers. Normal non-cacheable in stage 2 lets the host's stage 1 choose
+/// any of the device types and write-combining, as it could without us, but
+/// nothing cacheable.
+const REGISTERS: Stage2Attributes = Stage2Attributes {
+    memory: MemoryType::NormalNonCacheable,
+    read: true,
+    write: true,
+    execute: Execute::Never,
+};
+
+/// The doorbell: devices only write it.
+const DOORBELL: Stage2Attributes = Stage2Attributes {
+    memory: MemoryType::Device,
+    read: false,
+    write: true,
+    execute: Execute::Never,
+};
+
+/// Whether CPUs and SMMUs walk the same tables for RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Below the root, the tables for RAM are the devices'; the CPUs' root
+    /// points to them. Needs the same format and BBM level 2 on both sides.
+    Shared,
+    /// Each has its own.
+    Separate,
+}
+
+/// What the two kinds of walker need.
+#[derive(Clone, Copy, Debug)]
+pub struct HostTables {
+    /// Shape of the tables, the same for both.
+    pub geometry: Geometry,
+    /// What the CPUs promise on changing block sizes.
+    pub cpu_bbm: Bbm,
+    /// What every SMMU promises.
+    pub dma_bbm: Bbm,
+}
+
+impl HostTables {
+    /// Whether one set of tables can serve both.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        if self.cpu_bbm == Bbm::Level2 && self.dma_bbm == Bbm::Level2 {
+            Sharing::Shared
+        } else {
+            Sharing::Separate
+        }
+    }
+}
+
+/// Why an operation on the host's view failed.
+#[derive(Debug, Error)]
+pub enum HostError<E: fmt::Debug> {
+    /// The translation tables refused. For a change of ownership, nothing has
+    /// changed.
+    #[error("translation tables: {0}")]
+    Table(TableError<Ipa>),
+    /// The ledger refused. Nothing has changed.
+    #[error("ledger: {0}")]
+    Ledger(TransferError),
+    /// An invalidation did not complete. The pages belong to nobody from now on:
+    /// they are out of the tables, but somebody may still hold a translation.
+    #[error("invalidation: {0:?}")]
+    Invalidation(E),
+}
+
+impl<E: fmt::Debug> From<TableError<Ipa>> for HostError<E> {
+    fn from(error: TableError<Ipa>) -> Self {
+        Self::Table(error)
+    }
+}
+
+/// Stage 2 of the host's CPUs and of its devices.
+pub struct HostSpace<'a, C, D> {
+    ledger: Ledger<'a>,
+    cpu: Table<Stage2, C>,
+    dma: Table<Stage2, D>,
+    sharing: Sharing,
+}
+
+impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
+    /// Tables in which the host has every page that the ledger says is its own,
+    /// its CPUs have every address up to the end of the input range that is no
+    /// RAM and in none of `withheld`, and its devices have `doorbells`.
+    ///
+    /// `withheld` and `doorbells` are page-aligned or rounded outward; they may
+    /// overlap each other in any order. `cpu_memory` and `dma_memory` publish
+    /// as their walkers need.
+    ///
+    /// # Errors
+    /// [`TableError`] when the tables do not fit the memory or the address
+    /// sizes; what was built so far is lost with the memory it took.
+    pub fn new(
+        ledger: Ledger<'a>,
+        tables: HostTables,
+        cpu_memory: C,
+        dma_memory: D,
+        withheld: impl Iterator<Item = Range<PhysAddr>> + Clone,
+        doorbells: impl Iterator<Item = Range<PhysAddr>>,
+    ) -> Result<Self, TableError<Ipa>> {
+        let mut space = Self {
+            ledger,
+            cpu: Table::new(tables.geometry, tables.cpu_bbm, cpu_memory)?,
+            dma: Table::new(tables.geometry, tables.dma_bbm, dma_memory)?,
+            sharing: tables.sharing(),
+        };
+        for run in ledger.runs(Owner::HOST) {
+            space.dma.map(run.identity(), run.start(), RAM)?;
+        }
+        space.map_cpu_ram()?;
+        space.map_registers(withheld)?;
+        for doorbell in doorbells {
+            let page = doorbell.page_outward().ok_or(TableError::InputTooLarge)?;
+            space.dma.map(page.identity(), page.start(), DOORBELL)?;
+        }
+        Ok(space)
+    }
+
+    /// Stage 2 of the host's CPUs.
+    pub fn cpu(&self) -> &Table<Stage2, C> {
+        &self.cpu
+    }
+
+    /// Stage 2 of the host's devices.
+    pub fn dma(&self) -> &Table<Stage2, D> {
+        &self.dma
+    }
+
+    /// Whether the two share tables.
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// The ledger that the tables follow.
+    pub fn ledger(&self) -> &Ledger<'a> {
+        &self.ledger
+    }
+
+    fn map_cpu_ram(&mut self) -> Result<(), TableError<Ipa>> {
+        for run in self.ledger.runs(Owner::HOST) {
+            self.cpu.map(run.identity(), run.start(), RAM)?;
+        }
+        Ok(())
+    }
+
+    /// Maps every gap between RAM and what is withheld, in ascending order.
+    fn map_registers(
+        &mut self,
+        withheld: impl Iterator<Item = Range<PhysAddr>> + Clone,
+    ) -> Result<(), TableError<Ipa>> {
+        let banks = self.ledger.banks().iter().map(|bank| bank.range());
+        let taken = banks.chain(withheld.filter_map(|range| range.page_outward()));
+        let end = PhysAddr::new(self.cpu.geometry().input_end());
+        let mut at = PhysAddr::new(0);
+        while at < end {
+            // The range that covers `at`, else the first one above.
+            if let Some(over) = taken.clone().find(|range| range.contains(at)) {
+                at = over.end();
+                continue;
+            }
+            let next = taken
+                .clone()
+                .map(|range| range.start())
+                .filter(|start| *start > at)
+                .min()
+                .unwrap_or(end)
+                .min(end);
+            if let Ok(gap) = Range::new(at, next) {
+                self.cpu.map(gap.identity(), gap.start(), REGISTERS)?;
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Takes pages from the host and gives them to `to`: out of both tables,
+    /// invalidated on every CPU and SMMU, then handed over.
+    ///
+    /// # Errors
+    /// [`HostError`]. After [`HostError::Invalidation`] the pages stay lost to
+    /// both sides; after any other, nothing has changed.
+    pub fn take<I: Invalidate>(
+        &mut self,
+        range: Range<PhysAddr>,
+        to: Owner,
+        invalidate: &mut I,
+    ) -> Result<(), HostError<I::Error>> {
+        let transfer = self
+            .ledger
+            .begin(range, Owner::HOST, to)
+            .map_err(HostError::Ledger)?;
+        // Devices first: they cannot be told to stop.
+        let dma = match self.dma.unmap(range.identity()) {
+            Ok(plan) => plan,
+            Err(error) => {
+                transfer.cancel();
+                return Err(error.into());
+            }
+        };
+        let cpu = match self.cpu.unmap(range.identity()) {
+            Ok(plan) => plan,
+            Err(error) => {
+                // The devices have lost the range already: finish that half,
+                // give it back to them, and only then to the host.
+                invalidate.smmus(&dma).map_err(HostError::Invalidation)?;
+                finish(&mut self.dma, dma);
+                self.dma.map(range.identity(), range.start(), RAM)?;
+                transfer.cancel();
+                return Err(error.into());
+            }
+        };
+        invalidate.smmus(&dma).map_err(HostError::Invalidation)?;
+        invalidate.cpus(&cpu).map_err(HostError::Invalidation)?;
+        finish(&mut self.dma, dma);
+        finish(&mut self.cpu, cpu);
+        transfer.commit();
+        Ok(())
+    }
+
+    /// Gives pages of `from` to the host.
+    ///
+    /// # Errors
+    /// [`HostError::Ledger`] when they are not `from`'s: nothing has changed.
+    /// [`HostError::Table`] when a table is missing memory: the pages belong to
+    /// nobody then, and no table has more than before.
+    pub fn give<I: Invalidate>(
+        &mut self,
+        range: Range<PhysAddr>,
+        from: Owner,
+        invalidate: &mut I,
+    ) -> Result<(), HostError<I::Error>> {
+        let transfer = self
+            .ledger
+            .begin(range, from, Owner::HOST)
+            .map_err(HostError::Ledger)?;
+        self.cpu.map(range.identity(), range.start(), RAM)?;
+        if let Err(error) = self.dma.map(range.identity(), range.start(), RAM) {
+            let plan = self.cpu.unmap(range.identity())?;
+            invalidate.cpus(&plan).map_err(HostError::Invalidation)?;
+            finish(&mut self.cpu, plan);
+            return Err(error.into());
+        }
+        transfer.commit();
+        Ok(())
+    }
+
+    /// Whether the host's CPUs may run at `address`: it is RAM of the host.
+    pub fn is_host_ram(&self, address: PhysAddr) -> bool {
+        self.ledger
+            .entry(address)
+            .is_some_and(|entry| entry.owner() == Owner::HOST)
+    }
+}
+
+/// Completes a plan of this very table; the table knows its own plans.
+fn finish<M: Memory + Allocator>(table: &mut Table<Stage2, M>, plan: Invalidation<Ipa>) {
+    let own = table.complete(plan);
+    debug_assert!(own.is_ok());
+}
+
+/// Bits of input address that reach every bank of RAM and every register that
+/// the host knows of: 40 where the CPUs have them, since the machines of today
+/// have their registers below 1 TiB, and more where RAM goes further.
+#[must_use]
+pub fn input_bits(ram_end: PhysAddr, cpu_bits: u8) -> u8 {
+    let ram_bits = (u64::BITS - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
+    [32, 36, 40, 42, 44, 48]
+        .into_iter()
+        .find(|bits| *bits >= ram_bits && *bits >= 40)
+        .unwrap_or(48)
+        .min(cpu_bits)
+}

@@ -1,0 +1,16 @@
+//! Who reaches which memory: joins the ledger, the translation tables and
+//! whatever caches translations.
+//!
+//! [`HostSpace`] is the identity mode. The host sees memory where it is; its
+//! CPUs reach its own RAM and all of the machine's registers but those that are
+//! withheld, its devices reach its own RAM and the MSI doorbells, and nothing
+//! else. Both sets of tables are made from the [`Ledger`], and a page leaves
+//! them only in the order that the ledger asks for: unmapped, invalidated
+//! everywhere, then handed over.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod host;
+
+pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
+pub use portcullis_ownership::Ledger;
