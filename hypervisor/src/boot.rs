@@ -1,0 +1,551 @@
+//! From the first Rust instruction to the host's first.
+//!
+//! The order matters: the SMMUs are fenced as soon as they are known and before
+//! anything that a device could change is trusted, and the host's memory is
+//! complete before any of them lets a stream through.
+
+use crate::gic::Line;
+use crate::log::{self, debug, error, info};
+use crate::machine::HOST_VMID;
+use crate::memory::{self, Shared};
+use crate::mmio::Device;
+use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
+use crate::refusal::Refusal;
+use crate::sysreg::read_sysreg;
+use crate::{gic, host, image, machine, mmu, psci, smmu};
+use core::sync::atomic::{AtomicU32, Ordering};
+use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_boot::{
+    BANK_LIMIT, Conduit, Console, Fdt, Gic, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
+    TREE_SIZE_LIMIT, Trigger,
+};
+use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
+use portcullis_ownership::{Bank, Owner};
+use portcullis_pagetable::{Access, Bbm, Geometry, Granule, MemoryType};
+use smmuv3_driver::{Features, Stage2};
+use smmuv3_spec::Vmid;
+use spin::Once;
+
+/// Bytes of a CPU's stack.
+const STACK: u64 = 16 << 10;
+/// Bytes of the stack for a CPU's failure report.
+const FATAL_STACK: u64 = 8 << 10;
+
+/// Pool memory for translation tables and whatever grows later.
+const POOL_BASE: u64 = 640 << 10;
+/// Pool memory for each SMMU's queues and stream table.
+const POOL_SMMU: u64 = 96 << 10;
+
+static MACHINE: Once<Machine> = Once::new();
+static BANKS: Once<Banks> = Once::new();
+
+struct Banks {
+    /// The first `count` are meant.
+    banks: [Bank<'static>; BANK_LIMIT],
+    count: usize,
+}
+
+/// Called by `entry.rs` with the MMU off and the device tree's address.
+pub extern "C" fn primary(tree: u64) -> ! {
+    PER_CPU[0]
+        .mpidr
+        .store(psci::this_affinity(), Ordering::Relaxed);
+    let result = match mmu::start() {
+        Ok(()) => boot(PhysAddr::new(tree)),
+        Err(error) => Err(Refusal::OwnMap(error)),
+    };
+    match result {
+        Ok((entry, tree)) => host::enter(entry, tree),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// Ends a boot that cannot go on: everything fenced, one line, power off.
+fn refuse(refusal: &Refusal) -> ! {
+    fallback();
+    let fenced = smmu::fence_all();
+    error!(
+        "event=boot_error reason=\"{}\" fix=\"{}\" smmus_fenced={} smmus_silent={}",
+        refusal.reason(),
+        refusal.fix(),
+        fenced.done,
+        fenced.failed
+    );
+    psci::power_off()
+}
+
+/// When the tree did not even say where to print: QEMU's virt machine.
+fn fallback() {
+    #[cfg(feature = "qemu-virt-fallback")]
+    {
+        let at = |start, size| Range::from_size(PhysAddr::new(start), size);
+        if !log::has_console()
+            && let Ok(uart) = at(0x0900_0000, PAGE_SIZE)
+        {
+            use_console(uart);
+        }
+        if smmu::register_ranges().next().is_none()
+            && let Ok(registers) = at(0x0905_0000, 0x2_0000)
+            && is_smmu(registers)
+        {
+            // Fenced or not: the line that follows says it.
+            let _ = smmu::adopt(0, Device::from_mapped(registers), [None; 3]);
+        }
+    }
+}
+
+/// Whether an SMMUv3 answers at `registers`, which are mapped here. SMMU_AIDR
+/// has the architecture's major version 0 in bits 7:4 and IDR0 says that there
+/// are AArch64 tables; an empty bus slot of QEMU's reads as 0.
+#[cfg(feature = "qemu-virt-fallback")]
+fn is_smmu(registers: Range<PhysAddr>) -> bool {
+    if mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_err() {
+        return false;
+    }
+    Device::from_mapped(registers).read32(0) != 0
+}
+
+/// Prints to the PL011 at `registers` from now on.
+fn use_console(registers: Range<PhysAddr>) {
+    if mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_ok() {
+        log::set_console(Device::from_mapped(registers));
+    }
+}
+
+fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
+    let (tree, blob) = map_tree(tree_at)?;
+    if let Some(uart) = Console::for_errors(blob) {
+        use_console(uart);
+    }
+    // Until the SMMUs are fenced a device may change the tree under our eyes.
+    // So it is read once to find them, and once more when nothing can write it
+    // any longer; what is used is what the second reading says.
+    let first = Machine::from_fdt(blob)?;
+    adopt_smmus(&first)?;
+    let machine = MACHINE.try_call_once(|| Machine::from_fdt(blob))?;
+    let same = machine.smmus.len() == first.smmus.len()
+        && machine
+            .smmus
+            .iter()
+            .zip(first.smmus.iter())
+            .all(|(a, b)| a.registers == b.registers);
+    if !same {
+        return Err(Refusal::TreeChanged);
+    }
+    start(machine, tree, blob)
+}
+
+fn start(
+    machine: &'static Machine,
+    tree: Range<PhysAddr>,
+    blob: &'static [u8],
+) -> Result<(Ipa, u64), Refusal> {
+    let fdt = Fdt::new(blob)?;
+    log::set_level(machine.log);
+    if let Some(console) = machine.console {
+        use_console(console.registers);
+    }
+    if machine.psci.conduit != Conduit::Smc {
+        return Err(Refusal::Conduit);
+    }
+    if machine.smmus.is_empty() {
+        return Err(Refusal::NoSmmu);
+    }
+    let features = check_smmus(machine)?;
+
+    let kernel = machine.modules.kernel.range;
+    mmu::map(kernel, MemoryType::Normal, Access::ReadOnly)?;
+    let header = KernelHeader::parse(bytes(kernel))?;
+    mmu::unmap(kernel)?;
+
+    let loaded = Loaded {
+        image: image::range(),
+        tree,
+        kernel: header,
+    };
+    // Room for the protected ranges' nodes, whose number is known later.
+    let tree_bytes = tree.size() + 16 * PAGE_SIZE;
+    let layout = Layout::plan(machine, &loaded, pool_bytes(machine), tree_bytes)?;
+    mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
+    memory::set_pool(layout.pool);
+    make_stacks(machine)?;
+
+    let protected = [image::range(), layout.pool];
+    let ledger = make_ledger(machine, &protected)?;
+    take_gic(machine)?;
+    let sharing = make_host(machine, &features, ledger)?;
+
+    let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected)?;
+    report(machine, &protected, sharing);
+    let entry = layout.kernel.start();
+    info!(
+        "event=host_start entry={entry} tree={} tree_bytes={tree_bytes} cpus={}",
+        layout.host_tree.start(),
+        machine.cpus.len()
+    );
+    mmu::unmap(tree)?;
+
+    host::prepare(machine::stage2(), gic::takes_fiq());
+    mmu::invalidate_host_tlb();
+    gic::init_cpu();
+    psci::boot_cpu_is_on();
+    Ok((Ipa::new(entry.raw()), layout.host_tree.start().raw()))
+}
+
+/// Maps the device tree: one page first, to learn its size.
+fn map_tree(at: PhysAddr) -> Result<(Range<PhysAddr>, &'static [u8]), Refusal> {
+    if at.raw() == 0 || !at.is_aligned(8) {
+        return Err(Refusal::NoTree(at));
+    }
+    let head = Range::from_size(at, 8).map_err(|_| Refusal::NoTree(at))?;
+    mmu::map_missing(head, MemoryType::Normal, Access::ReadOnly)?;
+    let size = match bytes(head) {
+        [0xd0, 0x0d, 0xfe, 0xed, size @ ..] => size
+            .iter()
+            .fold(0u64, |size, byte| size << 8 | u64::from(*byte)),
+        _ => return Err(Refusal::NoTree(at)),
+    };
+    if size > TREE_SIZE_LIMIT as u64 {
+        return Err(Refusal::NoTree(at));
+    }
+    let range = Range::from_size(at, size).map_err(|_| Refusal::NoTree(at))?;
+    mmu::map_missing(range, MemoryType::Normal, Access::ReadOnly)?;
+    Ok((range, bytes(range)))
+}
+
+/// Memory that is mapped read-only here, as bytes.
+fn bytes(range: Range<PhysAddr>) -> &'static [u8] {
+    let len = usize::try_from(range.size()).unwrap_or(0);
+    // SAFETY: every caller has just mapped the range read-only, no CPU but this
+    // one runs, and devices are fenced; before they are, the only use is to
+    // find them, by code that is memory-safe for bytes that change. The slice is
+    // not used any more when the range is unmapped.
+    unsafe { core::slice::from_raw_parts(range.start().raw() as *const u8, len) }
+}
+
+/// Maps and fences every SMMU.
+fn adopt_smmus(machine: &Machine) -> Result<(), Refusal> {
+    for (index, found) in machine.smmus.iter().enumerate() {
+        mmu::map_missing(found.registers, MemoryType::Device, Access::ReadWrite)?;
+        let lines = &found.interrupts;
+        let intids = [lines.event, lines.gerror, lines.combined]
+            .map(|interrupt| interrupt.map(|interrupt| interrupt.intid));
+        let registers = Device::from_mapped(found.registers);
+        smmu::adopt(index, registers, intids).map_err(|error| Refusal::Fence {
+            smmu: found.registers.start(),
+            error,
+        })?;
+    }
+    Ok(())
+}
+
+/// What the SMMUs have in common.
+struct Common {
+    bits: u8,
+    bbm: Bbm,
+    coherent: bool,
+}
+
+fn check_smmus(machine: &Machine) -> Result<Common, Refusal> {
+    let ram_end = ram_end(machine);
+    let need = portcullis_isolation::input_bits(ram_end, 48);
+    let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
+    let mut common = Common {
+        bits: need,
+        bbm: Bbm::Level2,
+        coherent: true,
+    };
+    for (index, found) in machine.smmus.iter().enumerate() {
+        let at = found.registers.start();
+        let refused = |error| Refusal::Probe { smmu: at, error };
+        let features = smmu::probe(index).map_err(refused)?;
+        features.require_stage2(ram_bits).map_err(refused)?;
+        common.bits = common.bits.min(features.output_bits());
+        common.bbm = common.bbm.min(bbm(&features));
+        common.coherent &= features.coherent() && found.coherent;
+    }
+    let cpu_bits = mmu::physical_bits();
+    common.bits = common.bits.min(cpu_bits);
+    if common.bits < ram_bits {
+        return Err(Refusal::CpuReach {
+            have: cpu_bits,
+            need: ram_bits,
+        });
+    }
+    Ok(common)
+}
+
+fn bbm(features: &Features) -> Bbm {
+    match features.idr3.bbml() {
+        0 => Bbm::Level0,
+        1 => Bbm::Level1,
+        _ => Bbm::Level2,
+    }
+}
+
+fn ram_end(machine: &Machine) -> PhysAddr {
+    machine
+        .memory
+        .iter()
+        .map(|bank| bank.end())
+        .max()
+        .unwrap_or(PhysAddr::new(0))
+}
+
+fn ram_pages(machine: &Machine) -> u64 {
+    machine
+        .memory
+        .iter()
+        .map(|bank| bank.size() / PAGE_SIZE)
+        .sum()
+}
+
+fn pool_bytes(machine: &Machine) -> u64 {
+    let ledger: u64 = machine
+        .memory
+        .iter()
+        .map(|bank| ledger_bytes(bank))
+        .sum();
+    let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
+    ledger + cpus + POOL_BASE + machine.smmus.len() as u64 * POOL_SMMU
+}
+
+/// Bytes of a bank's ledger, in whole pages.
+fn ledger_bytes(bank: &Range<PhysAddr>) -> u64 {
+    (bank.size() / PAGE_SIZE * 4).next_multiple_of(PAGE_SIZE)
+}
+
+/// Gives each CPU but this one its block and stacks, each over a guard page.
+fn make_stacks(machine: &Machine) -> Result<(), Refusal> {
+    let this = read_sysreg!("mpidr_el1") & AFFINITY;
+    let others = machine.cpus.iter().filter(|cpu| cpu.affinity != this);
+    let mut blocks = PER_CPU.iter().skip(1);
+    for cpu in others {
+        let block = blocks.next().ok_or(Refusal::TooManyCpus(MAX_CPUS))?;
+        block.fatal_stack.store(stack(FATAL_STACK)?, Ordering::Relaxed);
+        block.mpidr.store(cpu.affinity, Ordering::Relaxed);
+        block.stack.store(stack(STACK)?, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Top of a new stack.
+fn stack(size: u64) -> Result<u64, Refusal> {
+    let pages = usize::try_from(size / PAGE_SIZE + 1).map_err(|_| Refusal::PoolExhausted)?;
+    let range = memory::take_pages(pages, PAGE_SIZE).ok_or(Refusal::PoolExhausted)?;
+    let guard = Range::from_size(range.start(), PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
+    mmu::unmap(guard)?;
+    Ok(range.end().raw())
+}
+
+/// A ledger in which the hypervisor has `protected` and the host the rest.
+fn make_ledger(
+    machine: &Machine,
+    protected: &[Range<PhysAddr>],
+) -> Result<Ledger<'static>, Refusal> {
+    let mut banks = [None; BANK_LIMIT];
+    for (slot, range) in banks.iter_mut().zip(machine.memory.iter()) {
+        let pages = usize::try_from(ledger_bytes(range) / PAGE_SIZE)
+            .map_err(|_| Refusal::PoolExhausted)?;
+        let memory = memory::take_pages(pages, PAGE_SIZE).ok_or(Refusal::PoolExhausted)?;
+        let count = usize::try_from(range.size() / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
+        // SAFETY: the pages were zeroed, are given to nobody else and are never
+        // given back; atomic words may be shared between CPUs.
+        let entries = unsafe {
+            core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count)
+        };
+        *slot = Some(Bank::new(*range, entries)?);
+    }
+    let [Some(first), ..] = banks else {
+        return Err(Refusal::PoolExhausted);
+    };
+    let banks = BANKS.call_once(|| Banks {
+        count: banks.iter().flatten().count(),
+        banks: banks.map(|bank| bank.unwrap_or(first)),
+    });
+    let ledger = Ledger::new(banks.banks.get(..banks.count).unwrap_or_default())?;
+    for range in protected {
+        ledger
+            .begin(*range, Owner::NOBODY, Owner::HYPERVISOR)?
+            .commit();
+    }
+    for run in ledger.runs(Owner::NOBODY) {
+        ledger.begin(run, Owner::NOBODY, Owner::HOST)?.commit();
+    }
+    Ok(ledger)
+}
+
+/// Takes the SMMUs' interrupts, where the GIC lets us.
+fn take_gic(machine: &Machine) -> Result<(), Refusal> {
+    let Gic::V3(v3) = &machine.gic else {
+        info!("event=interrupts_polled reason=\"the GIC is no GICv3\"");
+        return Ok(());
+    };
+    mmu::map_missing(v3.distributor, MemoryType::Device, Access::ReadWrite)?;
+    let distributor = Device::from_mapped(v3.distributor);
+    let mut frames = [None; MAX_CPUS];
+    let mut next = frames.iter_mut();
+    for region in v3.redistributors.iter() {
+        for_each_frame(*region, v3.stride, |frame| {
+            mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
+            if let Some(slot) = next.next() {
+                *slot = Some(Device::from_mapped(frame));
+            }
+            Ok(())
+        })?;
+    }
+    let lines = machine.smmus.iter().flat_map(|found| {
+        let lines = &found.interrupts;
+        [lines.event, lines.gerror, lines.combined]
+    });
+    let lines = lines.flatten().map(|interrupt| Line {
+        intid: interrupt.intid,
+        edge: interrupt.trigger == Trigger::Edge,
+    });
+    if !gic::take(distributor, frames.into_iter().flatten(), lines) {
+        info!("event=interrupts_polled reason=\"the GIC has two security states\"");
+    }
+    Ok(())
+}
+
+/// Calls `each` with the frames of every redistributor of a region, as far as
+/// GICR_TYPER.Last says that there are more (IHI 0069, 12.11.34).
+fn for_each_frame(
+    region: Range<PhysAddr>,
+    stride: Option<u64>,
+    mut each: impl FnMut(Range<PhysAddr>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    const TWO_FRAMES: u64 = 0x2_0000;
+    const TYPER: u64 = 0x8;
+    const LAST: u64 = 1 << 4;
+    const VLPIS: u64 = 1 << 1;
+    let mut at = region.start();
+    for _ in 0..MAX_CPUS {
+        let Ok(frame) = Range::from_size(at, TWO_FRAMES) else {
+            break;
+        };
+        if !region.covers(&frame) {
+            break;
+        }
+        each(frame)?;
+        let typer = Device::from_mapped(frame).read64(TYPER);
+        if typer & LAST != 0 {
+            break;
+        }
+        let own = if typer & VLPIS != 0 {
+            2 * TWO_FRAMES
+        } else {
+            TWO_FRAMES
+        };
+        match at.checked_add(stride.unwrap_or(own)) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Builds the host's memory and gives its devices to the SMMUs.
+fn make_host(
+    machine: &Machine,
+    common: &Common,
+    ledger: Ledger<'static>,
+) -> Result<Sharing, Refusal> {
+    let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
+    let tables = HostTables {
+        geometry,
+        cpu_bbm: mmu::bbm(),
+        dma_bbm: common.bbm,
+    };
+    let mut withheld = [None; WITHHELD];
+    let mut count = 0;
+    let mut withhold = |range: Range<PhysAddr>| {
+        if let Some(slot) = withheld.get_mut(count) {
+            *slot = Some(range);
+        }
+        count += 1;
+    };
+    machine.smmus.iter().for_each(|s| withhold(s.registers));
+    machine.hidden.iter().for_each(|range| withhold(*range));
+    if let Some(console) = machine.console.filter(|console| console.dedicated) {
+        withhold(console.registers);
+    }
+    gic::filtered_pages(withhold);
+    if count > WITHHELD {
+        return Err(Refusal::TooManyRanges(WITHHELD));
+    }
+    let space = HostSpace::new(
+        ledger,
+        tables,
+        Shared::COHERENT,
+        Shared::new(common.coherent),
+        withheld.iter().flatten().copied(),
+        machine.gic.doorbells().map(|its| its.doorbell),
+    )?;
+    let dma = space.dma();
+    let stage2 = Stage2 {
+        vmid: Vmid(HOST_VMID),
+        root: dma.root(),
+        t0sz: geometry.t0sz() as u8,
+        sl0: geometry.sl0() as u8,
+        granule: smmuv3_driver::Granule::Size4K,
+        ps: geometry.ps() as u8,
+    };
+    let sharing = space.sharing();
+    machine::set_host(space);
+    for (index, found) in machine.smmus.iter().enumerate() {
+        smmu::bring_up(index, machine, common.coherent, &stage2).map_err(|error| {
+            Refusal::BringUp {
+                smmu: found.registers.start(),
+                error,
+            }
+        })?;
+    }
+    Ok(sharing)
+}
+
+/// Ranges of registers that can be withheld from the host.
+const WITHHELD: usize = 256;
+
+fn write_host_tree(
+    machine: &Machine,
+    fdt: &Fdt<'_>,
+    layout: &Layout,
+    protected: &[Range<PhysAddr>],
+) -> Result<usize, Refusal> {
+    let area = layout.host_tree;
+    mmu::map(area, MemoryType::Normal, Access::ReadWrite)?;
+    let len = usize::try_from(area.size()).unwrap_or(0);
+    // SAFETY: the range was just mapped read-write; it is free memory of the
+    // host's, which does not run yet, and no other reference to it exists.
+    let out = unsafe { core::slice::from_raw_parts_mut(area.start().raw() as *mut u8, len) };
+    let written = HostTreePlan::identity(machine, protected).write(fdt, out)?;
+    // The host reads it with its caches off.
+    mmu::clean_to_memory(area.start().raw(), written as u64);
+    mmu::unmap(area)?;
+    Ok(written)
+}
+
+fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
+    for (range, what) in protected.iter().zip(["image", "pool"]) {
+        info!(
+            "event=memory_reserved base={} size={:#x} what={what}",
+            range.start(),
+            range.size()
+        );
+    }
+    let (used, pages) = memory::pool_use();
+    info!(
+        "event=host_memory ram_pages={} pool_pages={pages} pool_used={used} tables={} \
+         fault_reports={}",
+        ram_pages(machine),
+        match sharing {
+            Sharing::Shared => "shared",
+            Sharing::Separate => "separate",
+        },
+        if gic::takes_fiq() { "fiq" } else { "polled" },
+    );
+    for bank in machine.memory.iter() {
+        debug!("event=memory_bank base={} size={:#x}", bank.start(), bank.size());
+    }
+}

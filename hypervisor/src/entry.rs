@@ -1,0 +1,318 @@
+//! The first instructions, the exception vectors, and the way into the host.
+//!
+//! Everything here runs without a stack, without the MMU, or between two
+//! exception levels; it does the least possible and calls Rust.
+
+use core::arch::global_asm;
+
+// The image header (Linux, Documentation/arch/arm64/booting.rst) and the boot
+// CPU's path. Entered at EL2, MMU off, device tree in x0.
+global_asm!(
+    r#"
+    .section .head, "ax"
+    .global _start
+_start:
+    b       primary_entry
+    .long   0
+    .quad   0                   // text_offset
+    .quad   __image_size
+    .quad   0xa                 // little-endian, 4 KiB pages, anywhere in RAM
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .long   0
+
+    .text
+primary_entry:
+    mrs     x1, CurrentEL
+    cmp     x1, #(2 << 2)
+    b.ne    park
+    msr     daifset, #15
+    mov     x19, x0
+    // E2H and TGE off: this image uses the EL2 registers' own layout.
+    mov     x1, #(1 << 31)
+    msr     hcr_el2, x1
+    isb
+    mov     x1, #0x0830
+    movk    x1, #0x30c5, lsl #16
+    msr     sctlr_el2, x1
+    isb
+    // What is written from here on goes past the caches, so no older line of
+    // the image may sit in them, before or after.
+    adrp    x0, __image_start
+    adrp    x1, __image_end
+    bl      discard_lines
+
+    adrp    x20, __image_start
+    adrp    x1, __rela_start
+    add     x1, x1, :lo12:__rela_start
+    adrp    x2, __rela_end
+    add     x2, x2, :lo12:__rela_end
+1:  cmp     x1, x2
+    b.hs    2f
+    ldp     x3, x4, [x1], #16
+    ldr     x5, [x1], #8
+    cmp     w4, #0x403          // R_AARCH64_RELATIVE
+    b.ne    park
+    add     x5, x5, x20
+    str     x5, [x3, x20]
+    b       1b
+
+2:  adrp    x1, __bss_start
+    adrp    x2, __bss_end
+3:  cmp     x1, x2
+    b.hs    4f
+    stp     xzr, xzr, [x1], #16
+    b       3b
+
+4:  adrp    x0, __image_start
+    adrp    x1, __image_end
+    bl      discard_lines
+    adrp    x0, __boot_stack_top
+    mov     sp, x0
+    adrp    x1, {per_cpu}
+    add     x1, x1, :lo12:{per_cpu}
+    msr     tpidr_el2, x1
+    adrp    x2, __boot_fatal_top
+    stp     x2, x0, [x1]        // PerCpu::fatal_stack, ::stack
+    adrp    x2, vectors
+    add     x2, x2, :lo12:vectors
+    msr     vbar_el2, x2
+    isb
+    mov     x0, x19
+    bl      {primary}
+    b       park
+
+// Invalidates the data cache lines of x0 .. x1 to the point of coherency.
+discard_lines:
+    mrs     x2, ctr_el0
+    ubfx    x2, x2, #16, #4
+    mov     x3, #4
+    lsl     x3, x3, x2
+    sub     x4, x3, #1
+    bic     x0, x0, x4
+1:  cmp     x0, x1
+    b.hs    2f
+    dc      ivac, x0
+    add     x0, x0, x3
+    b       1b
+2:  dsb     sy
+    ret
+
+    .global secondary_entry
+// A CPU that the host turned on, or that wakes from a suspend: EL2, MMU off,
+// x0 = its PerCpu, which the CPU that called PSCI cleaned to memory.
+secondary_entry:
+    msr     daifset, #15
+    mov     x1, #(1 << 31)
+    msr     hcr_el2, x1
+    isb
+    msr     tpidr_el2, x0
+    ldp     x1, x2, [x0, #16]   // ttbr, tcr
+    ldp     x3, x4, [x0, #32]   // mair, sctlr
+    ldr     x5, [x0, #8]        // stack
+    msr     ttbr0_el2, x1
+    msr     tcr_el2, x2
+    msr     mair_el2, x3
+    adrp    x6, vectors
+    add     x6, x6, :lo12:vectors
+    msr     vbar_el2, x6
+    tlbi    alle2
+    ic      iallu
+    dsb     nsh
+    isb
+    msr     sctlr_el2, x4
+    isb
+    mov     sp, x5
+    bl      {secondary}
+    b       park
+
+    .global park
+park:
+    wfe
+    b       park
+    "#,
+    per_cpu = sym crate::percpu::PER_CPU,
+    primary = sym crate::boot::primary,
+    secondary = sym crate::psci::secondary,
+);
+
+// Exception vectors (DDI 0487, D1.3.1.2). What comes from EL2 itself is a
+// failure of ours; it is reported from a stack of its own, since the reason may
+// be that the other one is full. What comes from below is the host.
+global_asm!(
+    r#"
+    .macro  fatal kind
+    .balign 128
+    msr     sp_el0, x0
+    mov     x0, #\kind
+    b       fatal_common
+    .endm
+
+    .macro  lower name
+    .balign 128
+    sub     sp, sp, #272
+    stp     x0, x1, [sp]
+    b       \name
+    .endm
+
+    .text
+    .balign 2048
+vectors:
+    fatal   0
+    fatal   1
+    fatal   2
+    fatal   3
+    fatal   4
+    fatal   5
+    fatal   6
+    fatal   7
+    lower   lower_sync_entry
+    lower   lower_irq_entry
+    lower   lower_fiq_entry
+    lower   lower_serror_entry
+    lower   lower_sync_entry
+    lower   lower_irq_entry
+    lower   lower_fiq_entry
+    lower   lower_serror_entry
+
+    .macro  from_lower name, handler
+\name:
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    mrs     x0, elr_el2
+    mrs     x1, spsr_el2
+    stp     x30, x0, [sp, #240]
+    str     x1, [sp, #256]
+    mov     x0, sp
+    bl      \handler
+    b       to_lower
+    .endm
+
+    from_lower lower_sync_entry, {sync}
+    from_lower lower_irq_entry, {irq}
+    from_lower lower_fiq_entry, {fiq}
+    from_lower lower_serror_entry, {serror}
+
+to_lower:
+    ldr     x1, [sp, #256]
+    ldp     x30, x0, [sp, #240]
+    msr     spsr_el2, x1
+    msr     elr_el2, x0
+    ldp     x28, x29, [sp, #224]
+    ldp     x26, x27, [sp, #208]
+    ldp     x24, x25, [sp, #192]
+    ldp     x22, x23, [sp, #176]
+    ldp     x20, x21, [sp, #160]
+    ldp     x18, x19, [sp, #144]
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
+    ldp     x6, x7, [sp, #48]
+    ldp     x4, x5, [sp, #32]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp], #272
+    eret
+    // Nothing past an ERET may run, not even speculatively.
+    dsb     nsh
+    isb
+
+// x0 = kind, the interrupted x0 in SP_EL0. The host's registers that this
+// overwrites are not needed again: nothing returns from here.
+fatal_common:
+    msr     tpidrro_el0, x1
+    mrs     x1, tpidr_el2
+    ldr     x1, [x1]            // PerCpu::fatal_stack
+    sub     x1, x1, #304
+    stp     x2, x3, [x1, #16]
+    stp     x4, x5, [x1, #32]
+    stp     x6, x7, [x1, #48]
+    stp     x8, x9, [x1, #64]
+    stp     x10, x11, [x1, #80]
+    stp     x12, x13, [x1, #96]
+    stp     x14, x15, [x1, #112]
+    stp     x16, x17, [x1, #128]
+    stp     x18, x19, [x1, #144]
+    stp     x20, x21, [x1, #160]
+    stp     x22, x23, [x1, #176]
+    stp     x24, x25, [x1, #192]
+    stp     x26, x27, [x1, #208]
+    stp     x28, x29, [x1, #224]
+    mrs     x2, sp_el0
+    mrs     x3, tpidrro_el0
+    stp     x2, x3, [x1]
+    mrs     x2, elr_el2
+    stp     x30, x2, [x1, #240]
+    mrs     x2, spsr_el2
+    mov     x3, sp
+    stp     x2, x3, [x1, #256]
+    mrs     x2, esr_el2
+    mrs     x3, far_el2
+    stp     x2, x3, [x1, #272]
+    mov     sp, x1
+    bl      {fatal}
+    b       park
+
+    .global enter_host
+// x0 = entry point, x1 = the host's x0, x2 = top of this CPU's stack.
+enter_host:
+    mov     sp, x2
+    msr     elr_el2, x0
+    mov     x0, #0x3c5          // EL1h, DAIF masked
+    msr     spsr_el2, x0
+    mov     x0, x1
+    mov     x1, xzr
+    mov     x2, xzr
+    mov     x3, xzr
+    mov     x4, xzr
+    mov     x5, xzr
+    mov     x6, xzr
+    mov     x7, xzr
+    mov     x8, xzr
+    mov     x9, xzr
+    mov     x10, xzr
+    mov     x11, xzr
+    mov     x12, xzr
+    mov     x13, xzr
+    mov     x14, xzr
+    mov     x15, xzr
+    mov     x16, xzr
+    mov     x17, xzr
+    mov     x18, xzr
+    mov     x19, xzr
+    mov     x20, xzr
+    mov     x21, xzr
+    mov     x22, xzr
+    mov     x23, xzr
+    mov     x24, xzr
+    mov     x25, xzr
+    mov     x26, xzr
+    mov     x27, xzr
+    mov     x28, xzr
+    mov     x29, xzr
+    mov     x30, xzr
+    eret
+    dsb     nsh
+    isb
+    "#,
+    sync = sym crate::trap::lower_sync,
+    irq = sym crate::trap::lower_irq,
+    fiq = sym crate::trap::lower_fiq,
+    serror = sym crate::trap::lower_serror,
+    fatal = sym crate::fatal::fatal_exception,
+);

@@ -1,0 +1,167 @@
+//! The hypervisor's log: logfmt lines on a PL011.
+//!
+//! Every line starts with `portcullis: ` and ends with the time, in seconds of
+//! the system counter: `t=12.345678`.
+
+use crate::mmio::Device;
+use crate::sysreg::now_us;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use portcullis_addr::{PhysAddr, Range};
+use portcullis_boot::LogLevel;
+use spin::Mutex;
+
+/// PL011 data register (DDI 0183, 3.3.1).
+const DR: u64 = 0x000;
+/// PL011 flag register (DDI 0183, 3.3.3).
+const FR: u64 = 0x018;
+/// FR.TXFF: the transmit FIFO is full.
+const TXFF: u32 = 1 << 5;
+
+/// How often the flag register is read before a character is given up. A FIFO
+/// of 32 characters drains in 3 ms at 115200 baud; this is far above it.
+const FIFO_POLLS: u32 = 1_000_000;
+
+/// How often the lock is tried before a line is written without it: a garbled
+/// line is better than a CPU that hangs on a log.
+const LOCK_TRIES: u32 = 10_000_000;
+
+/// Held while a line is written.
+static LINE: Mutex<()> = Mutex::new(());
+/// The console's registers; 0 while there is none.
+static CONSOLE: AtomicU64 = AtomicU64::new(0);
+/// Bytes of a PL011's registers.
+const UART_SIZE: u64 = 0x1000;
+static LEVEL: AtomicU8 = AtomicU8::new(2);
+
+fn rank(level: LogLevel) -> u8 {
+    match level {
+        LogLevel::Error => 0,
+        LogLevel::Warn => 1,
+        LogLevel::Info => 2,
+        LogLevel::Debug => 3,
+    }
+}
+
+/// Sends the log to `uart` from now on.
+pub fn set_console(uart: Device) {
+    CONSOLE.store(uart.range().start().raw(), Ordering::Relaxed);
+}
+
+/// Whether there is somewhere to print.
+pub fn has_console() -> bool {
+    console().is_some()
+}
+
+/// Lines above `level` are not printed from now on.
+pub fn set_level(level: LogLevel) {
+    LEVEL.store(rank(level), Ordering::Relaxed);
+}
+
+struct Uart(Device);
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.put(b'\r');
+            }
+            self.put(byte);
+        }
+        Ok(())
+    }
+}
+
+impl Uart {
+    fn put(&self, byte: u8) {
+        for _ in 0..FIFO_POLLS {
+            if self.0.read32(FR) & TXFF == 0 {
+                break;
+            }
+        }
+        self.0.write32(DR, u32::from(byte));
+    }
+}
+
+/// Prints one line at `level`. Use the macros.
+pub fn line(level: LogLevel, text: fmt::Arguments<'_>) {
+    if rank(level) > LEVEL.load(Ordering::Relaxed) {
+        return;
+    }
+    let Some(device) = console() else { return };
+    let now = now_us();
+    // A CPU may have failed in the middle of a line, so the lock is not waited
+    // for without end.
+    let _guard = (0..LOCK_TRIES).find_map(|_| LINE.try_lock());
+    // A PL011 never refuses a character.
+    let _ = writeln!(
+        Uart(device),
+        "portcullis: {text} t={}.{:06}",
+        now / 1_000_000,
+        now % 1_000_000
+    );
+}
+
+fn console() -> Option<Device> {
+    match CONSOLE.load(Ordering::Relaxed) {
+        0 => None,
+        start => Range::from_size(PhysAddr::new(start), UART_SIZE)
+            .ok()
+            .map(Device::from_mapped),
+    }
+}
+
+macro_rules! error {
+    ($($arg:tt)*) => { $crate::log::line(portcullis_boot::LogLevel::Error, format_args!($($arg)*)) };
+}
+macro_rules! warning {
+    ($($arg:tt)*) => { $crate::log::line(portcullis_boot::LogLevel::Warn, format_args!($($arg)*)) };
+}
+macro_rules! info {
+    ($($arg:tt)*) => { $crate::log::line(portcullis_boot::LogLevel::Info, format_args!($($arg)*)) };
+}
+macro_rules! debug {
+    ($($arg:tt)*) => { $crate::log::line(portcullis_boot::LogLevel::Debug, format_args!($($arg)*)) };
+}
+pub(crate) use {debug, error, info, warning};
+
+/// A token bucket for lines that a host or device can provoke at will.
+pub struct RateLimit {
+    /// Microseconds of credit used up, as a time: the bucket is full when it
+    /// lies `BURST` tokens in the past.
+    spent_until: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl RateLimit {
+    /// Lines a second in the long run.
+    const PER_SECOND: u64 = 100;
+    /// Lines at once after a quiet time.
+    const BURST: u64 = 64;
+    const TOKEN_US: u64 = 1_000_000 / Self::PER_SECOND;
+
+    /// A full bucket.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            spent_until: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether one more line may be printed; `Some(n)` says that `n` lines were
+    /// dropped since the last that was. Two CPUs may race for the last token
+    /// and both get it, which costs a line, not an error.
+    pub fn take(&self) -> Option<u64> {
+        let now = now_us();
+        let floor = now.saturating_sub(Self::BURST * Self::TOKEN_US);
+        let spent = self.spent_until.load(Ordering::Relaxed).max(floor);
+        if spent.saturating_add(Self::TOKEN_US) > now {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        self.spent_until
+            .store(spent + Self::TOKEN_US, Ordering::Relaxed);
+        Some(self.dropped.swap(0, Ordering::Relaxed))
+    }
+}

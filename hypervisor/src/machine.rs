@@ -1,0 +1,51 @@
+//! What the running hypervisor knows of the machine.
+
+use crate::host::Stage2Registers;
+use crate::memory::Shared;
+use portcullis_addr::{Ipa, PhysAddr};
+use portcullis_isolation::HostSpace;
+use spin::{Mutex, Once};
+
+/// The host's memory, as tables and ledger have it.
+pub type Host = HostSpace<'static, Shared, Shared>;
+
+static HOST: Once<Mutex<Host>> = Once::new();
+static STAGE2: Once<Stage2Registers> = Once::new();
+
+/// The host's VMID, on CPUs and SMMUs. 0 is left for "none".
+pub const HOST_VMID: u16 = 1;
+
+/// Makes the host's memory known to every CPU.
+pub fn set_host(space: Host) {
+    let geometry = space.cpu().geometry();
+    let (ps, t0sz, sl0, tg0) = (
+        geometry.ps(),
+        geometry.t0sz(),
+        geometry.sl0(),
+        geometry.tg0(),
+    );
+    // Bit 31 is RES1; inner shareable, write-back walks (DDI 0487, VTCR_EL2).
+    let vtcr = 1 << 31 | ps << 16 | tg0 << 14 | 3 << 12 | 1 << 10 | 1 << 8 | sl0 << 6 | t0sz;
+    let vttbr = u64::from(HOST_VMID) << 48 | space.cpu().root().raw();
+    STAGE2.call_once(|| Stage2Registers { vtcr, vttbr });
+    HOST.call_once(|| Mutex::new(space));
+}
+
+/// Stage 2 of the host's CPUs.
+#[must_use]
+pub fn stage2() -> Stage2Registers {
+    match STAGE2.get() {
+        Some(registers) => *registers,
+        None => crate::fatal::fatal(format_args!("a CPU came up before the host's memory")),
+    }
+}
+
+/// Whether a CPU of the host may start at `entry`: in RAM of the host, on an
+/// instruction.
+#[must_use]
+pub fn host_can_run_at(entry: Ipa) -> bool {
+    entry.raw().is_multiple_of(4)
+        && HOST
+            .get()
+            .is_some_and(|host| host.lock().is_host_ram(PhysAddr::new(entry.raw())))
+}

@@ -1,0 +1,35 @@
+//! Portcullis at EL2: owns the SMMUv3 and stage 2, and runs one host below.
+//!
+//! This image holds what needs EL2 and nothing else. What can be decided
+//! without hardware lives in `crates/`, where it is tested natively.
+//!
+//! | module | idea |
+//! |---|---|
+//! | `entry` | first instructions, vectors, the way into the host |
+//! | `boot` | from the device tree to the host's first instruction |
+//! | `mmu`, `memory` | EL2's own translation and memory |
+//! | `smmu`, `gic` | the devices that EL2 drives |
+//! | `trap`, `psci`, `host` | what the host does that needs EL2 |
+//! | `fatal` | when EL2 itself fails |
+#![no_std]
+#![no_main]
+
+mod boot;
+mod entry;
+mod fatal;
+mod gic;
+mod host;
+mod image;
+mod log;
+mod machine;
+mod memory;
+mod mmio;
+mod mmu;
+mod percpu;
+#[cfg(feature = "provoke")]
+mod provoke;
+mod psci;
+mod refusal;
+mod smmu;
+mod sysreg;
+mod trap;

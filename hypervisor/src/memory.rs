@@ -1,0 +1,218 @@
+//! The hypervisor's own memory, as the libraries reach it.
+
+use crate::mmu;
+use crate::sysreg::{dmb_sy, dsb_sy};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
+use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+use portcullis_pool::Pool;
+use spin::mutex::SpinMutex as Mutex;
+
+/// Pages of tables that EL2's own map may take: they are part of the image, so
+/// that the MMU can be on before anything is known about the machine.
+const OWN_TABLES: usize = 40;
+
+#[repr(C, align(4096))]
+struct OwnTables(UnsafeCell<[u8; OWN_TABLES * PAGE_SIZE as usize]>);
+
+// SAFETY: nothing makes a reference to the bytes; they are only reached as
+// atomic words, through `Shared`.
+unsafe impl Sync for OwnTables {}
+
+static TABLES: OwnTables = OwnTables(UnsafeCell::new([0; OWN_TABLES * PAGE_SIZE as usize]));
+static TABLE_POOL: Mutex<Option<Pool<1>>> = Mutex::new(None);
+
+/// Bitmap words of the main pool: 64 MiB at most, more than any ledger needs
+/// below 16 TiB.
+const POOL_WORDS: usize = 256;
+
+static POOL: Mutex<Option<Pool<POOL_WORDS>>> = Mutex::new(None);
+static POOL_START: AtomicU64 = AtomicU64::new(0);
+static POOL_END: AtomicU64 = AtomicU64::new(0);
+
+/// Where EL2's own tables lie, inside the image.
+fn own_tables() -> Option<Range<PhysAddr>> {
+    let start = PhysAddr::new(TABLES.0.get() as u64);
+    Range::from_size(start, OWN_TABLES as u64 * PAGE_SIZE).ok()
+}
+
+/// Hands the page pool to the allocator. `range` is mapped at EL2.
+pub fn set_pool(range: Range<PhysAddr>) {
+    POOL_START.store(range.start().raw(), Ordering::Relaxed);
+    POOL_END.store(range.end().raw(), Ordering::Relaxed);
+    *POOL.lock() = Pool::new(range).ok();
+}
+
+/// Pages that are given out and pages there are.
+#[must_use]
+pub fn pool_use() -> (usize, usize) {
+    POOL.lock()
+        .as_ref()
+        .map_or((0, 0), |pool| (pool.used_pages(), pool.pages()))
+}
+
+/// `count` zeroed pages that are never given back.
+pub fn take_pages(count: usize, alignment: u64) -> Option<Range<PhysAddr>> {
+    let at = POOL.lock().as_mut()?.allocate(count, alignment)?;
+    let range = Range::from_size(at, count as u64 * PAGE_SIZE).ok()?;
+    zero(range);
+    Some(range)
+}
+
+/// Zeroes memory of the hypervisor's, word by word.
+fn zero(range: Range<PhysAddr>) {
+    for at in (range.start().raw()..range.end().raw()).step_by(8) {
+        Shared::COHERENT.store(PhysAddr::new(at), 0);
+    }
+}
+
+/// Memory that a walker or device shares with the CPUs.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    /// Whether the other side sees the CPUs' caches.
+    coherent: bool,
+}
+
+impl Shared {
+    /// For walkers that see the caches: every CPU's, and a coherent SMMU's.
+    pub const COHERENT: Self = Self { coherent: true };
+
+    /// For a device that sees the caches or not.
+    #[must_use]
+    pub const fn new(coherent: bool) -> Self {
+        Self { coherent }
+    }
+
+    /// The word at `at`, which must lie in the pool or in EL2's own tables.
+    fn word(at: PhysAddr) -> &'static AtomicU64 {
+        let inside = |start: u64, end: u64| start <= at.raw() && at.raw() < end;
+        let known = inside(
+            POOL_START.load(Ordering::Relaxed),
+            POOL_END.load(Ordering::Relaxed),
+        ) || own_tables().is_some_and(|tables| tables.contains(at));
+        if !known || !at.is_aligned(8) {
+            crate::fatal::fatal(format_args!("no table or queue lies at {at}"));
+        }
+        // SAFETY: the address is aligned and inside memory that is the
+        // hypervisor's for ever, mapped one to one, and only ever accessed as
+        // atomic words.
+        unsafe { AtomicU64::from_ptr(at.raw() as *mut u64) }
+    }
+}
+
+impl Memory for Shared {
+    #[inline]
+    fn load(&self, at: PhysAddr) -> u64 {
+        Self::word(at).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn store(&self, at: PhysAddr, value: u64) {
+        Self::word(at).store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        Self::word(at).compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    #[inline]
+    fn publish(&self, at: PhysAddr, bytes: u64) {
+        if !self.coherent && bytes != 0 {
+            mmu::clean_to_memory(at.raw(), bytes);
+        }
+        dsb_sy();
+    }
+
+    #[inline]
+    fn refresh(&self, at: PhysAddr, bytes: u64) {
+        if !self.coherent && bytes != 0 {
+            mmu::discard_lines(at.raw(), bytes);
+        }
+        dmb_sy();
+    }
+}
+
+impl Allocator for Shared {
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
+        let at = POOL.lock().as_mut()?.allocate(count, bytes)?;
+        zero(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?);
+        self.publish(at, count as u64 * PAGE_SIZE);
+        Some(at)
+    }
+
+    fn free(&self, at: PhysAddr, bytes: u64) {
+        let Ok(count) = usize::try_from(bytes.div_ceil(PAGE_SIZE)) else {
+            return;
+        };
+        let freed = POOL.lock().as_mut().map(|pool| pool.free(at, count));
+        if let Some(Err(error)) = freed {
+            crate::fatal::fatal(format_args!("{error}"));
+        }
+    }
+}
+
+/// Memory for EL2's own tables.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnMemory;
+
+impl OwnMemory {
+    /// Makes the pages available. To be called once, before the MMU is on: no
+    /// exclusive access is made here, since those may not work yet.
+    pub fn prepare() {
+        let pool = own_tables().and_then(|range| Pool::new(range).ok());
+        // SAFETY: the only CPU that runs, before anything else uses the pool.
+        unsafe { *TABLE_POOL.as_mut_ptr() = pool }
+    }
+
+    fn with<T>(f: impl FnOnce(&mut Pool<1>) -> Option<T>) -> Option<T> {
+        if mmu::is_on() {
+            f(TABLE_POOL.lock().as_mut()?)
+        } else {
+            // SAFETY: with the MMU off, one CPU runs, and nothing else holds a
+            // reference.
+            f(unsafe { (*TABLE_POOL.as_mut_ptr()).as_mut()? })
+        }
+    }
+}
+
+impl Memory for OwnMemory {
+    fn load(&self, at: PhysAddr) -> u64 {
+        Shared::COHERENT.load(at)
+    }
+
+    fn store(&self, at: PhysAddr, value: u64) {
+        Shared::COHERENT.store(at, value);
+    }
+
+    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        Shared::COHERENT.compare_exchange(at, current, new)
+    }
+
+    fn publish(&self, at: PhysAddr, bytes: u64) {
+        Shared::COHERENT.publish(at, bytes);
+    }
+
+    fn refresh(&self, at: PhysAddr, bytes: u64) {
+        Shared::COHERENT.refresh(at, bytes);
+    }
+}
+
+impl Allocator for OwnMemory {
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
+        let at = Self::with(|pool| pool.allocate(count, bytes))?;
+        zero(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?);
+        Some(at)
+    }
+
+    fn free(&self, at: PhysAddr, bytes: u64) {
+        let Ok(count) = usize::try_from(bytes.div_ceil(PAGE_SIZE)) else {
+            return;
+        };
+        // A page that is not taken back is lost, no more.
+        let _ = Self::with(|pool| pool.free(at, count).ok());
+    }
+}

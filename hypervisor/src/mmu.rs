@@ -1,0 +1,216 @@
+//! EL2's own translation, one to one, and cache and TLB maintenance.
+//!
+//! Only what EL2 uses is mapped: its image and pool, the registers it drives,
+//! and during boot the tree and the modules it reads. The host's memory is not.
+
+use crate::image;
+use crate::memory::OwnMemory;
+use crate::percpu::PER_CPU;
+use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
+use portcullis_pagetable::{
+    Access, Bbm, El2Attributes, Error, Geometry, Granule, MAIR, MemoryType, Stage1El2, Table,
+};
+use spin::Mutex;
+
+type Map = Table<Stage1El2, OwnMemory>;
+
+static MAP: Mutex<Option<Map>> = Mutex::new(None);
+static ON: AtomicBool = AtomicBool::new(false);
+static TTBR: AtomicU64 = AtomicU64::new(0);
+
+/// SCTLR_EL2: RES1 bits, I, SA, C, M, and WXN: what is writable is never
+/// executable, whatever a table says.
+const SCTLR: u64 = 0x30c5_0830 | 1 << 19 | 1 << 12 | 1 << 3 | 1 << 2 | 1 << 0;
+
+/// Whether translation is on.
+#[must_use]
+pub fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
+/// Physical address bits of this CPU (ID_AA64MMFR0_EL1.PARange), 48 at most.
+#[must_use]
+pub fn physical_bits() -> u8 {
+    match read_sysreg!("id_aa64mmfr0_el1") & 0xf {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
+/// What this CPU promises on changing block sizes (ID_AA64MMFR2_EL1.BBM).
+#[must_use]
+pub fn bbm() -> Bbm {
+    match read_sysreg!("id_aa64mmfr2_el1") >> 52 & 0xf {
+        0 => Bbm::Level0,
+        1 => Bbm::Level1,
+        _ => Bbm::Level2,
+    }
+}
+
+/// Why EL2 could not be mapped.
+pub type MapError = Error<portcullis_addr::Va>;
+
+/// Maps the image and turns translation on. Called once, on the first CPU.
+pub fn start() -> Result<(), MapError> {
+    OwnMemory::prepare();
+    let geometry = Geometry::stage1(Granule::Size4K, 48, physical_bits())
+        .map_err(|_| Error::InputTooLarge)?;
+    // EL2's map only changes where nobody looks at the same time.
+    let mut map = Map::new(geometry, Bbm::Level0, OwnMemory)?;
+    for section in image::sections() {
+        map.map(
+            section.range.identity(),
+            section.range.start(),
+            El2Attributes {
+                memory: MemoryType::Normal,
+                access: section.access,
+            },
+        )?;
+    }
+    // Translation control: 48 bits, 4 KiB, inner shareable write-back walks;
+    // bits 31 and 23 are RES1 (DDI 0487, TCR_EL2 with E2H = 0).
+    let tcr = 1 << 31
+        | 1 << 23
+        | geometry.ps() << 16
+        | geometry.tg0() << 14
+        | 3 << 12
+        | 1 << 10
+        | 1 << 8
+        | geometry.t0sz();
+    let root = map.root().raw();
+    for cpu in &PER_CPU {
+        cpu.ttbr.store(root, Ordering::Relaxed);
+        cpu.tcr.store(tcr, Ordering::Relaxed);
+        cpu.mair.store(MAIR, Ordering::Relaxed);
+        cpu.sctlr.store(SCTLR, Ordering::Relaxed);
+    }
+    TTBR.store(root, Ordering::Relaxed);
+    dsb_sy();
+    // SAFETY: the tables map the image one to one, with the stack and this
+    // code, so that execution goes on at the next instruction.
+    unsafe {
+        write_sysreg!("mair_el2", MAIR);
+        write_sysreg!("tcr_el2", tcr);
+        write_sysreg!("ttbr0_el2", root);
+        asm!("tlbi alle2", "dsb nsh", "isb", options(nostack));
+        write_sysreg!("sctlr_el2", SCTLR);
+    }
+    isb();
+    ON.store(true, Ordering::Relaxed);
+    *MAP.lock() = Some(map);
+    Ok(())
+}
+
+/// Maps physical memory or registers one to one.
+pub fn map(range: Range<PhysAddr>, memory: MemoryType, access: Access) -> Result<(), MapError> {
+    let range = range.page_outward().ok_or(Error::InputTooLarge)?;
+    let mut guard = MAP.lock();
+    let map = guard.as_mut().ok_or(Error::Unfinished)?;
+    map.map(
+        range.identity(),
+        range.start(),
+        El2Attributes { memory, access },
+    )?;
+    dsb_sy();
+    isb();
+    Ok(())
+}
+
+/// Maps those pages of `range` that are not mapped yet; the others must have
+/// been mapped for the same use.
+pub fn map_missing(
+    range: Range<PhysAddr>,
+    memory: MemoryType,
+    access: Access,
+) -> Result<(), MapError> {
+    let range = range.page_outward().ok_or(Error::InputTooLarge)?;
+    let mut at = range.start();
+    while at < range.end() {
+        let page = Range::from_size(at, PAGE_SIZE).map_err(|_| Error::InputTooLarge)?;
+        match map(page, memory, access) {
+            Ok(()) | Err(Error::AlreadyMapped { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        at = page.end();
+    }
+    Ok(())
+}
+
+/// Removes a mapping, on every CPU.
+pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
+    let range = range.page_outward().ok_or(Error::InputTooLarge)?;
+    let mut guard = MAP.lock();
+    let map = guard.as_mut().ok_or(Error::Unfinished)?;
+    let plan = map.unmap(range.identity())?;
+    dsb_sy();
+    // SAFETY: dropping cached translations never changes what memory holds.
+    unsafe { asm!("tlbi alle2is", "dsb ish", "isb", options(nostack)) }
+    let own = map.complete(plan);
+    debug_assert!(own.is_ok());
+    Ok(())
+}
+
+/// What EL2 has at an address, for a failure report. Takes no lock for granted.
+#[must_use]
+pub fn describe(address: u64) -> &'static str {
+    let address = PhysAddr::new(address);
+    if !image::range().contains(address) {
+        return "not the image";
+    }
+    match image::sections()
+        .iter()
+        .find(|section| section.range.contains(address))
+        .map(|section| section.access)
+    {
+        Some(Access::ReadExecute) => "the image's code",
+        Some(Access::ReadOnly) => "the image's constants",
+        Some(Access::ReadWrite) => "the image's data",
+        None => "a guard page: a stack overflowed",
+    }
+}
+
+fn line_bytes() -> u64 {
+    4 << (read_sysreg!("ctr_el0") >> 16 & 0xf)
+}
+
+/// Cleans the data cache to the point of coherency, so that an observer without
+/// coherency sees what was stored.
+pub fn clean_to_memory(start: u64, bytes: u64) {
+    let line = line_bytes();
+    let end = start.saturating_add(bytes);
+    let mut at = start & !(line - 1);
+    while at < end {
+        // SAFETY: cleaning writes back what is in the cache already.
+        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) }
+        at = at.saturating_add(line);
+    }
+    dsb_sy();
+}
+
+/// Drops lines that the CPU does not own, so that what a device wrote is seen.
+/// Dirty neighbours in the same line are written back first.
+pub fn discard_lines(start: u64, bytes: u64) {
+    let line = line_bytes();
+    let end = start.saturating_add(bytes);
+    let mut at = start & !(line - 1);
+    while at < end {
+        // SAFETY: clean and invalidate loses nothing that was stored.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
+        at = at.saturating_add(line);
+    }
+    dsb_sy();
+}
+
+/// Drops everything that this CPU has cached of stages 1 and 2 of EL1 and EL0.
+pub fn invalidate_host_tlb() {
+    dsb_sy();
+    // SAFETY: dropping cached translations never changes what memory holds.
+    unsafe { asm!("tlbi alle1", "dsb nsh", "ic iallu", "dsb nsh", "isb", options(nostack)) }
+}

@@ -1,0 +1,167 @@
+//! Why a boot cannot go on, in words for whoever set the machine up.
+
+use crate::mmu::MapError;
+use crate::smmu::BringUpError;
+use core::fmt;
+use portcullis_addr::{Ipa, PhysAddr};
+use portcullis_boot::BootError;
+use portcullis_ownership::{LedgerError, TransferError};
+use portcullis_pagetable::GeometryError;
+use smmuv3_driver::{FenceError, ProbeError};
+
+/// Why the host was not started. Every SMMU that is known is fenced.
+#[derive(Debug)]
+pub enum Refusal {
+    /// No device tree where x0 says.
+    NoTree(PhysAddr),
+    /// Something in the tree, the command line or the modules.
+    Boot(BootError),
+    /// The tree changed while the SMMUs were being fenced.
+    TreeChanged,
+    /// PSCI is not reached by SMC.
+    Conduit,
+    /// The machine has no SMMUv3.
+    NoSmmu,
+    /// An SMMU did not answer when it was told to stop all DMA.
+    Fence {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// What it did not do.
+        error: FenceError,
+    },
+    /// An SMMU cannot do what is needed.
+    Probe {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// What is missing.
+        error: ProbeError,
+    },
+    /// An SMMU did not come up.
+    BringUp {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// What went wrong.
+        error: BringUpError,
+    },
+    /// The CPUs or SMMUs cannot address all of RAM.
+    CpuReach {
+        /// Address bits they have.
+        have: u8,
+        /// Address bits that RAM needs.
+        need: u8,
+    },
+    /// More CPUs than the image has room for.
+    TooManyCpus(usize),
+    /// More register ranges to withhold than there is room for.
+    TooManyRanges(usize),
+    /// The pool is smaller than was planned.
+    PoolExhausted,
+    /// EL2's own map.
+    OwnMap(MapError),
+    /// The host's tables.
+    HostTables(portcullis_pagetable::Error<Ipa>),
+    /// The shape of the host's tables.
+    Geometry(GeometryError),
+    /// The ledger's banks.
+    Ledger(LedgerError),
+    /// The first owners.
+    Owners(TransferError),
+}
+
+impl Refusal {
+    /// What is wrong.
+    pub fn reason(&self) -> impl fmt::Display + '_ {
+        Reason(self)
+    }
+
+    /// What would be right.
+    pub fn fix(&self) -> impl fmt::Display + '_ {
+        Fix(self)
+    }
+}
+
+struct Reason<'a>(&'a Refusal);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Refusal::NoTree(at) => write!(f, "no device tree at {at}, where x0 pointed"),
+            Refusal::Boot(error) => error.reason().fmt(f),
+            Refusal::TreeChanged => {
+                f.write_str("the device tree changed while the SMMUs were being stopped")
+            }
+            Refusal::Conduit => f.write_str("PSCI is not called by SMC on this machine"),
+            Refusal::NoSmmu => f.write_str("the device tree names no SMMUv3"),
+            Refusal::Fence { smmu, error } => write!(f, "the SMMU at {smmu} cannot be stopped: {error}"),
+            Refusal::Probe { smmu, error } => write!(f, "the SMMU at {smmu} does not fit: {error}"),
+            Refusal::BringUp { smmu, error } => {
+                write!(f, "the SMMU at {smmu} could not be taken over: {error}")
+            }
+            Refusal::CpuReach { have, need } => {
+                write!(f, "RAM needs {need} address bits and there are {have}")
+            }
+            Refusal::TooManyCpus(limit) => write!(f, "the device tree names more than {limit} CPUs"),
+            Refusal::TooManyRanges(limit) => {
+                write!(f, "more than {limit} register ranges are to be withheld")
+            }
+            Refusal::PoolExhausted => f.write_str("the hypervisor's memory pool is too small"),
+            Refusal::OwnMap(error) => write!(f, "EL2's own map: {error}"),
+            Refusal::HostTables(error) => write!(f, "the host's tables: {error}"),
+            Refusal::Geometry(error) => write!(f, "the host's tables: {error}"),
+            Refusal::Ledger(error) => write!(f, "the ledger: {error}"),
+            Refusal::Owners(error) => write!(f, "the ledger: {error}"),
+        }
+    }
+}
+
+struct Fix<'a>(&'a Refusal);
+
+impl fmt::Display for Fix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Refusal::Boot(error) => return error.fix().fmt(f),
+            Refusal::NoTree(_) => "start the image like a Linux kernel, with a device tree in x0",
+            Refusal::TreeChanged => "keep devices from writing to memory before the image starts",
+            Refusal::Conduit => "use a machine whose psci node says method = \\\"smc\\\"",
+            Refusal::NoSmmu => "use a machine with an SMMUv3; in QEMU: -M virt,iommu=smmuv3",
+            Refusal::Probe {
+                error: ProbeError::OutputSizeTooSmall { .. },
+                ..
+            } => "use less memory, or an SMMU whose output size reaches all of it",
+            Refusal::Probe { .. } => {
+                "use an SMMUv3 with stage 2 and AArch64 tables; QEMU has it from machine virt-9.2 on"
+            }
+            Refusal::Fence { .. } | Refusal::BringUp { .. } => {
+                "check that the SMMU is powered and that nothing else drives it"
+            }
+            Refusal::CpuReach { .. } => "use less memory, or a CPU with more address bits",
+            Refusal::TooManyCpus(_) => "use fewer CPUs, or build with a larger MAX_CPUS",
+            Refusal::TooManyRanges(_) => "build with a larger WITHHELD",
+            Refusal::PoolExhausted
+            | Refusal::OwnMap(_)
+            | Refusal::HostTables(_)
+            | Refusal::Geometry(_)
+            | Refusal::Ledger(_)
+            | Refusal::Owners(_) => "report this with the device tree: it is a defect here",
+        })
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident),*) => {$(
+        impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )*};
+}
+
+from! {
+    BootError => Boot,
+    MapError => OwnMap,
+    portcullis_pagetable::Error<Ipa> => HostTables,
+    GeometryError => Geometry,
+    LedgerError => Ledger,
+    TransferError => Owners
+}

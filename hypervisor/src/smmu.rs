@@ -1,0 +1,273 @@
+//! The physical SMMUs: bringing them up, their interrupts, and the fence.
+
+use crate::log::{RateLimit, error, info, warning};
+use crate::memory::Shared;
+use crate::mmio::Device;
+use crate::sysreg::now_us;
+use core::fmt::{self, Display};
+use portcullis_addr::{PhysAddr, Range};
+use portcullis_boot::{Machine, SMMU_LIMIT};
+use smmuv3_driver::{Clock, Config, Drained, Features, Registers, Smmu, Stage2};
+use smmuv3_spec::StreamId;
+use spin::{Mutex, Once};
+
+/// Records handled at once before the CPU goes back to the host.
+const BATCH: u32 = 64;
+
+/// One SMMU's registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Port(Device);
+
+impl Registers for Port {
+    fn read32(&self, offset: u32) -> u32 {
+        self.0.read32(offset.into())
+    }
+    fn write32(&self, offset: u32, value: u32) {
+        self.0.write32(offset.into(), value);
+    }
+    fn read64(&self, offset: u32) -> u64 {
+        self.0.read64(offset.into())
+    }
+    fn write64(&self, offset: u32, value: u64) {
+        self.0.write64(offset.into(), value);
+    }
+}
+
+/// The system counter.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemCounter;
+
+impl Clock for SystemCounter {
+    fn now_us(&self) -> u64 {
+        now_us()
+    }
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+}
+
+type Driver = Smmu<Port, Shared, SystemCounter>;
+
+struct Instance {
+    registers: Device,
+    /// INTIDs whose arrival means that this SMMU wants attention.
+    intids: [Option<u32>; 3],
+    driver: Once<Mutex<Driver>>,
+}
+
+static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT];
+static FAULTS: RateLimit = RateLimit::new();
+static ERRORS: RateLimit = RateLimit::new();
+
+fn instances() -> impl Iterator<Item = &'static Instance> {
+    SMMUS.iter().filter_map(Once::get)
+}
+
+/// Outcome of [`fence_all`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fenced {
+    /// SMMUs that abort everything now.
+    pub done: u32,
+    /// SMMUs that did not answer.
+    pub failed: u32,
+}
+
+/// Makes every known SMMU abort everything, without waiting for any lock: for
+/// when the hypervisor itself cannot go on.
+pub fn fence_all() -> Fenced {
+    let mut fenced = Fenced::default();
+    for instance in instances() {
+        match smmuv3_driver::fence(&Port(instance.registers), &SystemCounter) {
+            Ok(()) => fenced.done += 1,
+            Err(_) => fenced.failed += 1,
+        }
+    }
+    fenced
+}
+
+/// Makes an SMMU known, so that [`fence_all`] reaches it from now on, and
+/// fences it. Its registers are mapped.
+///
+/// # Errors
+/// The SMMU did not answer in time.
+pub fn adopt(
+    index: usize,
+    registers: Device,
+    intids: [Option<u32>; 3],
+) -> Result<(), smmuv3_driver::FenceError> {
+    if let Some(slot) = SMMUS.get(index) {
+        slot.call_once(|| Instance {
+            registers,
+            intids,
+            driver: Once::new(),
+        });
+    }
+    smmuv3_driver::fence(&Port(registers), &SystemCounter)
+}
+
+/// What an SMMU can do.
+///
+/// # Errors
+/// As [`Features::probe`].
+pub fn probe(index: usize) -> Result<Features, smmuv3_driver::ProbeError> {
+    match SMMUS.get(index).and_then(Once::get) {
+        Some(instance) => Features::probe(&Port(instance.registers)),
+        None => Err(smmuv3_driver::ProbeError::NoStage2),
+    }
+}
+
+/// Why an SMMU could not be brought up. It is fenced.
+#[derive(Debug, thiserror::Error)]
+pub enum BringUpError {
+    /// The driver could not take it over.
+    #[error(transparent)]
+    Init(#[from] smmuv3_driver::InitError),
+    /// A stream could not be given its translation.
+    #[error("stream {0}: {1}")]
+    Attach(StreamId, smmuv3_driver::Error),
+}
+
+/// Takes an SMMU over, with every stream in abort, and attaches to `stage2`
+/// those that the device tree names.
+///
+/// # Errors
+/// [`BringUpError`]; the SMMU is then fenced.
+pub fn bring_up(
+    index: usize,
+    machine: &Machine,
+    coherent: bool,
+    stage2: &Stage2,
+) -> Result<(), BringUpError> {
+    let Some(instance) = SMMUS.get(index).and_then(Once::get) else {
+        return Ok(());
+    };
+    let mut driver = Smmu::new(
+        Port(instance.registers),
+        Shared::new(coherent),
+        SystemCounter,
+        Config::default(),
+    )?;
+    let bits = driver.stream_bits();
+    let mut attached = 0u64;
+    for range in machine.streams.iter().filter(|range| range.smmu == index) {
+        // What the SMMU cannot tell apart, no device can send.
+        let limit = u32::try_from((1u64 << bits) - 1).unwrap_or(u32::MAX);
+        if range.first > limit {
+            continue;
+        }
+        let last = range.last.min(limit);
+        let (first, last) = (StreamId(range.first), StreamId(last));
+        if let Err(error) = driver.attach_range(first, last, stage2) {
+            // The driver fences on what leaves it in doubt; the rest is ours.
+            let _ = driver.fence();
+            return Err(BringUpError::Attach(first, error));
+        }
+        attached += u64::from(last.0 - first.0) + 1;
+    }
+    info!(
+        "event=smmu_ready smmu={} {} streams_attached={attached}",
+        instance.registers.range().start(),
+        driver.features(),
+    );
+    instance.driver.call_once(|| Mutex::new(driver));
+    Ok(())
+}
+
+/// An interrupt of an SMMU arrived.
+pub fn interrupt(intid: u32) {
+    for instance in instances() {
+        if instance.intids.contains(&Some(intid)) {
+            attend(instance);
+        }
+    }
+}
+
+/// Looks at every SMMU: for machines without an interrupt of ours.
+pub fn poll() {
+    instances().for_each(attend);
+}
+
+fn attend(instance: &Instance) {
+    let Some(driver) = instance.driver.get() else {
+        return;
+    };
+    // Another CPU that holds the lock is draining.
+    let Some(mut driver) = driver.try_lock() else {
+        return;
+    };
+    let smmu = instance.registers.range().start();
+    if let Some(errors) = driver.handle_gerror() {
+        if let Some(dropped) = ERRORS.take() {
+            error!("event=smmu_error smmu={smmu} {errors} dropped={dropped}");
+        }
+        if driver.is_fenced() {
+            error!("event=smmu_fenced smmu={smmu} reason=\"it stopped serving\"");
+        }
+    }
+    // A record that arrives while the queue is read raises no second edge
+    // before it was seen empty, so it is read until then; a device that writes
+    // faster than it is read gets its turn with the next interrupt.
+    for _ in 0..4 {
+        let drained = driver.drain_events(BATCH, |event| {
+            if let Some(dropped) = FAULTS.take() {
+                warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");
+            }
+        });
+        report_loss(smmu, &drained);
+        if drained.events == 0 {
+            break;
+        }
+    }
+}
+
+fn report_loss(smmu: PhysAddr, drained: &Drained) {
+    if drained.overflowed
+        && let Some(dropped) = ERRORS.take()
+    {
+        warning!("event=smmu_events_lost smmu={smmu} dropped={dropped}");
+    }
+    if drained.inconsistent
+        && let Some(dropped) = ERRORS.take()
+    {
+        error!("event=smmu_queue_inconsistent smmu={smmu} dropped={dropped}");
+    }
+}
+
+/// Prints what each SMMU did.
+pub fn report() {
+    for instance in instances() {
+        if let Some(driver) = instance.driver.get().and_then(Mutex::try_lock) {
+            let stats = driver.stats();
+            info!(
+                "event=smmu_counts smmu={} commands={} syncs={} command_errors={} events={} \
+                 overflows={} timeouts={} global_errors={} fenced={}",
+                instance.registers.range().start(),
+                stats.commands,
+                stats.syncs,
+                stats.command_errors,
+                stats.events,
+                stats.overflows,
+                stats.timeouts,
+                stats.global_errors,
+                YesNo(driver.is_fenced()),
+            );
+        }
+    }
+}
+
+/// A flag as the log writes it.
+struct YesNo(bool);
+
+impl Display for YesNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "yes" } else { "no" })
+    }
+}
+
+/// Registers of every known SMMU.
+pub fn register_ranges() -> impl Iterator<Item = Range<PhysAddr>> + Clone {
+    SMMUS
+        .iter()
+        .filter_map(Once::get)
+        .map(|instance| instance.registers.range())
+}

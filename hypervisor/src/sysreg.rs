@@ -1,0 +1,82 @@
+//! Reading and writing system registers.
+//!
+//! Each register is named as the assembler names it. A write can change how the
+//! machine behaves, so [`write_sysreg!`] is unsafe to use and says so at each
+//! place; a read of an identification or status register cannot.
+
+/// Reads a system register as `u64`. Only for registers whose read has no side
+/// effect.
+macro_rules! read_sysreg {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reading a system register touches no memory, and the
+        // registers this is used for have no side effect on a read.
+        unsafe {
+            core::arch::asm!(
+                concat!("mrs {}, ", $name),
+                out(reg) value,
+                options(nostack, preserves_flags)
+            );
+        }
+        value
+    }};
+}
+
+/// Writes a system register. Must stand in an `unsafe` block that says why the
+/// machine stays as Rust expects it.
+macro_rules! write_sysreg {
+    ($name:literal, $value:expr) => {{
+        let value: u64 = $value;
+        core::arch::asm!(
+            concat!("msr ", $name, ", {}"),
+            in(reg) value,
+            options(nostack, preserves_flags)
+        )
+    }};
+}
+
+pub(crate) use read_sysreg;
+pub(crate) use write_sysreg;
+
+use core::arch::asm;
+
+/// Instruction synchronisation barrier.
+#[inline]
+pub fn isb() {
+    // SAFETY: a barrier only orders.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) }
+}
+
+/// Full-system data synchronisation barrier.
+#[inline]
+pub fn dsb_sy() {
+    // SAFETY: a barrier only orders.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) }
+}
+
+/// Full-system data memory barrier.
+#[inline]
+pub fn dmb_sy() {
+    // SAFETY: a barrier only orders.
+    unsafe { asm!("dmb sy", options(nostack, preserves_flags)) }
+}
+
+/// Microseconds of the system counter. It starts at reset and does not wrap in
+/// the life of a machine.
+#[must_use]
+pub fn now_us() -> u64 {
+    isb();
+    let ticks = read_sysreg!("cntpct_el0");
+    let hz = read_sysreg!("cntfrq_el0").max(1);
+    let seconds = ticks / hz;
+    let rest = ticks % hz;
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(rest.saturating_mul(1_000_000) / hz)
+}
+
+/// One identification field of 4 bits at `shift`.
+#[must_use]
+pub fn id_field(register: u64, shift: u32) -> u64 {
+    register >> shift & 0xf
+}
