@@ -64,6 +64,8 @@ impl Reply {
 #[derive(Debug)]
 pub struct Agent {
     next: u64,
+    /// The host's virtual counter when its first program started.
+    pub init_at: u64,
     /// The host's virtual counter when the agent started.
     pub started_at: u64,
     /// Ticks of that counter in a second.
@@ -89,11 +91,12 @@ impl Agent {
     pub fn wait_within(vm: &Vm, mark: usize, timeout: Duration) -> Result<Self> {
         let reply = answer(vm, mark, 0, "start", timeout)?;
         let started_at = reply.number("cntvct")?;
-        Ok(Self {
-            next: 1,
-            started_at,
-            frequency: reply.number("cntfrq")?,
-        })
+        // An initrd of the user's may have no such line.
+        let init = vm.host.wait(mark, Duration::ZERO, |line| {
+            line.text.strip_prefix("@init ").map(Reply::parse)
+        });
+        let init_at = init.map_or(Ok(started_at), |reply| reply.number("cntvct"))?;
+        Ok(Self { next: 1, init_at, started_at, frequency: reply.number("cntfrq")? })
     }
 
     /// Has a command carried out and returns the answer.

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const HYPERVISOR: &str = "portcullis";
 /// The same for the agent.
 const AGENT: &str = "agent";
+/// The same for the program that tells when init started.
+const STAMP: &str = "stamp";
 const FIX: &str = "correct what the compiler complains about";
 
 /// What was built.
@@ -21,6 +23,8 @@ const FIX: &str = "correct what the compiler complains about";
 pub struct Payloads {
     /// The program that carries out the lab's commands in the host.
     pub agent: PathBuf,
+    /// The program that tells when the host's first program started.
+    pub stamp: PathBuf,
 }
 
 /// Builds the programs that run in the host under test.
@@ -34,9 +38,7 @@ pub fn payloads(lab: &Lab) -> Result<Payloads> {
         "portcullis-payloads",
         "building the programs for the host",
     )?;
-    Ok(Payloads {
-        agent: directory.join(AGENT),
-    })
+    Ok(Payloads { agent: directory.join(AGENT), stamp: directory.join(STAMP) })
 }
 
 /// Builds the hypervisor and leaves its flat image at

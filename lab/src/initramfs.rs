@@ -51,6 +51,7 @@ pub fn build(lab: &Lab, payloads: &Payloads, purpose: Purpose) -> Result<PathBuf
         modules.push(name);
     }
     archive.program("bin/agent", &read(&payloads.agent)?);
+    archive.program("bin/stamp", &read(&payloads.stamp)?);
     archive.program("init", script(&modules, purpose).as_bytes());
     let name = match purpose {
         Purpose::Agent => "initramfs-agent.cpio",
@@ -69,6 +70,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn script(modules: &[String], purpose: Purpose) -> String {
     let mut script = String::from(
         "#!/bin/sh\n\
+         /bin/stamp\n\
          export PATH=/bin\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\

@@ -208,12 +208,8 @@ fn nvme(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
         "verify" => disk::verify(first, second, third),
         "fill" => disk::fill(first, second, third),
         "random" => {
-            let ticks = disk::random_reads(first, second, third)?;
-            Ok(write!(
-                line,
-                " ticks={ticks} cntfrq={}",
-                sys::counter_frequency()
-            )?)
+            let cost = disk::random_reads(first, second, third)?;
+            Ok(write!(line, "{cost}")?)
         }
         _ => Err(Failure::Said("nvme verify|fill|random")),
     }
@@ -221,22 +217,24 @@ fn nvme(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
 
 fn network(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
     let verb = arguments.word()?;
+    if verb == "echo" {
+        let count = arguments.number()?;
+        let cost = net::echo(count, arguments.number()? as usize)?;
+        return Ok(write!(line, "{cost}")?);
+    }
     let port = u16::try_from(arguments.number()?).map_err(|_| Failure::Said("not a port"))?;
     let amount = arguments.number()?;
-    let ticks = match verb {
+    match verb {
         "exchange" => {
             let up = arguments.number()?;
-            return net::exchange(port, amount, up, arguments.number()?);
+            net::exchange(port, amount, up, arguments.number()?)
         }
-        "flood" => net::datagrams(port, amount, arguments.number()? as usize)?,
-        "pingpong" => net::ping_pong(port, amount, arguments.number()? as usize)?,
-        _ => return Err(Failure::Said("net exchange|flood|pingpong")),
-    };
-    Ok(write!(
-        line,
-        " ticks={ticks} cntfrq={}",
-        sys::counter_frequency()
-    )?)
+        "flood" => {
+            let cost = net::datagrams(port, amount, arguments.number()? as usize)?;
+            Ok(write!(line, "{cost}")?)
+        }
+        _ => Err(Failure::Said("net exchange|flood|echo")),
+    }
 }
 
 /// The command stream, cut into lines.

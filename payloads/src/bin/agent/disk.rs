@@ -1,5 +1,6 @@
 //! Verified and counted transfers with the NVMe disk.
 
+use crate::meter::{Cost, Meter};
 use crate::sys::{self, Fd};
 use crate::text::{Context, Failure};
 use core::ffi::CStr;
@@ -64,22 +65,22 @@ pub fn fill(seed: u64, offset: u64, length: u64) -> Result<(), Failure> {
 }
 
 /// Reads `count` blocks of 4 KiB at places picked by `seed` within the first
-/// `span` bytes; returns the counter ticks it took.
-pub fn random_reads(count: u64, span: u64, seed: u64) -> Result<u64, Failure> {
+/// `span` bytes; returns what that cost.
+pub fn random_reads(count: u64, span: u64, seed: u64) -> Result<Cost, Failure> {
     let blocks = span / BLOCK as u64;
     if blocks == 0 {
         return Err(Failure::Said("the span is less than a block"));
     }
     let buffer = buffer(BLOCK)?;
     let disk = open(sys::O_RDONLY)?;
-    let start = sys::counter();
+    let meter = Meter::start();
     for i in 0..count {
         let at = pattern::word(seed, i) % blocks * BLOCK as u64;
         if sys::read_at(disk, buffer, at).context("read of the disk")? != BLOCK {
             return Err(Failure::Said("short read of the disk"));
         }
     }
-    let ticks = sys::counter().wrapping_sub(start);
+    let cost = meter.stop();
     sys::close(disk);
-    Ok(ticks)
+    Ok(cost)
 }

@@ -18,6 +18,8 @@ mod machine;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
+mod meter;
+#[cfg(target_os = "none")]
 mod net;
 #[cfg(target_os = "none")]
 mod sys;

@@ -353,13 +353,30 @@ pub enum Socket {
     Datagram = 2,
 }
 
+/// Opens a raw IPv4 socket for ICMP with `address`, as [`connect`] does.
+pub fn connect_icmp(address: [u8; 4], timeout_s: u64) -> Result<Fd, Errno> {
+    const IPPROTO_ICMP: usize = 1;
+    const SOCK_RAW: usize = 3;
+    connect_socket(SOCK_RAW, IPPROTO_ICMP, address, 0, timeout_s)
+}
+
 /// Opens an IPv4 socket connected to `address:port`; every wait on it ends
 /// after `timeout_s` seconds.
 pub fn connect(kind: Socket, address: [u8; 4], port: u16, timeout_s: u64) -> Result<Fd, Errno> {
+    connect_socket(kind as usize, 0, address, port, timeout_s)
+}
+
+fn connect_socket(
+    kind: usize,
+    protocol: usize,
+    address: [u8; 4],
+    port: u16,
+    timeout_s: u64,
+) -> Result<Fd, Errno> {
     const AF_INET: usize = 2;
     const SOL_SOCKET: usize = 1;
     // SAFETY: no memory is involved.
-    let fd = unsafe { call(198, [AF_INET, kind as usize, 0, 0, 0, 0]) }?;
+    let fd = unsafe { call(198, [AF_INET, kind, protocol, 0, 0, 0]) }?;
     let time = [timeout_s, 0];
     for option in [20, 21] {
         let args = [fd, SOL_SOCKET, option, time.as_ptr() as usize, 16, 0];
@@ -377,6 +394,19 @@ pub fn connect(kind: Socket, address: [u8; 4], port: u16, timeout_s: u64) -> Res
         return Err(errno);
     }
     Ok(fd)
+}
+
+/// Opens a counter of the instructions CPU 0 executes at any exception level.
+pub fn instruction_counter() -> Result<Fd, Errno> {
+    const PERF_FLAG_FD_CLOEXEC: usize = 8;
+    const SIZE: u64 = 64;
+    const INSTRUCTIONS: u64 = 1;
+    // struct perf_event_attr, first version: type 0 (hardware) with the size
+    // in the upper half, then config; the rest is 0: nothing is excluded.
+    let attributes = [SIZE << 32, INSTRUCTIONS, 0, 0, 0, 0, 0, 0];
+    let args = [attributes.as_ptr() as usize, usize::MAX, 0, usize::MAX, PERF_FLAG_FD_CLOEXEC, 0];
+    // SAFETY: the kernel reads the 64 bytes of the structure.
+    unsafe { call(241, args) }.map(|fd| Fd(fd as i32))
 }
 
 /// The virtual counter, in ticks of [`counter_frequency`].
