@@ -96,7 +96,12 @@ impl Agent {
             line.text.strip_prefix("@init ").map(Reply::parse)
         });
         let init_at = init.map_or(Ok(started_at), |reply| reply.number("cntvct"))?;
-        Ok(Self { next: 1, init_at, started_at, frequency: reply.number("cntfrq")? })
+        Ok(Self {
+            next: 1,
+            init_at,
+            started_at,
+            frequency: reply.number("cntfrq")?,
+        })
     }
 
     /// Has a command carried out and returns the answer.

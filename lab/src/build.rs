@@ -38,7 +38,10 @@ pub fn payloads(lab: &Lab) -> Result<Payloads> {
         "portcullis-payloads",
         "building the programs for the host",
     )?;
-    Ok(Payloads { agent: directory.join(AGENT), stamp: directory.join(STAMP) })
+    Ok(Payloads {
+        agent: directory.join(AGENT),
+        stamp: directory.join(STAMP),
+    })
 }
 
 /// Builds the hypervisor and leaves its flat image at

@@ -6,16 +6,20 @@
 
 pub mod agent;
 pub mod build;
+pub mod check;
 pub mod console;
 pub mod cpio;
 pub mod demo;
+pub mod disk;
 pub mod error;
 pub mod initramfs;
 pub mod logfmt;
 pub mod machine;
+pub mod net;
 pub mod progress;
 pub mod qmp;
 pub mod setup;
+pub mod shell;
 pub mod vm;
 pub mod workspace;
 

@@ -6,7 +6,7 @@ use portcullis_lab::agent::Agent;
 use portcullis_lab::initramfs::{self, Purpose};
 use portcullis_lab::setup::Lab;
 use portcullis_lab::vm::{Vm, Watch};
-use portcullis_lab::{build, demo};
+use portcullis_lab::{build, disk::Disk};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,7 +70,8 @@ impl Boot {
         {
             *arguments = text;
         }
-        machine.disk = Some(demo::make_disk(&lab, "boot")?);
+        let disk = Disk::new(&lab.workspace, "boot")?;
+        machine.disk = Some(disk.path().to_owned());
         machine.network = true;
         machine.edu = true;
         machine.counted = self.counted;

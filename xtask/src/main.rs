@@ -2,6 +2,8 @@
 
 mod boot;
 mod options;
+mod run;
+mod test;
 
 use clap::{Parser, Subcommand};
 use portcullis_lab::setup::{Lab, Wishes};
@@ -20,6 +22,10 @@ struct Arguments {
 enum Command {
     /// Build the hypervisor's image (target/portcullis/portcullis.bin) and the payloads.
     Build,
+    Run(run::Run),
+    Test(test::Test),
+    /// Clippy with warnings denied for what runs on the Arm machine.
+    ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
     Boot(boot::Boot),
 }
@@ -27,6 +33,9 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Build => build_all(),
+        Command::Run(run) => run.run(),
+        Command::Test(test) => test.run(),
+        Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };
     match result {

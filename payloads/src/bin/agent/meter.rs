@@ -22,18 +22,27 @@ impl Meter {
     pub fn start() -> Self {
         let counter = sys::instruction_counter().ok();
         let instructions = counter.and_then(count).unwrap_or(0);
-        Self { counter, instructions, start: sys::counter() }
+        Self {
+            counter,
+            instructions,
+            start: sys::counter(),
+        }
     }
 
     /// Ends.
     pub fn stop(self) -> Cost {
         let ticks = sys::counter().wrapping_sub(self.start);
-        let instructions =
-            self.counter.and_then(count).map(|now| now.wrapping_sub(self.instructions));
+        let instructions = self
+            .counter
+            .and_then(count)
+            .map(|now| now.wrapping_sub(self.instructions));
         if let Some(fd) = self.counter {
             sys::close(fd);
         }
-        Cost { ticks, instructions }
+        Cost {
+            ticks,
+            instructions,
+        }
     }
 }
 
@@ -44,7 +53,12 @@ fn count(fd: Fd) -> Option<u64> {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " ticks={} cntfrq={}", self.ticks, sys::counter_frequency())?;
+        write!(
+            f,
+            " ticks={} cntfrq={}",
+            self.ticks,
+            sys::counter_frequency()
+        )?;
         match self.instructions {
             Some(number) => write!(f, " instructions={number}"),
             None => Ok(()),

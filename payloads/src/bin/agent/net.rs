@@ -49,7 +49,9 @@ pub fn exchange(port: u16, length: u64, up: u64, down: u64) -> Result<(), Failur
 pub fn datagrams(port: u16, count: u64, size: usize) -> Result<Cost, Failure> {
     let socket = sys::connect(Socket::Datagram, LAB, port, TIMEOUT_S).context("connect")?;
     let mut buffer = [0; CHUNK];
-    let data = buffer.get_mut(..size).ok_or(Failure::Said("datagram too long"))?;
+    let data = buffer
+        .get_mut(..size)
+        .ok_or(Failure::Said("datagram too long"))?;
     pattern::fill(data, count, 0);
     let meter = Meter::start();
     for _ in 0..count {
@@ -69,7 +71,9 @@ pub fn echo(count: u64, size: usize) -> Result<Cost, Failure> {
     let socket = sys::connect_icmp(LAB, TIMEOUT_S).context("connect")?;
     let mut out = [0; CHUNK];
     let mut back = [0; CHUNK];
-    let packet = out.get_mut(..HEADER + size).ok_or(Failure::Said("packet too long"))?;
+    let packet = out
+        .get_mut(..HEADER + size)
+        .ok_or(Failure::Said("packet too long"))?;
     let meter = Meter::start();
     for i in 0..count {
         let [_, _, _, _, _, _, high, low] = i.to_be_bytes();
@@ -97,7 +101,10 @@ pub fn echo(count: u64, size: usize) -> Result<Cost, Failure> {
 fn checksum(data: &[u8]) -> u16 {
     let mut sum = 0;
     for pair in data.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        sum += u32::from(u16::from_be_bytes([
+            pair[0],
+            pair.get(1).copied().unwrap_or(0),
+        ]));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

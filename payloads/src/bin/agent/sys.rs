@@ -404,7 +404,14 @@ pub fn instruction_counter() -> Result<Fd, Errno> {
     // struct perf_event_attr, first version: type 0 (hardware) with the size
     // in the upper half, then config; the rest is 0: nothing is excluded.
     let attributes = [SIZE << 32, INSTRUCTIONS, 0, 0, 0, 0, 0, 0];
-    let args = [attributes.as_ptr() as usize, usize::MAX, 0, usize::MAX, PERF_FLAG_FD_CLOEXEC, 0];
+    let args = [
+        attributes.as_ptr() as usize,
+        usize::MAX,
+        0,
+        usize::MAX,
+        PERF_FLAG_FD_CLOEXEC,
+        0,
+    ];
     // SAFETY: the kernel reads the 64 bytes of the structure.
     unsafe { call(241, args) }.map(|fd| Fd(fd as i32))
 }

@@ -33,7 +33,11 @@ extern "C" fn stamp_main() -> ! {
     use core::fmt::Write;
     let now = sys::counter();
     let mut line = text::Line::new();
-    let status = match write!(line, "\n@init cntvct={now} cntfrq={}\n", sys::counter_frequency()) {
+    let status = match write!(
+        line,
+        "\n@init cntvct={now} cntfrq={}\n",
+        sys::counter_frequency()
+    ) {
         Ok(()) => i32::from(sys::write(sys::CONSOLE, line.bytes()).is_err()),
         Err(_) => 1,
     };

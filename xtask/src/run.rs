@@ -1,0 +1,68 @@
+//! `cargo xtask run`: the demonstration.
+
+use crate::options::Options;
+use anyhow::Context;
+use clap::Args;
+use portcullis_lab::initramfs::{self, Purpose};
+use portcullis_lab::setup::Lab;
+use portcullis_lab::{build, demo, shell};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Boot Debian under the hypervisor and show what cannot get through it.
+///
+/// Exit status 0 exactly when every check held.
+#[derive(Args)]
+pub struct Run {
+    /// Give an interactive shell in the host instead.
+    #[arg(long)]
+    shell: bool,
+    /// Write every check with its figures to this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "shell")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Run {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let lab = Lab::set_up(&self.options.wishes())?;
+        let payloads = build::payloads(&lab)?;
+        let image = build::hypervisor(&lab)?;
+        let purpose = if self.shell {
+            Purpose::Shell
+        } else {
+            Purpose::Agent
+        };
+        let initrd = initramfs::build(&lab, &payloads, purpose)?;
+        let machine = self.options.machine(&image, &lab.kernel.image, &initrd);
+        if self.shell {
+            let good = shell::run(&lab, machine)?;
+            return Ok(if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        let report = demo::run(&lab, machine, "run")?;
+        println!("\n{}", report.table());
+        if let Some(path) = &self.json {
+            write_json(path, &report.json("run"))?;
+        }
+        if report.held() {
+            println!("All {} checks held.", report.checks().len());
+            return Ok(ExitCode::SUCCESS);
+        }
+        let failed = report.checks().iter().filter(|check| !check.held).count();
+        println!("{failed} of {} checks FAILED.", report.checks().len());
+        println!("Logs: {}", lab.workspace.output().join("logs").display());
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+/// Writes a report for programs.
+pub fn write_json(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,62 @@
+//! `cargo xtask test` and the lints of `.ci/run`.
+
+use anyhow::{Context, bail};
+use clap::Args;
+use portcullis_lab::build;
+use portcullis_lab::initramfs::{self, Purpose};
+use portcullis_lab::setup::{Lab, Wishes};
+use std::process::{Command, ExitCode};
+
+/// What runs on the Arm machine: not tested, but linted, for its target.
+const BARE_METAL: [&str; 2] = ["portcullis-hypervisor", "portcullis-payloads"];
+
+/// Run every test, the ones that boot QEMU included.
+#[derive(Args)]
+pub struct Test {
+    /// Further arguments for `cargo test`, such as the name of a test.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+impl Test {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let lab = Lab::set_up(&Wishes::default())?;
+        let payloads = build::payloads(&lab)?;
+        build::hypervisor(&lab)?;
+        initramfs::build(&lab, &payloads, Purpose::Agent)?;
+        let mut command = cargo("test");
+        command.current_dir(lab.workspace.root()).arg("--workspace");
+        // A program for bare metal has no test harness; its logic is in
+        // libraries, which have. Their library part is tested by name.
+        command.args(["--exclude", BARE_METAL[0]]);
+        command.args(&self.arguments);
+        let status = command.status().context("cannot start cargo")?;
+        Ok(if status.success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// Clippy, warnings denied, for what runs on the Arm machine.
+pub fn lint_bare_metal() -> anyhow::Result<ExitCode> {
+    let lab = Lab::set_up(&Wishes::default())?;
+    let mut command = lab.toolchain.cargo(&lab.workspace, "clippy");
+    for package in BARE_METAL {
+        command.args(["--package", package]);
+    }
+    command.args(["--", "-D", "warnings"]);
+    if !command.status().context("cannot start cargo")?.success() {
+        bail!("clippy has complaints about what runs on the Arm machine, see above");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A cargo command for the build machine, in the environment of the caller.
+fn cargo(verb: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.arg(verb);
+    command
+}
