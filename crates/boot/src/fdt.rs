@@ -27,6 +27,9 @@ pub const DEPTH_LIMIT: usize = 32;
 /// Most nodes in a tree. Big servers describe a few thousand.
 pub const NODE_LIMIT: usize = 1 << 14;
 
+/// Most properties of one node. Finding one means passing the others.
+pub const PROPERTY_LIMIT: usize = 4096;
+
 /// Longest name of a node or property in bytes, its NUL included. The
 /// specification asks for 31 characters; some real trees have more.
 pub const NAME_LIMIT: usize = 256;

@@ -11,7 +11,7 @@ use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::list::List;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
-use crate::machine::{Machine, SMMU_LIMIT};
+use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use writer::{Name, Writer};
@@ -52,18 +52,12 @@ pub struct HostTreePlan<'a> {
     pub protected: &'a [Range<PhysAddr>],
     /// Nodes to add below the root.
     pub add: &'a [NewNode<'a>],
-    phandles: List<u32, SMMU_LIMIT>,
 }
 
 impl<'a> HostTreePlan<'a> {
     /// The edits of the identity mode: the host sees a machine without SMMU.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
-        let mut phandles = List::new();
-        for phandle in machine.smmus.iter().filter_map(|smmu| smmu.phandle) {
-            // As many slots as there can be SMMUs.
-            let _ = phandles.push(phandle);
-        }
         Self {
             hide_smmus: true,
             hide_node: machine
@@ -74,7 +68,6 @@ impl<'a> HostTreePlan<'a> {
             ramdisk: machine.modules.ramdisk.map(|module| module.range),
             protected,
             add: &[],
-            phandles,
         }
     }
 
@@ -90,11 +83,20 @@ impl<'a> HostTreePlan<'a> {
     /// - [`BootError::CellsTooSmall`] when a protected range cannot be written
     ///   with the cells of `/reserved-memory`
     /// - [`BootError::TooMany`] for more than [`PATH_LIMIT`] aliases and
-    ///   symbols
+    ///   symbols, or too many SMMUs
     /// - [`BootError::UnknownName`] for an added property whose name is not
     ///   known
     pub fn write(&self, source: &Fdt<'_>, out: &mut [u8]) -> Result<usize, BootError> {
         let id = |path: &[u8]| source.find(path).map(|node| node.id());
+        let mut smmus = List::new();
+        for (_, node) in source.nodes().filter(|(_, node)| is_smmu(node)) {
+            if let Some(phandle) = node.phandle() {
+                smmus.push(phandle).map_err(|_| BootError::TooMany {
+                    what: "SMMUs and disabled SMMUs",
+                    limit: SMMU_LIMIT + HIDDEN_LIMIT,
+                })?;
+            }
+        }
         let mut copy = Copier {
             plan: self,
             source: *source,
@@ -103,6 +105,7 @@ impl<'a> HostTreePlan<'a> {
             aliases: id(b"/aliases"),
             symbols: id(b"/__symbols__"),
             reserved: id(b"/reserved-memory"),
+            smmus,
             paths: 0,
         };
         copy.tree()?;
@@ -132,12 +135,6 @@ impl<'a> HostTreePlan<'a> {
             || self.hide_node == Some(node.id())
             || (in_chosen && is_module(node))
     }
-
-    /// Whether `value` of the property `name` names a stream of an SMMU.
-    fn names_stream(&self, name: &[u8], value: &[u8]) -> bool {
-        let known = |phandle| self.phandles.iter().any(|smmu| *smmu == phandle);
-        self.hide_smmus && first_iommu(name, value).is_some_and(known)
-    }
 }
 
 struct Copier<'p, 's, 'o> {
@@ -148,6 +145,8 @@ struct Copier<'p, 's, 'o> {
     aliases: Option<NodeId>,
     symbols: Option<NodeId>,
     reserved: Option<NodeId>,
+    /// Phandles of all SMMUs, the disabled ones included: their nodes go too.
+    smmus: List<u32, { SMMU_LIMIT + HIDDEN_LIMIT }>,
     paths: usize,
 }
 
@@ -217,9 +216,15 @@ impl<'s> Copier<'_, 's, '_> {
         if name == b"iommu-map-mask" {
             let node = node.and_then(|node| self.source.node(node));
             let map = node.and_then(|node| node.property(b"iommu-map"));
-            return Ok(map.is_some_and(|map| self.plan.names_stream(b"iommu-map", map)));
+            return Ok(map.is_some_and(|map| self.names_stream(b"iommu-map", map)));
         }
-        Ok(self.plan.names_stream(name, value))
+        Ok(self.names_stream(name, value))
+    }
+
+    /// Whether `value` of the property `name` names a stream of an SMMU.
+    fn names_stream(&self, name: &[u8], value: &[u8]) -> bool {
+        let known = |phandle| self.smmus.iter().any(|smmu| *smmu == phandle);
+        self.plan.hide_smmus && first_iommu(name, value).is_some_and(known)
     }
 
     /// Whether a path leads to or through a node that goes.

@@ -186,12 +186,10 @@ impl Map<'_> {
         let bank_end = bank_end.map_or(file.end(), |bank| bank.end());
         let above = self
             .taken()
-            .filter(|taken| taken.by != Occupant::Kernel && taken.range.end() > file.end())
+            .filter(|taken| taken.range.start() >= file.end())
             .min_by_key(|taken| taken.range.start());
         let (limit, next) = match above {
-            Some(taken) if taken.range.start() < bank_end => {
-                (taken.range.start().max(file.end()), taken.by)
-            }
+            Some(taken) if taken.range.start() < bank_end => (taken.range.start(), taken.by),
             _ => (bank_end, Occupant::EndOfMemory),
         };
         let have = limit.raw() - start.raw();

@@ -13,7 +13,7 @@ pub(crate) mod stream;
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
-pub use interrupt::{Interrupt, Trigger};
+pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
@@ -66,13 +66,27 @@ impl Machine {
     /// included.
     ///
     /// A tree without an SMMU is not refused here: [`smmus`](Self::smmus) is
-    /// empty then, and what that means is for the mode to say.
+    /// empty then, and [`require_smmu`](Self::require_smmu) refuses it.
     ///
     /// # Errors
     /// Any variant of [`BootError`] that is about the tree, the command line
     /// or the module nodes.
     pub fn from_fdt(blob: &[u8]) -> Result<Self, BootError> {
         Self::from_tree(&Fdt::new(blob)?)
+    }
+
+    /// Refuses a machine on which nothing could hold a device back.
+    ///
+    /// # Errors
+    /// [`BootError::MissingNode`] when no SMMU is enabled.
+    pub fn require_smmu(&self) -> Result<(), BootError> {
+        if self.smmus.is_empty() {
+            return Err(BootError::MissingNode {
+                what: "SMMU",
+                right: "run on a machine with an SMMUv3, in QEMU with -machine virt,iommu=smmuv3",
+            });
+        }
+        Ok(())
     }
 
     /// As [`from_fdt`](Self::from_fdt), for a tree that is open already.

@@ -15,7 +15,7 @@ pub struct Text<const N: usize> {
 
 /// The path of a node of the device tree. Long paths keep their end, which
 /// names the node itself.
-pub type NodePath = Text<52>;
+pub type NodePath = Text<48>;
 
 /// A word of the command line. Long words keep their start.
 pub type Word = Text<40>;

@@ -1,6 +1,6 @@
 //! The header of a flattened device tree and the check of its structure.
 
-use super::{DEPTH_LIMIT, Fdt, NODE_LIMIT, Token, word};
+use super::{DEPTH_LIMIT, Fdt, NODE_LIMIT, PROPERTY_LIMIT, Token, word};
 use crate::error::BootError;
 
 /// First word of every tree (Devicetree Specification v0.4, section 5.2).
@@ -42,6 +42,9 @@ pub enum Structure {
     /// More nodes than [`NODE_LIMIT`].
     #[error("it has more than 16384 nodes")]
     Nodes,
+    /// A node has more properties than [`PROPERTY_LIMIT`].
+    #[error("a node has more than 4096 properties")]
+    Properties,
 }
 
 /// Reads the header and cuts the blob into its blocks.
@@ -120,6 +123,7 @@ pub(super) fn check_structure(fdt: &Fdt<'_>) -> Result<(), BootError> {
     let mut nodes = 0usize;
     // Whether the token before this one may be followed by a property.
     let mut properties_allowed = false;
+    let mut properties = 0usize;
     loop {
         let bad = |problem| BootError::TreeStructure {
             offset: u32::try_from(cursor).unwrap_or(u32::MAX),
@@ -143,6 +147,7 @@ pub(super) fn check_structure(fdt: &Fdt<'_>) -> Result<(), BootError> {
                     return Err(bad(Structure::Nodes));
                 }
                 properties_allowed = true;
+                properties = 0;
             }
             Token::Prop { name, .. } => {
                 if !properties_allowed {
@@ -150,6 +155,10 @@ pub(super) fn check_structure(fdt: &Fdt<'_>) -> Result<(), BootError> {
                 }
                 if name.is_empty() || !printable(name) {
                     return Err(bad(Structure::Name));
+                }
+                properties += 1;
+                if properties > PROPERTY_LIMIT {
+                    return Err(bad(Structure::Properties));
                 }
             }
             Token::EndNode => {

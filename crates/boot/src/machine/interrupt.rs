@@ -4,6 +4,10 @@
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId, take_cells};
 
+/// Most interrupts of one node; the SMMU, the device with the most of those
+/// read here, has five.
+pub const INTERRUPT_LIMIT: usize = 64;
+
 /// How an interrupt is signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
@@ -23,6 +27,18 @@ pub struct Interrupt {
     pub trigger: Trigger,
 }
 
+/// The index after `index`. The limit is there because each entry may cost a
+/// walk of the tree.
+fn counted(index: usize) -> Result<usize, BootError> {
+    if index >= INTERRUPT_LIMIT {
+        return Err(BootError::TooMany {
+            what: "interrupts of one node",
+            limit: INTERRUPT_LIMIT,
+        });
+    }
+    Ok(index + 1)
+}
+
 /// Finds the interrupts of nodes, given which node is the GIC.
 pub(super) struct Resolver<'a> {
     fdt: Fdt<'a>,
@@ -34,11 +50,11 @@ impl<'a> Resolver<'a> {
         Self { fdt: *fdt, gic }
     }
 
-    /// Calls `each` with the index and value of every interrupt of `node`.
+    /// Calls `each` with every interrupt of `node`.
     pub fn for_each(
         &self,
         node: Node<'a>,
-        mut each: impl FnMut(usize, Interrupt) -> Result<(), BootError>,
+        mut each: impl FnMut(Interrupt) -> Result<(), BootError>,
     ) -> Result<(), BootError> {
         let mut index = 0;
         if let Some(mut rest) = node.property(b"interrupts-extended") {
@@ -48,14 +64,14 @@ impl<'a> Resolver<'a> {
                     .and_then(|phandle| u32::try_from(phandle).ok())
                     .ok_or_else(|| node.bad_length(name, "a phandle and its cells, repeated"))?;
                 let parent = self.by_phandle(node, name, phandle)?;
-                each(index, self.one(node, name, parent, &mut rest)?)?;
-                index += 1;
+                each(self.one(node, name, parent, &mut rest)?)?;
+                index = counted(index)?;
             }
         } else if let Some(mut rest) = node.property(b"interrupts") {
             let parent = self.parent(node)?;
             while !rest.is_empty() {
-                each(index, self.one(node, "interrupts", parent, &mut rest)?)?;
-                index += 1;
+                each(self.one(node, "interrupts", parent, &mut rest)?)?;
+                index = counted(index)?;
             }
         }
         Ok(())
@@ -64,7 +80,7 @@ impl<'a> Resolver<'a> {
     /// The first interrupt of `node`, if it has one.
     pub fn first(&self, node: Node<'a>) -> Result<Option<Interrupt>, BootError> {
         let mut first = None;
-        self.for_each(node, |_, interrupt| {
+        self.for_each(node, |interrupt| {
             first = first.or(Some(interrupt));
             Ok(())
         })?;

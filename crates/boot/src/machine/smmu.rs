@@ -112,7 +112,7 @@ fn one<'a>(fdt: &Fdt<'a>, node: Node<'a>, resolver: &Resolver<'a>) -> Result<Smm
     }
     let mut interrupts = SmmuInterrupts::default();
     let mut names = node.strings(b"interrupt-names");
-    resolver.for_each(node, |_, interrupt| {
+    resolver.for_each(node, |interrupt| {
         let slot = match names.next() {
             Some(b"eventq") => &mut interrupts.event,
             Some(b"priq") => &mut interrupts.pri,

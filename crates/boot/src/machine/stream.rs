@@ -51,7 +51,7 @@ pub(super) fn read(
         streams: List::new(),
         foreign: 0,
     };
-    for (_, node) in fdt.nodes() {
+    for (_, node) in fdt.nodes().filter(|(_, node)| node.is_enabled()) {
         reader.direct(node)?;
         reader.map(node)?;
     }
@@ -167,9 +167,6 @@ impl<'a> Reader<'a, '_> {
         first: u64,
         count: u64,
     ) -> Result<(), BootError> {
-        if !node.is_enabled() {
-            return Ok(());
-        }
         let ids = u32::try_from(first).ok().and_then(|first| {
             let last = count.checked_sub(1)?.checked_add(first.into())?;
             Some((first, u32::try_from(last).ok()?))
@@ -215,7 +212,7 @@ impl<'a> Reader<'a, '_> {
 
 /// The phandle of the first IOMMU that the property `name` refers to, when it
 /// is `iommus` or `iommu-map`. In a tree that [`read`] accepted it speaks for
-/// all of them: no property mixes SMMUs and others.
+/// all of them: no property of an enabled node mixes SMMUs and others.
 pub(crate) fn first_iommu(name: &[u8], mut value: &[u8]) -> Option<u32> {
     match name {
         b"iommus" => {}
