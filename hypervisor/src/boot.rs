@@ -205,7 +205,7 @@ fn map_tree(at: PhysAddr) -> Result<(Range<PhysAddr>, &'static [u8]), Refusal> {
             .fold(0u64, |size, byte| size << 8 | u64::from(*byte)),
         _ => return Err(Refusal::NoTree(at)),
     };
-    if size > TREE_SIZE_LIMIT as u64 {
+    if size > TREE_SIZE_LIMIT {
         return Err(Refusal::NoTree(at));
     }
     let range = Range::from_size(at, size).map_err(|_| Refusal::NoTree(at))?;
@@ -301,11 +301,7 @@ fn ram_pages(machine: &Machine) -> u64 {
 }
 
 fn pool_bytes(machine: &Machine) -> u64 {
-    let ledger: u64 = machine
-        .memory
-        .iter()
-        .map(|bank| ledger_bytes(bank))
-        .sum();
+    let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
     let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
     ledger + cpus + POOL_BASE + machine.smmus.len() as u64 * POOL_SMMU
 }
@@ -322,7 +318,9 @@ fn make_stacks(machine: &Machine) -> Result<(), Refusal> {
     let mut blocks = PER_CPU.iter().skip(1);
     for cpu in others {
         let block = blocks.next().ok_or(Refusal::TooManyCpus(MAX_CPUS))?;
-        block.fatal_stack.store(stack(FATAL_STACK)?, Ordering::Relaxed);
+        block
+            .fatal_stack
+            .store(stack(FATAL_STACK)?, Ordering::Relaxed);
         block.mpidr.store(cpu.affinity, Ordering::Relaxed);
         block.stack.store(stack(STACK)?, Ordering::Relaxed);
     }
@@ -345,15 +343,15 @@ fn make_ledger(
 ) -> Result<Ledger<'static>, Refusal> {
     let mut banks = [None; BANK_LIMIT];
     for (slot, range) in banks.iter_mut().zip(machine.memory.iter()) {
-        let pages = usize::try_from(ledger_bytes(range) / PAGE_SIZE)
-            .map_err(|_| Refusal::PoolExhausted)?;
+        let pages =
+            usize::try_from(ledger_bytes(range) / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
         let memory = memory::take_pages(pages, PAGE_SIZE).ok_or(Refusal::PoolExhausted)?;
-        let count = usize::try_from(range.size() / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
+        let count =
+            usize::try_from(range.size() / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
         // SAFETY: the pages were zeroed, are given to nobody else and are never
         // given back; atomic words may be shared between CPUs.
-        let entries = unsafe {
-            core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count)
-        };
+        let entries =
+            unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) };
         *slot = Some(Bank::new(*range, entries)?);
     }
     let [Some(first), ..] = banks else {
@@ -546,6 +544,10 @@ fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
         if gic::takes_fiq() { "fiq" } else { "polled" },
     );
     for bank in machine.memory.iter() {
-        debug!("event=memory_bank base={} size={:#x}", bank.start(), bank.size());
+        debug!(
+            "event=memory_bank base={} size={:#x}",
+            bank.start(),
+            bank.size()
+        );
     }
 }

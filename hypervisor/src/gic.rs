@@ -203,10 +203,7 @@ pub fn init_cpu() {
     }
     isb();
     if let Some(redistributor) = gic.redistributors.get(percpu::index()).copied().flatten() {
-        redistributor.write32(
-            GICR_WAKER,
-            redistributor.read32(GICR_WAKER) & !WAKER_SLEEP,
-        );
+        redistributor.write32(GICR_WAKER, redistributor.read32(GICR_WAKER) & !WAKER_SLEEP);
         if !wait(|| redistributor.read32(GICR_WAKER) & WAKER_ASLEEP == 0) {
             warning!(
                 "event=gic_timeout what=redistributor_wake address={}",
@@ -219,7 +216,8 @@ pub fn init_cpu() {
     let _guard = CONFIGURATION.lock();
     let target = TARGET.load(Ordering::Relaxed);
     let alive = percpu::all().any(|cpu| {
-        cpu.mpidr.load(Ordering::Relaxed) == target && cpu.power.load(Ordering::Acquire) == power::ON
+        cpu.mpidr.load(Ordering::Relaxed) == target
+            && cpu.power.load(Ordering::Acquire) == power::ON
     });
     if !alive {
         route(gic, this_affinity());
@@ -352,7 +350,11 @@ impl Access {
             let shift = 64 - bits;
             value = ((value << shift) as i64 >> shift) as u64;
         }
-        if self.wide { value } else { value & 0xffff_ffff }
+        if self.wide {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     /// Does the access on `device`, as far as `filter` lets it.

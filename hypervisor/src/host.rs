@@ -258,10 +258,10 @@ fn take_exception(frame: &mut Frame, esr: u64) {
     let spsr = frame.spsr;
     // Offset in EL1's vector table (DDI 0487, D1.3.1.2).
     let offset = match spsr & 0x1f {
-        0x04 => 0x000,                       // EL1t
-        0x05 => 0x200,                       // EL1h
-        mode if mode & 0x10 == 0 => 0x400,   // EL0, AArch64
-        _ => 0x600,                          // EL0, AArch32
+        0x04 => 0x000,                     // EL1t
+        0x05 => 0x200,                     // EL1h
+        mode if mode & 0x10 == 0 => 0x400, // EL0, AArch64
+        _ => 0x600,                        // EL0, AArch32
     };
     let vbar = read_sysreg!("vbar_el1");
     let sctlr = read_sysreg!("sctlr_el1");

@@ -60,8 +60,8 @@ pub type MapError = Error<portcullis_addr::Va>;
 /// Maps the image and turns translation on. Called once, on the first CPU.
 pub fn start() -> Result<(), MapError> {
     OwnMemory::prepare();
-    let geometry = Geometry::stage1(Granule::Size4K, 48, physical_bits())
-        .map_err(|_| Error::InputTooLarge)?;
+    let geometry =
+        Geometry::stage1(Granule::Size4K, 48, physical_bits()).map_err(|_| Error::InputTooLarge)?;
     // EL2's map only changes where nobody looks at the same time.
     let mut map = Map::new(geometry, Bbm::Level0, OwnMemory)?;
     for section in image::sections() {
@@ -212,5 +212,14 @@ pub fn discard_lines(start: u64, bytes: u64) {
 pub fn invalidate_host_tlb() {
     dsb_sy();
     // SAFETY: dropping cached translations never changes what memory holds.
-    unsafe { asm!("tlbi alle1", "dsb nsh", "ic iallu", "dsb nsh", "isb", options(nostack)) }
+    unsafe {
+        asm!(
+            "tlbi alle1",
+            "dsb nsh",
+            "ic iallu",
+            "dsb nsh",
+            "isb",
+            options(nostack)
+        )
+    }
 }

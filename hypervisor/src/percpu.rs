@@ -92,22 +92,24 @@ pub struct PerCpu {
 }
 
 impl PerCpu {
-    const NEW: Self = Self {
-        fatal_stack: AtomicU64::new(0),
-        stack: AtomicU64::new(0),
-        ttbr: AtomicU64::new(0),
-        tcr: AtomicU64::new(0),
-        mair: AtomicU64::new(0),
-        sctlr: AtomicU64::new(0),
-        mpidr: AtomicU64::new(0),
-        power: AtomicU32::new(power::OFF),
-        failed: AtomicU32::new(0),
-        host_entry: AtomicU64::new(0),
-        host_context: AtomicU64::new(0),
-        entries: [const { AtomicU64::new(0) }; REASONS.len()],
-        refused_calls: AtomicU64::new(0),
-        refused_gic: AtomicU64::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            fatal_stack: AtomicU64::new(0),
+            stack: AtomicU64::new(0),
+            ttbr: AtomicU64::new(0),
+            tcr: AtomicU64::new(0),
+            mair: AtomicU64::new(0),
+            sctlr: AtomicU64::new(0),
+            mpidr: AtomicU64::new(0),
+            power: AtomicU32::new(power::OFF),
+            failed: AtomicU32::new(0),
+            host_entry: AtomicU64::new(0),
+            host_context: AtomicU64::new(0),
+            entries: [const { AtomicU64::new(0) }; REASONS.len()],
+            refused_calls: AtomicU64::new(0),
+            refused_gic: AtomicU64::new(0),
+        }
+    }
 
     /// Counts one EL2 entry. Only the CPU itself writes its counters, so no
     /// atomic read-modify-write is paid for on the way in.
@@ -127,7 +129,7 @@ pub fn bump(counter: &AtomicU64) {
 }
 
 /// Every CPU's block. Index 0 is the CPU that booted.
-pub static PER_CPU: [PerCpu; MAX_CPUS] = [const { PerCpu::NEW }; MAX_CPUS];
+pub static PER_CPU: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
 
 /// Index of this CPU in [`PER_CPU`].
 #[must_use]

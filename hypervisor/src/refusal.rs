@@ -92,7 +92,9 @@ impl fmt::Display for Reason<'_> {
             }
             Refusal::Conduit => f.write_str("PSCI is not called by SMC on this machine"),
             Refusal::NoSmmu => f.write_str("the device tree names no SMMUv3"),
-            Refusal::Fence { smmu, error } => write!(f, "the SMMU at {smmu} cannot be stopped: {error}"),
+            Refusal::Fence { smmu, error } => {
+                write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
+            }
             Refusal::Probe { smmu, error } => write!(f, "the SMMU at {smmu} does not fit: {error}"),
             Refusal::BringUp { smmu, error } => {
                 write!(f, "the SMMU at {smmu} could not be taken over: {error}")
@@ -100,7 +102,9 @@ impl fmt::Display for Reason<'_> {
             Refusal::CpuReach { have, need } => {
                 write!(f, "RAM needs {need} address bits and there are {have}")
             }
-            Refusal::TooManyCpus(limit) => write!(f, "the device tree names more than {limit} CPUs"),
+            Refusal::TooManyCpus(limit) => {
+                write!(f, "the device tree names more than {limit} CPUs")
+            }
             Refusal::TooManyRanges(limit) => {
                 write!(f, "more than {limit} register ranges are to be withheld")
             }
