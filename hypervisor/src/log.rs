@@ -135,7 +135,7 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Lines a second in the long run.
-    const PER_SECOND: u64 = 100;
+    const PER_SECOND: u64 = 20;
     /// Lines at once after a quiet time.
     const BURST: u64 = 64;
     const TOKEN_US: u64 = 1_000_000 / Self::PER_SECOND;

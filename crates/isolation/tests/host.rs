@@ -1,0 +1,263 @@
+//! The host's view against the ledger, address by address, and the order in
+//! which pages leave it.
+#![allow(missing_docs)]
+
+use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_isolation::{
+    HostError, HostSpace, HostTables, Invalidate, Ledger, Sharing, input_bits,
+};
+use portcullis_memory::Arena;
+use portcullis_ownership::{Bank, Owner, State};
+use portcullis_pagetable::{Bbm, Geometry, Granule, Invalidation, MemoryType};
+use std::sync::atomic::AtomicU32;
+
+const RAM: u64 = 0x4000_0000;
+const RAM_SIZE: u64 = 64 << 20;
+const UART: u64 = 0x0900_0000;
+const SMMU: u64 = 0x0905_0000;
+const DOORBELL: u64 = 0x0809_0000;
+/// The hypervisor's memory: its ends are in the middle of 2 MiB blocks.
+const OWN: u64 = RAM + 0x20_3000;
+const OWN_SIZE: u64 = 0x9_9000;
+
+fn range(start: u64, size: u64) -> Range<PhysAddr> {
+    Range::from_size(PhysAddr::new(start), size).unwrap()
+}
+
+struct Fixture {
+    entries: Vec<AtomicU32>,
+    arena: Arena,
+    tables: HostTables,
+}
+
+impl Fixture {
+    fn new(bbm: Bbm) -> Self {
+        Self {
+            entries: (0..RAM_SIZE / PAGE_SIZE)
+                .map(|_| AtomicU32::new(0))
+                .collect(),
+            arena: Arena::new(PhysAddr::new(0x10_0000_0000), 4 << 20),
+            tables: HostTables {
+                geometry: Geometry::stage2(Granule::Size4K, 40, 40).unwrap(),
+                cpu_bbm: bbm,
+                dma_bbm: bbm,
+            },
+        }
+    }
+
+    fn with<T>(&self, test: impl FnOnce(&mut HostSpace<'_, &Arena, &Arena>) -> T) -> T {
+        let banks = [Bank::new(range(RAM, RAM_SIZE), &self.entries).unwrap()];
+        let ledger = Ledger::new(&banks).unwrap();
+        ledger
+            .begin(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)
+            .unwrap()
+            .commit();
+        for run in ledger.runs(Owner::NOBODY) {
+            ledger
+                .begin(run, Owner::NOBODY, Owner::HOST)
+                .unwrap()
+                .commit();
+        }
+        let withheld = [range(SMMU, 0x2_0000), range(0x0800_0000, PAGE_SIZE)];
+        let mut space = HostSpace::new(
+            ledger,
+            self.tables,
+            &self.arena,
+            &self.arena,
+            withheld.iter().copied(),
+            [range(DOORBELL, 64)].into_iter(),
+        )
+        .unwrap();
+        test(&mut space)
+    }
+}
+
+/// What CPUs and devices reach at an address: its translation, if any.
+fn reach(space: &HostSpace<'_, &Arena, &Arena>, at: u64) -> (Option<u64>, Option<u64>) {
+    let at = Ipa::new(at);
+    (
+        space.cpu().walk(at).ok().map(|m| m.output.raw()),
+        space.dma().walk(at).ok().map(|m| m.output.raw()),
+    )
+}
+
+/// Asserts for a page that it is where it belongs: with CPUs, devices, or not.
+#[track_caller]
+fn assert_reach(space: &HostSpace<'_, &Arena, &Arena>, at: u64, cpu: bool, dma: bool) {
+    assert_eq!(
+        reach(space, at),
+        (cpu.then_some(at), dma.then_some(at)),
+        "at {at:#x}"
+    );
+}
+
+/// Remembers what was invalidated, and fails when told to.
+#[derive(Default)]
+struct Recorder {
+    cpus: Vec<Range<Ipa>>,
+    smmus: Vec<Range<Ipa>>,
+    fail_smmus: bool,
+}
+
+#[derive(Debug)]
+struct Refused;
+
+impl Invalidate for Recorder {
+    type Error = Refused;
+
+    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Refused> {
+        self.cpus.extend(plan.range());
+        Ok(())
+    }
+
+    fn smmus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Refused> {
+        self.smmus.extend(plan.range());
+        if self.fail_smmus {
+            Err(Refused)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+const BOTH: [Bbm; 2] = [Bbm::Level0, Bbm::Level2];
+
+#[test]
+fn every_page_is_where_it_belongs() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            for page in (RAM..RAM + RAM_SIZE).step_by(PAGE_SIZE as usize) {
+                let host = !range(OWN, OWN_SIZE).contains(PhysAddr::new(page));
+                assert_reach(space, page, host, host);
+            }
+            // Registers are the CPUs' only, the doorbell is both's.
+            assert_reach(space, UART, true, false);
+            assert_reach(space, DOORBELL, true, true);
+            assert_reach(space, DOORBELL + PAGE_SIZE, true, false);
+            assert_reach(space, DOORBELL - PAGE_SIZE, true, false);
+            for page in (SMMU..SMMU + 0x2_0000).step_by(PAGE_SIZE as usize) {
+                assert_reach(space, page, false, false);
+            }
+            assert_reach(space, SMMU - PAGE_SIZE, true, false);
+            assert_reach(space, SMMU + 0x2_0000, true, false);
+            assert_reach(space, 0x0800_0000, false, false);
+            assert_reach(space, 0x0800_1000, true, false);
+            // The end of RAM and of the input range.
+            assert_reach(space, RAM + RAM_SIZE, true, false);
+            assert_reach(space, (1 << 40) - PAGE_SIZE, true, false);
+            assert_eq!(reach(space, 1 << 40), (None, None));
+        });
+    }
+}
+
+#[test]
+fn attributes_fit_what_is_behind() {
+    Fixture::new(Bbm::Level0).with(|space| {
+        let cpu = |at| space.cpu().walk(Ipa::new(at)).unwrap().attributes;
+        assert_eq!(cpu(RAM).memory, MemoryType::Normal);
+        assert_ne!(cpu(UART).memory, MemoryType::Normal);
+        let doorbell = space.dma().walk(Ipa::new(DOORBELL)).unwrap().attributes;
+        assert_eq!(doorbell.memory, MemoryType::Device);
+        assert!(doorbell.write && !doorbell.read);
+    });
+}
+
+#[test]
+fn sharing_needs_level_2_on_both_sides() {
+    let mut tables = Fixture::new(Bbm::Level2).tables;
+    assert_eq!(tables.sharing(), Sharing::Shared);
+    tables.cpu_bbm = Bbm::Level1;
+    assert_eq!(tables.sharing(), Sharing::Separate);
+}
+
+#[test]
+fn a_page_leaves_both_views_and_comes_back() {
+    for bbm in BOTH {
+        let fixture = Fixture::new(bbm);
+        fixture.with(|space| {
+            let page = range(RAM + 0x100_0000, PAGE_SIZE);
+            let mut recorder = Recorder::default();
+            space.take(page, Owner::HYPERVISOR, &mut recorder).unwrap();
+            assert_reach(space, page.start().raw(), false, false);
+            assert_reach(space, page.end().raw(), true, true);
+            assert_reach(space, page.start().raw() - PAGE_SIZE, true, true);
+            // Each side was told about at least the page.
+            let ipa: Range<Ipa> = page.identity();
+            assert!(recorder.cpus.iter().any(|r| r.covers(&ipa)));
+            assert!(recorder.smmus.iter().any(|r| r.covers(&ipa)));
+            assert!(!space.is_host_ram(page.start()));
+
+            space.give(page, Owner::HYPERVISOR, &mut recorder).unwrap();
+            assert_reach(space, page.start().raw(), true, true);
+            assert!(space.is_host_ram(page.start()));
+        });
+    }
+}
+
+#[test]
+fn a_whole_block_of_the_root_leaves_and_comes_back() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            let block = range(RAM + 0x80_0000, 0x40_0000);
+            let mut recorder = Recorder::default();
+            space.take(block, Owner::NOBODY, &mut recorder).unwrap();
+            for page in (block.start().raw()..block.end().raw()).step_by(PAGE_SIZE as usize) {
+                assert_reach(space, page, false, false);
+            }
+            space.give(block, Owner::NOBODY, &mut recorder).unwrap();
+            assert_reach(space, block.start().raw(), true, true);
+        });
+    }
+}
+
+#[test]
+fn a_failed_invalidation_loses_the_page_to_both() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            let page = range(RAM + 0x100_0000, PAGE_SIZE);
+            let mut recorder = Recorder {
+                fail_smmus: true,
+                ..Recorder::default()
+            };
+            assert!(matches!(
+                space.take(page, Owner::HYPERVISOR, &mut recorder),
+                Err(HostError::Invalidation(Refused))
+            ));
+            let entry = space.ledger().entry(page.start()).unwrap();
+            assert_eq!(entry.state(), State::Leaving);
+            assert_eq!(space.dma().walk(Ipa::new(page.start().raw())).ok(), None);
+        });
+    }
+}
+
+#[test]
+fn pages_that_devices_hold_and_pages_of_others_stay() {
+    Fixture::new(Bbm::Level2).with(|space| {
+        let page = range(RAM + 0x100_0000, PAGE_SIZE);
+        let mut recorder = Recorder::default();
+        space.ledger().pin(page, Owner::HOST).unwrap();
+        assert!(matches!(
+            space.take(page, Owner::HYPERVISOR, &mut recorder),
+            Err(HostError::Ledger(_))
+        ));
+        assert_reach(space, page.start().raw(), true, true);
+        assert!(matches!(
+            space.take(range(OWN, PAGE_SIZE), Owner::NOBODY, &mut recorder),
+            Err(HostError::Ledger(_))
+        ));
+        assert!(matches!(
+            space.give(range(OWN, PAGE_SIZE), Owner::NOBODY, &mut recorder),
+            Err(HostError::Ledger(_))
+        ));
+        assert_reach(space, OWN, false, false);
+        assert!(recorder.cpus.is_empty() && recorder.smmus.is_empty());
+    });
+}
+
+#[test]
+fn input_bits_reach_registers_and_ram() {
+    assert_eq!(input_bits(PhysAddr::new(0x8000_0000), 48), 40);
+    assert_eq!(input_bits(PhysAddr::new(1 << 40), 48), 40);
+    assert_eq!(input_bits(PhysAddr::new((1 << 40) + 1), 48), 42);
+    assert_eq!(input_bits(PhysAddr::new(0x8000_0000), 36), 36);
+}
