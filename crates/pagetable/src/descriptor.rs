@@ -32,7 +32,7 @@ pub(crate) const BORROWED: u64 = 1 << 55;
 pub(crate) const LENT: u64 = 1 << 56;
 
 /// Bits 47:12, where every address lies.
-const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+pub(crate) const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// How addresses are laid out in descriptors of one geometry.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,12 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// With 4 KiB pages.
+    pub(crate) const SIZE_4K: Self = Self {
+        mask: ADDRESS,
+        wide: false,
+    };
+
     pub(crate) const fn of(geometry: &Geometry) -> Self {
         Self {
             mask: ADDRESS & !(geometry.granule().bytes() - 1),

@@ -1,10 +1,11 @@
 //! Changing what is mapped: unmap, protect and split are one walk over the
 //! range, with a different change to each leaf.
 
+use crate::descend::{down_4k, run_level_4k};
 use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
-use crate::geometry::LAST;
+use crate::geometry::{Granule, LAST};
 use crate::map::tables_below;
 use crate::plan::Invalidation;
 use crate::table::{Bbm, Pool, Table};
@@ -48,7 +49,70 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         &mut self,
         range: Range<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
-        self.edit(range, Edit::Unmap)
+        let (lo, hi) = (range.start().raw(), range.end().raw());
+        let mut plan = self.plan();
+        // Most requests are one run of blocks or pages in one table that stays
+        // in use. Whatever else is found is left to the general case.
+        if hi <= self.limit && !self.shares && matches!(self.geometry.granule(), Granule::Size4K) {
+            let done = match run_level_4k(lo | hi, lo ^ (hi - 1)) {
+                Some(3) => self.clear_run::<3>(lo, hi, &mut plan),
+                Some(2) => self.clear_run::<2>(lo, hi, &mut plan),
+                Some(1) => self.clear_run::<1>(lo, hi, &mut plan),
+                _ => false,
+            };
+            if done {
+                return Ok(plan);
+            }
+        }
+        self.edit(range, Edit::Unmap, plan)
+    }
+
+    /// Clears a run of entries at `LEVEL` that are all blocks or pages which may
+    /// go alone. Returns whether that was all there is to do: no other entry was
+    /// found, and the table is not empty now.
+    #[inline(always)]
+    fn clear_run<const LEVEL: u8>(
+        &self,
+        lo: u64,
+        hi: u64,
+        plan: &mut Invalidation<F::Input>,
+    ) -> bool {
+        let start = self.geometry.start_level();
+        let Some(place) = down_4k::<LEVEL, M>(&self.memory, start, self.root, lo) else {
+            return false;
+        };
+        let group = Granule::Size4K.contiguous_entries(LEVEL) << place.shift;
+        let mut stop = if LEVEL == LAST { 0 } else { TABLE };
+        if (lo | hi) & (group - 1) != 0 {
+            // Members of a group would be left behind.
+            stop |= CONTIGUOUS;
+        }
+        let end = place.entry + ((hi - lo) >> place.shift) * 8;
+        let mut entry = place.entry;
+        let mut seen = 0;
+        while entry < end {
+            let descriptor = self.memory.load(PhysAddr::new(entry));
+            if descriptor & stop != 0 {
+                break;
+            }
+            seen |= descriptor;
+            self.memory.store(PhysAddr::new(entry), 0);
+            entry += 8;
+        }
+        let bytes = entry - place.entry;
+        self.memory.publish(PhysAddr::new(place.entry), bytes);
+        if seen != 0 {
+            plan.touch(lo, lo + (bytes >> 3 << place.shift), LEVEL);
+        }
+        if entry < end {
+            return false;
+        }
+        // An entry beside the run shows that the table stays.
+        let used = |at| self.memory.load(PhysAddr::new(at)) != 0;
+        let table_end = place.table + Granule::Size4K.bytes();
+        LEVEL == start
+            || place.entry > place.table && used(place.entry - 8)
+            || end < table_end && used(end)
     }
 
     /// Gives everything in `range` other attributes. Blocks that reach out of
@@ -66,7 +130,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         range: Range<F::Input>,
         attributes: F::Attributes,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
-        self.edit(range, Edit::Protect(F::encode(attributes)))
+        let plan = self.plan();
+        self.edit(range, Edit::Protect(F::encode(attributes)), plan)
     }
 
     /// Divides every block that overlaps `range`, inside the range, until it is
@@ -87,14 +152,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if level > LAST || level < self.geometry.first_leaf_level() {
             return Err(Error::Level { level });
         }
-        self.edit(range, Edit::Split(level))
+        let plan = self.plan();
+        self.edit(range, Edit::Split(level), plan)
     }
 
-    #[inline]
+    /// The general case. `plan` has what was done already, which is so only
+    /// when nothing here can fail.
+    #[cold]
     fn edit(
         &mut self,
         range: Range<F::Input>,
         edit: Edit,
+        plan: Invalidation<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
         let (lo, hi) = self.checked(&range)?;
 
@@ -130,7 +199,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             edit,
             lo,
             hi,
-            plan: self.plan(),
+            plan,
             pool,
         };
         self.edit_table(&mut job, table, level, lo, hi, true);
@@ -151,7 +220,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
         let Job { plan, pool, .. } = job;
         self.release(pool);
-        self.broken = plan.is_broken();
+        if plan.is_broken() {
+            self.limit = 0;
+        }
         Ok(plan)
     }
 
@@ -300,7 +371,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 }
                 if online && (new ^ descriptor) & F::BREAK != 0 {
                     new &= !VALID;
-                    job.plan.remake(start, start + size);
+                    job.plan.broken = true;
                 }
                 self.memory.store(entry, new);
             }
@@ -312,14 +383,14 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 };
                 let bits = descriptor & !self.layout.field() & !CONTIGUOUS & !(TABLE | VALID);
                 let output = self.layout.decode(descriptor);
-                self.fill(child, level + 1, start, start + size, output, bits, false);
+                self.fill_table(child, level + 1, start, start + size, output, bits, false);
                 self.edit_table(job, child, level + 1, at, end, false);
                 let mut new = self.layout.table(child);
                 if online {
                     self.memory.publish(child, self.geometry.granule().bytes());
                     if self.bbm < Bbm::Level2 {
                         new &= !VALID;
-                        job.plan.remake(start, start + size);
+                        job.plan.broken = true;
                     }
                 }
                 self.memory.store(entry, new);
@@ -361,7 +432,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             self.memory.publish(first, count * 8);
             job.plan.touch(start, start + group, level);
             if self.bbm < Bbm::Level2 {
-                job.plan.remake(start, start + group);
+                job.plan.broken = true;
             }
         }
     }

@@ -128,6 +128,7 @@ pub trait Format: sealed::Sealed + Copy + PartialEq + fmt::Debug {
 }
 
 const ATTR_INDX: u64 = 0b111 << 2;
+const ATTR_INDX_LOW: u64 = 0b011 << 2;
 const NON_SECURE: u64 = 1 << 5;
 const AP1: u64 = 1 << 6;
 const AP2: u64 = 1 << 7;
@@ -138,6 +139,7 @@ const PXN: u64 = 1 << 53;
 const XN: u64 = 1 << 54;
 
 impl MemoryType {
+    #[inline(always)]
     const fn attr_indx(self) -> u64 {
         match self {
             Self::Device => 0,
@@ -146,8 +148,10 @@ impl MemoryType {
         }
     }
 
+    /// Bit 2 of the index has been checked to be 0.
+    #[inline(always)]
     const fn from_attr_indx(descriptor: u64) -> Result<Self, Reserved> {
-        match (descriptor & ATTR_INDX) >> 2 {
+        match (descriptor & ATTR_INDX_LOW) >> 2 {
             0 => Ok(Self::Device),
             1 => Ok(Self::Normal),
             2 => Ok(Self::NormalNonCacheable),
@@ -157,6 +161,7 @@ impl MemoryType {
 }
 
 /// A device is never executable, whatever was asked for.
+#[inline(always)]
 const fn effective(memory: MemoryType, access: Access) -> Access {
     match (memory, access) {
         (MemoryType::Device, Access::ReadExecute) => Access::ReadOnly,
@@ -164,6 +169,7 @@ const fn effective(memory: MemoryType, access: Access) -> Access {
     }
 }
 
+#[inline(always)]
 const fn stage1_access(read_only: bool, never: bool) -> Result<Access, Reserved> {
     match (read_only, never) {
         (true, true) => Ok(Access::ReadOnly),
@@ -198,12 +204,16 @@ impl Format for Stage1El2 {
             }
     }
 
+    #[inline(always)]
     fn decode(descriptor: u64) -> Result<El2Attributes, Reserved> {
-        let attributes = El2Attributes {
+        let fixed = Self::MASK & !(ATTR_INDX_LOW | AP2 | XN);
+        if descriptor & fixed != AF | SH_INNER | AP1 {
+            return Err(Reserved);
+        }
+        Ok(El2Attributes {
             memory: MemoryType::from_attr_indx(descriptor)?,
             access: stage1_access(descriptor & AP2 != 0, descriptor & XN != 0)?,
-        };
-        written::<Self>(attributes, descriptor)
+        })
     }
 }
 
@@ -240,17 +250,24 @@ impl Format for Stage1El1 {
         }
     }
 
+    #[inline(always)]
     fn decode(descriptor: u64) -> Result<El1Attributes, Reserved> {
-        let attributes = El1Attributes {
+        let fixed = Self::MASK & !(ATTR_INDX_LOW | AP1 | AP2 | NG | PXN | XN);
+        if descriptor & fixed != AF | SH_INNER {
+            return Err(Reserved);
+        }
+        let unprivileged = descriptor & AP1 != 0;
+        // Only the level that may access at all may also fetch.
+        let (fetch, other) = if unprivileged { (XN, PXN) } else { (PXN, XN) };
+        if descriptor & other == 0 {
+            return Err(Reserved);
+        }
+        Ok(El1Attributes {
             memory: MemoryType::from_attr_indx(descriptor)?,
-            access: stage1_access(
-                descriptor & AP2 != 0,
-                descriptor & XN != 0 && descriptor & PXN != 0,
-            )?,
-            unprivileged: descriptor & AP1 != 0,
+            access: stage1_access(descriptor & AP2 != 0, descriptor & fetch != 0)?,
+            unprivileged,
             not_global: descriptor & NG != 0,
-        };
-        written::<Self>(attributes, descriptor)
+        })
     }
 }
 
@@ -290,8 +307,12 @@ impl Format for Stage2 {
         AF | SH_INNER | memory | execute | read | write
     }
 
+    #[inline(always)]
     fn decode(descriptor: u64) -> Result<Stage2Attributes, Reserved> {
-        let attributes = Stage2Attributes {
+        if descriptor & (SH | AF | NG | DBM) != SH_INNER | AF {
+            return Err(Reserved);
+        }
+        Ok(Stage2Attributes {
             memory: match (descriptor & MEM_ATTR) >> 2 {
                 0b0001 => MemoryType::Device,
                 0b1111 => MemoryType::Normal,
@@ -306,20 +327,6 @@ impl Format for Stage2 {
                 (true, false) => Execute::Never,
                 (true, true) => Execute::PrivilegedOnly,
             },
-        };
-        written::<Self>(attributes, descriptor)
-    }
-}
-
-/// `attributes`, when they are all that the descriptor says.
-#[inline(always)]
-fn written<F: Format>(
-    attributes: F::Attributes,
-    descriptor: u64,
-) -> Result<F::Attributes, Reserved> {
-    if F::encode(attributes) == descriptor & F::MASK {
-        Ok(attributes)
-    } else {
-        Err(Reserved)
+        })
     }
 }

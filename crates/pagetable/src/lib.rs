@@ -2,6 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod descend;
 mod descriptor;
 mod edit;
 mod error;

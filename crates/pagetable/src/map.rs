@@ -1,9 +1,10 @@
 //! Mapping what was not mapped: survey first, then stores that cannot fail.
 
-use crate::descriptor::{BORROWED, CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
+use crate::descend::{Place, down_4k, run_level_4k};
+use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
-use crate::geometry::{Geometry, LAST};
+use crate::geometry::{Geometry, Granule, LAST};
 use crate::table::{Pool, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -40,8 +41,38 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         output: F::Output,
         attributes: F::Attributes,
     ) -> Result<(), Error<F::Input>> {
+        let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
+        let bits = F::encode(attributes);
+        // Most requests are one run of entries in one table. What fails here
+        // for whatever reason is looked at again with more care.
+        let most = self.geometry.output_end();
+        if hi <= self.limit
+            && out <= most
+            && hi - lo <= most - out
+            && matches!(self.geometry.granule(), Granule::Size4K)
+        {
+            let done = match run_level_4k(lo | hi | out, lo ^ (hi - 1)) {
+                Some(3) => self.map_run::<3>(lo, hi, out, bits),
+                Some(2) => self.map_run::<2>(lo, hi, out, bits),
+                Some(1) => self.map_run::<1>(lo, hi, out, bits),
+                _ => false,
+            };
+            if done {
+                return Ok(());
+            }
+        }
+        self.map_tree(range, out, bits)
+    }
+
+    /// The general case.
+    #[cold]
+    fn map_tree(
+        &mut self,
+        range: Range<F::Input>,
+        out: u64,
+        bits: u64,
+    ) -> Result<(), Error<F::Input>> {
         let (lo, hi) = self.checked(&range)?;
-        let out = output.raw();
         if out & (self.geometry.granule().bytes() - 1) != 0 {
             return Err(Error::Misaligned);
         }
@@ -51,50 +82,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         {
             return Err(Error::OutputTooLarge);
         }
-        let bits = F::encode(attributes);
-
-        // Down to the table in which the range has more than one entry, or one
-        // that is not a table: most requests end there, in one run of entries.
-        let mut table = self.root;
-        let mut level = self.geometry.start_level();
-        let size = loop {
-            let shift = self.geometry.level_shift(level);
-            if (lo ^ (hi - 1)) >> shift == 0 && level < LAST {
-                let descriptor = self.memory.load(self.entry(table, level, lo));
-                if descriptor & (VALID | TABLE) == VALID | TABLE {
-                    if descriptor & BORROWED != 0 {
-                        return Err(Error::Borrowed {
-                            address: F::Input::new(lo),
-                        });
-                    }
-                    table = self.child(descriptor);
-                    level += 1;
-                    continue;
-                }
-            }
-            break 1u64 << shift;
-        };
-        if level >= self.geometry.first_leaf_level()
-            && (lo | hi | out) & (size - 1) == 0
-            && self.is_clear(table, level, lo, hi)
-        {
-            self.fill(table, level, lo, hi, out, bits, true);
-            return Ok(());
-        }
-        self.map_below(table, level, lo, hi, out, bits)
-    }
-
-    /// The general case, from `table` down.
-    #[cold]
-    fn map_below(
-        &mut self,
-        table: PhysAddr,
-        level: u8,
-        lo: u64,
-        hi: u64,
-        out: u64,
-        bits: u64,
-    ) -> Result<(), Error<F::Input>> {
+        let (table, level) = (self.root, self.geometry.start_level());
         let mut leaf_level = self.geometry.first_leaf_level();
         while leaf_level < LAST && (lo ^ out) & (self.geometry.level_bytes(leaf_level) - 1) != 0 {
             leaf_level += 1;
@@ -107,25 +95,76 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok(())
     }
 
-    /// Whether no entry of the run is in use.
+    /// Maps a run of whole entries at `LEVEL`, if its table exists and nothing
+    /// is there. Returns whether it did.
     #[inline(always)]
-    fn is_clear(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) -> bool {
-        let mut at = self.entry(table, level, lo).raw();
-        let end = at + ((hi - lo) >> self.geometry.level_shift(level)) * 8;
-        while at < end {
-            if self.memory.load(PhysAddr::new(at)) != 0 {
-                return false;
-            }
-            at += 8;
+    fn map_run<const LEVEL: u8>(&self, lo: u64, hi: u64, out: u64, bits: u64) -> bool {
+        let start = self.geometry.start_level();
+        let Some(place) = down_4k::<LEVEL, M>(&self.memory, start, self.root, lo) else {
+            return false;
+        };
+        let count = (hi - lo) >> place.shift;
+        let used = |index| self.memory.load(PhysAddr::new(place.entry + index * 8)) != 0;
+        if (0..count).any(used) {
+            return false;
         }
+        if count >= Granule::Size4K.contiguous_entries(LEVEL) {
+            self.fill(place, lo, hi, out, bits, true);
+            return true;
+        }
+        let mut descriptor = out & ADDRESS | bits | leaf_type(LEVEL);
+        for index in 0..count {
+            self.memory
+                .store(PhysAddr::new(place.entry + index * 8), descriptor);
+            descriptor += 1 << place.shift;
+        }
+        self.memory.publish(PhysAddr::new(place.entry), count * 8);
         true
     }
 
     /// Writes one run of blocks or pages, with the hint where a whole group is
     /// inside the run, and publishes it if walkers can see it.
-    #[inline(always)]
+    #[inline]
+    pub(crate) fn fill(&self, place: Place, lo: u64, hi: u64, out: u64, bits: u64, online: bool) {
+        let size = 1u64 << place.shift;
+        let bits = bits | leaf_type(place.level);
+        let first = PhysAddr::new(place.entry);
+        let count = (hi - lo) >> place.shift;
+        let members = self.geometry.granule().contiguous_entries(place.level);
+        let group = members << place.shift;
+        // Entries before, in and after the part that is of whole groups.
+        let (mut before, mut inside) = (count, 0);
+        if count >= members && members > 1 && (lo ^ out) & (group - 1) == 0 {
+            let start = (lo + group - 1) & !(group - 1);
+            let end = hi & !(group - 1);
+            if start < end {
+                before = (start - lo) >> place.shift;
+                inside = (end - start) >> place.shift;
+            }
+        }
+        let mut at = place.entry;
+        let mut out = out;
+        let mut run = |count: u64, bits: u64| {
+            for _ in 0..count {
+                self.memory
+                    .store(PhysAddr::new(at), self.layout.encode(out) | bits);
+                at += 8;
+                out += size;
+            }
+        };
+        run(before, bits);
+        if inside > 0 {
+            run(inside, bits | CONTIGUOUS);
+            run(count - before - inside, bits);
+        }
+        if online {
+            self.memory.publish(first, count * 8);
+        }
+    }
+
+    /// [`fill`](Self::fill) for a run anywhere in `table`.
     #[expect(clippy::too_many_arguments, reason = "a run has that many numbers")]
-    pub(crate) fn fill(
+    pub(crate) fn fill_table(
         &self,
         table: PhysAddr,
         level: u8,
@@ -135,36 +174,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         bits: u64,
         online: bool,
     ) {
-        let geometry = &self.geometry;
-        let shift = geometry.level_shift(level);
-        let size = 1u64 << shift;
-        let bits = bits | leaf_type(level);
-        let group = size * geometry.granule().contiguous_entries(level);
-        let first = self.entry(table, level, lo);
-        // The middle part, if any, is of whole groups.
-        let mut middle = (hi, hi);
-        if hi - lo >= group && group > size && (lo ^ out) & (group - 1) == 0 {
-            let start = (lo + group - 1) & !(group - 1);
-            let end = hi & !(group - 1);
-            if start < end {
-                middle = (start, end);
-            }
-        }
-        let mut at = first.raw();
-        let mut input = lo;
-        let mut out = out;
-        for (end, bits) in [(middle.0, bits), (middle.1, bits | CONTIGUOUS), (hi, bits)] {
-            while input < end {
-                self.memory
-                    .store(PhysAddr::new(at), self.layout.encode(out) | bits);
-                at += 8;
-                input += size;
-                out += size;
-            }
-        }
-        if online {
-            self.memory.publish(first, at - first.raw());
-        }
+        let place = Place {
+            table: table.raw(),
+            level,
+            shift: self.geometry.level_shift(level),
+            entry: self.entry(table, level, lo).raw(),
+        };
+        self.fill(place, lo, hi, out, bits, online);
     }
 
     /// How many tables the request needs, or why it cannot be.
@@ -235,7 +251,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 continue;
             }
             if run < at {
-                self.fill(
+                self.fill_table(
                     table,
                     level,
                     run,
@@ -261,7 +277,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             run = end;
         }
         if run < hi {
-            self.fill(
+            self.fill_table(
                 table,
                 level,
                 run,

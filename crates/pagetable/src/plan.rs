@@ -1,6 +1,6 @@
 //! What has to be invalidated after a change, as a value.
 
-use crate::geometry::LAST;
+use crate::geometry::{Granule, LAST};
 use core::fmt;
 use portcullis_addr::{Address, PhysAddr, Range};
 
@@ -27,13 +27,13 @@ pub struct Invalidation<A> {
     pub(crate) start: u64,
     /// 0 when nothing changed, since a range is never empty.
     pub(crate) end: u64,
-    pub(crate) remake_start: u64,
-    pub(crate) remake_end: u64,
     /// Head of the list of retired tables, see `retire`; 0 when there is none.
     pub(crate) retired: u64,
     pub(crate) highest: u8,
     pub(crate) lowest: u8,
-    pub(crate) level_shift: [u8; 4],
+    /// Entries in the range are pending.
+    pub(crate) broken: bool,
+    pub(crate) granule: Granule,
     pub(crate) space: core::marker::PhantomData<A>,
 }
 
@@ -74,15 +74,15 @@ impl<A: Address> Invalidation<A> {
     /// every entry that changed: the size of the smallest of them.
     #[must_use]
     pub fn stride(&self) -> u64 {
-        let level = usize::from(self.lowest.min(LAST));
-        1 << self.level_shift[level]
+        let levels = u32::from(LAST.saturating_sub(self.lowest));
+        1 << (self.granule.shift() + levels * self.granule.stride())
     }
 
     /// Whether entries wait to become valid, so that accesses to the range
     /// fault until [`Table::complete`](crate::Table::complete).
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.remake_end != 0
+        self.broken
     }
 
     #[inline(always)]
@@ -95,15 +95,6 @@ impl<A: Address> Invalidation<A> {
             self.end = self.end.max(end);
             self.highest = self.highest.min(level);
             self.lowest = self.lowest.max(level);
-        }
-    }
-
-    pub(crate) fn remake(&mut self, start: u64, end: u64) {
-        if self.remake_end == 0 {
-            (self.remake_start, self.remake_end) = (start, end);
-        } else {
-            self.remake_start = self.remake_start.min(start);
-            self.remake_end = self.remake_end.max(end);
         }
     }
 }

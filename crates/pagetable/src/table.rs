@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, LAST};
 use crate::plan::Invalidation;
-use crate::walk::{Fault, Mapping, Mappings, View, walk};
+use crate::walk::{Fault, Mapping, Mappings, View, visit_range, walk};
 use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -41,8 +41,9 @@ pub struct Table<F, M> {
     pub(crate) layout: Layout,
     pub(crate) bbm: Bbm,
     pub(crate) root: PhysAddr,
-    /// Entries are pending: a plan with something to remake is outstanding.
-    pub(crate) broken: bool,
+    /// First input address that may not be changed: the end of the input
+    /// addresses, or 0 while a plan with something to remake is outstanding.
+    pub(crate) limit: u64,
     /// Some entry is lent or borrowed, so that a table may not be dropped
     /// without a look at what is below it.
     pub(crate) shares: bool,
@@ -67,7 +68,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             layout: Layout::of(&geometry),
             bbm,
             root,
-            broken: false,
+            limit: geometry.input_end(),
             shares: false,
             format: PhantomData,
         };
@@ -107,6 +108,20 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         walk(&self.memory, &self.geometry, self.root, address)
     }
 
+    /// Calls `each` for every block and page that overlaps `range`; see
+    /// [`View::visit`].
+    ///
+    /// # Errors
+    /// See [`View::visit`].
+    #[inline]
+    pub fn visit(
+        &self,
+        range: Range<F::Input>,
+        each: impl FnMut(F::Input, Mapping<F>),
+    ) -> Result<(), Fault> {
+        visit_range(&self.memory, &self.geometry, self.root, range, each)
+    }
+
     /// Every mapping in order; see [`View::mappings`].
     pub fn mappings(&self) -> Mappings<'_, F, M> {
         Mappings::new(&self.memory, self.geometry, self.root)
@@ -131,20 +146,27 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ///
     /// # Errors
     /// The plan itself, untouched, when it is of another table.
+    #[inline]
     pub fn complete(&mut self, plan: Invalidation<F::Input>) -> Result<(), Invalidation<F::Input>> {
         if plan.owner != self.root {
             return Err(plan);
         }
-        if plan.remake_end != 0 {
-            self.remake(
-                self.root,
-                self.geometry.start_level(),
-                plan.remake_start,
-                plan.remake_end,
-            );
-            self.broken = false;
+        if plan.retired != 0 || plan.broken {
+            let end = if plan.broken { plan.end } else { 0 };
+            self.finish(plan.retired, plan.start, end);
         }
-        let mut link = plan.retired;
+        Ok(())
+    }
+
+    /// Makes valid what is pending in `start..end`, unless that is empty, and
+    /// frees the list.
+    #[cold]
+    fn finish(&mut self, retired: u64, start: u64, end: u64) {
+        if end != 0 {
+            self.remake(self.root, self.geometry.start_level(), start, end);
+            self.limit = self.geometry.input_end();
+        }
+        let mut link = retired;
         while link != 0 {
             let (at, level) = unlink(link);
             link = self.memory.load(at);
@@ -152,7 +174,6 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             self.free_children(at, level, 1);
             self.memory.free(at, self.geometry.granule().bytes());
         }
-        Ok(())
     }
 
     /// Frees every table, the root included. No hardware may use them: its base
@@ -162,26 +183,24 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.memory.free(self.root, self.geometry.root_bytes());
     }
 
+    #[inline(always)]
     pub(crate) fn plan(&self) -> Invalidation<F::Input> {
-        let shift = |level| self.geometry.level_shift(level) as u8;
         Invalidation {
             owner: self.root,
             start: 0,
             end: 0,
-            remake_start: 0,
-            remake_end: 0,
             retired: 0,
             highest: LAST,
             lowest: LAST,
-            level_shift: [shift(0), shift(1), shift(2), shift(3)],
+            broken: false,
+            granule: self.geometry.granule(),
             space: PhantomData,
         }
     }
 
     /// The range as numbers, when it is one these tables can hold.
-    #[inline]
     pub(crate) fn checked(&self, range: &Range<F::Input>) -> Result<(u64, u64), Error<F::Input>> {
-        if self.broken {
+        if self.limit == 0 {
             return Err(Error::Unfinished);
         }
         let (lo, hi) = (range.start().raw(), range.end().raw());

@@ -1,8 +1,9 @@
 //! Walks of tables that this crate wrote.
 
+use crate::descend::{Leaf, down_4k, leaf, locate, run_level_4k};
 use crate::descriptor::{CONTIGUOUS, Layout, TABLE, VALID};
-use crate::format::Format;
-use crate::geometry::{Geometry, LAST};
+use crate::format::{Format, Reserved};
+use crate::geometry::{Geometry, Granule, LAST};
 use core::fmt;
 use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
@@ -95,6 +96,22 @@ impl<F: Format, M: Memory> View<F, M> {
         walk(&self.memory, &self.geometry, self.root, address)
     }
 
+    /// Calls `each` for every block and page that overlaps `range`, in order,
+    /// with the first address of the range in it and what that translates to.
+    /// Addresses where nothing is mapped are passed over.
+    ///
+    /// # Errors
+    /// [`Fault::AddressSize`] when the range ends past the input addresses;
+    /// [`Fault::Reserved`] as for [`walk`](Self::walk), after everything before
+    /// it was visited.
+    pub fn visit(
+        &self,
+        range: Range<F::Input>,
+        each: impl FnMut(F::Input, Mapping<F>),
+    ) -> Result<(), Fault> {
+        visit_range(&self.memory, &self.geometry, self.root, range, each)
+    }
+
     /// Every mapping, in order, neighbours that continue each other with the
     /// same attributes joined into one range.
     pub fn mappings(&self) -> Mappings<'_, F, M> {
@@ -102,8 +119,130 @@ impl<F: Format, M: Memory> View<F, M> {
     }
 }
 
+impl Leaf {
+    #[inline(always)]
+    fn mapping<F: Format>(self, layout: Layout, at: u64) -> Result<Mapping<F>, Fault> {
+        let offset = at & ((1 << self.shift) - 1);
+        let level = self.level;
+        Ok(Mapping {
+            output: F::Output::new(layout.decode(self.descriptor) | offset),
+            size: 1 << self.shift,
+            attributes: F::decode(self.descriptor).map_err(|Reserved| Fault::Reserved { level })?,
+            level,
+            contiguous: self.descriptor & CONTIGUOUS != 0,
+        })
+    }
+}
+
+/// See [`View::visit`].
+#[inline(always)]
+pub(crate) fn visit_range<F: Format, M: Memory>(
+    memory: &M,
+    geometry: &Geometry,
+    root: PhysAddr,
+    range: Range<F::Input>,
+    mut each: impl FnMut(F::Input, Mapping<F>),
+) -> Result<(), Fault> {
+    let (lo, hi) = (range.start().raw(), range.end().raw());
+    if hi > geometry.input_end() {
+        let level = geometry.start_level();
+        return Err(Fault::AddressSize { level });
+    }
+    let mut at = lo;
+    if matches!(geometry.granule(), Granule::Size4K) {
+        // A run of blocks or pages in one table.
+        match run_level_4k(lo | hi, lo ^ (hi - 1)) {
+            Some(3) => visit_run::<3, F, M>(memory, geometry, root, &mut at, hi, &mut each)?,
+            Some(2) => visit_run::<2, F, M>(memory, geometry, root, &mut at, hi, &mut each)?,
+            Some(1) => visit_run::<1, F, M>(memory, geometry, root, &mut at, hi, &mut each)?,
+            _ => {}
+        }
+        if at == hi {
+            return Ok(());
+        }
+    }
+    let place = locate(memory, geometry, root, at, hi - 1);
+    let below = (place.table, place.level);
+    visit(memory, geometry, below, (at, hi), &mut each)
+}
+
+/// Visits entries at `LEVEL` from `at` on, until one is not a block or page.
+#[inline(always)]
+fn visit_run<const LEVEL: u8, F: Format, M: Memory>(
+    memory: &M,
+    geometry: &Geometry,
+    root: PhysAddr,
+    at: &mut u64,
+    hi: u64,
+    each: &mut impl FnMut(F::Input, Mapping<F>),
+) -> Result<(), Fault> {
+    let Some(place) = down_4k::<LEVEL, M>(memory, geometry.start_level(), root, *at) else {
+        return Ok(());
+    };
+    let layout = Layout::SIZE_4K;
+    let shift = place.shift;
+    let mut entry = place.entry;
+    while *at < hi {
+        let descriptor = memory.load(PhysAddr::new(entry));
+        if descriptor & VALID == 0 || LEVEL != LAST && descriptor & TABLE != 0 {
+            break;
+        }
+        let leaf = Leaf {
+            descriptor,
+            level: LEVEL,
+            shift,
+        };
+        each(F::Input::new(*at), leaf.mapping(layout, *at)?);
+        entry += 8;
+        *at += 1 << shift;
+    }
+    Ok(())
+}
+
+/// Calls `each` for every block and page that overlaps `lo..hi` below
+/// `table`, which holds all of it.
+#[inline(never)]
+fn visit<F: Format, M: Memory>(
+    memory: &M,
+    geometry: &Geometry,
+    (table, level): (u64, u8),
+    (lo, hi): (u64, u64),
+    each: &mut impl FnMut(F::Input, Mapping<F>),
+) -> Result<(), Fault> {
+    let layout = Layout::of(geometry);
+    let shift = geometry.level_shift(level);
+    let size = 1u64 << shift;
+    let index = if level == geometry.start_level() {
+        lo >> shift
+    } else {
+        lo >> shift & (geometry.granule().entries() - 1)
+    };
+    let mut entry = table + index * 8;
+    let mut at = lo;
+    while at < hi {
+        let descriptor = memory.load(PhysAddr::new(entry));
+        let end = hi.min((at & !(size - 1)) + size);
+        if descriptor & VALID != 0 {
+            if level == LAST || descriptor & TABLE == 0 {
+                let leaf = Leaf {
+                    descriptor,
+                    level,
+                    shift,
+                };
+                each(F::Input::new(at), leaf.mapping(layout, at)?);
+            } else {
+                let below = (layout.decode(descriptor), level + 1);
+                visit(memory, geometry, below, (at, end), each)?;
+            }
+        }
+        entry += 8;
+        at = end;
+    }
+    Ok(())
+}
+
 /// The walk itself, one load a level.
-#[inline]
+#[inline(always)]
 pub(crate) fn walk<F: Format, M: Memory>(
     memory: &M,
     geometry: &Geometry,
@@ -111,33 +250,13 @@ pub(crate) fn walk<F: Format, M: Memory>(
     address: F::Input,
 ) -> Result<Mapping<F>, Fault> {
     let raw = address.raw();
-    let mut level = geometry.start_level();
     if raw >= geometry.input_end() {
+        let level = geometry.start_level();
         return Err(Fault::AddressSize { level });
     }
-    let layout = Layout::of(geometry);
-    let stride = geometry.granule().stride();
-    let mask = (1u64 << stride) - 1;
-    let mut shift = geometry.level_shift(level);
-    let mut at = root.raw() + (raw >> shift) * 8;
-    loop {
-        let descriptor = memory.load(PhysAddr::new(at));
-        if descriptor & VALID == 0 {
-            return Err(Fault::Translation { level });
-        }
-        if level == LAST || descriptor & TABLE == 0 {
-            let offset = raw & ((1 << shift) - 1);
-            return Ok(Mapping {
-                output: F::Output::new(layout.decode(descriptor) | offset),
-                size: 1 << shift,
-                attributes: F::decode(descriptor).map_err(|_| Fault::Reserved { level })?,
-                level,
-                contiguous: descriptor & CONTIGUOUS != 0,
-            });
-        }
-        level += 1;
-        shift -= stride;
-        at = layout.decode(descriptor) + (raw >> shift & mask) * 8;
+    match leaf(memory, geometry, root, raw) {
+        Ok(leaf) => leaf.mapping(Layout::of(geometry), raw),
+        Err(level) => Err(Fault::Translation { level }),
     }
 }
 
