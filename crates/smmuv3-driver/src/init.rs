@@ -199,12 +199,18 @@ fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 3]) -> Result<[Block; 3], In
     Ok(blocks)
 }
 
+/// The bits of CR0 that are ever written, SMMUEN to ATSCHK; what the SMMU shows
+/// elsewhere in CR0ACK must not keep a finished update waiting.
+const CR0_MASK: u32 = 0x1f;
+/// The same for IRQ_CTRL.
+const IRQ_CTRL_MASK: u32 = 0x7;
+
 /// Writes CR0 and waits until the SMMU follows (6.3.9, 6.3.10).
 fn write_cr0<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>, value: Cr0) -> Result<(), Error> {
     let value = u32::from(value);
     hw.regs.write32(reg::CR0, value);
     poll(&hw.clock, REGISTER_US, || {
-        (hw.regs.read32(reg::CR0ACK) == value).then_some(())
+        (hw.regs.read32(reg::CR0ACK) & CR0_MASK == value).then_some(())
     })
     .ok_or(Error::Timeout(Wait::Cr0))
 }
@@ -217,7 +223,7 @@ fn write_irq_ctrl<R: Registers, M, C: Clock>(
     let value = u32::from(value);
     hw.regs.write32(reg::IRQ_CTRL, value);
     poll(&hw.clock, REGISTER_US, || {
-        (hw.regs.read32(reg::IRQ_CTRLACK) == value).then_some(())
+        (hw.regs.read32(reg::IRQ_CTRLACK) & IRQ_CTRL_MASK == value).then_some(())
     })
     .ok_or(Error::Timeout(Wait::IrqCtrl))
 }

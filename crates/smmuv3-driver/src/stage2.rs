@@ -255,7 +255,7 @@ impl Stage2 {
             3 => 42,
             4 => 44,
             5 => 48,
-            6 if wide => 52,
+            6 => 52,
             _ => 0,
         };
         if bits == 0 || bits > features.output_bits() {
@@ -263,7 +263,8 @@ impl Stage2 {
         }
         // The SMMU would silently round the root down to its own alignment; 64
         // bytes is the least any configuration has.
-        if !self.root.is_aligned(64) || self.root.raw() >> bits != 0 {
+        let reach = if wide { bits } else { bits.min(48) };
+        if !self.root.is_aligned(64) || self.root.raw() >> reach != 0 {
             return Err(Stage2Error::Root { root: self.root });
         }
         Ok(())

@@ -8,6 +8,9 @@ use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{FMT_LINEAR, FMT_TWO_LEVEL, StrtabBaseCfg};
 use smmuv3_spec::ste::{L1Std, Ste};
 
+/// No table has more entries, whatever the configuration asks for.
+const MOST_ENTRIES_LOG2: u8 = 20;
+
 /// Shape of a stream table (IHI 0070, 3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -23,9 +26,10 @@ impl Shape {
     /// choice would otherwise outlive it.
     pub(crate) fn choose(features: &Features, config: &Config) -> Self {
         let bits = features.stream_bits();
+        let l1_log2 = config.l1_log2.min(MOST_ENTRIES_LOG2);
         if !features.two_level() {
             return Self {
-                bits: bits.min(config.linear_log2),
+                bits: bits.min(config.linear_log2).min(MOST_ENTRIES_LOG2),
                 split: None,
             };
         }
@@ -33,10 +37,10 @@ impl Shape {
         // what even the largest leaves cover stay out of range and abort.
         let split = [6, 8]
             .into_iter()
-            .find(|split| bits.saturating_sub(*split) <= config.l1_log2)
+            .find(|split| bits.saturating_sub(*split) <= l1_log2)
             .unwrap_or(10);
         Self {
-            bits: bits.min(config.l1_log2.saturating_add(split)),
+            bits: bits.min(l1_log2 + split),
             split: Some(split),
         }
     }

@@ -1,0 +1,214 @@
+//! Which commands an invalidation becomes.
+
+mod common;
+
+use common::Fake;
+use portcullis_addr::{Ipa, Range};
+use proptest::prelude::*;
+use smmuv3_driver::{Config, Error, Granule, RangeCommands, Smmu};
+use smmuv3_spec::Vmid;
+use smmuv3_spec::command::{Command, Opcode};
+use smmuv3_spec::reg;
+
+type Driver<'a> = Smmu<&'a Fake, &'a Fake, &'a Fake>;
+
+const VMID: Vmid = Vmid(0x12);
+
+fn driver(fake: &Fake) -> Driver<'_> {
+    let driver = Smmu::new(fake, fake, fake, Config::default()).unwrap();
+    fake.take_consumed();
+    driver
+}
+
+fn range(start: u64, size: u64) -> Range<Ipa> {
+    Range::from_size(Ipa::new(start), size).unwrap()
+}
+
+/// The bytes a command covers, as 4.4.1.1 defines them:
+/// ((NUM+1) * 2^SCALE) * granule from the address on.
+fn covered(command: &Command, granule: Granule) -> (u64, u64) {
+    let start = command.address();
+    let size = match command.tg() {
+        0 => 1u64 << granule.log2(),
+        tg => {
+            let log2 = [0, 12, 14, 16][usize::from(tg)];
+            assert_eq!(log2, granule.log2());
+            ((u64::from(command.num()) + 1) << command.scale()) << log2
+        }
+    };
+    (start, size)
+}
+
+/// Bits of `n` in windows of five from the lowest set bit up: the least number
+/// of commands, counted another way.
+fn windows(mut n: u64) -> usize {
+    let mut count = 0;
+    while n != 0 {
+        n >>= n.trailing_zeros();
+        n >>= 5;
+        count += 1;
+    }
+    count
+}
+
+fn any_granule() -> impl Strategy<Value = Granule> {
+    prop_oneof![
+        Just(Granule::Size4K),
+        Just(Granule::Size16K),
+        Just(Granule::Size64K)
+    ]
+}
+
+proptest! {
+    #[test]
+    fn ranges_are_covered_exactly_and_shortly(
+        granule in any_granule(),
+        first in 0u64..1 << 20,
+        count in prop_oneof![1u64..2000, 1u64..1 << 36],
+        level in proptest::option::of(0u8..5),
+        leaf in any::<bool>(),
+    ) {
+        let bytes = range(first << granule.log2(), count << granule.log2());
+        let commands: Vec<_> = RangeCommands::new(VMID, bytes, granule, level, leaf)
+            .unwrap()
+            .collect();
+        let mut at = bytes.start().raw();
+        for command in &commands {
+            let (start, size) = covered(command, granule);
+            prop_assert_eq!(start, at);
+            at += size;
+            prop_assert_eq!(command.opcode(), Opcode::TLBI_S2_IPA);
+            prop_assert_eq!((command.vmid(), command.leaf()), (VMID, leaf));
+            // 4.4.1.1: reserved, and RES0 without a granule.
+            let plain = command.num() == 0 && command.scale() == 0 && command.ttl() == 0;
+            prop_assert_eq!(command.tg() == 0, plain);
+            prop_assert!(command.scale() <= 31);
+            prop_assert_eq!(command.0[0] >> 48, 0);
+            if command.ttl() != 0 {
+                prop_assert_eq!(Some(command.ttl()), level);
+                // The start is aligned to a leaf of that level.
+                let leaf = granule.log2() + (granule.log2() - 3) * (3 - command.ttl());
+                prop_assert_eq!(start % (1 << leaf), 0);
+                prop_assert!(!(granule == Granule::Size16K && command.ttl() == 1));
+            }
+        }
+        prop_assert_eq!(at, bytes.end().raw());
+        prop_assert!(commands.len() <= windows(count));
+    }
+}
+
+/// Worked out by hand: 33 pages are 1 and 32, 2^36 pages need 32 units of the
+/// largest scale.
+#[test]
+fn raw_words_of_ranges() {
+    let words = |pages: u64, level| -> Vec<[u64; 2]> {
+        RangeCommands::new(
+            VMID,
+            range(0x4000_0000, pages << 12),
+            Granule::Size4K,
+            level,
+            true,
+        )
+        .unwrap()
+        .map(|c| c.0)
+        .collect()
+    };
+    let low = 0x0000_0012_0000_002a;
+    assert_eq!(words(1, None), [[low, 0x4000_0001]]);
+    assert_eq!(words(1, Some(3)), [[low, 0x4000_0701]]);
+    assert_eq!(words(2, None), [[low | 1 << 20, 0x4000_0401]]);
+    assert_eq!(words(31, None), [[low | 30 << 12, 0x4000_0401]]);
+    assert_eq!(
+        words(33, None),
+        [[low, 0x4000_0001], [low | 5 << 20, 0x4000_1401]]
+    );
+    // 2 MiB with the hint that it was one block.
+    assert_eq!(words(512, Some(2)), [[low | 9 << 20, 0x4000_0601]]);
+    assert_eq!(
+        words(1 << 36, None),
+        [[low | 31 << 12 | 31 << 20, 0x4000_0401]]
+    );
+}
+
+#[test]
+fn misaligned_ranges_are_refused() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    for (start, size, granule) in [
+        (0x800, 0x1000, Granule::Size4K),
+        (0x1000, 0x800, Granule::Size4K),
+        (0x1000, 0x4000, Granule::Size16K),
+        (0x4000, 0x1_0000, Granule::Size64K),
+    ] {
+        let result = smmu.tlbi_ipa_range(VMID, range(start, size), granule, None, true);
+        assert_eq!(result, Err(Error::BadRange));
+    }
+    assert_eq!(fake.take_consumed(), []);
+}
+
+#[test]
+fn without_ranges_there_is_one_command_for_each_leaf() {
+    let fake = Fake::with(|state| state.set(reg::IDR3, 0x1014_u32));
+    let mut smmu = driver(&fake);
+    let mut addresses = |size, level| -> Vec<_> {
+        smmu.tlbi_ipa_range(VMID, range(0x4000_0000, size), Granule::Size4K, level, true)
+            .unwrap();
+        fake.take_consumed()
+    };
+    let commands = addresses(4 << 21, Some(2));
+    let want: Vec<_> = (0..4)
+        .map(|n| Command::tlbi_s2_ipa(VMID, 0x4000_0000 + (n << 21), true))
+        .chain([Command::sync(0)])
+        .collect();
+    assert_eq!(commands, want);
+    // A hint that does not fit the range is dropped.
+    assert_eq!(addresses(3 << 12, Some(2)).len(), 4);
+    // Too many: the whole VMID.
+    assert_eq!(addresses(64 << 12, None).len(), 65);
+    let all = [Command::tlbi_s12_vmall(VMID), Command::sync(0)];
+    assert_eq!(addresses(65 << 12, None), all);
+}
+
+/// 4.4.3.1: entries that combine two stages do not match an IPA.
+#[test]
+fn nesting_drops_stage_1_as_well() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    smmu.note_nesting();
+    smmu.tlbi_ipa_range(VMID, range(0, 4096), Granule::Size4K, None, true)
+        .unwrap();
+    let want = [
+        Command::tlbi_s2_ipa(VMID, 0, true),
+        Command::tlbi_nh_all(VMID),
+        Command::sync(0),
+    ];
+    assert_eq!(fake.take_consumed(), want);
+    let fake = Fake::with(|state| {
+        let idr0 = state.idr0().with_s1p(false);
+        state.set(reg::IDR0, u32::from(idr0));
+    });
+    let mut smmu = driver(&fake);
+    smmu.note_nesting();
+    smmu.tlbi_ipa_range(VMID, range(0, 4096), Granule::Size4K, None, true)
+        .unwrap();
+    assert_eq!(fake.take_consumed().len(), 2, "illegal without stage 1");
+}
+
+#[test]
+fn qemu_drops_its_configuration_cache_too() {
+    let fake = Fake::with(|state| state.set(reg::IIDR, 0_u32));
+    let mut smmu = driver(&fake);
+    smmu.tlbi_vmid(VMID).unwrap();
+    smmu.tlbi_ipa_range(VMID, range(0, 8192), Granule::Size4K, None, true)
+        .unwrap();
+    let opcodes: Vec<_> = fake.take_consumed().iter().map(|c| c.opcode()).collect();
+    let want = [
+        Opcode::TLBI_S12_VMALL,
+        Opcode::CFGI_STE_RANGE,
+        Opcode::SYNC,
+        Opcode::TLBI_S2_IPA,
+        Opcode::CFGI_STE_RANGE,
+        Opcode::SYNC,
+    ];
+    assert_eq!(opcodes, want);
+}
