@@ -18,7 +18,7 @@ use smmuv3_spec::control::{
 use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::reg;
 
-/// An allocation that is given back unless the take-over succeeds.
+/// An allocation.
 #[derive(Clone, Copy)]
 struct Block {
     at: PhysAddr,
@@ -43,18 +43,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             mem: memory,
             clock,
         };
-        // Queues off as well, so that their registers can be written (6.3.9).
-        write_cr0(&hw, Cr0::new())?;
-        write_irq_ctrl(&hw, IrqCtrl::new())?;
+        quiesce(&hw)?;
 
         let shape = Shape::choose(&features, &config);
         let command_log2 = config.command_log2.min(features.idr1.cmdqs());
         let event_log2 = config.event_log2.min(features.idr1.eventqs());
         let sizes = [
             shape.bytes(),
-            // A base is aligned to 32 bytes at least (6.3.26).
-            (Command::SIZE << command_log2).max(32),
-            EventRecord::SIZE << event_log2,
+            command_bytes(command_log2),
+            event_bytes(event_log2),
         ];
         let blocks = allocate_all(&hw.mem, sizes)?;
         if shape.split.is_none() {
@@ -82,16 +79,53 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         match this.start() {
             Ok(()) => Ok(this),
             Err(error) => {
-                let fenced = fence(&this.hw.regs, &this.hw.clock);
-                if write_cr0(&this.hw, Cr0::new()).is_ok() {
-                    for block in blocks {
-                        this.hw.mem.free(block.at, block.bytes);
-                    }
-                }
-                fenced?;
+                this.stop()?;
                 Err(error.into())
             }
         }
+    }
+
+    /// Starts a fenced SMMU again, also one that lost its registers with its
+    /// power: everything is reset through abort, programmed and invalidated as
+    /// by [`new`](Self::new). Streams keep what they were attached to; events
+    /// that were not drained are lost.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the SMMU is then still fenced and may be tried
+    /// again. What it can do must not have changed.
+    pub fn restart(&mut self) -> Result<(), InitError> {
+        // Before the registers are touched: until the end, it counts as fenced.
+        self.fence()?;
+        quiesce(&self.hw)?;
+        self.commands = CommandQueue::new(
+            self.commands.base,
+            self.commands.ring.log2,
+            self.features.quirks.contains(Quirks::BOUNDED_BATCH),
+        );
+        self.events = EventQueue::new(self.events.base, self.events.ring.log2);
+        self.fenced = false;
+        self.start().map_err(|error| match self.fence() {
+            Ok(()) => error.into(),
+            Err(fence) => fence.into(),
+        })
+    }
+
+    /// Fences the SMMU for good, stops its queues and gives all memory back.
+    ///
+    /// # Errors
+    /// [`InitError::Fence`], [`InitError::Device`]: the SMMU may still read or
+    /// write its tables and queues, so their memory stays taken.
+    pub fn stop(mut self) -> Result<(), InitError> {
+        self.fence()?;
+        // Completion says that no access to the queues is under way, and with
+        // translation off none to the stream table is (6.3.9).
+        write_cr0(&self.hw, Cr0::new())?;
+        let mem = &self.hw.mem;
+        self.table.free_second_levels(mem);
+        mem.free(self.table.base, self.table.shape.bytes());
+        mem.free(self.commands.base, command_bytes(self.commands.ring.log2));
+        mem.free(self.events.base, event_bytes(self.events.ring.log2));
+        Ok(())
     }
 
     /// Programs and enables; everything is off and aborts.
@@ -180,6 +214,22 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         // queue stopped (7.1).
         regs.write32(reg::GERRORN, regs.read32(reg::GERROR));
     }
+}
+
+/// A queue's base is aligned to its size and to 32 bytes at least (6.3.26).
+fn command_bytes(log2: u8) -> u64 {
+    (Command::SIZE << log2).max(32)
+}
+
+fn event_bytes(log2: u8) -> u64 {
+    EventRecord::SIZE << log2
+}
+
+/// Switches queues and interrupts off as well, so that their registers can be
+/// written (6.3.9, 6.3.16).
+fn quiesce<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>) -> Result<(), Error> {
+    write_cr0(hw, Cr0::new())?;
+    write_irq_ctrl(hw, IrqCtrl::new())
 }
 
 fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 3]) -> Result<[Block; 3], InitError> {

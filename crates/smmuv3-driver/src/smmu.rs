@@ -190,11 +190,23 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     ///
     /// # Errors
     /// [`Error::Stage2`], [`Error::StreamOutOfRange`], [`Error::NoMemory`],
-    /// [`Error::Fenced`]: nothing changed. Any other: the SMMU is fenced.
+    /// [`Error::Fenced`]: nothing changed. Any other: the SMMU is fenced, and the
+    /// stream aborts also after a [`restart`](Self::restart).
     pub fn attach(&mut self, stream: StreamId, stage2: &Stage2) -> Result<(), Error> {
         self.usable()?;
         let target = stage2.entry(&self.features)?;
         let at = self.place(stream)?;
+        self.replace(stream, at, target).inspect_err(|_| {
+            // The caller was told that the stream is not attached, so it must
+            // not be found attached once the SMMU runs again.
+            store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
+            self.hw.mem.publish(at, Ste::SIZE);
+        })
+    }
+
+    /// Stores `target` in the entry at `at`; any failure fences.
+    fn replace(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
+        let vmid = Vmid(target.s2vmid());
         let current = load(&self.hw.mem, at);
         if current == target {
             return Ok(());
@@ -204,7 +216,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             // One word decides alone: the store is the whole change. Not so
             // where the VMID stays, since its TLB entries would mix.
             if differ.count() == 1 && current.s2vmid() != target.s2vmid() {
-                self.run_or_fence(&[Command::tlbi_s12_vmall(stage2.vmid)])?;
+                self.run_or_fence(&[Command::tlbi_s12_vmall(vmid)])?;
                 store_words(&self.hw.mem, at, &target, 2..3);
                 self.hw.mem.publish(at, Ste::SIZE);
                 return self.run_or_fence(&[Command::cfgi_ste(stream, true)]);
@@ -218,7 +230,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.hw.mem.publish(at, Ste::SIZE);
         self.run_or_fence(&[
             Command::cfgi_ste(stream, true),
-            Command::tlbi_s12_vmall(stage2.vmid),
+            Command::tlbi_s12_vmall(vmid),
         ])?;
         store_words(&self.hw.mem, at, &target, 0..1);
         self.hw.mem.publish(at, Ste::SIZE);

@@ -3,7 +3,7 @@
 use crate::Features;
 use crate::smmu::Config;
 use portcullis_addr::PhysAddr;
-use portcullis_memory::Memory;
+use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{FMT_LINEAR, FMT_TWO_LEVEL, StrtabBaseCfg};
 use smmuv3_spec::ste::{L1Std, Ste};
@@ -101,6 +101,23 @@ impl StreamTable {
         }
         let index = stream & ((1 << split) - 1);
         Place::At(PhysAddr::new(descriptor.l2ptr() + index * Ste::SIZE))
+    }
+}
+
+impl StreamTable {
+    /// Gives back the second levels. The SMMU must not read the table any more.
+    pub(crate) fn free_second_levels(&self, mem: &(impl Memory + Allocator)) {
+        let Some(split) = self.shape.split else {
+            return;
+        };
+        for offset in (0..self.shape.bytes()).step_by(L1Std::SIZE as usize) {
+            let l1 = PhysAddr::new(self.base.raw() + offset);
+            let descriptor = L1Std([mem.load(l1)]);
+            if descriptor.span() != 0 {
+                mem.store(l1, 0);
+                mem.free(PhysAddr::new(descriptor.l2ptr()), Ste::SIZE << split);
+            }
+        }
     }
 }
 

@@ -270,6 +270,75 @@ fn a_change_that_does_not_complete_fences() {
     }
 }
 
+/// Also when only the last invalidation of an attach fails.
+#[test]
+fn a_failed_attach_is_none_after_a_restart() {
+    for good in 0..3 {
+        let fake = Fake::new();
+        let mut smmu = driver(&fake);
+        smmu.attach(StreamId(0x19), &HOST).unwrap();
+        // The first stream of the second level is there; an attach now has two
+        // CMD_CFGI_STE. Refusing the later one alone needs the earlier to pass.
+        let mut refuse = vec![(Opcode::CFGI_STE, 0); good];
+        refuse.push((Opcode::CFGI_STE, 1));
+        fake.faults(|f| f.refuse = refuse);
+        let result = smmu.attach(STREAM, &HOST);
+        assert_eq!(result.is_err(), good < 2);
+        fake.faults(|f| f.refuse.clear());
+        assert_eq!(smmu.is_fenced(), good < 2);
+        smmu.restart().unwrap();
+        assert!(!smmu.is_fenced());
+        assert_eq!(smmu.attached(STREAM).is_some(), good == 2);
+        assert_eq!(fake.entry(STREAM).config().passes(), good == 2);
+        assert!(fake.entry(StreamId(0x19)).config().passes(), "as before");
+        smmu.attach(STREAM, &GUEST).unwrap();
+        assert!(fake.entry(STREAM).config().passes());
+    }
+}
+
+#[test]
+fn stopping_gives_everything_back() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    smmu.attach(STREAM, &HOST).unwrap();
+    smmu.attach(StreamId(0xffff), &HOST).unwrap();
+    smmu.stop().unwrap();
+    assert!(fake.is_fenced());
+    assert_eq!(fake.arena.bytes_in_use(), 0);
+    let fake = Fake::new();
+    let smmu = driver(&fake);
+    fake.faults(|f| f.cr0_clear_stuck = 4);
+    assert!(smmu.stop().is_err());
+    assert!(fake.is_fenced());
+    assert_ne!(fake.arena.bytes_in_use(), 0, "it may still be read");
+}
+
+/// Everything that power took is programmed again, and invalidated first.
+#[test]
+fn a_restart_after_power_loss() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    smmu.attach(STREAM, &HOST).unwrap();
+    let entry = fake.entry(STREAM);
+    {
+        let mut state = fake.state.borrow_mut();
+        state.regs.retain(|offset, _| *offset <= reg::AIDR);
+        state.set(reg::GBPA, 0x10_1000_u32);
+    }
+    fake.take_consumed();
+    smmu.restart().unwrap();
+    let opcodes: Vec<_> = fake.take_consumed().iter().map(|c| c.opcode()).collect();
+    assert_eq!(opcodes[0], Opcode::CFGI_STE_RANGE);
+    assert_eq!(opcodes[2], Opcode::TLBI_NSNH_ALL);
+    assert_eq!(fake.entry(STREAM), entry);
+    smmu.block(STREAM).unwrap();
+    fake.faults(|f| f.commands_stuck = true);
+    assert!(smmu.restart().is_err());
+    assert!(smmu.is_fenced() && fake.is_fenced());
+    fake.faults(|f| f.commands_stuck = false);
+    smmu.restart().unwrap();
+}
+
 #[test]
 fn what_would_be_an_illegal_entry_is_refused() {
     let small: fn(&mut State) = |s| {

@@ -49,7 +49,7 @@ pub struct Faults {
     pub commands_stuck: bool,
     /// Commands are consumed one at a time, at each read of CONS.
     pub slow: bool,
-    /// The next command with this opcode ends in this error.
+    /// The next command with this opcode ends in this error; 0 lets it pass.
     pub refuse: Vec<(Opcode, u8)>,
     /// What CMDQ_CONS reads as.
     pub cons: Option<u32>,
