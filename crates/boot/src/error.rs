@@ -1,7 +1,7 @@
 //! Every way in which boot input can be wrong.
 
 use crate::fdt::Structure;
-use crate::text::{NodePath, Word};
+use crate::text::{NodePath, Text, Word};
 use core::fmt;
 use portcullis_addr::{PhysAddr, Range};
 
@@ -138,6 +138,18 @@ pub enum BootError {
         node: NodePath,
         /// The property.
         property: &'static str,
+    },
+    /// A property holds a word that cannot be.
+    #[error("{property} of {node} holds {value}")]
+    PropertyWord {
+        /// The node.
+        node: NodePath,
+        /// The property.
+        property: &'static str,
+        /// The word.
+        value: Text<16>,
+        /// What would be right.
+        right: &'static str,
     },
     /// A register address cannot be followed to the physical address space.
     #[error("the address {address:#x} of {node} is not in the ranges of the bus around it")]
@@ -426,6 +438,7 @@ impl fmt::Display for Fix<'_> {
             E::MissingNode { right, .. }
             | E::PropertyLength { right, .. }
             | E::PropertyValue { right, .. }
+            | E::PropertyWord { right, .. }
             | E::ArgumentValue { right, .. } => right,
             E::MissingProperty { property, .. } => {
                 return write!(f, "add {property} to that node");

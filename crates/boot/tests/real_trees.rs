@@ -1,18 +1,152 @@
-//! Trees that QEMU 10.0.2 wrote.
+//! Trees that QEMU 10.0.2 wrote; `tests/trees/README.md` says how.
 
-use portcullis_addr::{PhysAddr, Range};
-use portcullis_boot::*;
+mod support;
+
+use portcullis_boot::{
+    Conduit, Fdt, Gic, HostTreePlan, Interrupt, LogLevel, Machine, PsciVersion, Trigger,
+};
+use support::{listing, range};
 
 const MODULES: &[u8] = include_bytes!("trees/gicv3-smmu-modules.dtb");
+const NUMA: &[u8] = include_bytes!("trees/gicv3-smmu-numa.dtb");
+const SINGLE: &[u8] = include_bytes!("trees/gicv3-smmu.dtb");
+const GICV2: &[u8] = include_bytes!("trees/gicv2.dtb");
 
 #[test]
-fn smoke() {
+fn the_machine_behind_the_tree() {
     let machine = Machine::from_fdt(MODULES).unwrap();
-    let fdt = Fdt::new(MODULES).unwrap();
-    let protected = [Range::from_size(PhysAddr::new(0x8000_0000), 0x20_0000).unwrap()];
-    let plan = HostTreePlan::identity(&machine, &protected);
-    let mut out = vec![0; plan.bytes_needed(&fdt)];
-    let size = plan.write(&fdt, &mut out).unwrap();
-    assert!(Fdt::new(&out[..size]).is_ok());
+    assert_eq!(machine.log, LogLevel::Debug);
+    assert!(machine.memory.iter().eq(&[range(0x4000_0000, 2 << 30)]));
+    assert!(machine.reserved.is_empty() && machine.hidden.is_empty());
+    assert!(machine.cpus.iter().map(|cpu| cpu.affinity).eq(0..4));
+    assert_eq!(machine.psci.conduit, Conduit::Smc);
+    assert_eq!(machine.psci.version, PsciVersion::V1_0);
+    let Gic::V3(gic) = &machine.gic else {
+        panic!("{:?}", machine.gic);
+    };
+    assert_eq!(gic.distributor, range(0x800_0000, 0x1_0000));
+    assert!(
+        gic.redistributors
+            .iter()
+            .eq(&[range(0x80a_0000, 0xf6_0000)])
+    );
+    assert_eq!(gic.maintenance.unwrap().intid, 25);
+    let its = gic.its.get(0).unwrap();
+    assert_eq!(its.registers, range(0x808_0000, 0x2_0000));
+    assert_eq!(its.doorbell, range(0x809_0000, 0x1_0000));
+    assert_eq!(its.target.raw(), 0x809_0040);
+    let console = machine.console.unwrap();
+    assert_eq!(console.registers, range(0x904_0000, 0x1000));
+    assert!(console.dedicated);
+    let kernel = machine.modules.kernel.range;
+    assert_eq!(kernel, range(0x4a00_0000, 0x2a1_cfc0));
+    let ramdisk = machine.modules.ramdisk.unwrap().range;
+    assert_eq!(ramdisk, range(0x5000_0000, 0x1_0000));
+}
+
+#[test]
+fn the_smmu_and_its_streams() {
+    let machine = Machine::from_fdt(MODULES).unwrap();
+    let smmu = machine.smmus.get(0).unwrap();
+    assert_eq!(machine.smmus.len(), 1);
+    assert_eq!(smmu.registers, range(0x905_0000, 0x2_0000));
+    assert_eq!(smmu.path.as_str(), "/smmuv3@9050000");
+    assert!(smmu.coherent);
+    let edge = |intid| {
+        Some(Interrupt {
+            intid,
+            trigger: Trigger::Edge,
+        })
+    };
+    assert_eq!(smmu.interrupts.event, edge(106));
+    assert_eq!(smmu.interrupts.pri, edge(107));
+    assert_eq!(smmu.interrupts.sync, edge(108));
+    assert_eq!(smmu.interrupts.gerror, edge(109));
+    assert_eq!(smmu.interrupts.combined, None);
+    let streams: Vec<_> = machine.streams.iter().collect();
+    assert_eq!(streams.len(), 1);
+    assert_eq!((streams[0].first, streams[0].last), (0, 0xffff));
+}
+
+#[test]
+fn what_the_machine_takes_is_bounded() {
     assert!(size_of::<Machine>() <= 12 << 10);
+}
+
+#[test]
+fn trees_without_modules_say_so() {
+    for tree in [SINGLE, NUMA, GICV2] {
+        let error = Machine::from_fdt(tree).unwrap_err();
+        assert_eq!(error.to_string(), "/chosen has no kernel module");
+    }
+}
+
+/// A QEMU tree with the modules that guest-loader would have added.
+fn with_modules(blob: &[u8]) -> Vec<u8> {
+    let mut tree = support::Tree::read(blob);
+    let chosen = support::machine().at("chosen").clone();
+    tree.at("chosen").children = chosen.children;
+    tree.flatten()
+}
+
+#[test]
+fn two_banks_and_eight_cpus() {
+    let machine = Machine::from_fdt(&with_modules(NUMA)).unwrap();
+    let banks: Vec<_> = machine.memory.iter().copied().collect();
+    assert_eq!(
+        banks,
+        [range(0x4000_0000, 4 << 30), range(0x1_4000_0000, 4 << 30)]
+    );
+    assert_eq!(machine.cpus.len(), 8);
+    let console = machine.console.unwrap();
+    assert_eq!(console.registers, range(0x900_0000, 0x1000));
+    assert!(!console.dedicated);
+}
+
+#[test]
+fn gicv2_with_its_frame() {
+    let machine = Machine::from_fdt(&with_modules(GICV2)).unwrap();
+    assert!(machine.smmus.is_empty() && machine.streams.is_empty());
+    let Gic::V2(gic) = &machine.gic else {
+        panic!("{:?}", machine.gic);
+    };
+    assert_eq!(gic.distributor, range(0x800_0000, 0x1_0000));
+    assert_eq!(gic.cpu_interface, range(0x801_0000, 0x1_0000));
+    assert_eq!(gic.virtualization.len(), 2);
+    let frame = gic.frames.get(0).unwrap();
+    assert_eq!(frame.doorbell, range(0x802_0000, 0x1000));
+    assert_eq!(frame.target.raw(), 0x802_0040);
+}
+
+#[test]
+fn the_hosts_tree_is_the_same_but_for_the_smmu() {
+    for blob in [MODULES.to_vec(), with_modules(NUMA), with_modules(SINGLE)] {
+        let fdt = Fdt::new(&blob).unwrap();
+        let machine = Machine::from_tree(&fdt).unwrap();
+        let protected = [range(0x7fe0_0000, 0x20_0000), range(0x4020_0000, 0x8_0000)];
+        let plan = HostTreePlan::identity(&machine, &protected);
+        let mut out = vec![0; plan.bytes_needed(&fdt)];
+        let size = plan.write(&fdt, &mut out).unwrap();
+        let after = listing(&out[..size]);
+        let gone: Vec<_> = listing(&blob)
+            .into_iter()
+            .filter(|line| !after.contains(line))
+            .collect();
+        for line in &gone {
+            let expected = ["/smmuv3@", "/chosen", "/pl011@9040000", "/aliases serial1"];
+            let stream = line.starts_with("/pcie@10000000 iommu-map = ");
+            assert!(
+                stream || expected.iter().any(|e| line.starts_with(e)),
+                "{line}"
+            );
+        }
+        assert!(
+            !after
+                .iter()
+                .any(|line| line.contains("iommu") || line.contains("smmu"))
+        );
+        let host = Fdt::new(&out[..size]).unwrap();
+        let reserved = host.find(b"/reserved-memory").unwrap();
+        assert_eq!(reserved.children().count(), 2);
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::{Fdt, Token};
 use crate::error::BootError;
+use crate::text::Text;
 
 /// Names a node of one particular tree: the offset of its first token in the
 /// structure block, in bytes.
@@ -200,6 +201,16 @@ impl<'a> Node<'a> {
             node: self.fdt.path(self.id()),
             property,
             length: value.len() as u64,
+            right,
+        }
+    }
+
+    pub(crate) fn bad_word(&self, property: &'static str, right: &'static str) -> BootError {
+        let value = self.property(property.as_bytes()).unwrap_or_default();
+        BootError::PropertyWord {
+            node: self.fdt.path(self.id()),
+            property,
+            value: Text::start_of(value.strip_suffix(b"\0").unwrap_or(value)),
             right,
         }
     }

@@ -69,9 +69,8 @@ pub(super) fn cpus(fdt: &Fdt<'_>) -> Result<List<Cpu, CPU_LIMIT>, BootError> {
         if cpus.iter().any(|cpu| cpu.affinity == affinity) {
             return Err(BootError::DuplicateCpu { affinity });
         }
-        let method = node.property(b"enable-method");
-        if !matches!(method, None | Some(b"psci\0")) {
-            return Err(node.bad_value("enable-method", 0, "psci"));
+        if !matches!(node.text("enable-method")?, None | Some("psci")) {
+            return Err(node.bad_word("enable-method", "psci"));
         }
         let cpu = Cpu {
             affinity,
@@ -108,7 +107,7 @@ pub(super) fn psci(fdt: &Fdt<'_>) -> Result<Psci, BootError> {
             None => return Err(node.missing("method")),
             Some("smc") => Conduit::Smc,
             Some("hvc") => Conduit::Hvc,
-            Some(_) => return Err(node.bad_value("method", 0, "smc or hvc")),
+            Some(_) => return Err(node.bad_word("method", "smc or hvc")),
         };
         return Ok(Psci { conduit, version });
     }
