@@ -5,6 +5,7 @@
 //! does is in `hypervisor` and `payloads`.
 
 pub mod agent;
+pub mod bench;
 pub mod build;
 pub mod check;
 pub mod console;
@@ -20,6 +21,7 @@ pub mod progress;
 pub mod qmp;
 pub mod setup;
 pub mod shell;
+pub mod tree;
 pub mod vm;
 pub mod workspace;
 

@@ -82,8 +82,8 @@ pub struct Machine {
     pub edu: bool,
     /// More devices, in QEMU's words.
     pub devices: Vec<String>,
-    /// A device tree instead of QEMU's own.
-    pub device_tree: Option<PathBuf>,
+    /// A file to hold the RAM, so that it can be changed from outside.
+    pub ram_file: Option<PathBuf>,
     /// Whether the guest's clock counts instructions instead of time.
     pub counted: bool,
     /// More arguments for QEMU.
@@ -106,7 +106,7 @@ impl Machine {
             network: false,
             edu: false,
             devices: Vec::new(),
-            device_tree: None,
+            ram_file: None,
             counted: false,
             extra: Vec::new(),
         }
@@ -130,8 +130,13 @@ impl Machine {
             command.args(["-icount", "shift=0,sleep=off", "-seed", "1"]);
             command.args(["-rtc", "base=2024-01-01,clock=vm"]);
         }
-        if let Some(path) = &self.device_tree {
-            command.arg("-dtb").arg(path);
+        if let Some(path) = &self.ram_file {
+            let path = escape(&path.to_string_lossy());
+            let size = &self.memory;
+            command.arg("-object");
+            command.arg(format!(
+                "memory-backend-file,id=ram,size={size},mem-path={path},share=on"
+            ));
         }
         self.boot_arguments(&mut command);
         self.device_arguments(&mut command);
@@ -147,6 +152,9 @@ impl Machine {
         }
         if self.smmu {
             text.push_str(",iommu=smmuv3");
+        }
+        if self.ram_file.is_some() {
+            text.push_str(",memory-backend=ram");
         }
         text
     }

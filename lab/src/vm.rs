@@ -60,6 +60,21 @@ impl Vm {
     ///
     /// [`Error::Machine`] with QEMU's own words when it does not start.
     pub fn start(lab: &Lab, machine: &Machine, watch: &Watch) -> Result<Self> {
+        Self::start_after(lab, machine, watch, || Ok(()))
+    }
+
+    /// As [`Vm::start`]; `before` runs when everything is loaded to memory and
+    /// no instruction has been executed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Vm::start`] and of `before`.
+    pub fn start_after(
+        lab: &Lab,
+        machine: &Machine,
+        watch: &Watch,
+        before: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let logs = lab.workspace.output().join("logs");
         workspace::create_dir(&logs)?;
@@ -115,6 +130,7 @@ impl Vm {
         let host = Console::start("host", host, &host_log, watch.echo)?;
         let log = Console::start("hypervisor", log, &hypervisor_log, watch.echo)?;
         let mut qmp = Qmp::new(qmp).map_err(|error| with_errors(&error, &errors))?;
+        before()?;
         qmp.command("cont", json!({}))?;
         let child = guard.0.take().ok_or_else(|| Error::Machine {
             what: "QEMU is gone".to_owned(),

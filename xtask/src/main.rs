@@ -1,5 +1,6 @@
 //! The project's commands: a thin layer over `portcullis-lab`.
 
+mod bench;
 mod boot;
 mod options;
 mod run;
@@ -24,6 +25,7 @@ enum Command {
     Build,
     Run(run::Run),
     Test(test::Test),
+    Bench(bench::Bench),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -31,10 +33,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let result = match arguments.command {
         Command::Build => build_all(),
         Command::Run(run) => run.run(),
         Command::Test(test) => test.run(),
+        Command::Bench(bench) => bench.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };
@@ -42,9 +49,32 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            let lab = error.downcast_ref::<portcullis_lab::Error>();
+            match lab {
+                Some(portcullis_lab::Error::Unsuitable { .. }) => WRONG_USE.into(),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+/// Exit status for what the caller has to put right.
+const WRONG_USE: u8 = 2;
+
+/// Says in one line what is wrong with the command line and what would be
+/// right; or prints the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.to_string();
+    let parts: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    eprintln!("{}; see --help", parts.join("; "));
+    WRONG_USE.into()
 }
 
 fn build_all() -> anyhow::Result<ExitCode> {

@@ -62,6 +62,11 @@ impl Options {
         }
     }
 
+    /// RAM in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        mebibytes(&self.memory).unwrap_or(0) << 20
+    }
+
     /// The host kernel's command line.
     pub fn host_arguments(&self) -> String {
         match &self.append {
@@ -111,20 +116,20 @@ impl Options {
 
 /// A size QEMU understands, within what the hypervisor supports.
 fn memory(text: &str) -> Result<String, String> {
-    const RIGHT: &str = "give 512M to 8G, such as 1G or 1536M";
-    let (number, unit) = text
-        .split_at_checked(text.len().saturating_sub(1))
-        .ok_or(RIGHT)?;
-    let mebibytes = match unit {
+    match mebibytes(text) {
+        Some(512..=8192) => Ok(text.to_owned()),
+        _ => Err("give 512M to 8G, such as 1G or 1536M".to_owned()),
+    }
+}
+
+fn mebibytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit = match unit {
         "M" | "m" => 1,
         "G" | "g" => 1024,
-        _ => return Err(RIGHT.to_owned()),
+        _ => return None,
     };
-    let number: u64 = number.parse().map_err(|_| RIGHT)?;
-    match number.checked_mul(mebibytes) {
-        Some(512..=8192) => Ok(text.to_owned()),
-        _ => Err(RIGHT.to_owned()),
-    }
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// Something that is no empty word.

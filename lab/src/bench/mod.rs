@@ -1,0 +1,156 @@
+//! What the hypervisor costs, in numbers that repeat.
+//!
+//! QEMU counts instructions instead of time, so the figures depend neither on
+//! the build machine nor on its load; they say nothing about latency. See
+//! `docs/` of the project for what each row means.
+
+pub mod guest;
+pub mod pagetable;
+
+use crate::check::table;
+use serde_json::{Value, json};
+
+/// One figure with and without the hypervisor.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What was measured.
+    pub name: String,
+    /// What one unit of the figures is.
+    pub unit: &'static str,
+    /// Without the hypervisor, or of the best rival; none where there is none.
+    pub baseline: Option<f64>,
+    /// With it.
+    pub measured: f64,
+    /// What is to be reached.
+    pub goal: Goal,
+}
+
+/// What a row is to reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// Measured over baseline is this at most.
+    Ratio(f64),
+    /// Measured over baseline is less than this.
+    RatioBelow(f64),
+    /// Measured is this at most.
+    AtMost(f64),
+}
+
+impl Row {
+    /// Measured over baseline.
+    #[must_use]
+    pub fn ratio(&self) -> Option<f64> {
+        self.baseline
+            .filter(|baseline| *baseline > 0.0)
+            .map(|baseline| self.measured / baseline)
+    }
+
+    /// Whether the goal is reached; a ratio to nothing is none.
+    #[must_use]
+    pub fn reached(&self) -> bool {
+        match self.goal {
+            Goal::Ratio(limit) => self.ratio().is_some_and(|ratio| ratio <= limit),
+            Goal::RatioBelow(limit) => self.ratio().is_some_and(|ratio| ratio < limit),
+            Goal::AtMost(limit) => self.measured <= limit,
+        }
+    }
+
+    fn goal_text(&self) -> String {
+        match self.goal {
+            Goal::Ratio(limit) => format!("ratio <= {limit:.2}"),
+            Goal::RatioBelow(limit) => format!("ratio < {limit:.2}"),
+            Goal::AtMost(limit) => format!("<= {}", number(limit)),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "unit": self.unit,
+            "baseline": self.baseline,
+            "measured": self.measured,
+            "ratio": self.ratio(),
+            "goal": self.goal_text(),
+            "reached": self.reached(),
+        })
+    }
+}
+
+/// The rows as a table for people; `columns` head baseline and measured.
+#[must_use]
+pub fn text(rows: &[Row], columns: [&str; 2]) -> String {
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.name.clone(),
+                row.baseline.map_or_else(|| "-".to_owned(), number),
+                number(row.measured),
+                row.unit.to_owned(),
+                row.ratio()
+                    .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.4}")),
+                row.goal_text(),
+                if row.reached() { "ok" } else { "MISSED" }.to_owned(),
+            ]
+        })
+        .collect();
+    table(
+        &["what", columns[0], columns[1], "unit", "ratio", "goal", ""],
+        &cells,
+    )
+}
+
+/// The rows for programs.
+#[must_use]
+pub fn rows_json(rows: &[Row]) -> Value {
+    Value::Array(rows.iter().map(Row::json).collect())
+}
+
+/// A figure, with thousands apart and no more digits than help.
+fn number(value: f64) -> String {
+    if value.fract() != 0.0 && value < 1000.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(baseline: Option<f64>, measured: f64, goal: Goal) -> Row {
+        Row {
+            name: "x".to_owned(),
+            unit: "y",
+            baseline,
+            measured,
+            goal,
+        }
+    }
+
+    #[test]
+    fn goals_can_be_missed() {
+        assert!(row(Some(100.0), 101.0, Goal::Ratio(1.01)).reached());
+        assert!(!row(Some(100.0), 101.1, Goal::Ratio(1.01)).reached());
+        assert!(!row(None, 1.0, Goal::Ratio(1.01)).reached());
+        assert!(!row(Some(0.0), 1.0, Goal::Ratio(1.01)).reached());
+        assert!(row(None, 0.0, Goal::AtMost(0.0)).reached());
+        assert!(!row(None, 1.0, Goal::AtMost(0.0)).reached());
+        assert!(!row(Some(5.0), 5.0, Goal::RatioBelow(1.0)).reached());
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(number(1_234_567.0), "1,234,567");
+        assert_eq!(number(12.34), "12.3");
+        assert_eq!(number(0.0), "0");
+    }
+}
