@@ -18,11 +18,11 @@ pub enum Purpose {
 }
 
 /// What busybox is linked as; everything else is `busybox NAME`.
-const APPLETS: [&str; 36] = [
+const APPLETS: [&str; 37] = [
     "sh", "cat", "cp", "dd", "devmem", "dmesg", "echo", "env", "find", "free", "grep", "head",
     "hexdump", "ifconfig", "insmod", "ip", "kill", "ls", "lsmod", "mkdir", "mount", "nc", "ping",
     "poweroff", "ps", "reboot", "rm", "setsid", "sleep", "sync", "tail", "top", "true", "vi",
-    "cttyhack", "udhcpc",
+    "taskset", "cttyhack", "udhcpc",
 ];
 
 /// Builds the file system for `purpose` and returns its path.

@@ -1,0 +1,278 @@
+//! What cannot work ends in one line that says why, and in power-off.
+
+mod common;
+
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
+use portcullis_lab::machine::{Boot, HYPERVISOR_ARGUMENTS, KERNEL_ADDRESS, Machine, ModuleKind};
+use portcullis_lab::vm::{Vm, Watch};
+use portcullis_lab::{Result, tree};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Boots a machine that must refuse, and checks how it does so: its reason
+/// has to contain one of `words`.
+fn refuses(machine: &Machine, name: &str, words: &[&str]) {
+    refuses_after(machine, name, words, || Ok(()));
+}
+
+fn refuses_after(
+    machine: &Machine,
+    name: &str,
+    words: &[&str],
+    before: impl FnOnce() -> Result<()>,
+) {
+    let prepared = common::prepared();
+    let mut vm = Vm::start_after(&prepared.lab, machine, &Watch::quietly(name), before)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    let status = vm
+        .wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(status.success(), "{name}: {status}\n{}", vm.tails());
+    let events = vm.events_since(0);
+    let errors: Vec<_> = events
+        .iter()
+        .filter(|event| event.kind() == "boot_error")
+        .collect();
+    assert_eq!(
+        errors.len(),
+        1,
+        "{name}: one boot_error line\n{}",
+        vm.tails()
+    );
+    let reason = errors[0].get("reason").unwrap_or("").to_lowercase();
+    let fix = errors[0].get("fix").unwrap_or("");
+    assert!(
+        !fix.is_empty(),
+        "{name}: no word about what would be right\n{}",
+        vm.tails()
+    );
+    let named = words
+        .iter()
+        .any(|word| reason.contains(&word.to_lowercase()));
+    assert!(named, "{name}: {reason:?} names none of {words:?}");
+    assert!(
+        !events.iter().any(|event| event.kind() == "host_start"),
+        "{name}: the host started"
+    );
+    assert!(
+        vm.host.lines_since(0).is_empty(),
+        "{name}: the host said something\n{}",
+        vm.tails()
+    );
+}
+
+/// The usual machine with its RAM in a file, in a directory that goes with
+/// the returned value.
+fn editable() -> (Machine, tempfile::TempDir, PathBuf) {
+    let prepared = common::prepared();
+    let directory = tempfile::tempdir_in(prepared.lab.workspace.output()).expect("a directory");
+    let ram = directory.path().join("ram");
+    let mut machine = prepared.machine();
+    machine.memory = "512M".to_owned();
+    machine.ram_file = Some(ram.clone());
+    (machine, directory, ram)
+}
+
+/// Boots the usual machine with an altered tree.
+fn refuses_tree(name: &str, words: &[&str], change: impl FnOnce(&mut DeviceTree)) {
+    let (machine, _directory, ram) = editable();
+    refuses_after(&machine, name, words, || tree::edit(&ram, change));
+}
+
+/// Boots the usual machine with an altered blob.
+fn refuses_blob(name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let (machine, _directory, ram) = editable();
+    refuses_after(&machine, name, &["tree", "fdt"], || alter(&ram, change));
+}
+
+fn alter(ram: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+    let mut bytes = tree::read(ram)?;
+    change(&mut bytes);
+    tree::write(ram, &bytes)
+}
+
+/// The children of `/chosen` that name modules.
+fn modules(tree: &DeviceTree) -> Vec<String> {
+    let chosen = tree.find_node("/chosen").expect("/chosen");
+    chosen
+        .children()
+        .filter(|child| {
+            child.property("compatible").is_some_and(|property| {
+                property
+                    .value()
+                    .windows(9)
+                    .any(|window| window == b"multiboot")
+            })
+        })
+        .map(|child| child.name().to_owned())
+        .collect()
+}
+
+fn module_mut(tree: &mut DeviceTree, which: usize) -> &mut DeviceTreeNode {
+    let name = modules(tree).swap_remove(which);
+    tree.find_node_mut(&format!("/chosen/{name}"))
+        .expect("a module")
+}
+
+#[test]
+fn a_machine_without_smmu() {
+    let mut machine = common::prepared().machine();
+    machine.smmu = false;
+    refuses(&machine, "no-smmu", &["SMMU"]);
+}
+
+#[test]
+fn an_smmu_without_stage_2() {
+    let mut machine = common::prepared().machine();
+    // The emulated SMMU of older machine types has stage 1 only.
+    machine.model = "virt-9.1".to_owned();
+    refuses(&machine, "stage-1-only", &["stage"]);
+}
+
+#[test]
+fn no_module() {
+    let mut machine = common::prepared().machine();
+    if let Boot::Portcullis { modules, .. } = &mut machine.boot {
+        modules.clear();
+    }
+    refuses(&machine, "no-module", &["module", "kernel"]);
+}
+
+#[test]
+fn a_kernel_that_is_not_aligned() {
+    let mut machine = common::prepared().machine();
+    if let Boot::Portcullis { modules, .. } = &mut machine.boot {
+        modules[0].address += 0x1_0000;
+    }
+    refuses(&machine, "unaligned", &["align", "2 MiB"]);
+}
+
+#[test]
+fn a_kernel_that_is_no_kernel() {
+    let mut machine = common::prepared().machine();
+    if let Boot::Portcullis { modules, .. } = &mut machine.boot {
+        let initrd = modules[1].path.clone();
+        modules[0].path = initrd;
+    }
+    refuses(&machine, "no-image", &["image", "kernel"]);
+}
+
+#[test]
+fn two_kernels() {
+    let mut machine = common::prepared().machine();
+    if let Boot::Portcullis { modules, .. } = &mut machine.boot {
+        modules[1].kind = ModuleKind::Kernel("console=ttyAMA0".to_owned());
+    }
+    refuses(&machine, "two-kernels", &["kernel"]);
+}
+
+#[test]
+fn modules_that_overlap() {
+    refuses_tree("overlap", &["overlap"], |tree| {
+        let initrd = module_mut(tree, 1);
+        let reg = initrd.property_mut("reg").expect("reg");
+        let old = (&*reg).value().to_vec();
+        let size = old[old.len() / 2..].to_vec();
+        let mut value = (KERNEL_ADDRESS + 0x10_0000).to_be_bytes().to_vec();
+        value.extend(size);
+        reg.set_value(value);
+    });
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense() {
+    let prepared = common::prepared();
+    let cases = [
+        (
+            "mode",
+            "host-iommu=sideways console=serial1",
+            ["host-iommu", "sideways"],
+        ),
+        (
+            "level",
+            "host-iommu=identity log=loud console=serial1",
+            ["log", "loud"],
+        ),
+        (
+            "key",
+            "host-iommu=identity sound=on console=serial1",
+            ["sound", "unknown"],
+        ),
+    ];
+    for (name, arguments, words) in cases {
+        let machine = Machine::new(prepared.boot(arguments));
+        refuses(&machine, &format!("bootargs-{name}"), &words);
+    }
+}
+
+#[test]
+fn too_little_memory() {
+    let mut machine = Machine::new(common::prepared().boot(HYPERVISOR_ARGUMENTS));
+    machine.memory = "64M".to_owned();
+    refuses(&machine, "little-memory", &["memory", "RAM"]);
+}
+
+#[test]
+fn a_tree_without_its_magic_number() {
+    refuses_blob("no-magic", |bytes| bytes[..4].fill(0));
+}
+
+#[test]
+fn a_tree_whose_structure_is_garbage() {
+    refuses_blob("garbage", |bytes| {
+        let start = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
+        bytes[start..].fill(0xff);
+    });
+}
+
+#[test]
+fn a_tree_that_claims_to_be_huge() {
+    refuses_blob("huge", |bytes| bytes[4..8].fill(0xff));
+}
+
+#[test]
+fn a_tree_that_names_a_stream_twice() {
+    refuses_tree("stream-twice", &["stream"], |tree| {
+        let names: Vec<String> = tree
+            .root
+            .children()
+            .map(|child| child.name().to_owned())
+            .collect();
+        let name = names
+            .iter()
+            .find(|name| name.starts_with("pcie@"))
+            .expect("a PCIe host");
+        let pcie = tree
+            .find_node_mut(&format!("/{name}"))
+            .expect("a PCIe host");
+        let map = pcie.property_mut("iommu-map").expect("iommu-map");
+        let once = (&*map).value().to_vec();
+        let twice = [once.clone(), once].concat();
+        map.set_value(twice);
+    });
+}
+
+#[test]
+fn a_tree_without_memory() {
+    refuses_tree("no-memory-node", &["memory", "RAM"], |tree| {
+        let names: Vec<String> = tree
+            .root
+            .children()
+            .map(|child| child.name().to_owned())
+            .collect();
+        for name in names.iter().filter(|name| name.starts_with("memory")) {
+            tree.root.remove_child(name);
+        }
+    });
+}
+
+#[test]
+fn a_tree_whose_cells_are_absurd() {
+    refuses_tree("cells", &["cell", "tree"], |tree| {
+        let cells = DeviceTreeProperty::new("#address-cells", 77_u32).expect("a property");
+        tree.root.add_property(cells);
+    });
+}

@@ -1,0 +1,82 @@
+//! Stock Debian comes up under the hypervisor on machines of all sizes.
+
+mod common;
+
+use portcullis_lab::demo::OFF_TIMEOUT;
+use portcullis_lab::demo::attack::Range;
+use portcullis_lab::disk::{self, Disk};
+
+/// Boots one machine, uses all its CPUs and its disk, and switches it off.
+fn boots(cpus: u32, memory: &str, mebibytes: u64, cpu: &str) {
+    let prepared = common::prepared();
+    let name = format!("matrix-{cpus}-{cpu}");
+    let disk = Disk::new(&prepared.lab.workspace, &name).expect("a disk");
+    let mut machine = prepared.machine();
+    machine.cpus = cpus;
+    machine.memory = memory.to_owned();
+    machine.cpu = cpu.to_owned();
+    machine.disk = Some(disk.path().to_owned());
+    machine.network = true;
+    let (mut vm, mut agent) = prepared.start(&machine, &name);
+
+    let online = agent
+        .ask(&vm, "cat /sys/devices/system/cpu/online")
+        .expect("a file")
+        .data();
+    let expected = if cpus == 1 {
+        "0\n".to_owned()
+    } else {
+        format!("0-{}\n", cpus - 1)
+    };
+    assert_eq!(String::from_utf8_lossy(&online), expected);
+    let command = format!("nvme verify {:#x} 0 0x100000", disk::SEED);
+    agent.ask(&vm, &command).expect("the disk's data");
+    let groups = agent
+        .ask(&vm, "sh [ -z \"$(ls /sys/kernel/iommu_groups)\" ]")
+        .expect("a shell");
+    assert_eq!(groups.get("status"), Some("0"), "the host sees an IOMMU");
+
+    let events = vm.events_since(0);
+    let taken: u64 = Range::announced(&events)
+        .iter()
+        .map(|range| range.size)
+        .sum();
+    let limit = (4 << 20) + (mebibytes << 20) * 4 / 1000;
+    assert!(
+        taken > 0 && taken <= limit,
+        "{taken} bytes taken, {limit} allowed"
+    );
+
+    agent.tell(&vm, "off").expect("a command");
+    vm.wait_exit(OFF_TIMEOUT)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let events = vm.events_since(0);
+    let counts = events
+        .iter()
+        .find(|event| event.kind() == "exit_counts")
+        .expect("exit_counts");
+    assert!(
+        counts.fields().count() > 2,
+        "EL2 entries by reason: {counts:?}"
+    );
+}
+
+#[test]
+fn one_cpu_512m_cortex_a57() {
+    boots(1, "512M", 512, "cortex-a57");
+}
+
+#[test]
+fn two_cpus_1g_neoverse_n1() {
+    boots(2, "1G", 1024, "neoverse-n1");
+}
+
+#[test]
+fn eight_cpus_8g_max() {
+    boots(8, "8G", 8192, "max");
+}
+
+#[test]
+fn four_cpus_3g_cortex_a76() {
+    boots(4, "3G", 3072, "cortex-a76");
+}

@@ -1,0 +1,72 @@
+//! What the tests that boot QEMU share.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a test says what is wrong by panicking"
+)]
+
+use portcullis_lab::agent::Agent;
+use portcullis_lab::build::{self, Payloads};
+use portcullis_lab::initramfs::{self, Purpose};
+use portcullis_lab::machine::{self, Boot, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_lab::setup::{Lab, Wishes};
+use portcullis_lab::vm::{Vm, Watch};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Everything a test needs to boot, made once per test program.
+pub struct Prepared {
+    /// The tools.
+    pub lab: Lab,
+    payloads: Payloads,
+    initrd: PathBuf,
+}
+
+/// Sets up and builds, unless another test has done so.
+pub fn prepared() -> &'static Prepared {
+    static PREPARED: OnceLock<Prepared> = OnceLock::new();
+    PREPARED.get_or_init(|| {
+        let lab = Lab::set_up(&Wishes::default()).expect("the set-up works");
+        let payloads = build::payloads(&lab).expect("the payloads build");
+        let initrd = initramfs::build(&lab, &payloads, Purpose::Agent).expect("the initrd builds");
+        Prepared {
+            lab,
+            payloads,
+            initrd,
+        }
+    })
+}
+
+impl Prepared {
+    /// The usual machine under the hypervisor, without disk and network.
+    pub fn machine(&self) -> Machine {
+        Machine::new(self.boot(HYPERVISOR_ARGUMENTS))
+    }
+
+    /// The hypervisor with the usual modules and a command line.
+    pub fn boot(&self, arguments: &str) -> Boot {
+        static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+        let image =
+            IMAGE.get_or_init(|| build::hypervisor(&self.lab).expect("the hypervisor builds"));
+        let kernel = &self.lab.kernel.image;
+        machine::portcullis(image, arguments, kernel, &self.initrd, HOST_ARGUMENTS)
+    }
+
+    /// The usual machine without the hypervisor.
+    pub fn native_machine(&self) -> Machine {
+        Machine::new(Boot::Native {
+            kernel: self.lab.kernel.image.clone(),
+            initrd: self.initrd.clone(),
+            arguments: HOST_ARGUMENTS.to_owned(),
+        })
+    }
+
+    /// Boots a machine up to the agent.
+    pub fn start(&self, machine: &Machine, name: &str) -> (Vm, Agent) {
+        let vm = Vm::start(&self.lab, machine, &Watch::quietly(name))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let agent = Agent::wait(&vm).unwrap_or_else(|error| panic!("{error}"));
+        (vm, agent)
+    }
+}
