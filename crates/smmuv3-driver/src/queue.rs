@@ -224,10 +224,14 @@ impl CommandQueue {
         let at = self.address(self.cons);
         let opcode = Command([hw.mem.load(at), 0]).opcode();
         stats.command_errors += 1;
-        self.refused.get_or_insert(Error::Command {
-            error: CommandError(value.err()),
-            opcode,
-        });
+        // A CMD_RESUME answers an event and belongs to no operation that waits;
+        // refusing it must not fail the operation that happens to come next.
+        if opcode != Opcode::RESUME {
+            self.refused.get_or_insert(Error::Command {
+                error: CommandError(value.err()),
+                opcode,
+            });
+        }
         let sync = Command::sync(SIG_NONE);
         hw.mem.store(at, sync.0[0]);
         hw.mem.store(PhysAddr::new(at.raw() + 8), sync.0[1]);

@@ -140,6 +140,20 @@ fn events_are_read_after_a_fence_too() {
 }
 
 #[test]
+fn a_restart_begins_with_an_empty_queue() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake, 4);
+    for n in 0..3 {
+        fake.raise(numbered(n));
+    }
+    drain(&mut smmu, 2);
+    smmu.restart().unwrap();
+    assert_eq!(drain(&mut smmu, 8).1, [], "lost, as it says");
+    fake.raise(numbered(9));
+    assert_eq!(drain(&mut smmu, 8).1, [9]);
+}
+
+#[test]
 fn as_log_fields() {
     let show = |words| Event(EventRecord(words)).to_string();
     // Stage 2, class IN, write.
@@ -150,7 +164,7 @@ fn as_log_fields() {
     );
     assert_eq!(
         show([0x8_0000_2813, 0x1_08 << 32, 0x40, 0x7000]),
-        "stream=0x8 substream=0x2 type=F_PERMISSION stage=1 address=0x40 access=read class=TT"
+        "stream=0x8 substream=0x2 type=F_PERMISSION stage=1 address=0x40 access=read class=TTD"
     );
     assert_eq!(
         show([0x9_0000_0010, 0x08 << 32 | 0x8000_0007, 0x40, 0]),
@@ -208,6 +222,13 @@ fn a_command_error_found_by_interrupt_lets_the_queue_run_on() {
     assert_eq!(fake.state.borrow().gerror_active(), 0);
     assert_eq!(fake.take_consumed(), [Command::sync(0)]);
     assert_eq!(smmu.stats().command_errors, 1);
+    // It was nobody's command who now asks for something else.
+    assert_eq!(smmu.block(StreamId(0)), Ok(()));
+    fake.faults(|f| f.refuse = vec![(Opcode::RESUME, 1)]);
+    fake.raise(EventRecord([0x10, 0x8000_0000, 0, 0]));
+    drain(&mut smmu, 1);
+    assert_eq!(smmu.tlbi_vmid(Vmid(1)), Ok(()));
+    assert_eq!(smmu.stats().command_errors, 2);
 }
 
 #[test]

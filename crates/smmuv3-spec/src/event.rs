@@ -94,8 +94,8 @@ open! {
     pub struct Class(u8) {
         /// A context descriptor.
         CD = 0, "CD";
-        /// A stage 1 table.
-        TT = 1, "TT";
+        /// A stage 1 table descriptor.
+        TTD = 1, "TTD";
         /// The transaction's own address.
         IN = 2, "IN";
     }
@@ -147,7 +147,7 @@ words! {
         s2, with_s2: bool @ [103:103];
         /// See [`Class`].
         class_bits, with_class_bits: u8 @ [105:104];
-        /// With class TT: the table was read, not updated.
+        /// With class TTD: the table was read, not updated.
         ttrnw, with_ttrnw: bool @ [108:108];
         /// Address that the device put on the bus.
         input_address, with_input_address: u64 @ [191:128];
