@@ -43,8 +43,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             let whole = leaf > 1 && next.is_multiple_of(leaf) && last - next >= leaf - 1;
             match self.table.find(&self.hw.mem, stream) {
                 Place::Absent { l1 } if whole => {
+                    if !fresh {
+                        // The first descriptor lets streams use the VMID.
+                        self.run_or_fence(&[Command::tlbi_s12_vmall(stage2.vmid)])?;
+                        fresh = true;
+                    }
                     self.link_common(l1, leaf, &target)?;
-                    fresh = true;
                     next += leaf;
                 }
                 _ => {
@@ -55,7 +59,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
         if fresh {
             // The descriptors were invalid, and may be cached as such.
-            self.run_or_fence(&[Command::tlbi_s12_vmall(stage2.vmid), Command::cfgi_all()])?;
+            self.run_or_fence(&[Command::cfgi_all()])?;
         }
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct Faults {
     pub cons: Option<u32>,
     /// The rules of the module's text are not checked: the driver was lied to.
     pub lenient: bool,
+    /// The allocator has nothing left.
+    pub no_memory: bool,
 }
 
 pub struct Watch {
@@ -519,6 +521,9 @@ impl Memory for Fake {
 
 impl Allocator for Fake {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        if self.state.borrow().faults.no_memory {
+            return None;
+        }
         let at = self.arena.allocate(bytes)?;
         self.publish(at, bytes);
         Some(at)
