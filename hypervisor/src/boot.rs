@@ -465,6 +465,7 @@ fn make_host(
     };
     machine.smmus.iter().for_each(|s| withhold(s.registers));
     machine.hidden.iter().for_each(|range| withhold(*range));
+    machine.unconfined.iter().for_each(|d| withhold(d.range));
     if let Some(console) = machine.console.filter(|console| console.dedicated) {
         withhold(console.registers);
     }
@@ -543,6 +544,26 @@ fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
         },
         if gic::takes_fiq() { "fiq" } else { "polled" },
     );
+    // Neighbours, such as QEMU's 32 virtio-mmio transports, make one line.
+    let mut withheld: Option<Range<PhysAddr>> = None;
+    let ranges = machine.unconfined.iter().map(|device| device.range);
+    for next in ranges.map(Some).chain([None]) {
+        withheld = match (withheld, next) {
+            (Some(run), Some(next)) if run.end() == next.start() => {
+                Range::new(run.start(), next.end()).ok()
+            }
+            (Some(run), next) => {
+                info!(
+                    "event=device_withheld base={} size={:#x} reason=\"it does DMA that no SMMU \
+                     translates\"",
+                    run.start(),
+                    run.size()
+                );
+                next
+            }
+            (None, next) => next,
+        };
+    }
     for bank in machine.memory.iter() {
         debug!(
             "event=memory_bank base={} size={:#x}",

@@ -9,6 +9,7 @@ mod writer;
 use crate::error::BootError;
 use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::list::List;
+use crate::machine::UNCONFINED_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
 use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT};
@@ -42,6 +43,9 @@ pub struct HostTreePlan<'a> {
     /// A node that goes with everything in it and every alias for it: the
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
+    /// More nodes that go, with everything in them and every alias for them:
+    /// devices that no SMMU confines.
+    pub hide_nodes: List<NodeId, UNCONFINED_LIMIT>,
     /// The node of the host's kernel, whose `bootargs` become those of
     /// `/chosen`.
     pub kernel: NodeId,
@@ -55,11 +59,18 @@ pub struct HostTreePlan<'a> {
 }
 
 impl<'a> HostTreePlan<'a> {
-    /// The edits of the identity mode: the host sees a machine without SMMU.
+    /// The edits of the identity mode: the host sees a machine without SMMU,
+    /// and without the devices that none confines.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
+        let mut hide_nodes = List::new();
+        for device in machine.unconfined.iter() {
+            // As many slots as there can be such devices.
+            let _ = hide_nodes.push(device.node);
+        }
         Self {
             hide_smmus: true,
+            hide_nodes,
             hide_node: machine
                 .console
                 .filter(|console| console.dedicated)
@@ -133,6 +144,7 @@ impl<'a> HostTreePlan<'a> {
     fn drops(&self, node: &Node<'_>, in_chosen: bool) -> bool {
         (self.hide_smmus && (is_smmu(node) || is_monitor(node)))
             || self.hide_node == Some(node.id())
+            || self.hide_nodes.iter().any(|hidden| *hidden == node.id())
             || (in_chosen && is_module(node))
     }
 }

@@ -9,6 +9,7 @@ mod memory;
 pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
+mod unconfined;
 
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
@@ -17,6 +18,7 @@ pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
+pub use unconfined::{UNCONFINED_LIMIT, Unconfined};
 
 use crate::args::{BootArgs, HostIommu, LogLevel};
 use crate::error::BootError;
@@ -57,6 +59,9 @@ pub struct Machine {
     pub hidden: List<Range<PhysAddr>, HIDDEN_LIMIT>,
     /// Every stream that a device of the tree can use; none twice.
     pub streams: List<StreamRange, STREAM_RANGE_LIMIT>,
+    /// Registers of devices that do DMA which no SMMU translates. Whoever
+    /// reaches them reaches all memory.
+    pub unconfined: List<Unconfined, UNCONFINED_LIMIT>,
     /// The host's kernel and ramdisk.
     pub modules: Modules,
 }
@@ -98,6 +103,7 @@ impl Machine {
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
+        let streams = stream::read(fdt, &smmus)?;
         Ok(Self {
             host_iommu: args.host_iommu,
             log: args.log,
@@ -106,7 +112,8 @@ impl Machine {
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
             console: console::read(fdt, &args, &interrupts)?,
-            streams: stream::read(fdt, &smmus)?,
+            unconfined: unconfined::read(fdt, &streams)?,
+            streams,
             modules: Modules::read(fdt)?,
             gic,
             smmus,
