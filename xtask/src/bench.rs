@@ -6,7 +6,6 @@ use clap::Args;
 use portcullis_lab::bench::{self, guest, pagetable};
 use portcullis_lab::build;
 use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::setup::Lab;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,7 +28,7 @@ pub struct Bench {
 impl Bench {
     /// Runs the command.
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
-        let lab = Lab::set_up(&self.options.wishes())?;
+        let lab = self.options.set_up()?;
         let payloads = build::payloads(&lab)?;
         let image = build::hypervisor(&lab)?;
         let initrd = initramfs::build(&lab, &payloads, Purpose::Agent)?;

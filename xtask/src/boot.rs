@@ -4,7 +4,6 @@ use crate::options::Options;
 use clap::Args;
 use portcullis_lab::agent::Agent;
 use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::setup::Lab;
 use portcullis_lab::vm::{Vm, Watch};
 use portcullis_lab::{build, disk::Disk};
 use std::path::PathBuf;
@@ -53,7 +52,7 @@ pub struct Boot {
 impl Boot {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let lab = Lab::set_up(&self.options.wishes())?;
+        let lab = self.options.set_up()?;
         let payloads = build::payloads(&lab)?;
         let initrd = initramfs::build(&lab, &payloads, Purpose::Agent)?;
         let mut machine = if self.native {

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use portcullis_lab::machine::{self, Boot, Machine};
-use portcullis_lab::setup::Wishes;
+use portcullis_lab::setup::{Lab, Wishes};
 use std::path::{Path, PathBuf};
 
 /// How the host sees its I/O memory management.
@@ -54,12 +54,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// What of the set-up the caller names.
-    pub fn wishes(&self) -> Wishes {
-        Wishes {
+    /// Sets up with what the caller names, and checks what only QEMU can judge.
+    pub fn set_up(&self) -> portcullis_lab::Result<Lab> {
+        let wishes = Wishes {
             qemu: self.qemu.clone(),
             kernel: self.kernel.clone(),
+        };
+        let lab = Lab::set_up(&wishes)?;
+        lab.qemu.check_cpu(&self.cpu)?;
+        for device in &self.devices {
+            lab.qemu.check_device(device)?;
         }
+        Ok(lab)
     }
 
     /// RAM in bytes.

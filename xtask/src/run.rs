@@ -4,7 +4,6 @@ use crate::options::Options;
 use anyhow::Context;
 use clap::Args;
 use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::setup::Lab;
 use portcullis_lab::{build, demo, shell};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,7 +26,7 @@ pub struct Run {
 impl Run {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let lab = Lab::set_up(&self.options.wishes())?;
+        let lab = self.options.set_up()?;
         let payloads = build::payloads(&lab)?;
         let image = build::hypervisor(&lab)?;
         let purpose = if self.shell {

@@ -61,7 +61,7 @@ pub fn rows(results: &Path) -> Result<Vec<Row>> {
             .to_string_lossy();
         let text = fs::read_to_string(&path).map_err(Error::io("cannot read", &path))?;
         let Some(value) = median(&text) else { continue };
-        let group = group.replace('_', " ").replace('/', " ");
+        let group = group.replace(['_', '/'], " ");
         groups
             .entry(group)
             .or_default()

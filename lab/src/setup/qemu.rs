@@ -57,6 +57,53 @@ impl Qemu {
         self.version
     }
 
+    /// Checks that it knows the CPU `model`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsuitable`] with the 64-bit ones it knows when it does not.
+    pub fn check_cpu(&self, model: &str) -> Result<()> {
+        let mut command = self.command();
+        let text = run(
+            "asking QEMU for CPUs",
+            command.args(["-machine", "virt", "-cpu", "help"]),
+            ADVICE,
+        )?;
+        let name = model.split(',').next().unwrap_or(model);
+        let known: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
+        if known.contains(&name) {
+            return Ok(());
+        }
+        let fix = "use cortex-a57, cortex-a76, neoverse-n1 or max";
+        Err(Error::unsuitable(
+            format!("QEMU knows no CPU {name:?} (--cpu)"),
+            fix,
+        ))
+    }
+
+    /// Checks that it knows the device that `description` starts with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsuitable`] when it does not.
+    pub fn check_device(&self, description: &str) -> Result<()> {
+        let mut command = self.command();
+        let text = run(
+            "asking QEMU for devices",
+            command.args(["-machine", "virt", "-device", "help"]),
+            ADVICE,
+        )?;
+        let name = description.split(',').next().unwrap_or(description);
+        if text.contains(&format!("name \"{name}\"")) {
+            return Ok(());
+        }
+        let fix = "use QEMU's name of one, with its properties, such as edu,dma_mask=0xffffffff";
+        Err(Error::unsuitable(
+            format!("QEMU knows no device {name:?} (--device)"),
+            fix,
+        ))
+    }
+
     fn probe(program: &Path, unpacked: Option<PathBuf>) -> Result<Self> {
         let version = Version { major: 0, minor: 0 };
         let mut qemu = Self {
