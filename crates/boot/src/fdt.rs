@@ -12,13 +12,13 @@
 mod header;
 mod node;
 
-pub use header::{Structure, TREE_SIZE_LIMIT};
+pub use header::{HEADER_SIZE, Structure, TREE_SIZE_LIMIT};
 pub(crate) use node::{Cells, take_cells};
 pub use node::{Node, NodeId};
 
 use crate::error::BootError;
 use crate::text::NodePath;
-pub(crate) use header::{HEADER_SIZE, MAGIC};
+pub(crate) use header::MAGIC;
 
 /// Deepest nesting of nodes, the root being 1. The deepest trees of real
 /// machines stay below 12.
@@ -102,6 +102,24 @@ impl<'a> Fdt<'a> {
         let fdt = header::open(blob)?;
         header::check_structure(&fdt)?;
         Ok(fdt)
+    }
+
+    /// How many bytes the tree has that starts with `start`, from its header:
+    /// what to map before [`new`](Self::new) can read it. Needs the first
+    /// [`TREE_HEADER_SIZE`](HEADER_SIZE) bytes.
+    ///
+    /// # Errors
+    /// [`BootError::TreeTruncated`], [`BootError::TreeMagic`],
+    /// [`BootError::TreeTooBig`]
+    pub fn size_from_header(start: &[u8]) -> Result<u64, BootError> {
+        header::size(start)
+    }
+
+    /// Bytes that are in use: header, reservations, structure and strings.
+    /// Firmware often leaves most of [`bytes`](Self::bytes) free.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        HEADER_SIZE + self.reservations.len() + self.structure.len() + self.strings.len()
     }
 
     /// The tree's bytes, as many as its header says.

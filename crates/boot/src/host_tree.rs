@@ -123,7 +123,8 @@ impl<'a> HostTreePlan<'a> {
         copy.writer.finish()
     }
 
-    /// Bytes that are enough for [`write`](Self::write).
+    /// Bytes that are enough for [`write`](Self::write). It depends on how many
+    /// ranges are protected, not on where they are.
     #[must_use]
     pub fn bytes_needed(&self, source: &Fdt<'_>) -> usize {
         let text = |node: &NewNode<'_>| {
@@ -134,10 +135,7 @@ impl<'a> HostTreePlan<'a> {
         // kernel are in the source already.
         let fixed = self.protected.len().saturating_mul(96).saturating_add(1024);
         let added = self.add.iter().map(text);
-        added.fold(
-            source.bytes().len().saturating_add(fixed),
-            usize::saturating_add,
-        )
+        added.fold(source.used().saturating_add(fixed), usize::saturating_add)
     }
 
     /// Whether a node and everything in it is left out.

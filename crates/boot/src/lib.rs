@@ -35,8 +35,8 @@ mod text;
 pub use args::{BootArgs, ConsoleChoice, HostIommu, LogLevel};
 pub use error::{BootError, Occupant};
 pub use fdt::{
-    DEPTH_LIMIT, Fdt, NAME_LIMIT, NODE_LIMIT, Node, NodeId, PROPERTY_LIMIT, Structure,
-    TREE_SIZE_LIMIT,
+    DEPTH_LIMIT, Fdt, HEADER_SIZE as TREE_HEADER_SIZE, NAME_LIMIT, NODE_LIMIT, Node, NodeId,
+    PROPERTY_LIMIT, Structure, TREE_SIZE_LIMIT,
 };
 pub use host_tree::{HostTreePlan, NewNode, PATH_LIMIT};
 pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};

@@ -104,8 +104,21 @@ fn read(blob: &[u8]) {
     }
 }
 
+/// What the fuzzer found interesting once stays harmless, also where there is
+/// no fuzzer.
+#[test]
+fn the_fuzz_corpus() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/device_tree");
+    let mut files = 0;
+    for file in std::fs::read_dir(corpus).unwrap() {
+        read(&std::fs::read(file.unwrap().path()).unwrap());
+        files += 1;
+    }
+    assert!(files > 4);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_real_tree(changes in prop::collection::vec(damage(), 1..6)) {

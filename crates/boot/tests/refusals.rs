@@ -57,6 +57,24 @@ fn header() {
 }
 
 #[test]
+fn the_size_is_in_the_header() {
+    let good = machine().flatten();
+    let size = |len: usize| Fdt::size_from_header(&good[..len]);
+    assert_eq!(
+        size(portcullis_boot::TREE_HEADER_SIZE),
+        Ok(good.len() as u64)
+    );
+    assert_eq!(size(7), Err(BootError::TreeTruncated { have: 7, need: 40 }));
+    // A size that does not even hold the header.
+    let mut bad = good;
+    bad[4..8].copy_from_slice(&cells(&[39]));
+    assert!(matches!(
+        Fdt::new(&bad),
+        Err(BootError::TreeTruncated { need: 40, .. })
+    ));
+}
+
+#[test]
 fn blocks() {
     let good = machine().flatten();
     for (field, value) in [

@@ -7,7 +7,7 @@ use crate::error::BootError;
 pub(crate) const MAGIC: u32 = 0xd00d_feed;
 
 /// Bytes in the header of a version 17 tree.
-pub(crate) const HEADER_SIZE: usize = 40;
+pub const HEADER_SIZE: usize = 40;
 
 /// Largest tree in bytes. Linux accepts no more than 2 MiB (booting.rst of
 /// arm64), so nothing larger could be meant for it.
@@ -47,25 +47,35 @@ pub enum Structure {
     Properties,
 }
 
-/// Reads the header and cuts the blob into its blocks.
-pub(super) fn open(blob: &[u8]) -> Result<Fdt<'_>, BootError> {
-    let field = |index: usize| {
-        word(blob, index * 4).ok_or(BootError::TreeTruncated {
-            have: blob.len() as u64,
-            need: HEADER_SIZE as u64,
-        })
-    };
+/// Word `index` of the header.
+fn field(blob: &[u8], index: usize) -> Result<u32, BootError> {
+    word(blob, index * 4).ok_or(BootError::TreeTruncated {
+        have: blob.len() as u64,
+        need: HEADER_SIZE as u64,
+    })
+}
+
+/// The size of the whole tree in bytes.
+pub(super) fn size(blob: &[u8]) -> Result<u64, BootError> {
+    let field = |index| field(blob, index);
     let magic = field(0)?;
     if magic != MAGIC {
         return Err(BootError::TreeMagic { found: magic });
     }
-    let total = field(1)?;
-    if u64::from(total) > TREE_SIZE_LIMIT {
+    let size = u64::from(field(1)?);
+    if size > TREE_SIZE_LIMIT {
         return Err(BootError::TreeTooBig {
-            size: total.into(),
+            size,
             limit: TREE_SIZE_LIMIT,
         });
     }
+    Ok(size)
+}
+
+/// Reads the header and cuts the blob into its blocks.
+pub(super) fn open(blob: &[u8]) -> Result<Fdt<'_>, BootError> {
+    let total = size(blob)?;
+    let field = |index| field(blob, index);
     let (version, compatible) = (field(5)?, field(6)?);
     if version < 17 || compatible > 17 {
         return Err(BootError::TreeVersion {
@@ -75,7 +85,7 @@ pub(super) fn open(blob: &[u8]) -> Result<Fdt<'_>, BootError> {
     }
     let short = BootError::TreeTruncated {
         have: blob.len() as u64,
-        need: total.into(),
+        need: total.max(HEADER_SIZE as u64),
     };
     let blob = usize::try_from(total)
         .ok()

@@ -1,0 +1,92 @@
+//! From any bytes as a device tree to the host's device tree: nothing panics,
+//! nothing takes long, and what is written is a tree that shows no SMMU.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use portcullis_addr::{PhysAddr, Range};
+use portcullis_boot::{
+    Console, Fdt, HostTreePlan, KernelHeader, KernelPages, Layout, Loaded, Machine, Node,
+};
+
+const TREE_BYTES: u64 = 0x4000;
+
+fn range(start: u64, size: u64) -> Range<PhysAddr> {
+    Range::from_size(PhysAddr::new(start), size).expect("a constant of this file")
+}
+
+/// What the layout promises: nothing it chose touches anything else.
+fn check_layout(machine: &Machine, loaded: &Loaded, layout: &Layout) {
+    let chosen = [layout.pool, layout.host_tree];
+    let taken = [loaded.image, loaded.tree, layout.kernel]
+        .into_iter()
+        .chain(layout.ramdisk)
+        .chain(machine.reserved.iter().map(|reserved| reserved.range));
+    for other in taken {
+        assert!(chosen.iter().all(|range| !range.overlaps(&other)));
+    }
+    assert!(!layout.pool.overlaps(&layout.host_tree));
+    for range in chosen {
+        assert!(machine.memory.iter().any(|bank| bank.covers(&range)));
+    }
+}
+
+fn check_host_tree(source: &Fdt<'_>, machine: &Machine, protected: &[Range<PhysAddr>]) {
+    let plan = HostTreePlan::identity(machine, protected);
+    let mut out = vec![0; plan.bytes_needed(source)];
+    let Ok(size) = plan.write(source, &mut out) else {
+        return;
+    };
+    let host = Fdt::new(&out[..size]).expect("what was written is a tree");
+    let smmu = |node: &Node<'_>| node.is_compatible(b"arm,smmu-v3");
+    let phandles: Vec<u32> = machine.smmus.iter().filter_map(|s| s.phandle).collect();
+    for (_, node) in host.nodes() {
+        assert!(!smmu(&node));
+        for (name, value) in node.properties() {
+            let at = match name {
+                b"iommus" => 0,
+                b"iommu-map" => 4,
+                _ => continue,
+            };
+            let Some(cell) = value.get(at..at + 4) else {
+                continue;
+            };
+            let phandle = u32::from_be_bytes(cell.try_into().expect("4 bytes"));
+            assert!(!phandles.contains(&phandle), "a stream is still named");
+        }
+    }
+    let reserved = host.find(b"/reserved-memory").expect("it was added");
+    let ours = |node: &Node<'_>| node.name().starts_with(b"portcullis@");
+    assert!(reserved.children().filter(ours).count() >= protected.len());
+}
+
+fuzz_target!(|blob: &[u8]| {
+    let _ = Console::for_errors(blob);
+    let Ok(fdt) = Fdt::new(blob) else {
+        return;
+    };
+    let machine = match Machine::from_tree(&fdt) {
+        Ok(machine) => machine,
+        Err(error) => {
+            let line = format!("{}{}", error.reason(), error.fix());
+            assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"'));
+            return;
+        }
+    };
+    let loaded = Loaded {
+        image: range(0x4020_0000, 0x8_0000),
+        tree: range(0x4400_0000, 0x2000),
+        kernel: KernelHeader {
+            text_offset: 0,
+            image_size: 0x20_0000,
+            pages: KernelPages::Size4K,
+            anywhere: true,
+        },
+    };
+    let layout = Layout::plan(&machine, &loaded, 4 << 20, TREE_BYTES);
+    let mut protected = vec![loaded.image];
+    if let Ok(layout) = &layout {
+        check_layout(&machine, &loaded, layout);
+        protected.push(layout.pool);
+    }
+    check_host_tree(&fdt, &machine, &protected);
+});
