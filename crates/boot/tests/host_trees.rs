@@ -95,6 +95,25 @@ fn a_dedicated_console_goes_with_its_aliases() {
 }
 
 #[test]
+fn symbols_of_what_goes_go_and_modules_elsewhere_stay() {
+    let symbols = Tree::new("__symbols__")
+        .text("smmu", "/smmu@9050000")
+        .text("inside", "/smmu@9050000/port")
+        .text("kernel", "/chosen/module@48000000")
+        .text("gic", "/intc@8000000")
+        .with("odd", *b"/smmu@9050000");
+    let elsewhere = Tree::new("firmware").text("compatible", "multiboot,module");
+    let blob = machine().child(symbols).child(elsewhere).flatten();
+    let lines = listing(&host_tree(&blob, &[]));
+    let symbols: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("/__symbols__ "))
+        .collect();
+    assert_eq!(symbols, [r"gic = /intc@8000000\x00", "odd = /smmu@9050000"]);
+    assert!(lines.iter().any(|line| line == "/firmware"));
+}
+
+#[test]
 fn without_command_line_and_ramdisk_there_are_none() {
     let mut tree = machine();
     let chosen = tree.at("chosen");

@@ -254,6 +254,13 @@ fn no_room_for_a_running_kernel() {
         "the kernel needs 134217729 bytes from 0x48000000, but the ramdisk is 134217728 bytes above | leave 134217729 bytes free from where the kernel starts"
     );
     assert!(plan(|_| (), &loaded(0x800_0000)).is_ok());
+    assert_eq!(
+        line(plan(
+            move_to(RAMDISK, 0x4810_0000, 0x1000),
+            &loaded(0x20_0000)
+        )),
+        "the kernel needs 2097152 bytes from 0x48000000, but the ramdisk is 1048576 bytes above | leave 2097152 bytes free from where the kernel starts"
+    );
     let top = move_to(KERNEL, 0x7fe0_0000, 0x1000);
     assert_eq!(
         line(plan(top, &loaded(0x20_0001))),
