@@ -7,7 +7,10 @@ use portcullis_boot::{BootArgs, KernelHeader};
 fuzz_target!(|line: &[u8]| {
     if let Err(error) = BootArgs::parse(line) {
         let text = format!("{}{}", error.reason(), error.fix());
-        assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"'));
+        assert!(
+            text.bytes()
+                .all(|b| (b' '..=b'~').contains(&b) && b != b'"')
+        );
     }
     let _ = KernelHeader::parse(line);
 });

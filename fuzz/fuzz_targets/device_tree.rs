@@ -68,7 +68,10 @@ fuzz_target!(|blob: &[u8]| {
         Ok(machine) => machine,
         Err(error) => {
             let line = format!("{}{}", error.reason(), error.fix());
-            assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"'));
+            assert!(
+                line.bytes()
+                    .all(|b| (b' '..=b'~').contains(&b) && b != b'"')
+            );
             return;
         }
     };
