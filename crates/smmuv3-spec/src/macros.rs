@@ -21,7 +21,7 @@ macro_rules! words {
 
             $(
                 $(#[$fm])*
-                #[doc = concat!("\n\nBits [", stringify!($hi), ":", stringify!($lo), "].")]
+                #[doc = concat!("\n\nBits ", stringify!($hi), " to ", stringify!($lo), ".")]
                 #[must_use]
                 #[inline]
                 pub const fn $get(&self) -> words!(@type $kind) {
