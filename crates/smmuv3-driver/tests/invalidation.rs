@@ -130,6 +130,26 @@ fn raw_words_of_ranges() {
     );
 }
 
+/// 4.4.1.1: level 1 of 16 KiB tables is reserved without IDR5.DS.
+#[test]
+fn a_reserved_level_hint_is_dropped() {
+    for (granule, level, log2, ttl) in [
+        (Granule::Size16K, 1, 36, 0),
+        (Granule::Size16K, 2, 25, 2),
+        (Granule::Size64K, 1, 42, 1),
+        (Granule::Size4K, 1, 30, 1),
+        (Granule::Size4K, 0, 39, 0),
+        (Granule::Size4K, 4, 39, 0),
+    ] {
+        let whole = range(1 << log2, 1 << log2);
+        let commands: Vec<_> = RangeCommands::new(VMID, whole, granule, Some(level), true)
+            .unwrap()
+            .map(|c| c.ttl())
+            .collect();
+        assert_eq!(commands, [ttl], "{granule:?} level {level}");
+    }
+}
+
 #[test]
 fn misaligned_ranges_are_refused() {
     let fake = Fake::new();
