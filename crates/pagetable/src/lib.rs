@@ -10,7 +10,9 @@ mod format;
 mod geometry;
 mod map;
 mod plan;
+mod share;
 mod table;
+mod untrusted;
 mod walk;
 
 pub use error::Error;
@@ -21,4 +23,7 @@ pub use format::{
 pub use geometry::{Geometry, GeometryError, Granule};
 pub use plan::Invalidation;
 pub use table::{Bbm, Table};
+pub use untrusted::{
+    Fetch, Hostile, Permissions, Requested, Translation, UntrustedFault, walk_untrusted,
+};
 pub use walk::{Fault, MappedRange, Mapping, Mappings, View};

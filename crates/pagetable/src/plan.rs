@@ -31,6 +31,8 @@ pub struct Invalidation<A> {
     pub(crate) retired: u64,
     pub(crate) highest: u8,
     pub(crate) lowest: u8,
+    /// A table was taken out that is not on the list.
+    pub(crate) tables: bool,
     /// Entries in the range are pending.
     pub(crate) broken: bool,
     pub(crate) granule: Granule,
@@ -58,7 +60,7 @@ impl<A: Address> Invalidation<A> {
     /// (D8.17.5).
     #[must_use]
     pub fn leaf_only(&self) -> bool {
-        self.retired == 0
+        self.retired == 0 && !self.tables
     }
 
     /// Level of every entry that changed, for the `TTL` hint (Table D8-124);

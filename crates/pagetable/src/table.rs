@@ -192,6 +192,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             retired: 0,
             highest: LAST,
             lowest: LAST,
+            tables: false,
             broken: false,
             granule: self.geometry.granule(),
             space: PhantomData,
