@@ -5,7 +5,7 @@ use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use portcullis_ownership::{Ledger, Owner, TransferError};
 use portcullis_pagetable::{
-    Bbm, Error as TableError, Execute, Geometry, Invalidation, MemoryType, Stage2,
+    Bbm, Error as TableError, Execute, Geometry, Granule, Invalidation, MemoryType, Stage2,
     Stage2Attributes, Table,
 };
 use thiserror::Error;
@@ -58,8 +58,10 @@ const DOORBELL: Stage2Attributes = Stage2Attributes {
 /// Whether CPUs and SMMUs walk the same tables for RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Below the root, the tables for RAM are the devices'; the CPUs' root
-    /// points to them. Needs the same format and BBM level 2 on both sides.
+    /// Where an entry of level 1 lies in RAM as a whole and is not one block,
+    /// the table below it is the devices' and the CPUs' entry points to it too.
+    /// Needs the same format and BBM level 2 on both sides. (A whole block is
+    /// the same entry in both; what is partly no RAM differs.)
     Shared,
     /// Each has its own.
     Separate,
@@ -80,11 +82,46 @@ impl HostTables {
     /// Whether one set of tables can serve both.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
-        if self.cpu_bbm == Bbm::Level2 && self.dma_bbm == Bbm::Level2 {
+        let level_1 = self.geometry.start_level() <= SHARED_LEVEL
+            && self.geometry.granule() == Granule::Size4K;
+        if level_1 && self.cpu_bbm == Bbm::Level2 && self.dma_bbm == Bbm::Level2 {
             Sharing::Shared
         } else {
             Sharing::Separate
         }
+    }
+}
+
+/// The level whose tables are shared: with 4 KiB pages, an entry is 1 GiB.
+const SHARED_LEVEL: u8 = 1;
+
+/// Which entries of [`SHARED_LEVEL`] are shared: one bit for each of the first
+/// 4,096, which is 4 TiB. What lies above is never shared.
+#[derive(Clone, Copy, Debug)]
+struct SharedEntries([u64; 64]);
+
+impl SharedEntries {
+    fn place(entry: u64) -> Option<(usize, u64)> {
+        let word = usize::try_from(entry / 64).ok()?;
+        (word < 64).then_some((word, 1 << (entry % 64)))
+    }
+
+    /// `false` when there is no room to note it.
+    fn note(&mut self, entry: u64) -> bool {
+        let slot = Self::place(entry).and_then(|(word, bit)| Some((self.0.get_mut(word)?, bit)));
+        match slot {
+            Some((word, bit)) => {
+                *word |= bit;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn contains(&self, entry: u64) -> bool {
+        Self::place(entry)
+            .and_then(|(word, bit)| Some(self.0.get(word)? & bit != 0))
+            .unwrap_or(false)
     }
 }
 
@@ -116,6 +153,7 @@ pub struct HostSpace<'a, C, D> {
     cpu: Table<Stage2, C>,
     dma: Table<Stage2, D>,
     sharing: Sharing,
+    shared: SharedEntries,
 }
 
 impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
@@ -143,6 +181,7 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
             cpu: Table::new(tables.geometry, tables.cpu_bbm, cpu_memory)?,
             dma: Table::new(tables.geometry, tables.dma_bbm, dma_memory)?,
             sharing: tables.sharing(),
+            shared: SharedEntries([0; 64]),
         };
         for run in ledger.runs(Owner::HOST) {
             space.dma.map(run.identity(), run.start(), RAM)?;
@@ -177,10 +216,69 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     }
 
     fn map_cpu_ram(&mut self) -> Result<(), TableError<Ipa>> {
+        if self.sharing == Sharing::Shared {
+            self.share()?;
+        }
         for run in self.ledger.runs(Owner::HOST) {
-            self.cpu.map(run.identity(), run.start(), RAM)?;
+            for part in self.parts(run) {
+                if !self.is_shared(part.start()) {
+                    self.cpu.map(part.identity(), part.start(), RAM)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Points the CPUs' entries to the devices' tables, wherever an entry is
+    /// RAM as a whole and has a table.
+    fn share(&mut self) -> Result<(), TableError<Ipa>> {
+        let size = self.dma.geometry().level_bytes(SHARED_LEVEL);
+        for bank in self.ledger.banks() {
+            let bank = bank.range();
+            let mut start = bank.start().raw().next_multiple_of(size);
+            while let Ok(entry) = Range::from_size(PhysAddr::new(start), size) {
+                if !bank.covers(&entry) {
+                    break;
+                }
+                let whole = self
+                    .dma
+                    .walk(Ipa::new(start))
+                    .is_ok_and(|mapping| mapping.level <= SHARED_LEVEL);
+                if !whole && self.shared.note(start / size) {
+                    let plan = self.dma.lend(entry.identity(), SHARED_LEVEL)?;
+                    // Nobody walks the tables yet.
+                    finish(&mut self.dma, plan);
+                    self.cpu
+                        .share_from(&self.dma, entry.identity(), SHARED_LEVEL)?;
+                }
+                start += size;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_shared(&self, address: PhysAddr) -> bool {
+        let size = self.dma.geometry().level_bytes(SHARED_LEVEL);
+        self.shared.contains(address.raw() / size)
+    }
+
+    /// The pieces of `range` that do not cross an entry of the shared level.
+    /// Where nothing is shared, the range itself.
+    fn parts(&self, range: Range<PhysAddr>) -> impl Iterator<Item = Range<PhysAddr>> + use<C, D> {
+        let size = match self.sharing {
+            Sharing::Shared => self.dma.geometry().level_bytes(SHARED_LEVEL),
+            Sharing::Separate => u64::MAX,
+        };
+        let mut next = Some(range);
+        core::iter::from_fn(move || {
+            let rest = next?;
+            let cut = (rest.start().raw() / size + 1)
+                .checked_mul(size)
+                .map_or(rest.end(), PhysAddr::new)
+                .min(rest.end());
+            next = Range::new(cut, rest.end()).ok();
+            Range::new(rest.start(), cut).ok()
+        })
     }
 
     /// Maps every gap between RAM and what is withheld, in ascending order.
@@ -229,31 +327,72 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
             .ledger
             .begin(range, Owner::HOST, to)
             .map_err(HostError::Ledger)?;
-        // Devices first: they cannot be told to stop.
-        let dma = match self.dma.unmap(range.identity()) {
-            Ok(plan) => plan,
-            Err(error) => {
-                transfer.cancel();
-                return Err(error.into());
+        for part in self.parts(range) {
+            match self.unmap(part, invalidate) {
+                Ok(()) => {}
+                Err(HostError::Table(error)) => {
+                    // What is gone already comes back; should that fail too,
+                    // the pages stay with nobody.
+                    for done in self.parts(range).take_while(|done| *done != part) {
+                        self.map(done, invalidate)?;
+                    }
+                    transfer.cancel();
+                    return Err(HostError::Table(error));
+                }
+                Err(error) => return Err(error),
             }
-        };
-        let cpu = match self.cpu.unmap(range.identity()) {
-            Ok(plan) => plan,
-            Err(error) => {
-                // The devices have lost the range already: finish that half,
-                // give it back to them, and only then to the host.
-                invalidate.smmus(&dma).map_err(HostError::Invalidation)?;
-                finish(&mut self.dma, dma);
-                self.dma.map(range.identity(), range.start(), RAM)?;
-                transfer.cancel();
-                return Err(error.into());
-            }
-        };
-        invalidate.smmus(&dma).map_err(HostError::Invalidation)?;
-        invalidate.cpus(&cpu).map_err(HostError::Invalidation)?;
-        finish(&mut self.dma, dma);
-        finish(&mut self.cpu, cpu);
+        }
         transfer.commit();
+        Ok(())
+    }
+
+    /// Takes one [part](Self::parts) out of both views. After a table error,
+    /// both have it as before.
+    fn unmap<I: Invalidate>(
+        &mut self,
+        part: Range<PhysAddr>,
+        invalidate: &mut I,
+    ) -> Result<(), HostError<I::Error>> {
+        // Devices first: they cannot be told to stop.
+        let dma = self.dma.unmap(part.identity())?;
+        invalidate.smmus(&dma).map_err(HostError::Invalidation)?;
+        if self.is_shared(part.start()) {
+            // The same entries, so the same plan.
+            invalidate.cpus(&dma).map_err(HostError::Invalidation)?;
+            finish(&mut self.dma, dma);
+            return Ok(());
+        }
+        finish(&mut self.dma, dma);
+        match self.cpu.unmap(part.identity()) {
+            Ok(cpu) => {
+                invalidate.cpus(&cpu).map_err(HostError::Invalidation)?;
+                finish(&mut self.cpu, cpu);
+                Ok(())
+            }
+            Err(error) => {
+                self.dma.map(part.identity(), part.start(), RAM)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Puts one [part](Self::parts) into both views. After an error neither
+    /// has it.
+    fn map<I: Invalidate>(
+        &mut self,
+        part: Range<PhysAddr>,
+        invalidate: &mut I,
+    ) -> Result<(), HostError<I::Error>> {
+        self.dma.map(part.identity(), part.start(), RAM)?;
+        if self.is_shared(part.start()) {
+            return Ok(());
+        }
+        if let Err(error) = self.cpu.map(part.identity(), part.start(), RAM) {
+            let plan = self.dma.unmap(part.identity())?;
+            invalidate.smmus(&plan).map_err(HostError::Invalidation)?;
+            finish(&mut self.dma, plan);
+            return Err(error.into());
+        }
         Ok(())
     }
 
@@ -273,12 +412,13 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
             .ledger
             .begin(range, from, Owner::HOST)
             .map_err(HostError::Ledger)?;
-        self.cpu.map(range.identity(), range.start(), RAM)?;
-        if let Err(error) = self.dma.map(range.identity(), range.start(), RAM) {
-            let plan = self.cpu.unmap(range.identity())?;
-            invalidate.cpus(&plan).map_err(HostError::Invalidation)?;
-            finish(&mut self.cpu, plan);
-            return Err(error.into());
+        for part in self.parts(range) {
+            if let Err(error) = self.map(part, invalidate) {
+                for done in self.parts(range).take_while(|done| *done != part) {
+                    self.unmap(done, invalidate)?;
+                }
+                return Err(error);
+            }
         }
         transfer.commit();
         Ok(())

@@ -12,7 +12,9 @@ use portcullis_pagetable::{Bbm, Geometry, Granule, Invalidation, MemoryType};
 use std::sync::atomic::AtomicU32;
 
 const RAM: u64 = 0x4000_0000;
-const RAM_SIZE: u64 = 64 << 20;
+/// More than one entry of level 1: a whole one with the hypervisor in it, a
+/// whole one without, and a part of a third.
+const RAM_SIZE: u64 = (2 << 30) + (64 << 20);
 const UART: u64 = 0x0900_0000;
 const SMMU: u64 = 0x0905_0000;
 const DOORBELL: u64 = 0x0809_0000;
@@ -126,7 +128,10 @@ const BOTH: [Bbm; 2] = [Bbm::Level0, Bbm::Level2];
 fn every_page_is_where_it_belongs() {
     for bbm in BOTH {
         Fixture::new(bbm).with(|space| {
-            for page in (RAM..RAM + RAM_SIZE).step_by(PAGE_SIZE as usize) {
+            // Around the hypervisor page by page, elsewhere with large steps.
+            let near = (OWN - (1 << 20)..OWN + (2 << 20)).step_by(PAGE_SIZE as usize);
+            let far = (RAM..RAM + RAM_SIZE).step_by(0x11_1000);
+            for page in near.chain(far) {
                 let host = !range(OWN, OWN_SIZE).contains(PhysAddr::new(page));
                 assert_reach(space, page, host, host);
             }
@@ -192,6 +197,43 @@ fn a_page_leaves_both_views_and_comes_back() {
             assert!(space.is_host_ram(page.start()));
         });
     }
+}
+
+/// Shared tables, a block that both have, and what is no whole entry.
+#[test]
+fn a_range_across_all_kinds_of_entries_leaves_and_comes_back() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            let gib = 1 << 30;
+            let across = range(RAM + gib - 0x20_0000, gib + 0x40_0000);
+            let mut recorder = Recorder::default();
+            space.take(across, Owner::NOBODY, &mut recorder).unwrap();
+            let (start, end) = (across.start().raw(), across.end().raw());
+            for page in (start..end).step_by(0x10_1000) {
+                assert_reach(space, page, false, false);
+            }
+            assert_reach(space, end - PAGE_SIZE, false, false);
+            assert_reach(space, start - PAGE_SIZE, true, true);
+            assert_reach(space, end, true, true);
+            let told = |ranges: &[Range<Ipa>], at| ranges.iter().any(|r| r.contains(Ipa::new(at)));
+            for at in [start, start + gib, end - PAGE_SIZE] {
+                assert!(told(&recorder.cpus, at) && told(&recorder.smmus, at));
+            }
+            space.give(across, Owner::NOBODY, &mut recorder).unwrap();
+            for page in (start - PAGE_SIZE..=end).step_by(0x10_1000) {
+                assert_reach(space, page, true, true);
+            }
+        });
+    }
+}
+
+#[test]
+fn sharing_saves_the_tables_of_one_side() {
+    let used = |bbm| {
+        let fixture = Fixture::new(bbm);
+        fixture.with(|_| fixture.arena.bytes_in_use())
+    };
+    assert!(used(Bbm::Level2) < used(Bbm::Level0));
 }
 
 #[test]
