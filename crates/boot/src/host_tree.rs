@@ -17,8 +17,12 @@ use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use writer::{Name, Writer};
 
-/// Most aliases and symbols of a tree. Each is looked up.
-pub const PATH_LIMIT: usize = 4096;
+/// Most aliases and symbols that may stand for a node that goes. Each is
+/// looked up by walking the tree.
+pub const PATH_LIMIT: usize = 256;
+
+/// Most nodes that go.
+const DROP_LIMIT: usize = SMMU_LIMIT + HIDDEN_LIMIT + 16;
 
 /// A node to add directly below the root.
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +97,8 @@ impl<'a> HostTreePlan<'a> {
     /// - [`BootError::OutputTooSmall`] when `out` is not large enough
     /// - [`BootError::CellsTooSmall`] when a protected range cannot be written
     ///   with the cells of `/reserved-memory`
-    /// - [`BootError::TooMany`] for more than [`PATH_LIMIT`] aliases and
-    ///   symbols, or too many SMMUs
+    /// - [`BootError::TooMany`] for too many SMMUs or modules, or more
+    ///   than [`PATH_LIMIT`] aliases and symbols for them
     /// - [`BootError::UnknownName`] for an added property whose name is not
     ///   known
     pub fn write(&self, source: &Fdt<'_>, out: &mut [u8]) -> Result<usize, BootError> {
@@ -117,6 +121,7 @@ impl<'a> HostTreePlan<'a> {
             symbols: id(b"/__symbols__"),
             reserved: id(b"/reserved-memory"),
             smmus,
+            dropped: self.dropped(source)?,
             paths: 0,
         };
         copy.tree()?;
@@ -138,6 +143,27 @@ impl<'a> HostTreePlan<'a> {
         added.fold(source.used().saturating_add(fixed), usize::saturating_add)
     }
 
+    /// The names of the nodes that go. Walking the tree for every alias would
+    /// take a hostile one minutes; only a path that has one of these names in
+    /// it can lead to such a node.
+    fn dropped<'s>(&self, source: &Fdt<'s>) -> Result<List<&'s [u8], DROP_LIMIT>, BootError> {
+        let mut names = List::new();
+        let mut add = |node: Node<'s>| {
+            names.push(node.name()).map_err(|_| BootError::TooMany {
+                what: "SMMUs, monitors and modules",
+                limit: DROP_LIMIT,
+            })
+        };
+        for (_, node) in source.nodes().filter(|(_, node)| self.drops(node, false)) {
+            add(node)?;
+        }
+        let chosen = source.find(b"/chosen");
+        for node in chosen.iter().flat_map(Node::children).filter(is_module) {
+            add(node)?;
+        }
+        Ok(names)
+    }
+
     /// Whether a node and everything in it is left out.
     fn drops(&self, node: &Node<'_>, in_chosen: bool) -> bool {
         (self.hide_smmus && (is_smmu(node) || is_monitor(node)))
@@ -157,6 +183,8 @@ struct Copier<'p, 's, 'o> {
     reserved: Option<NodeId>,
     /// Phandles of all SMMUs, the disabled ones included: their nodes go too.
     smmus: List<u32, { SMMU_LIMIT + HIDDEN_LIMIT }>,
+    /// Names of the nodes that go.
+    dropped: List<&'s [u8], DROP_LIMIT>,
     paths: usize,
 }
 
@@ -239,16 +267,25 @@ impl<'s> Copier<'_, 's, '_> {
 
     /// Whether a path leads to or through a node that goes.
     fn is_dropped_path(&mut self, value: &[u8]) -> Result<bool, BootError> {
-        self.paths += 1;
-        if self.paths > PATH_LIMIT {
-            return Err(BootError::TooMany {
-                what: "aliases and symbols",
-                limit: PATH_LIMIT,
-            });
-        }
         let Some(path) = value.strip_suffix(b"\0") else {
             return Ok(false);
         };
+        // An alias may leave the unit address out.
+        let could_be = |part: &[u8], name: &[u8]| {
+            name.strip_prefix(part)
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'@')))
+        };
+        let mut parts = path.split(|byte| *byte == b'/').filter(|p| !p.is_empty());
+        if !parts.any(|part| self.dropped.iter().any(|name| could_be(part, name))) {
+            return Ok(false);
+        }
+        self.paths += 1;
+        if self.paths > PATH_LIMIT {
+            return Err(BootError::TooMany {
+                what: "aliases and symbols of SMMUs, monitors and modules",
+                limit: PATH_LIMIT,
+            });
+        }
         let mut node = self.source.root();
         for part in path.split(|byte| *byte == b'/').filter(|p| !p.is_empty()) {
             let in_chosen = Some(node.id()) == self.chosen;

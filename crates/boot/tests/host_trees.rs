@@ -3,7 +3,7 @@
 mod support;
 
 use portcullis_addr::{PhysAddr, Range};
-use portcullis_boot::{BootError, Fdt, HostTreePlan, Machine, NewNode};
+use portcullis_boot::{BootError, Fdt, HostTreePlan, Machine, NewNode, PATH_LIMIT};
 use support::{Tree, cells, listing, machine, range, reg, strings};
 
 fn host_tree(blob: &[u8], protected: &[Range<PhysAddr>]) -> Vec<u8> {
@@ -99,6 +99,8 @@ fn symbols_of_what_goes_go_and_modules_elsewhere_stay() {
     let symbols = Tree::new("__symbols__")
         .text("smmu", "/smmu@9050000")
         .text("inside", "/smmu@9050000/port")
+        .text("short", "/smmu")
+        .text("other", "/intc@8000000/smmu@9050000")
         .text("kernel", "/chosen/module@48000000")
         .text("gic", "/intc@8000000")
         .with("odd", *b"/smmu@9050000");
@@ -109,7 +111,30 @@ fn symbols_of_what_goes_go_and_modules_elsewhere_stay() {
         .iter()
         .filter_map(|line| line.strip_prefix("/__symbols__ "))
         .collect();
-    assert_eq!(symbols, [r"gic = /intc@8000000\x00", "odd = /smmu@9050000"]);
+    assert_eq!(
+        symbols,
+        [
+            r"other = /intc@8000000/smmu@9050000\x00",
+            r"gic = /intc@8000000\x00",
+            "odd = /smmu@9050000"
+        ]
+    );
+    let mut tree = machine();
+    for index in 0..=PATH_LIMIT {
+        tree.at("aliases")
+            .set(&format!("a{index}"), *b"/smmu@9050000\0");
+    }
+    let blob = tree.flatten();
+    let fdt = Fdt::new(&blob).unwrap();
+    let machine = Machine::from_tree(&fdt).unwrap();
+    let error = HostTreePlan::identity(&machine, &[]).write(&fdt, &mut vec![0; blob.len()]);
+    assert!(matches!(
+        error,
+        Err(BootError::TooMany {
+            limit: PATH_LIMIT,
+            ..
+        })
+    ));
     assert!(lines.iter().any(|line| line == "/firmware"));
 }
 
