@@ -33,25 +33,16 @@ const fn shift_4k(level: u8) -> u32 {
 /// `None` when the run is in several tables, or is no whole pages.
 #[inline(always)]
 pub(crate) fn run_level_4k(align: u64, differ: u64) -> Option<u8> {
-    if differ >> shift_4k(2) == 0 && align & ((1 << shift_4k(3)) - 1) == 0 {
-        // Within one table of pages. Only all of it can be a block.
-        return Some(if align & ((1 << shift_4k(2)) - 1) == 0 {
-            2
-        } else {
-            3
-        });
-    }
-    if differ >> shift_4k(1) == 0 && align & ((1 << shift_4k(2)) - 1) == 0 {
-        return Some(if align & ((1 << shift_4k(1)) - 1) == 0 {
-            1
-        } else {
-            2
-        });
-    }
-    if differ >> shift_4k(0) == 0 && align & ((1 << shift_4k(1)) - 1) == 0 {
-        return Some(1);
-    }
-    None
+    let (level, span) = if align & ((1 << shift_4k(1)) - 1) == 0 {
+        (1, shift_4k(0))
+    } else if align & ((1 << shift_4k(2)) - 1) == 0 {
+        (2, shift_4k(1))
+    } else if align & ((1 << shift_4k(3)) - 1) == 0 {
+        (3, shift_4k(2))
+    } else {
+        return None;
+    };
+    (differ >> span == 0).then_some(level)
 }
 
 /// With 4 KiB pages: the table at `LEVEL` and the entry in it for `address`,

@@ -44,7 +44,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// [`Error::Unfinished`], and when a block has to be split
     /// [`Error::OutOfMemory`] or [`Error::TableOutOfReach`]. Nothing has
     /// changed then.
-    #[inline]
+    #[inline(always)]
     pub fn unmap(
         &mut self,
         range: Range<F::Input>,

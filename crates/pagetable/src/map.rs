@@ -34,7 +34,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// [`Error::OutputTooLarge`], [`Error::AlreadyMapped`],
     /// [`Error::Borrowed`], [`Error::Unfinished`], [`Error::OutOfMemory`],
     /// [`Error::TableOutOfReach`]. Nothing has changed then.
-    #[inline]
+    #[inline(always)]
     pub fn map(
         &mut self,
         range: Range<F::Input>,

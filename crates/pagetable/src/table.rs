@@ -113,7 +113,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ///
     /// # Errors
     /// See [`View::visit`].
-    #[inline]
+    #[inline(always)]
     pub fn visit(
         &self,
         range: Range<F::Input>,
@@ -146,7 +146,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ///
     /// # Errors
     /// The plan itself, untouched, when it is of another table.
-    #[inline]
+    #[inline(always)]
     pub fn complete(&mut self, plan: Invalidation<F::Input>) -> Result<(), Invalidation<F::Input>> {
         if plan.owner != self.root {
             return Err(plan);
