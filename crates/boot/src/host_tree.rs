@@ -144,7 +144,7 @@ impl<'a> HostTreePlan<'a> {
     }
 
     /// The names of the nodes that go. Walking the tree for every alias would
-    /// take a hostile one minutes; only a path that has one of these names in
+    /// take a hostile one far too long; only a path that has one of these names in
     /// it can lead to such a node.
     fn dropped<'s>(&self, source: &Fdt<'s>) -> Result<List<&'s [u8], DROP_LIMIT>, BootError> {
         let mut names = List::new();
