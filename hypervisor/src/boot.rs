@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
     BANK_LIMIT, Conduit, Console, Fdt, Gic, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
-    TREE_SIZE_LIMIT, Trigger,
+    TREE_HEADER_SIZE, Trigger,
 };
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Owner};
@@ -35,6 +35,9 @@ const FATAL_STACK: u64 = 8 << 10;
 const POOL_BASE: u64 = 640 << 10;
 /// Pool memory for each SMMU's queues and stream table.
 const POOL_SMMU: u64 = 96 << 10;
+
+/// Ranges of memory that are the hypervisor's: image and pool.
+const PROTECTED: usize = 2;
 
 static MACHINE: Once<Machine> = Once::new();
 static BANKS: Once<Banks> = Once::new();
@@ -148,9 +151,7 @@ fn start(
     if machine.psci.conduit != Conduit::Smc {
         return Err(Refusal::Conduit);
     }
-    if machine.smmus.is_empty() {
-        return Err(Refusal::NoSmmu);
-    }
+    machine.require_smmu()?;
     let features = check_smmus(machine)?;
 
     let kernel = machine.modules.kernel.range;
@@ -163,14 +164,15 @@ fn start(
         tree,
         kernel: header,
     };
-    // Room for the protected ranges' nodes, whose number is known later.
-    let tree_bytes = tree.size() + 16 * PAGE_SIZE;
+    // Where the pool goes does not matter for the size of the tree.
+    let places = [loaded.image; PROTECTED];
+    let tree_bytes = HostTreePlan::identity(machine, &places).bytes_needed(&fdt) as u64;
     let layout = Layout::plan(machine, &loaded, pool_bytes(machine), tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
     memory::set_pool(layout.pool);
     make_stacks(machine)?;
 
-    let protected = [image::range(), layout.pool];
+    let protected: [_; PROTECTED] = [image::range(), layout.pool];
     let ledger = make_ledger(machine, &protected)?;
     take_gic(machine)?;
     let sharing = make_host(machine, &features, ledger)?;
@@ -197,17 +199,9 @@ fn map_tree(at: PhysAddr) -> Result<(Range<PhysAddr>, &'static [u8]), Refusal> {
     if at.raw() == 0 || !at.is_aligned(8) {
         return Err(Refusal::NoTree(at));
     }
-    let head = Range::from_size(at, 8).map_err(|_| Refusal::NoTree(at))?;
+    let head = Range::from_size(at, TREE_HEADER_SIZE as u64).map_err(|_| Refusal::NoTree(at))?;
     mmu::map_missing(head, MemoryType::Normal, Access::ReadOnly)?;
-    let size = match bytes(head) {
-        [0xd0, 0x0d, 0xfe, 0xed, size @ ..] => size
-            .iter()
-            .fold(0u64, |size, byte| size << 8 | u64::from(*byte)),
-        _ => return Err(Refusal::NoTree(at)),
-    };
-    if size > TREE_SIZE_LIMIT {
-        return Err(Refusal::NoTree(at));
-    }
+    let size = Fdt::size_from_header(bytes(head))?;
     let range = Range::from_size(at, size).map_err(|_| Refusal::NoTree(at))?;
     mmu::map_missing(range, MemoryType::Normal, Access::ReadOnly)?;
     Ok((range, bytes(range)))
@@ -479,7 +473,11 @@ fn make_host(
         Shared::COHERENT,
         Shared::new(common.coherent),
         withheld.iter().flatten().copied(),
-        machine.gic.doorbells().map(|its| its.doorbell),
+        // The frame is 64 KiB; devices get the page of the one register.
+        machine
+            .gic
+            .doorbells()
+            .filter_map(|its| Range::from_size(its.target, 4).ok()),
     )?;
     let dma = space.dma();
     let stage2 = Stage2 {

@@ -20,8 +20,6 @@ pub enum Refusal {
     TreeChanged,
     /// PSCI is not reached by SMC.
     Conduit,
-    /// The machine has no SMMUv3.
-    NoSmmu,
     /// An SMMU did not answer when it was told to stop all DMA.
     Fence {
         /// Its registers.
@@ -91,7 +89,6 @@ impl fmt::Display for Reason<'_> {
                 f.write_str("the device tree changed while the SMMUs were being stopped")
             }
             Refusal::Conduit => f.write_str("PSCI is not called by SMC on this machine"),
-            Refusal::NoSmmu => f.write_str("the device tree names no SMMUv3"),
             Refusal::Fence { smmu, error } => {
                 write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
             }
@@ -127,7 +124,6 @@ impl fmt::Display for Fix<'_> {
             Refusal::NoTree(_) => "start the image like a Linux kernel, with a device tree in x0",
             Refusal::TreeChanged => "keep devices from writing to memory before the image starts",
             Refusal::Conduit => "use a machine whose psci node says method = \\\"smc\\\"",
-            Refusal::NoSmmu => "use a machine with an SMMUv3; in QEMU: -M virt,iommu=smmuv3",
             Refusal::Probe {
                 error: ProbeError::OutputSizeTooSmall { .. },
                 ..

@@ -110,11 +110,14 @@ impl StreamTable {
         let Some(split) = self.shape.split else {
             return;
         };
-        for offset in (0..self.shape.bytes()).step_by(L1Std::SIZE as usize) {
-            let l1 = PhysAddr::new(self.base.raw() + offset);
-            let descriptor = L1Std([mem.load(l1)]);
-            if descriptor.span() != 0 {
-                mem.store(l1, 0);
+        let end = self.shape.bytes();
+        let word = |offset| mem.load(PhysAddr::new(self.base.raw() + offset));
+        for offset in (0..end).step_by(L1Std::SIZE as usize) {
+            let descriptor = L1Std([word(offset)]);
+            mem.store(PhysAddr::new(self.base.raw() + offset), 0);
+            // A common table (`range.rs`) goes with the last that points to it.
+            let mut later = (offset..end).step_by(L1Std::SIZE as usize);
+            if descriptor.span() != 0 && !later.any(|other| word(other) == descriptor.0[0]) {
                 mem.free(PhysAddr::new(descriptor.l2ptr()), Ste::SIZE << split);
             }
         }

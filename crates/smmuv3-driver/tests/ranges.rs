@@ -126,6 +126,18 @@ fn without_memory_for_a_copy_a_block_fences() {
 }
 
 #[test]
+fn stopping_gives_a_common_table_back_once() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    smmu.attach_range(StreamId(0), StreamId(1023), &HOST)
+        .unwrap();
+    smmu.block(StreamId(100)).unwrap();
+    // The arena refuses a second free of the same table.
+    smmu.stop().unwrap();
+    assert_eq!(fake.arena.bytes_in_use(), 0);
+}
+
+#[test]
 fn ends_outside_the_table_are_refused() {
     let fake = Fake::new();
     let mut smmu = driver(&fake);
