@@ -153,8 +153,9 @@ impl RateLimit {
     /// dropped since the last that was. Two CPUs may race for the last token
     /// and both get it, which costs a line, not an error.
     pub fn take(&self) -> Option<u64> {
-        let now = now_us();
-        let floor = now.saturating_sub(Self::BURST * Self::TOKEN_US);
+        // Shifted, so that the bucket is full at time 0 too.
+        let now = now_us().saturating_add(Self::BURST * Self::TOKEN_US);
+        let floor = now - Self::BURST * Self::TOKEN_US;
         let spent = self.spent_until.load(Ordering::Relaxed).max(floor);
         if spent.saturating_add(Self::TOKEN_US) > now {
             self.dropped.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,294 @@
+//! A host kernel that does at EL1 what no Linux would: undefined firmware calls,
+//! accesses and jumps into the hypervisor, writes that would take the
+//! hypervisor's interrupts away. It prints one line for each attempt, `hostile:
+//! check=NAME result=ok|wrong …`, then `hostile: done wrong=N`, and powers off.
+//!
+//! It knows QEMU's virt machine and nothing else: a test's payload.
+#![no_std]
+#![no_main]
+
+mod entry;
+
+use core::arch::asm;
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+const UART: u64 = 0x0900_0000;
+const GICD: u64 = 0x0800_0000;
+const GICR: u64 = 0x080a_0000;
+const SMMU: u64 = 0x0905_0000;
+/// QEMU puts a kernel image 2 MiB above the start of RAM.
+const HYPERVISOR: u64 = 0x4020_0000;
+/// The SMMU's event queue interrupt: SPI 74.
+const OURS: u64 = 106;
+/// Bits of the event queue's and the global error's interrupt (SPI 77) in their
+/// word of a one-bit register.
+const BOTH: u32 = 1 << 10 | 1 << 13;
+
+const NOT_SUPPORTED: u64 = u64::MAX;
+
+/// ESR and FAR of the last exception; ESR 0 means none since it was cleared.
+#[repr(C)]
+struct Last {
+    esr: AtomicU64,
+    far: AtomicU64,
+}
+
+static LAST: Last = Last {
+    esr: AtomicU64::new(0),
+    far: AtomicU64::new(0),
+};
+
+struct Uart;
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            write(UART, u32::from(byte));
+        }
+        Ok(())
+    }
+}
+
+fn read(at: u64) -> u32 {
+    let value;
+    // SAFETY: a register of the machine, or an address whose abort is stepped
+    // over by the vectors.
+    unsafe { asm!("mov {v:w}, wzr", "ldr {v:w}, [{a}]", a = in(reg) at, v = out(reg) value) }
+    value
+}
+
+fn write(at: u64, value: u32) {
+    // SAFETY: as for `read`.
+    unsafe { asm!("str {v:w}, [{a}]", a = in(reg) at, v = in(reg) value) }
+}
+
+fn write8(at: u64, value: u8) {
+    // SAFETY: as for `read`.
+    unsafe { asm!("strb {v:w}, [{a}]", a = in(reg) at, v = in(reg) u32::from(value)) }
+}
+
+fn read64(at: u64) -> u64 {
+    let value;
+    // SAFETY: as for `read`.
+    unsafe { asm!("mov {v}, xzr", "ldr {v}, [{a}]", a = in(reg) at, v = out(reg) value) }
+    value
+}
+
+fn write64(at: u64, value: u64) {
+    // SAFETY: as for `read`.
+    unsafe { asm!("str {v}, [{a}]", a = in(reg) at, v = in(reg) value) }
+}
+
+fn smc(function: u64, a: u64, b: u64) -> u64 {
+    let result;
+    // SAFETY: follows the calling convention; the machine is this kernel's.
+    unsafe {
+        asm!("smc #0", inout("x0") function => result, inout("x1") a => _, inout("x2") b => _,
+             inout("x3") 0u64 => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _,
+             out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
+             out("x14") _, out("x15") _, out("x16") _, out("x17") _)
+    }
+    result
+}
+
+/// Class and fault status of the exception that `attempt` caused; 0 for none.
+fn exception(attempt: impl FnOnce()) -> (u64, u64) {
+    LAST.esr.store(0, Ordering::Relaxed);
+    attempt();
+    let esr = LAST.esr.load(Ordering::Relaxed);
+    (esr >> 26, esr & 0x3f)
+}
+
+/// Data abort and fetch abort at the same level, synchronous external.
+const DATA: (u64, u64) = (0x25, 0x10);
+const FETCH: (u64, u64) = (0x21, 0x10);
+const NONE: (u64, u64) = (0, 0);
+
+struct Checks {
+    wrong: u32,
+}
+
+impl Checks {
+    fn equal<T: PartialEq + fmt::Debug>(&mut self, name: &str, got: T, want: T) {
+        let right = got == want;
+        self.wrong += u32::from(!right);
+        let result = if right { "ok" } else { "wrong" };
+        // A UART takes every character.
+        let _ = writeln!(
+            Uart,
+            "hostile: check={name} result={result} got=\"{got:x?}\" want=\"{want:x?}\"\r"
+        );
+    }
+}
+
+extern "C" fn main() -> ! {
+    let mut checks = Checks { wrong: 0 };
+    firmware_calls(&mut checks);
+    memory(&mut checks);
+    distributor(&mut checks);
+    redistributor(&mut checks);
+    system_registers(&mut checks);
+    let _ = writeln!(Uart, "hostile: done wrong={}\r", checks.wrong);
+    smc(0x8400_0008, 0, 0);
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+fn firmware_calls(checks: &mut Checks) {
+    checks.equal("smc_unknown", smc(0xdead_beef, 1, 2), NOT_SUPPORTED);
+    checks.equal(
+        "smc_system_suspend",
+        smc(0xc400_000e, HYPERVISOR, 0),
+        NOT_SUPPORTED,
+    );
+    let feature = smc(0x8400_000a, 0xc400_000e, 0);
+    checks.equal("psci_features_of_denied", feature, NOT_SUPPORTED);
+    checks.equal("psci_version", smc(0x8400_0000, 0, 0) >= 0x1_0000, true);
+    let result: u64;
+    // SAFETY: an immediate that no convention defines; comes back with -1.
+    unsafe { asm!("smc #7", inout("x0") 0x8400_0000u64 => result) }
+    checks.equal("smc_immediate", result, NOT_SUPPORTED);
+    let result: u64;
+    // SAFETY: there is no hypervisor call; comes back with -1.
+    unsafe { asm!("hvc #0", inout("x0") 0x8400_0000u64 => result) }
+    checks.equal("hvc", result, NOT_SUPPORTED);
+    let cpu_on = 0xc400_0003;
+    checks.equal(
+        "cpu_on_self",
+        smc(cpu_on, 0, main as *const () as u64) as i64,
+        -4,
+    );
+    checks.equal(
+        "cpu_on_into_hypervisor",
+        smc(cpu_on, 1, HYPERVISOR) as i64,
+        -9,
+    );
+    checks.equal("cpu_on_into_registers", smc(cpu_on, 1, SMMU) as i64, -9);
+    checks.equal(
+        "cpu_on_nobody",
+        smc(cpu_on, 0xffff, main as *const () as u64) as i64,
+        -2,
+    );
+    // A power-down whose way back is the hypervisor's.
+    let suspend = smc(0xc400_0001, 1 << 30, HYPERVISOR) as i64;
+    checks.equal("cpu_suspend_into_hypervisor", suspend, -9);
+}
+
+fn memory(checks: &mut Checks) {
+    for (name, at) in [
+        ("hypervisor", HYPERVISOR),
+        ("smmu_page_0", SMMU),
+        ("smmu_page_1", SMMU + 0x1_0000),
+        ("fw_cfg", 0x0902_0010),
+        ("virtio_mmio", 0x0a00_0000),
+    ] {
+        checks.equal(name, exception(|| _ = read(at)), DATA);
+        checks.equal(name, exception(|| write(at, 0)), DATA);
+        checks.equal(name, LAST.far.load(Ordering::Relaxed), at);
+    }
+    let jump = || {
+        // SAFETY: the fetch aborts and the vectors return here.
+        unsafe { asm!("blr {}", in(reg) HYPERVISOR + 0x1000, out("x30") _) }
+    };
+    checks.equal("jump", exception(jump), FETCH);
+    let exclusive = || {
+        // SAFETY: aborts; an access without a syndrome that could be decoded.
+        unsafe { asm!("ldxr {}, [{}]", out(reg) _, in(reg) SMMU) }
+    };
+    checks.equal("exclusive", exception(exclusive), DATA);
+    let pair = || {
+        // SAFETY: aborts, since no syndrome says which registers it was.
+        unsafe { asm!("ldp {}, {}, [{}]", out(reg) _, out(reg) _, in(reg) GICD) }
+    };
+    checks.equal("pair_at_filtered_gic", exception(pair), DATA);
+}
+
+fn distributor(checks: &mut Checks) {
+    let (word, bit) = (OURS / 32 * 4, 1u32 << (OURS % 32));
+    write(GICD, 0);
+    checks.equal("gicd_ctlr", read(GICD) & 0x11, 0x11);
+    for value in [0, u32::MAX] {
+        write(GICD + 0x80 + word, value);
+        checks.equal("gicd_igroupr", read(GICD + 0x80 + word), !BOTH);
+    }
+    write(GICD + 0x180 + word, u32::MAX);
+    checks.equal("gicd_icenabler", read(GICD + 0x100 + word) & bit, bit);
+    write(GICD + 0x200 + word, bit);
+    checks.equal("gicd_ispendr", read(GICD + 0x200 + word) & bit, 0);
+    write8(GICD + 0x400 + OURS, 0xf0);
+    write(GICD + 0x400 + OURS / 4 * 4, 0xf0f0_f0f0);
+    let priority = read(GICD + 0x400 + OURS / 4 * 4);
+    checks.equal("gicd_ipriorityr", priority, 0xf000_f0f0);
+    write8(GICD + 0x400 + 40, 0);
+    checks.equal(
+        "gicd_highest_priority",
+        read(GICD + 0x400 + 40) & 0xff,
+        0x10,
+    );
+    let before = read64(GICD + 0x6000 + OURS * 8);
+    write64(GICD + 0x6000 + OURS * 8, 0x8000_0001);
+    write(GICD + 0x6000 + OURS * 8, 1);
+    checks.equal("gicd_irouter", read64(GICD + 0x6000 + OURS * 8), before);
+    write64(GICD + 0x6000 + 40 * 8, 0);
+    write(GICD + 0x40, OURS as u32);
+    checks.equal("gicd_setspi", read(GICD + 0x200 + word) & bit, 0);
+    let trigger = read(GICD + 0xc00 + OURS / 16 * 4);
+    write(GICD + 0xc00 + OURS / 16 * 4, 0);
+    let after = read(GICD + 0xc00 + OURS / 16 * 4);
+    let field = 3 << (OURS % 16 * 2);
+    checks.equal("gicd_icfgr", after & field, trigger & field);
+    // Loads in all shapes: signed, into the zero register, narrow.
+    write8(GICD + 0x400 + 41, 0xa0);
+    let signed: u64;
+    // SAFETY: reads a register of the machine.
+    unsafe { asm!("ldrsb {}, [{}]", out(reg) signed, in(reg) GICD + 0x400 + 41) }
+    checks.equal("load_signed", signed, 0xffff_ffff_ffff_ffa0);
+    let signed: u64;
+    // SAFETY: as above.
+    unsafe { asm!("ldrsb {:w}, [{}]", out(reg) signed, in(reg) GICD + 0x400 + 41) }
+    checks.equal("load_signed_word", signed, 0xffff_ffa0);
+    // SAFETY: as above.
+    unsafe { asm!("ldr wzr, [{a}]", "str wzr, [{a}]", a = in(reg) GICD + 0x180) }
+}
+
+fn redistributor(checks: &mut Checks) {
+    write(GICR + 0x14, 2);
+    checks.equal("gicr_waker", read(GICR + 0x14) & 2, 0);
+    write(GICR + 0x1_0080, 0);
+    checks.equal("gicr_igroupr0", read(GICR + 0x1_0080), u32::MAX);
+    write(GICR + 0x1_0400, 0);
+    checks.equal("gicr_ipriorityr", read(GICR + 0x1_0400), 0x1010_1010);
+}
+
+fn system_registers(checks: &mut Checks) {
+    let mask: u64;
+    // SAFETY: the priority mask of this CPU; then as it was.
+    unsafe {
+        asm!("msr S3_0_C4_C6_0, xzr", "isb", "mrs {}, S3_0_C4_C6_0", out(reg) mask);
+        asm!("msr S3_0_C4_C6_0, {}", in(reg) 0xf0u64);
+    }
+    checks.equal("icc_pmr_lets_ours_through", mask >= 0x10, true);
+    let group0 = || {
+        // SAFETY: a Group 0 SGI to this CPU, which must not arrive anywhere.
+        unsafe { asm!("msr S3_0_C12_C11_7, {}", "isb", in(reg) 1u64) }
+    };
+    checks.equal("icc_sgi0r", exception(group0), NONE);
+    let el2 = || {
+        // SAFETY: undefined at EL1; stepped over.
+        unsafe { asm!("mrs {}, S3_4_C12_C11_0", out(reg) _) }
+    };
+    exception(el2);
+    checks.equal("el2_register", LAST.esr.load(Ordering::Relaxed) != 0, true);
+}
+
+#[panic_handler]
+fn panic(_: &PanicInfo<'_>) -> ! {
+    let _ = writeln!(Uart, "hostile: panic\r");
+    smc(0x8400_0008, 0, 0);
+    loop {
+        core::hint::spin_loop();
+    }
+}
