@@ -386,12 +386,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 self.fill_table(child, level + 1, start, start + size, output, bits, false);
                 self.edit_table(job, child, level + 1, at, end, false);
                 let mut new = self.layout.table(child);
-                if online {
-                    self.memory.publish(child, self.geometry.granule().bytes());
-                    if self.bbm < Bbm::Level2 {
-                        new &= !VALID;
-                        job.plan.broken = true;
-                    }
+                // Also a table below one that is not linked yet: nobody comes
+                // back to it.
+                self.memory.publish(child, self.geometry.granule().bytes());
+                if online && self.bbm < Bbm::Level2 {
+                    new &= !VALID;
+                    job.plan.broken = true;
                 }
                 self.memory.store(entry, new);
             }

@@ -152,3 +152,30 @@ fn the_contiguous_hint_goes_before_a_member_changes() {
     assert!(!hint(&table, 0x1_1000) && hint(&table, 0x2_0000));
     assert!(table.walk(Ipa::new(0x1_0000)).is_err());
 }
+
+/// D8.17.1, R WHZWS: a change of memory type needs break-before-make whatever
+/// the hardware offers for sizes; a change of access does not.
+#[test]
+fn a_change_of_memory_type_is_broken_first() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level2);
+    table
+        .map(range(0x1000, 0x1000), PhysAddr::new(0x1000), RW)
+        .unwrap();
+    let plan = table.protect(range(0x1000, 0x1000), RO).unwrap();
+    assert!(!plan.is_broken());
+    assert_eq!(table.walk(Ipa::new(0x1000)).unwrap().attributes, RO);
+    table.complete(plan).unwrap();
+    let device = Stage2Attributes {
+        memory: MemoryType::Device,
+        ..RO
+    };
+    let plan = table.protect(range(0x1000, 0x1000), device).unwrap();
+    assert!(plan.is_broken());
+    assert_eq!(
+        table.walk(Ipa::new(0x1000)),
+        Err(Fault::Translation { level: 3 })
+    );
+    table.complete(plan).unwrap();
+    assert_eq!(table.walk(Ipa::new(0x1000)).unwrap().attributes, device);
+}

@@ -9,7 +9,7 @@ use portcullis_pagetable::{
 };
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 /// What an address translates to: output and attribute bits.
@@ -102,7 +102,8 @@ struct Watcher {
     left: Cell<u64>,
     tables: Cell<Option<(Geometry, u64, u64)>>,
     probes: RefCell<Vec<Probe>>,
-    stores: Cell<u64>,
+    /// Words that were stored and not published since.
+    dirty: RefCell<BTreeSet<u64>>,
 }
 
 impl Watcher {
@@ -125,6 +126,11 @@ impl Watcher {
                 .expect("the walker left the tables");
             assert!(at < start + bytes, "the walker is in freed memory");
             rest &= (1 << shift) - 1;
+            let published = !self.dirty.borrow().contains(&at);
+            assert!(
+                published || !self.probes.borrow().is_empty(),
+                "{at:#x} was stored and never published"
+            );
             let descriptor = self.arena.load(PhysAddr::new(at));
             if descriptor & 1 == 0 {
                 return None;
@@ -151,7 +157,20 @@ impl Memory for &Watcher {
 
     fn store(&self, at: PhysAddr, value: u64) {
         self.arena.store(at, value);
-        self.stores.set(self.stores.get() + 1);
+        self.dirty.borrow_mut().insert(at.raw());
+        // Outputs lie below the arena, so this is a table that gets linked.
+        let target = value & 0x0000_ffff_ffff_f000;
+        if value & 3 == 3
+            && let Some(bytes) = self.live.borrow().get(&target)
+        {
+            let unpublished = self
+                .dirty
+                .borrow()
+                .range(target..target + bytes)
+                .next()
+                .copied();
+            assert_eq!(unpublished, None, "linked before all of it was published");
+        }
         for probe in self.probes.borrow().iter() {
             let seen = self.walk(probe.address);
             let good = seen == probe.old || seen == probe.new || seen.is_none() && probe.may_fault;
@@ -168,6 +187,8 @@ impl Memory for &Watcher {
     }
 
     fn publish(&self, at: PhysAddr, bytes: u64) {
+        let mut dirty = self.dirty.borrow_mut();
+        dirty.retain(|&word| word < at.raw() || word >= at.raw() + bytes);
         self.arena.publish(at, bytes);
     }
 
@@ -190,6 +211,8 @@ impl Allocator for &Watcher {
     fn free(&self, at: PhysAddr, bytes: u64) {
         self.left.set(self.left.get() + 1);
         self.live.borrow_mut().remove(&at.raw());
+        let gone = at.raw()..at.raw() + bytes;
+        self.dirty.borrow_mut().retain(|word| !gone.contains(word));
         self.arena.free(at, bytes);
     }
 }
@@ -275,12 +298,12 @@ fn check<F: Format + Debug>(
     ops: &[Op],
 ) {
     let watcher = Watcher {
-        arena: Arena::new(PhysAddr::new(0x8_0000_0000), 0x100_0000),
+        arena: Arena::new(PhysAddr::new(0x80_0000_0000), 0x100_0000),
         live: RefCell::default(),
         left: Cell::new(tables),
         tables: Cell::new(None),
         probes: RefCell::default(),
-        stores: Cell::new(0),
+        dirty: RefCell::default(),
     };
     let mut table = Table::<F, _>::new(geometry, bbm, &watcher).unwrap();
     let root_only = watcher.arena.bytes_in_use();
