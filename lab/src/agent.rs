@@ -17,7 +17,9 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn parse(text: &str) -> Self {
+    /// Takes `KEY=VALUE …` apart.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
         let fields = text
             .split_ascii_whitespace()
             .filter_map(|word| word.split_once('='))

@@ -67,6 +67,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The first program of the host.
+///
+/// It first tells the time, so that the lab can compare what booting costs.
 fn script(modules: &[String], purpose: Purpose) -> String {
     let mut script = String::from(
         "#!/bin/sh\n\

@@ -112,6 +112,20 @@ impl Machine {
         }
     }
 
+    /// Adds to the command line of the host's kernel.
+    pub fn append_for_host(&mut self, more: &str) {
+        match &mut self.boot {
+            Boot::Native { arguments, .. } => arguments.push_str(more),
+            Boot::Portcullis { modules, .. } => {
+                for module in modules {
+                    if let ModuleKind::Kernel(arguments) = &mut module.kind {
+                        arguments.push_str(more);
+                    }
+                }
+            }
+        }
+    }
+
     /// The command that runs it, but for its serial lines and control socket.
     #[must_use]
     pub fn command(&self, qemu: &Qemu) -> Command {

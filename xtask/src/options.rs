@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "MODE", default_value = "identity")]
     pub host_iommu: HostIommu,
     /// Number of CPUs, 1 to 8.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = cpus)]
     pub cpus: u32,
     /// RAM: a number with M or G, from 512M to 8G.
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
@@ -118,6 +118,12 @@ impl Options {
         machine.devices.clone_from(&self.devices);
         machine
     }
+}
+
+/// A number of CPUs the hypervisor supports.
+fn cpus(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=8).contains(number));
+    number.ok_or_else(|| "give a number from 1 to 8".to_owned())
 }
 
 /// A size QEMU understands, within what the hypervisor supports.

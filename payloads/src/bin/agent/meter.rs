@@ -11,6 +11,7 @@ pub struct Meter {
 }
 
 /// What was measured.
+#[derive(Clone, Copy)]
 pub struct Cost {
     ticks: u64,
     instructions: Option<u64>,
@@ -42,6 +43,18 @@ impl Meter {
         Cost {
             ticks,
             instructions,
+        }
+    }
+}
+
+impl Cost {
+    /// The smaller one, by instructions if these were counted.
+    pub fn min(self, other: Self) -> Self {
+        let key = |cost: &Self| cost.instructions.unwrap_or(cost.ticks);
+        if key(&other) < key(&self) {
+            other
+        } else {
+            self
         }
     }
 }
