@@ -13,6 +13,7 @@ pub mod cpio;
 pub mod demo;
 pub mod disk;
 pub mod error;
+pub mod fuzz;
 pub mod initramfs;
 pub mod logfmt;
 pub mod machine;

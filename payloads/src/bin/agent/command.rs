@@ -24,7 +24,7 @@ pub fn serve() -> ! {
         buffer: [0; COMMAND],
         length: 0,
     };
-    answer("0", |line| time(line));
+    answer("0", time);
     loop {
         let mut command = [0; COMMAND];
         let Some(length) = input.line(&mut command) else {
