@@ -26,9 +26,11 @@ impl Test {
         build::hypervisor(&lab)?;
         initramfs::build(&lab, &payloads, Purpose::Agent)?;
         let mut command = cargo("test");
-        command.current_dir(lab.workspace.root()).arg("--workspace");
-        // A program for bare metal has no test harness; its logic is in
-        // libraries, which have. Their library part is tested by name.
+        command
+            .current_dir(lab.workspace.root())
+            .args(["--workspace", "--no-fail-fast"]);
+        // The hypervisor has no test harness; its logic is in libraries, which
+        // have. One failing test must not hide what the others say.
         command.args(["--exclude", BARE_METAL[0]]);
         command.args(&self.arguments);
         let status = command.status().context("cannot start cargo")?;
