@@ -27,9 +27,9 @@ use smmuv3_spec::Vmid;
 use spin::Once;
 
 /// Bytes of a CPU's stack.
-const STACK: u64 = 16 << 10;
+pub const STACK: u64 = 16 << 10;
 /// Bytes of the stack for a CPU's failure report.
-const FATAL_STACK: u64 = 8 << 10;
+pub const FATAL_STACK: u64 = 8 << 10;
 
 /// Pool memory for translation tables and whatever grows later.
 const POOL_BASE: u64 = 640 << 10;

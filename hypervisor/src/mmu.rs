@@ -160,6 +160,15 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
 /// What EL2 has at an address, for a failure report. Takes no lock for granted.
 #[must_use]
 pub fn describe(address: u64) -> &'static str {
+    let below = |top: &AtomicU64, size: u64| {
+        let guard_end = top.load(Ordering::Relaxed).wrapping_sub(size);
+        guard_end.wrapping_sub(address).wrapping_sub(1) < PAGE_SIZE
+    };
+    if PER_CPU.iter().any(|cpu| {
+        below(&cpu.stack, crate::boot::STACK) || below(&cpu.fatal_stack, crate::boot::FATAL_STACK)
+    }) {
+        return "a guard page: a stack overflowed";
+    }
     let address = PhysAddr::new(address);
     if !image::range().contains(address) {
         return "not the image";

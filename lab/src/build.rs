@@ -52,8 +52,49 @@ pub fn payloads(lab: &Lab) -> Result<Payloads> {
 /// [`Error::Program`] with what the compiler said, or [`Error::Unsuitable`]
 /// when the result is no image that can be booted.
 pub fn hypervisor(lab: &Lab) -> Result<PathBuf> {
-    let elf = compile(lab, "portcullis-hypervisor", "building the hypervisor")?.join(HYPERVISOR);
-    let image = lab.workspace.output().join("portcullis.bin");
+    image(
+        lab,
+        "portcullis-hypervisor",
+        &[],
+        HYPERVISOR,
+        "portcullis.bin",
+    )
+}
+
+/// As [`hypervisor`], for an image that fails on demand: its feature `provoke`.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn failing_hypervisor(lab: &Lab) -> Result<PathBuf> {
+    let features = ["--features", "provoke"];
+    let package = "portcullis-hypervisor";
+    image(
+        lab,
+        package,
+        &features,
+        HYPERVISOR,
+        "portcullis-provoke.bin",
+    )
+}
+
+/// Builds the host kernel that attacks from EL1.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn hostile(lab: &Lab) -> Result<PathBuf> {
+    image(lab, "portcullis-hostile", &[], "hostile", "hostile.bin")
+}
+
+/// Builds a package and leaves it as the flat image `name`.
+fn image(lab: &Lab, package: &str, features: &[&str], binary: &str, name: &str) -> Result<PathBuf> {
+    // Held until the ELF file was read: images with other features land in the
+    // same place.
+    let _lock = lab.workspace.lock("build")?;
+    let what = format!("building {name}");
+    let elf = cargo_build(lab, package, features, &what)?.join(binary);
+    let image = lab.workspace.output().join(name);
     let bytes = fs::read(&elf).map_err(Error::io("cannot read", &elf))?;
     let flat = flatten(&bytes).map_err(|what| {
         Error::unsuitable(
@@ -67,9 +108,14 @@ pub fn hypervisor(lab: &Lab) -> Result<PathBuf> {
 
 fn compile(lab: &Lab, package: &str, what: &str) -> Result<PathBuf> {
     let _lock = lab.workspace.lock("build")?;
+    cargo_build(lab, package, &[], what)
+}
+
+fn cargo_build(lab: &Lab, package: &str, features: &[&str], what: &str) -> Result<PathBuf> {
     let mut progress = Progress::spinner(what);
     let mut command = lab.toolchain.cargo(&lab.workspace, "build");
     command.args(["--release", "--package", package]);
+    command.args(features);
     run_watched(what, &mut command, FIX, |line| progress.note(line.trim()))?;
     progress.done();
     Ok(lab.toolchain.release_dir(&lab.workspace))

@@ -12,7 +12,7 @@ use portcullis_lab::initramfs::{self, Purpose};
 use portcullis_lab::machine::{self, Boot, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
 use portcullis_lab::setup::{Lab, Wishes};
 use portcullis_lab::vm::{Vm, Watch};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Everything a test needs to boot, made once per test program.
@@ -46,11 +46,26 @@ impl Prepared {
 
     /// The hypervisor with the usual modules and a command line.
     pub fn boot(&self, arguments: &str) -> Boot {
+        self.boot_kernel(arguments, &self.lab.kernel.image)
+    }
+
+    /// The hypervisor with another host kernel.
+    pub fn boot_kernel(&self, arguments: &str, kernel: &Path) -> Boot {
         static IMAGE: OnceLock<PathBuf> = OnceLock::new();
         let image =
             IMAGE.get_or_init(|| build::hypervisor(&self.lab).expect("the hypervisor builds"));
+        machine::portcullis(image, arguments, kernel, &self.initrd, HOST_ARGUMENTS)
+    }
+
+    /// Another image of the hypervisor with the usual modules.
+    pub fn boot_image(&self, image: &Path, arguments: &str) -> Boot {
         let kernel = &self.lab.kernel.image;
         machine::portcullis(image, arguments, kernel, &self.initrd, HOST_ARGUMENTS)
+    }
+
+    /// The usual ramdisk.
+    pub fn initrd(&self) -> &Path {
+        &self.initrd
     }
 
     /// The usual machine without the hypervisor.

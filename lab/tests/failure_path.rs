@@ -1,0 +1,81 @@
+//! When EL2 itself fails: DMA fenced first, then a report, then the end.
+
+mod common;
+
+use portcullis_lab::build;
+use portcullis_lab::machine::{HYPERVISOR_ARGUMENTS, Machine};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Provokes failure `number` and returns the kinds of the events from it on,
+/// with the whole lines.
+fn fails(number: u32) -> (Vec<String>, String) {
+    let prepared = common::prepared();
+    let image = build::failing_hypervisor(&prepared.lab).expect("the image builds");
+    let mut machine = Machine::new(prepared.boot_image(&image, HYPERVISOR_ARGUMENTS));
+    machine.cpus = 2;
+    let (mut vm, mut agent) = prepared.start(&machine, &format!("failure-{number}"));
+    let base = vm
+        .events_since(0)
+        .into_iter()
+        .find(|event| event.get("what") == Some("image"))
+        .and_then(|event| event.number("base"))
+        .expect("where the image is");
+    let mark = vm.log.mark();
+    let command = format!("poke write {base:#x} {:#x}", 0x0bad_0000 + number);
+    agent.tell(&vm, &command).expect("a command");
+    vm.wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let events = vm.events_since(mark);
+    let kinds = events.iter().map(|event| event.kind().to_owned()).collect();
+    let text: Vec<String> = vm
+        .log
+        .lines_since(mark)
+        .into_iter()
+        .map(|line| line.text)
+        .collect();
+    (kinds, text.join("\n"))
+}
+
+/// The first line says that every SMMU was fenced, the next what happened.
+fn reported(number: u32, kind: &str, words: &[&str]) {
+    let (kinds, text) = fails(number);
+    assert_eq!(
+        kinds.first().map(String::as_str),
+        Some("dma_fenced"),
+        "{text}"
+    );
+    assert!(text.contains("smmus=1 failed=0"), "{text}");
+    assert_eq!(kinds.get(1).map(String::as_str), Some(kind), "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+}
+
+#[test]
+fn a_panic_is_fenced_and_reported() {
+    reported(1, "hypervisor_panic", &["provoke.rs", "provoked"]);
+}
+
+#[test]
+fn a_stack_overflow_hits_its_guard_page() {
+    let words = ["fault=\"translation\"", "a stack overflowed", "x28="];
+    reported(2, "hypervisor_exception", &words);
+}
+
+#[test]
+fn a_stray_pointer_faults() {
+    reported(3, "hypervisor_exception", &["far=0x10", "access=write"]);
+}
+
+#[test]
+fn code_cannot_be_written() {
+    let words = ["fault=\"permission\"", "the image's code"];
+    reported(4, "hypervisor_exception", &words);
+}
+
+#[test]
+fn an_undefined_instruction_is_decoded() {
+    reported(5, "hypervisor_exception", &["unknown instruction"]);
+}
