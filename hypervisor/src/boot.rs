@@ -16,8 +16,8 @@ use crate::{gic, host, image, machine, mmu, psci, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BANK_LIMIT, Conduit, Console, Fdt, Gic, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
-    TREE_HEADER_SIZE, Trigger,
+    BANK_LIMIT, BootError, Conduit, Console, Fdt, Gic, HostTreePlan, KernelHeader, Layout, Loaded,
+    Machine, Occupant, TREE_HEADER_SIZE, Trigger,
 };
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Owner};
@@ -59,13 +59,35 @@ pub extern "C" fn primary(tree: u64) -> ! {
     };
     match result {
         Ok((entry, tree)) => host::enter(entry, tree),
-        Err(refusal) => refuse(&refusal),
+        Err(refusal) => refuse(refusal, PhysAddr::new(tree)),
     }
 }
 
+/// Why the boot ended, once it has.
+static REFUSAL: Once<Refusal> = Once::new();
+
 /// Ends a boot that cannot go on: everything fenced, one line, power off.
-fn refuse(refusal: &Refusal) -> ! {
-    fallback();
+fn refuse(refusal: Refusal, tree: PhysAddr) -> ! {
+    let refusal = REFUSAL.call_once(|| refusal);
+    fence_what_the_tree_names(tree);
+    #[cfg(feature = "qemu-virt-fallback")]
+    fallback::console();
+    #[cfg(feature = "qemu-virt-fallback")]
+    if open_tree(tree).is_err() {
+        fallback::fence();
+    }
+    end(refusal)
+}
+
+/// Ends a boot that was being refused when something else failed: the
+/// registers of a board that is not the one the fallback is for.
+pub fn end_refused() {
+    if let Some(refusal) = REFUSAL.get() {
+        end(refusal);
+    }
+}
+
+fn end(refusal: &Refusal) -> ! {
     let fenced = smmu::fence_all();
     error!(
         "event=boot_error reason=\"{}\" fix=\"{}\" smmus_fenced={} smmus_silent={}",
@@ -77,35 +99,50 @@ fn refuse(refusal: &Refusal) -> ! {
     psci::power_off()
 }
 
-/// When the tree did not even say where to print: QEMU's virt machine.
-fn fallback() {
-    #[cfg(feature = "qemu-virt-fallback")]
-    {
-        let at = |start, size| Range::from_size(PhysAddr::new(start), size);
-        if !log::has_console()
-            && let Ok(uart) = at(0x0900_0000, PAGE_SIZE)
-        {
-            use_console(uart);
+fn open_tree(at: PhysAddr) -> Result<Fdt<'static>, Refusal> {
+    let (_, blob) = map_tree(at)?;
+    Ok(Fdt::new(blob)?)
+}
+
+/// Fences the SMMUs of a tree that can be read but not used, unless they are
+/// known already. What goes wrong here shows in the count of the last line.
+fn fence_what_the_tree_names(at: PhysAddr) {
+    if smmu::register_ranges().next().is_some() {
+        return;
+    }
+    let Ok(tree) = open_tree(at) else { return };
+    for (index, registers) in portcullis_boot::smmus_to_fence(&tree).iter().enumerate() {
+        if mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite).is_ok() {
+            let _ = smmu::adopt(index, Device::from_mapped(*registers), [None; 3]);
         }
-        if smmu::register_ranges().next().is_none()
-            && let Ok(registers) = at(0x0905_0000, 0x2_0000)
-            && is_smmu(registers)
+    }
+}
+
+/// When the tree did not even say where to print: QEMU's virt machine.
+#[cfg(feature = "qemu-virt-fallback")]
+mod fallback {
+    use super::{Access, Device, MemoryType, PAGE_SIZE, PhysAddr, Range, log, mmu, smmu};
+
+    /// The first UART, when there is no console yet.
+    pub fn console() {
+        if !log::has_console()
+            && let Ok(uart) = Range::from_size(PhysAddr::new(0x0900_0000), PAGE_SIZE)
+        {
+            super::use_console(uart);
+        }
+    }
+
+    /// The SMMU, if one answers: IDR0 says that there are AArch64 tables. Where
+    /// nothing is, the read is an abort, and `end_refused` goes on from there.
+    pub fn fence() {
+        if let Ok(registers) = Range::from_size(PhysAddr::new(0x0905_0000), 0x2_0000)
+            && mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_ok()
+            && Device::from_mapped(registers).read32(0) & 1 << 3 != 0
         {
             // Fenced or not: the line that follows says it.
             let _ = smmu::adopt(0, Device::from_mapped(registers), [None; 3]);
         }
     }
-}
-
-/// Whether an SMMUv3 answers at `registers`, which are mapped here. SMMU_AIDR
-/// has the architecture's major version 0 in bits 7:4 and IDR0 says that there
-/// are AArch64 tables; an empty bus slot of QEMU's reads as 0.
-#[cfg(feature = "qemu-virt-fallback")]
-fn is_smmu(registers: Range<PhysAddr>) -> bool {
-    if mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_err() {
-        return false;
-    }
-    Device::from_mapped(registers).read32(0) != 0
 }
 
 /// Prints to the PL011 at `registers` from now on.
@@ -155,6 +192,12 @@ fn start(
     let features = check_smmus(machine)?;
 
     let kernel = machine.modules.kernel.range;
+    if !machine.memory.iter().any(|bank| bank.covers(&kernel)) {
+        return Err(Refusal::Boot(BootError::OutsideMemory {
+            what: Occupant::Kernel,
+            range: kernel,
+        }));
+    }
     mmu::map(kernel, MemoryType::Normal, Access::ReadOnly)?;
     let header = KernelHeader::parse(bytes(kernel))?;
     mmu::unmap(kernel)?;

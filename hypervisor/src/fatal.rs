@@ -125,6 +125,8 @@ fn stop(report: impl FnOnce(&PerCpu)) -> ! {
     // A second failure on this CPU, while it reports the first, has nothing to
     // add that could be trusted.
     if cpu.failed.swap(1, Ordering::Relaxed) == 0 {
+        // A boot that was being refused anyway has a better reason to give.
+        crate::boot::end_refused();
         let fenced = smmu::fence_all();
         error!(
             "event=dma_fenced smmus={} failed={}",

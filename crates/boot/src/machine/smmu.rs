@@ -104,6 +104,24 @@ pub(super) fn read<'a>(fdt: &Fdt<'a>, interrupts: &Resolver<'a>) -> Result<Found
     Ok(found)
 }
 
+/// The registers of every SMMU of a tree that may be good for nothing else:
+/// whatever else is wrong with it, their DMA is to be stopped. Disabled ones are
+/// left out, since firmware may have taken their clock away.
+#[must_use]
+pub fn smmus_to_fence(fdt: &Fdt<'_>) -> List<Range<PhysAddr>, SMMU_LIMIT> {
+    let mut found = List::new();
+    for (_, node) in fdt.nodes() {
+        if is_smmu(&node)
+            && node.is_enabled()
+            && let Ok(range) = first(fdt, node)
+        {
+            // More than there is room for are not fenced; nothing starts then.
+            let _ = found.push(range);
+        }
+    }
+    found
+}
+
 fn one<'a>(fdt: &Fdt<'a>, node: Node<'a>, resolver: &Resolver<'a>) -> Result<Smmu, BootError> {
     // Without it no property could name a stream.
     match node.u32("#iommu-cells")? {
