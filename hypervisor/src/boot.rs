@@ -9,15 +9,15 @@ use crate::log::{self, debug, error, info};
 use crate::machine::HOST_VMID;
 use crate::memory::{self, Shared};
 use crate::mmio::Device;
-use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
+use crate::percpu::{self, AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
 use crate::sysreg::read_sysreg;
 use crate::{gic, host, image, machine, mmu, psci, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BANK_LIMIT, BootError, Conduit, Console, Fdt, Gic, HostTreePlan, KernelHeader, Layout, Loaded,
-    Machine, Occupant, TREE_HEADER_SIZE, Trigger,
+    BANK_LIMIT, BootError, Conduit, Console, Fdt, Gic, HostTreePlan, Interrupt, KernelHeader,
+    Layout, Loaded, Machine, Occupant, Smmu, TREE_HEADER_SIZE, Trigger,
 };
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Owner};
@@ -25,6 +25,12 @@ use portcullis_pagetable::{Access, Bbm, Geometry, Granule, MemoryType};
 use smmuv3_driver::{Features, Stage2};
 use smmuv3_spec::Vmid;
 use spin::Once;
+
+/// Most redistributors of a region that are looked at.
+const FRAME_LIMIT: usize = 512;
+
+/// Bytes of the register pages 0 and 1 (IHI 0070, 6.2).
+const SMMU_SIZE: u64 = 0x2_0000;
 
 /// Bytes of a CPU's stack.
 pub const STACK: u64 = 16 << 10;
@@ -76,19 +82,19 @@ fn refuse(refusal: Refusal, tree: PhysAddr) -> ! {
     if open_tree(tree).is_err() {
         fallback::fence();
     }
-    end(refusal)
+    end(refusal, smmu::fence_all())
 }
 
 /// Ends a boot that was being refused when something else failed: the
-/// registers of a board that is not the one the fallback is for.
-pub fn end_refused() {
+/// registers of a board that is not the one the fallback is for. `fenced` is
+/// what became of the SMMUs. Returns when no boot was being refused.
+pub fn end_refused(fenced: smmu::Fenced) {
     if let Some(refusal) = REFUSAL.get() {
-        end(refusal);
+        end(refusal, fenced);
     }
 }
 
-fn end(refusal: &Refusal) -> ! {
-    let fenced = smmu::fence_all();
+fn end(refusal: &Refusal, fenced: smmu::Fenced) -> ! {
     error!(
         "event=boot_error reason=\"{}\" fix=\"{}\" smmus_fenced={} smmus_silent={}",
         refusal.reason(),
@@ -104,16 +110,14 @@ fn open_tree(at: PhysAddr) -> Result<Fdt<'static>, Refusal> {
     Ok(Fdt::new(blob)?)
 }
 
-/// Fences the SMMUs of a tree that can be read but not used, unless they are
-/// known already. What goes wrong here shows in the count of the last line.
+/// Fences the SMMUs of a tree that can be read but not used; those that are
+/// known keep their places. What goes wrong here shows in the count of the last
+/// line.
 fn fence_what_the_tree_names(at: PhysAddr) {
-    if smmu::register_ranges().next().is_some() {
-        return;
-    }
     let Ok(tree) = open_tree(at) else { return };
     for (index, registers) in portcullis_boot::smmus_to_fence(&tree).iter().enumerate() {
         if mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite).is_ok() {
-            let _ = smmu::adopt(index, Device::from_mapped(*registers), [None; 3]);
+            let _ = smmu::adopt(index, Device::from_mapped(*registers), smmu::Lines::NONE);
         }
     }
 }
@@ -140,7 +144,7 @@ mod fallback {
             && Device::from_mapped(registers).read32(0) & 1 << 3 != 0
         {
             // Fenced or not: the line that follows says it.
-            let _ = smmu::adopt(0, Device::from_mapped(registers), [None; 3]);
+            let _ = smmu::adopt(0, Device::from_mapped(registers), smmu::Lines::NONE);
         }
     }
 }
@@ -182,13 +186,14 @@ fn start(
 ) -> Result<(Ipa, u64), Refusal> {
     let fdt = Fdt::new(blob)?;
     log::set_level(machine.log);
-    if let Some(console) = machine.console {
-        use_console(console.registers);
-    }
     if machine.psci.conduit != Conduit::Smc {
         return Err(Refusal::Conduit);
     }
     machine.require_smmu()?;
+    check_registers(machine)?;
+    if let Some(console) = machine.console {
+        use_console(console.registers);
+    }
     let features = check_smmus(machine)?;
 
     let kernel = machine.modules.kernel.range;
@@ -232,8 +237,7 @@ fn start(
 
     host::prepare(machine::stage2(), gic::takes_fiq());
     mmu::invalidate_host_tlb();
-    gic::init_cpu();
-    psci::boot_cpu_is_on();
+    gic::enter_cpu(percpu::this());
     Ok((Ipa::new(entry.raw()), layout.host_tree.start().raw()))
 }
 
@@ -260,18 +264,61 @@ fn bytes(range: Range<PhysAddr>) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(range.start().raw() as *const u8, len) }
 }
 
-/// Maps and fences every SMMU.
+/// Maps and fences every SMMU; one that cannot be does not keep the others from
+/// it.
 fn adopt_smmus(machine: &Machine) -> Result<(), Refusal> {
+    let mut result = Ok(());
     for (index, found) in machine.smmus.iter().enumerate() {
-        mmu::map_missing(found.registers, MemoryType::Device, Access::ReadWrite)?;
-        let lines = &found.interrupts;
-        let intids = [lines.event, lines.gerror, lines.combined]
-            .map(|interrupt| interrupt.map(|interrupt| interrupt.intid));
-        let registers = Device::from_mapped(found.registers);
-        smmu::adopt(index, registers, intids).map_err(|error| Refusal::Fence {
-            smmu: found.registers.start(),
-            error,
-        })?;
+        let adopted = adopt_smmu(machine, index, found);
+        result = result.and(adopted);
+    }
+    result
+}
+
+fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refusal> {
+    let registers = found.registers;
+    if registers.size() < SMMU_SIZE {
+        return Err(Refusal::SmmuTooSmall(registers));
+    }
+    outside_memory(machine, registers)?;
+    mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite)?;
+    let lines = &found.interrupts;
+    let intid = |line: Option<Interrupt>| line.map(|line| line.intid);
+    let lines = smmu::Lines {
+        event: intid(lines.event.or(lines.combined)),
+        error: intid(lines.gerror.or(lines.combined)),
+    };
+    smmu::adopt(index, Device::from_mapped(registers), lines).map_err(|error| Refusal::Fence {
+        smmu: registers.start(),
+        error,
+    })
+}
+
+/// Refuses registers that the tree puts into RAM: EL2 would drive its own
+/// memory, and the host would have as memory what is to be withheld.
+fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
+    let pages = registers
+        .page_outward()
+        .ok_or(Refusal::RegistersInMemory(registers))?;
+    if machine.memory.iter().any(|bank| bank.overlaps(&pages)) {
+        return Err(Refusal::RegistersInMemory(registers));
+    }
+    Ok(())
+}
+
+/// Every range of registers that EL2 drives or withholds lies outside RAM.
+fn check_registers(machine: &Machine) -> Result<(), Refusal> {
+    let console = machine.console.iter().map(|console| console.registers);
+    let unconfined = machine.unconfined.iter().map(|device| device.range);
+    let hidden = machine.hidden.iter().copied();
+    for range in console.chain(unconfined).chain(hidden) {
+        outside_memory(machine, range)?;
+    }
+    if let Gic::V3(v3) = &machine.gic {
+        let frames = v3.redistributors.iter().copied();
+        for range in frames.chain([v3.distributor]) {
+            outside_memory(machine, range)?;
+        }
     }
     Ok(())
 }
@@ -418,16 +465,23 @@ fn take_gic(machine: &Machine) -> Result<(), Refusal> {
     };
     mmu::map_missing(v3.distributor, MemoryType::Device, Access::ReadWrite)?;
     let distributor = Device::from_mapped(v3.distributor);
+    if !gic::can_be_taken(&distributor) {
+        info!("event=interrupts_polled reason=\"the GIC has two security states\"");
+        return Ok(());
+    }
     let mut frames = [None; MAX_CPUS];
-    let mut next = frames.iter_mut();
     for region in v3.redistributors.iter() {
         for_each_frame(*region, v3.stride, |frame| {
-            mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
-            if let Some(slot) = next.next() {
-                *slot = Some(Device::from_mapped(frame));
+            if let Some(slot) = gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
+                *slot = Some(frame);
             }
-            Ok(())
         })?;
+    }
+    for (cpu, frame) in PER_CPU.iter().zip(&frames) {
+        if frame.is_none() && cpu.stack.load(Ordering::Relaxed) != 0 {
+            let affinity = cpu.mpidr.load(Ordering::Relaxed);
+            return Err(Refusal::NoRedistributor(affinity));
+        }
     }
     let lines = machine.smmus.iter().flat_map(|found| {
         let lines = &found.interrupts;
@@ -437,9 +491,7 @@ fn take_gic(machine: &Machine) -> Result<(), Refusal> {
         intid: interrupt.intid,
         edge: interrupt.trigger == Trigger::Edge,
     });
-    if !gic::take(distributor, frames.into_iter().flatten(), lines) {
-        info!("event=interrupts_polled reason=\"the GIC has two security states\"");
-    }
+    gic::take(distributor, frames, lines);
     Ok(())
 }
 
@@ -448,22 +500,24 @@ fn take_gic(machine: &Machine) -> Result<(), Refusal> {
 fn for_each_frame(
     region: Range<PhysAddr>,
     stride: Option<u64>,
-    mut each: impl FnMut(Range<PhysAddr>) -> Result<(), Refusal>,
+    mut each: impl FnMut(Device),
 ) -> Result<(), Refusal> {
     const TWO_FRAMES: u64 = 0x2_0000;
     const TYPER: u64 = 0x8;
     const LAST: u64 = 1 << 4;
     const VLPIS: u64 = 1 << 1;
     let mut at = region.start();
-    for _ in 0..MAX_CPUS {
+    for _ in 0..FRAME_LIMIT {
         let Ok(frame) = Range::from_size(at, TWO_FRAMES) else {
             break;
         };
         if !region.covers(&frame) {
             break;
         }
-        each(frame)?;
-        let typer = Device::from_mapped(frame).read64(TYPER);
+        mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
+        let device = Device::from_mapped(frame);
+        each(device);
+        let typer = device.read64(TYPER);
         if typer & LAST != 0 {
             break;
         }
@@ -505,6 +559,10 @@ fn make_host(
     machine.unconfined.iter().for_each(|d| withhold(d.range));
     if let Some(console) = machine.console.filter(|console| console.dedicated) {
         withhold(console.registers);
+    }
+    if let (Gic::V3(v3), true) = (&machine.gic, gic::takes_fiq()) {
+        // The memory-mapped CPU interface, which the system registers replace.
+        v3.compatibility.iter().for_each(|range| withhold(*range));
     }
     gic::filtered_pages(withhold);
     if count > WITHHELD {
@@ -583,7 +641,11 @@ fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
             Sharing::Shared => "shared",
             Sharing::Separate => "separate",
         },
-        if gic::takes_fiq() { "fiq" } else { "polled" },
+        if smmu::needs_polling() {
+            "polled"
+        } else {
+            "fiq"
+        },
     );
     // Neighbours, such as QEMU's 32 virtio-mmio transports, make one line.
     let mut withheld: Option<Range<PhysAddr>> = None;

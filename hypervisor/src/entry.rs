@@ -34,6 +34,9 @@ primary_entry:
     mov     x1, #(1 << 31)
     msr     hcr_el2, x1
     isb
+    // Where E2H cannot be cleared the registers have another layout.
+    mrs     x1, hcr_el2
+    tbnz    x1, #34, park
     mov     x1, #0x0830
     movk    x1, #0x30c5, lsl #16
     msr     sctlr_el2, x1

@@ -120,20 +120,32 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     })
 }
 
+/// How far a CPU is with its own failure.
+mod phase {
+    pub const RUNNING: u32 = 0;
+    pub const FENCING: u32 = 1;
+    pub const REPORTING: u32 = 2;
+}
+
 fn stop(report: impl FnOnce(&PerCpu)) -> ! {
     let cpu = percpu::this();
-    // A second failure on this CPU, while it reports the first, has nothing to
-    // add that could be trusted.
-    if cpu.failed.swap(1, Ordering::Relaxed) == 0 {
-        // A boot that was being refused anyway has a better reason to give.
-        crate::boot::end_refused();
-        let fenced = smmu::fence_all();
-        error!(
-            "event=dma_fenced smmus={} failed={}",
-            fenced.done, fenced.failed
-        );
-        report(cpu);
-    }
+    let before = cpu.failed.load(Ordering::Relaxed);
+    cpu.failed.store(phase::FENCING, Ordering::Relaxed);
+    let fenced = match before {
+        phase::RUNNING => smmu::fence_all(),
+        // An SMMU's registers could not be reached. The others can.
+        phase::FENCING => smmu::fence_rest(),
+        // A failure of the report has nothing to add that could be trusted.
+        _ => psci::power_off(),
+    };
+    cpu.failed.store(phase::REPORTING, Ordering::Relaxed);
+    // A boot that was being refused anyway has a better reason to give.
+    crate::boot::end_refused(fenced);
+    error!(
+        "event=dma_fenced smmus={} failed={}",
+        fenced.done, fenced.failed
+    );
+    report(cpu);
     psci::power_off()
 }
 

@@ -10,7 +10,7 @@
 
 use crate::log::{RateLimit, warning};
 use crate::mmio::Device;
-use crate::percpu::{self, MAX_CPUS, PerCpu, Reason, bump, power};
+use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, Reason, bump, power};
 use crate::psci::this_affinity;
 use crate::smmu;
 use crate::sysreg::{isb, now_us, read_sysreg, write_sysreg};
@@ -18,7 +18,8 @@ use crate::trap::Frame;
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_gic_filter::{
-    HOST_PRIORITY, OWN_PRIORITY, Owned, Verdict, distributor_write, rd_write, sgi_write,
+    HOST_PRIORITY, OWN_PRIORITY, Owned, Verdict, clamp_priorities, distributor_write, rd_write,
+    sgi_write,
 };
 use spin::{Mutex, Once};
 
@@ -26,11 +27,17 @@ const GICD_CTLR: u64 = 0x0000;
 const GICD_TYPER: u64 = 0x0004;
 const GICD_IGROUPR: u64 = 0x0080;
 const GICD_ISENABLER: u64 = 0x0100;
+const GICD_ICENABLER: u64 = 0x0180;
+const GICD_ISPENDR: u64 = 0x0200;
+const GICD_ICPENDR: u64 = 0x0280;
+const GICD_ICACTIVER: u64 = 0x0380;
 const GICD_IPRIORITYR: u64 = 0x0400;
 const GICD_ICFGR: u64 = 0x0c00;
 const GICD_IROUTER: u64 = 0x6000;
 /// GICD_CTLR.RWP: a write has not taken effect everywhere yet.
 const CTLR_RWP: u32 = 1 << 31;
+/// GICD_TYPER.MBIS: a frame for message-based SPIs follows the distributor's.
+const TYPER_MBIS: u32 = 1 << 16;
 /// GICD_CTLR.DS: one security state.
 const CTLR_DS: u32 = 1 << 6;
 const CTLR_ARE: u32 = 1 << 4;
@@ -39,6 +46,10 @@ const CTLR_GROUP_0: u32 = 1 << 0;
 const GICR_WAKER: u64 = 0x0014;
 const GICR_TYPER: u64 = 0x0008;
 const SGI_FRAME: u64 = 0x1_0000;
+/// Bytes of a frame.
+const FRAME: u64 = 0x1_0000;
+/// Four interrupts with the priority that is the middle of the range.
+const MIDDLE_PRIORITIES: u32 = 0xa0a0_a0a0;
 const WAKER_SLEEP: u32 = 1 << 1;
 const WAKER_ASLEEP: u32 = 1 << 2;
 
@@ -79,6 +90,23 @@ pub fn takes_fiq() -> bool {
     GIC.get().is_some()
 }
 
+/// When the SMMUs were last looked at because of time, in counter ticks.
+static LAST_LOOK: AtomicU64 = AtomicU64::new(0);
+
+/// Whether more than 50 ms went by since this last said so. A host can mask our
+/// interrupt on a CPU by forging an active priority (ICC_AP1R0_EL1 is its own),
+/// so the SMMUs are also looked at when it comes to EL2 for another reason.
+#[must_use]
+pub fn look_is_due() -> bool {
+    let now = read_sysreg!("cntpct_el0");
+    let due = LAST_LOOK.load(Ordering::Relaxed) + read_sysreg!("cntfrq_el0") / 20;
+    if now < due {
+        return false;
+    }
+    LAST_LOOK.store(now, Ordering::Relaxed);
+    true
+}
+
 /// The pages whose accesses the filter must see: absent from the host's stage 2.
 pub fn filtered_pages(mut each: impl FnMut(Range<PhysAddr>)) {
     let Some(gic) = GIC.get() else { return };
@@ -89,73 +117,109 @@ pub fn filtered_pages(mut each: impl FnMut(Range<PhysAddr>)) {
             each(range);
         }
     };
-    page(&gic.distributor, 0, PAGE_SIZE);
-    page(&gic.distributor, GICD_IROUTER, 2 * PAGE_SIZE);
+    page(&gic.distributor, 0, FRAME);
+    if gic.distributor.read32(GICD_TYPER) & TYPER_MBIS != 0 {
+        page(&gic.distributor, FRAME, FRAME);
+    }
     for redistributor in gic.redistributors.iter().flatten() {
         page(redistributor, 0, PAGE_SIZE);
         page(redistributor, SGI_FRAME, PAGE_SIZE);
     }
 }
 
-/// Takes Group 0 and the interrupts `lines` for the hypervisor. Returns whether
-/// this GIC allows it.
+/// Whether `intid` is one of the hypervisor's interrupts.
+#[must_use]
+pub fn owns(intid: u32) -> bool {
+    GIC.get().is_some_and(|gic| gic.owned.contains(intid))
+}
+
+/// Whether this distributor has a single security state, so that Group 0 can be
+/// the hypervisor's.
+#[must_use]
+pub fn can_be_taken(distributor: &Device) -> bool {
+    distributor.read32(GICD_CTLR) & CTLR_DS != 0
+}
+
+/// Index of the CPU whose redistributor answers at `redistributor`.
+#[must_use]
+pub fn cpu_of(redistributor: &Device) -> Option<usize> {
+    let affinity = affinity_of(redistributor.read64(GICR_TYPER));
+    PER_CPU.iter().position(|cpu| {
+        cpu.stack.load(Ordering::Relaxed) != 0 && cpu.mpidr.load(Ordering::Relaxed) == affinity
+    })
+}
+
+/// Takes Group 0 and the interrupts `lines` for the hypervisor.
+/// `redistributors` has the RD frame of each CPU by its index.
 ///
-/// `redistributors` are the RD frames of the redistributor regions, in any
-/// order; each is matched to a CPU by its affinity.
+/// Lines that the filter cannot protect (no SPI, or too many) are left out;
+/// [`owns`] tells.
 pub fn take(
     distributor: Device,
-    redistributors: impl Iterator<Item = Device>,
-    lines: impl Iterator<Item = Line> + Clone,
-) -> bool {
-    if distributor.read32(GICD_CTLR) & CTLR_DS == 0 {
-        return false;
-    }
+    redistributors: [Option<Device>; MAX_CPUS],
+    lines: impl Iterator<Item = Line>,
+) {
     let mut gic = Gic {
         distributor,
-        redistributors: [None; MAX_CPUS],
+        redistributors,
         owned: Owned::new(),
     };
-    for redistributor in redistributors {
-        let affinity = affinity_of(redistributor.read64(GICR_TYPER));
-        let index = percpu::PER_CPU.iter().position(|cpu| {
-            cpu.stack.load(Ordering::Relaxed) != 0 && cpu.mpidr.load(Ordering::Relaxed) == affinity
-        });
-        if let Some(slot) = index.and_then(|i| gic.redistributors.get_mut(i)) {
-            *slot = Some(redistributor);
+    let settle = || wait(|| distributor.read32(GICD_CTLR) & CTLR_RWP == 0);
+    // From whatever state firmware left: nothing is signalled while groups and
+    // priorities change, and everything is the host's (Group 1), below ours…
+    distributor.write32(GICD_CTLR, CTLR_ARE);
+    settle();
+    let last_word = u64::from(distributor.read32(GICD_TYPER) & 0x1f);
+    for word in 1..=last_word {
+        distributor.write32(GICD_IGROUPR + word * 4, u32::MAX);
+        for quarter in 0..8 {
+            let at = GICD_IPRIORITYR + word * 32 + quarter * 4;
+            distributor.write32(at, MIDDLE_PRIORITIES);
         }
     }
-
-    // From whatever state firmware left: everything is the host's (Group 1)…
-    let last_word = distributor.read32(GICD_TYPER) & 0x1f;
-    for word in 1..=u64::from(last_word) {
-        distributor.write32(GICD_IGROUPR + word * 4, u32::MAX);
-    }
-    distributor.write32(
-        GICD_CTLR,
-        distributor.read32(GICD_CTLR) | CTLR_ARE | CTLR_GROUP_0,
-    );
-    wait(|| distributor.read32(GICD_CTLR) & CTLR_RWP == 0);
     // …but our own.
     let target = this_affinity();
-    for line in lines.clone() {
+    for line in lines {
         if !gic.owned.add(line.intid) {
             continue;
         }
         let n = u64::from(line.intid);
-        let group = GICD_IGROUPR + n / 32 * 4;
-        distributor.write32(group, distributor.read32(group) & !(1 << (n % 32)));
+        let (word, bit) = (n / 32 * 4, 1 << (n % 32));
+        distributor.write32(GICD_ICENABLER + word, bit);
+        settle();
+        distributor.write32(GICD_ICACTIVER + word, bit);
+        let group = GICD_IGROUPR + word;
+        distributor.write32(group, distributor.read32(group) & !bit);
         distributor.write8(GICD_IPRIORITYR + n, OWN_PRIORITY);
         let kind = GICD_ICFGR + n / 16 * 4;
         let edge = 2 << (n % 16 * 2);
         let others = distributor.read32(kind) & !edge;
         distributor.write32(kind, if line.edge { others | edge } else { others });
         distributor.write64(GICD_IROUTER + n * 8, target);
-        distributor.write32(GICD_ISENABLER + n / 32 * 4, 1 << (n % 32));
+        distributor.write32(GICD_ICPENDR + word, bit);
+        distributor.write32(GICD_ISENABLER + word, bit);
     }
-    wait(|| distributor.read32(GICD_CTLR) & CTLR_RWP == 0);
+    distributor.write32(GICD_CTLR, CTLR_ARE | CTLR_GROUP_0);
+    if !settle() {
+        warning!(
+            "event=gic_timeout what=distributor address={}",
+            distributor.range().start()
+        );
+    }
     TARGET.store(target, Ordering::Relaxed);
     GIC.call_once(|| gic);
-    true
+}
+
+/// Makes one of the hypervisor's interrupts pending again: its work was cut
+/// off, and the next edge may never come.
+pub fn pend_again(intid: u32) {
+    if let Some(gic) = GIC.get()
+        && gic.owned.contains(intid)
+    {
+        let n = u64::from(intid);
+        gic.distributor
+            .write32(GICD_ISPENDR + n / 32 * 4, 1 << (n % 32));
+    }
 }
 
 /// GICR_TYPER.Affinity_Value, bits 63:32, in the layout of MPIDR_EL1.
@@ -175,34 +239,13 @@ fn wait(mut done: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Sets up this CPU's side, before the host runs on it.
-pub fn init_cpu() {
+/// Sets up this CPU's side, before the host runs on it, and counts it as on.
+pub fn enter_cpu(cpu: &PerCpu) {
     // GIC system registers exist (PFR0.GIC): the host may use them.
-    if read_sysreg!("id_aa64pfr0_el1") >> 24 & 0xf == 0 {
-        return;
+    if read_sysreg!("id_aa64pfr0_el1") >> 24 & 0xf != 0 {
+        init_interface();
     }
-    // SAFETY: interrupt controller state only; EL2 takes no interrupt while it
-    // runs (PSTATE.DAIF is set on every entry).
-    unsafe { write_sysreg!("s3_4_c12_c9_5", 0xf) } // ICC_SRE_EL2: SRE, DFB, DIB, Enable
-    isb();
-    let Some(gic) = GIC.get() else {
-        // SAFETY: as above; no virtual interrupt, no trap.
-        unsafe { write_sysreg!("s3_4_c12_c11_0", 0) } // ICH_HCR_EL2
-        return;
-    };
-    const ICH_HCR_TC: u64 = 1 << 10;
-    // SAFETY: as above.
-    unsafe {
-        write_sysreg!("s3_0_c12_c12_5", 0x7); // ICC_SRE_EL1
-        write_sysreg!("s3_4_c12_c11_0", ICH_HCR_TC);
-        write_sysreg!("s3_4_c12_c11_7", 0); // ICH_VMCR_EL2
-        write_sysreg!("s3_0_c4_c6_0", 0xff); // ICC_PMR_EL1: nothing is masked
-        write_sysreg!("s3_0_c12_c8_3", 0); // ICC_BPR0_EL1
-        write_sysreg!("s3_0_c12_c12_4", 0); // ICC_CTLR_EL1
-        write_sysreg!("s3_0_c12_c12_6", 1); // ICC_IGRPEN0_EL1
-    }
-    isb();
-    if let Some(redistributor) = gic.redistributors.get(percpu::index()).copied().flatten() {
+    if let Some(redistributor) = own_redistributor() {
         redistributor.write32(GICR_WAKER, redistributor.read32(GICR_WAKER) & !WAKER_SLEEP);
         if !wait(|| redistributor.read32(GICR_WAKER) & WAKER_ASLEEP == 0) {
             warning!(
@@ -211,31 +254,85 @@ pub fn init_cpu() {
             );
         }
         redistributor.write32(SGI_FRAME + GICD_IGROUPR, u32::MAX);
+        // What the host never writes has whatever priority reset gives, which
+        // is the highest in QEMU.
+        for word in 0..8 {
+            let at = SGI_FRAME + GICD_IPRIORITYR + word * 4;
+            let clamped = clamp_priorities(redistributor.read32(at).into(), 4);
+            redistributor.write32(at, clamped as u32);
+        }
     }
-    // When every CPU that could take ours was off, this one does.
-    let _guard = CONFIGURATION.lock();
-    let target = TARGET.load(Ordering::Relaxed);
-    let alive = percpu::all().any(|cpu| {
-        cpu.mpidr.load(Ordering::Relaxed) == target
-            && cpu.power.load(Ordering::Acquire) == power::ON
-    });
-    if !alive {
-        route(gic, this_affinity());
-    }
+    stay(cpu);
 }
 
-/// Sends our interrupts to another CPU, when this one goes off.
-pub fn leave_cpu() {
-    let Some(gic) = GIC.get() else { return };
+fn own_redistributor() -> Option<Device> {
+    let gic = GIC.get()?;
+    gic.redistributors.get(percpu::index()).copied().flatten()
+}
+
+fn init_interface() {
+    if GIC.get().is_none() {
+        // SAFETY: interrupt controller state only: the host's interface is its
+        // own (ICC_SRE_EL2: SRE, DFB, DIB, Enable), with no virtual interrupt.
+        unsafe {
+            write_sysreg!("s3_4_c12_c9_5", 0xf);
+            isb();
+            write_sysreg!("s3_4_c12_c11_0", 0); // ICH_HCR_EL2
+        }
+        return;
+    }
+    const ICH_HCR_TC: u64 = 1 << 10;
+    // SAFETY: as above; EL2 takes no interrupt while it runs (PSTATE.DAIF is
+    // set on every entry). Without ICC_SRE_EL2.Enable the host's accesses to
+    // ICC_SRE_EL1 trap, so that it cannot turn the registers off.
+    unsafe {
+        write_sysreg!("s3_4_c12_c9_5", 0x7);
+        isb();
+        write_sysreg!("s3_0_c12_c12_5", 0x7); // ICC_SRE_EL1
+        isb();
+        write_sysreg!("s3_4_c12_c11_0", ICH_HCR_TC);
+        write_sysreg!("s3_4_c12_c11_7", 0); // ICH_VMCR_EL2
+        write_sysreg!("s3_0_c4_c6_0", 0xff); // ICC_PMR_EL1: nothing is masked
+        write_sysreg!("s3_0_c12_c8_3", 0); // ICC_BPR0_EL1
+        write_sysreg!("s3_0_c12_c8_4", 0); // ICC_AP0R0_EL1: nothing is active
+        write_sysreg!("s3_0_c12_c9_0", 0); // ICC_AP1R0_EL1
+        write_sysreg!("s3_0_c12_c12_4", 0); // ICC_CTLR_EL1
+        write_sysreg!("s3_0_c12_c12_6", 1); // ICC_IGRPEN0_EL1
+    }
+    isb();
+}
+
+/// Counts a CPU as on, and sends our interrupts to it when nobody else takes
+/// them.
+///
+/// Every change of a CPU between on and off is made under one lock together
+/// with the choice of the target, so that the target is never a CPU that has
+/// just left.
+pub fn stay(cpu: &PerCpu) {
     let _guard = CONFIGURATION.lock();
-    let this = this_affinity();
+    let target = TARGET.load(Ordering::Relaxed);
+    let alive = percpu::all().any(|other| {
+        other.mpidr.load(Ordering::Relaxed) == target
+            && other.power.load(Ordering::Acquire) == power::ON
+    });
+    if !alive && let Some(gic) = GIC.get() {
+        route(gic, cpu.mpidr.load(Ordering::Relaxed));
+    }
+    cpu.power.store(power::ON, Ordering::Release);
+}
+
+/// Counts a CPU as off, and sends our interrupts to another one that is on.
+pub fn leave(cpu: &PerCpu) {
+    let _guard = CONFIGURATION.lock();
+    cpu.power.store(power::OFF, Ordering::Release);
+    let Some(gic) = GIC.get() else { return };
+    let this = cpu.mpidr.load(Ordering::Relaxed);
     if TARGET.load(Ordering::Relaxed) != this {
         return;
     }
-    let other = percpu::all().find(|cpu| {
-        cpu.mpidr.load(Ordering::Relaxed) != this && cpu.power.load(Ordering::Acquire) == power::ON
-    });
-    if let Some(other) = other {
+    if let Some(other) =
+        percpu::all().find(|other| other.power.load(Ordering::Acquire) == power::ON)
+    {
         route(gic, other.mpidr.load(Ordering::Relaxed));
     }
 }
@@ -282,7 +379,7 @@ fn demote(gic: &Gic, intid: u32) {
     }
     let _guard = CONFIGURATION.lock();
     if intid < 32 {
-        if let Some(redistributor) = gic.redistributors.get(percpu::index()).copied().flatten() {
+        if let Some(redistributor) = own_redistributor() {
             redistributor.write32(SGI_FRAME + GICD_IGROUPR, u32::MAX);
         }
     } else if intid < 1020 {
@@ -388,7 +485,13 @@ impl Access {
 /// Carries out an access to a filtered page. `false` when the address is in
 /// none.
 pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> bool {
+    const AARCH32: u64 = 1 << 4;
     let Some(gic) = GIC.get() else { return false };
+    // A 32-bit process has no business here, and stepping over its instruction
+    // would need its IT state.
+    if frame.spsr & AARCH32 != 0 {
+        return false;
+    }
     let address = PhysAddr::new(access.ipa);
     if gic.distributor.range().contains(address) {
         let offset = access.ipa - gic.distributor.range().start().raw();
@@ -426,6 +529,7 @@ pub fn sysreg_trap(cpu: &PerCpu, frame: &mut Frame, esr: u64) {
     const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
     const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
     const ICC_CTLR: u64 = register(3, 0, 12, 12, 4);
+    const ICC_SRE: u64 = register(3, 0, 12, 12, 5);
     /// ICC_CTLR_EL1.CBPR, EOImode, PMHE.
     const CTLR_HOST: u64 = 1 << 0 | 1 << 1 | 1 << 6;
 
@@ -451,6 +555,9 @@ pub fn sysreg_trap(cpu: &PerCpu, frame: &mut Frame, esr: u64) {
         // SAFETY: binary point and EOI mode are the host's to choose;
         // `own_interrupt` follows the mode.
         (ICC_CTLR, false) => unsafe { write_sysreg!("s3_0_c12_c12_4", value & CTLR_HOST) },
+        // SRE, DFB, DIB: on, and staying so.
+        (ICC_SRE, true) => frame.set(rt, 7),
+        (ICC_SRE, false) => {}
         (ICC_RPR, true) => frame.set(rt, read_sysreg!("s3_0_c12_c11_3")),
         (ICC_DIR, false) => {
             let ours = GIC

@@ -22,7 +22,6 @@ pub struct Stage2Registers {
 mod hcr {
     pub const VM: u64 = 1 << 0;
     pub const SWIO: u64 = 1 << 1;
-    pub const PTW: u64 = 1 << 2;
     pub const FMO: u64 = 1 << 3;
     pub const TSC: u64 = 1 << 19;
     pub const RW: u64 = 1 << 31;
@@ -47,9 +46,6 @@ pub fn prepare(stage2: Stage2Registers, fiq_to_el2: bool) {
     let mmfr3 = read_sysreg!("s3_0_c0_c7_3");
 
     let mut hcr = hcr::VM | hcr::SWIO | hcr::TSC | hcr::RW;
-    // A table walk that hits device memory is a mistake worth a fault; so is
-    // it for the SMMU (STE.S2PTW).
-    hcr |= hcr::PTW;
     if fiq_to_el2 {
         hcr |= hcr::FMO;
     }
@@ -96,6 +92,14 @@ pub fn prepare(stage2: Stage2Registers, fiq_to_el2: bool) {
         write_sysreg!("cntkctl_el1", 0);
         write_sysreg!("cntv_ctl_el0", 0);
         write_sysreg!("cntp_ctl_el0", 0);
+    }
+    if id_field(mmfr3, 0) != 0 {
+        // SAFETY: as above.
+        unsafe { write_sysreg!("s3_0_c2_c0_3", 0) } // TCR2_EL1
+    }
+    if id_field(mmfr3, 4) != 0 {
+        // SAFETY: as above.
+        unsafe { write_sysreg!("s3_0_c1_c0_3", 0) } // SCTLR2_EL1
     }
     isb();
 }
@@ -151,31 +155,35 @@ fn debug_and_profiling(dfr0: u64) {
     unsafe { write_sysreg!("mdcr_el2", mdcr) }
 }
 
+/// Fine-grained traps and the features that HCRX_EL2 gives to EL1: whatever the
+/// host's ID registers show works, since a trap here would be answered as an
+/// undefined instruction.
 fn fine_grained_traps(mmfr0: u64, mmfr3: u64, pfr1: u64, isar2: u64) {
     let gcs = id_field(pfr1, 44) != 0;
+    let ls64 = id_field(read_sysreg!("id_aa64isar1_el1"), 60);
+    let brbe = id_field(read_sysreg!("id_aa64dfr0_el1"), 52) != 0;
+    let pick = |present: bool, bits: u64| if present { bits } else { 0 };
     if id_field(mmfr0, 56) != 0 {
-        // Bits named n… trap when 0 (DDI 0487, HFGRTR_EL2).
-        let mut registers = 0u64;
-        if id_field(pfr1, 24) != 0 {
-            registers |= 3 << 54; // nSMPRI_EL1, nTPIDR2_EL0
-        }
-        if gcs {
-            registers |= 3 << 52; // nGCS_EL0, nGCS_EL1
-        }
-        if id_field(mmfr3, 8) != 0 {
-            registers |= 3 << 57; // nPIRE0_EL1, nPIR_EL1
-        }
-        if id_field(mmfr3, 16) != 0 {
-            registers |= 3 << 59; // nPOR_EL0, nPOR_EL1
-        }
-        let instructions = if gcs { 3 << 57 } else { 0 };
+        // Bits named n… trap when 0 (DDI 0487, HFGRTR_EL2 and its relatives).
+        let registers = pick(id_field(pfr1, 24) != 0, 3 << 54) // nSMPRI_EL1, nTPIDR2_EL0
+            | pick(gcs, 3 << 52) // nGCS_EL0, nGCS_EL1
+            | pick(ls64 == 3, 1 << 50) // nACCDATA_EL1
+            | pick(id_field(pfr1, 48) != 0, 1 << 56) // nRCWMASK_EL1
+            | pick(id_field(mmfr3, 8) != 0, 3 << 57) // nPIRE0_EL1, nPIR_EL1
+            | pick(id_field(mmfr3, 16) != 0, 3 << 59) // nPOR_EL0, nPOR_EL1
+            | pick(id_field(mmfr3, 24) != 0, 3 << 62); // nMAIR2_EL1, nAMAIR2_EL1
+        let instructions = pick(gcs, 7 << 57) // nGCSPUSHM_EL1, nGCSSTR_EL1, nGCSEPP
+            | pick(brbe, 3 << 55); // nBRBINJ, nBRBIALL
+        let debug_writes = 1 << 62 // nPMSNEVFR_EL1
+            | pick(brbe, 3 << 60); // nBRBCTL, nBRBDATA
+        let debug_reads = debug_writes | pick(brbe, 1 << 59); // nBRBIDR
         // SAFETY: as in `prepare`.
         unsafe {
             write_sysreg!("s3_4_c1_c1_4", registers); // HFGRTR_EL2
             write_sysreg!("s3_4_c1_c1_5", registers); // HFGWTR_EL2
             write_sysreg!("s3_4_c1_c1_6", instructions); // HFGITR_EL2
-            write_sysreg!("s3_4_c3_c1_4", 1 << 62); // HDFGRTR_EL2.nPMSNEVFR_EL1
-            write_sysreg!("s3_4_c3_c1_5", 1 << 62); // HDFGWTR_EL2
+            write_sysreg!("s3_4_c3_c1_4", debug_reads); // HDFGRTR_EL2
+            write_sysreg!("s3_4_c3_c1_5", debug_writes); // HDFGWTR_EL2
         }
         if id_field(read_sysreg!("id_aa64pfr0_el1"), 44) != 0 {
             // SAFETY: as in `prepare`.
@@ -195,19 +203,16 @@ fn fine_grained_traps(mmfr0: u64, mmfr3: u64, pfr1: u64, isar2: u64) {
     }
     // HCRX_EL2 exists from FEAT_HCX (MMFR1.HCX).
     if id_field(read_sysreg!("id_aa64mmfr1_el1"), 40) != 0 {
-        let mut hcrx = 0;
-        if id_field(isar2, 16) != 0 {
-            hcrx |= 1 << 11; // MSCEn: memory copy instructions
-        }
-        if id_field(mmfr3, 0) != 0 {
-            hcrx |= 1 << 14; // TCR2En
-        }
-        if id_field(mmfr3, 4) != 0 {
-            hcrx |= 1 << 15; // SCTLR2En
-        }
-        if gcs {
-            hcrx |= 1 << 22; // GCSEn
-        }
+        let pfr2 = read_sysreg!("s3_0_c0_c4_2");
+        let hcrx = pick(ls64 >= 1, 1 << 1) // EnALS
+            | pick(ls64 >= 2, 1 << 2) // EnASR
+            | pick(ls64 >= 3, 1 << 0) // EnAS0
+            | pick(id_field(isar2, 16) != 0, 1 << 11) // MSCEn: memory copies
+            | pick(id_field(mmfr3, 0) != 0, 1 << 14) // TCR2En
+            | pick(id_field(mmfr3, 4) != 0, 1 << 15) // SCTLR2En
+            | pick(id_field(mmfr3, 32) != 0, 1 << 17) // D128En
+            | pick(gcs, 1 << 22) // GCSEn
+            | pick(id_field(pfr2, 32) != 0, 1 << 23); // EnFPM
         // SAFETY: as in `prepare`.
         unsafe { write_sysreg!("s3_4_c1_c2_2", hcrx) }
     }
@@ -227,21 +232,25 @@ pub fn enter(entry: Ipa, context: u64) -> ! {
     unsafe { enter_host(entry.raw(), context, stack) }
 }
 
-/// PSTATE bits that survive into an exception handler at EL1; the rest is set
-/// by the exception (DDI 0487, AArch64.TakeException).
+/// PSTATE in the exception handler at EL1, from the PSTATE that was interrupted
+/// (DDI 0487, AArch64.TakeException).
 fn exception_pstate(spsr: u64, sctlr: u64) -> u64 {
-    const NZCV_DIT: u64 = 0xf << 28 | 1 << 24;
+    const NZCV: u64 = 0xf << 28;
+    const TCO: u64 = 1 << 25;
+    const DIT: u64 = 1 << 24;
+    const DIT_32: u64 = 1 << 21;
     const PAN: u64 = 1 << 22;
+    const ALLINT: u64 = 1 << 13;
     const SSBS: u64 = 1 << 12;
     const SPAN: u64 = 1 << 23;
     const DSSBS: u64 = 1 << 44;
+    const SPINTMASK: u64 = 1 << 62;
     const EL1H_DAIF: u64 = 0x3c5;
-    const AARCH32: u64 = 1 << 4;
-    let mut pstate = EL1H_DAIF;
-    if spsr & AARCH32 == 0 {
-        pstate |= spsr & (NZCV_DIT | PAN);
-    } else {
-        pstate |= spsr & (0xf << 28 | PAN);
+    let pfr1 = read_sysreg!("id_aa64pfr1_el1");
+    let mut pstate = EL1H_DAIF | spsr & (NZCV | PAN);
+    let dit = if is_aarch32(spsr) { DIT_32 } else { DIT };
+    if spsr & dit != 0 {
+        pstate |= DIT;
     }
     if sctlr & SPAN == 0 {
         pstate |= PAN;
@@ -249,12 +258,27 @@ fn exception_pstate(spsr: u64, sctlr: u64) -> u64 {
     if sctlr & DSSBS != 0 {
         pstate |= SSBS;
     }
+    if id_field(pfr1, 8) >= 2 {
+        pstate |= TCO;
+    }
+    if id_field(pfr1, 36) != 0 && sctlr & SPINTMASK == 0 {
+        pstate |= ALLINT;
+    }
     pstate
+}
+
+fn is_aarch32(spsr: u64) -> bool {
+    spsr & 1 << 4 != 0
 }
 
 /// Makes the host take a synchronous exception with `esr` instead of the
 /// instruction at `frame.elr`.
-fn take_exception(frame: &mut Frame, esr: u64) {
+///
+/// `external` says that it is an external abort, which SCTLR2_EL1.EASE sends to
+/// the SError vector.
+fn take_exception(frame: &mut Frame, esr: u64, external: bool) {
+    const EASE: u64 = 1 << 5;
+    const SERROR_VECTOR: u64 = 0x180;
     let spsr = frame.spsr;
     // Offset in EL1's vector table (DDI 0487, D1.3.1.2).
     let offset = match spsr & 0x1f {
@@ -263,7 +287,13 @@ fn take_exception(frame: &mut Frame, esr: u64) {
         mode if mode & 0x10 == 0 => 0x400, // EL0, AArch64
         _ => 0x600,                        // EL0, AArch32
     };
-    let vbar = read_sysreg!("vbar_el1");
+    let mut vbar = read_sysreg!("vbar_el1");
+    if external
+        && id_field(read_sysreg!("s3_0_c0_c7_3"), 4) != 0
+        && read_sysreg!("s3_0_c1_c0_3") & EASE != 0
+    {
+        vbar = vbar.wrapping_add(SERROR_VECTOR);
+    }
     let sctlr = read_sysreg!("sctlr_el1");
     // SAFETY: EL1's exception registers are the host's state; EL2 uses none of
     // them.
@@ -281,7 +311,7 @@ const IL: u64 = 1 << 25;
 /// Answers the host's access with a synchronous external abort, as a bus
 /// would where nothing is.
 pub fn inject_abort(frame: &mut Frame, esr: u64, far: u64) {
-    let from_el0 = frame.spsr & 0xf == 0 || frame.spsr & 0x10 != 0;
+    let from_el0 = frame.spsr & 0xf == 0 || is_aarch32(frame.spsr);
     let data = esr >> 26 & 0x3f == 0x24;
     // Class: instruction or data abort, from a lower level or the same.
     let class: u64 = match (data, from_el0) {
@@ -290,9 +320,11 @@ pub fn inject_abort(frame: &mut Frame, esr: u64, far: u64) {
         (true, true) => 0x24,
         (true, false) => 0x25,
     };
-    let write = if data { esr & (1 << 6) } else { 0 };
+    // WnR and CM.
+    let how = if data { esr & (1 << 6 | 1 << 8) } else { 0 };
     // An abort on the host's own table walk says at which level (0x14 + level);
-    // one on the access itself is 0x10.
+    // the syndrome has the level of stage 2, which is the best there is. One on
+    // the access itself is 0x10.
     let status = if esr >> 7 & 1 != 0 {
         0x14 | (esr & 3)
     } else {
@@ -300,10 +332,10 @@ pub fn inject_abort(frame: &mut Frame, esr: u64, far: u64) {
     };
     // SAFETY: as in `take_exception`.
     unsafe { write_sysreg!("far_el1", far) }
-    take_exception(frame, class << 26 | esr & IL | write | status);
+    take_exception(frame, class << 26 | esr & IL | how | status, true);
 }
 
 /// Answers an instruction that the host may not use as undefined.
 pub fn inject_undefined(frame: &mut Frame) {
-    take_exception(frame, IL);
+    take_exception(frame, IL, false);
 }

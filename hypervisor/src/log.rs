@@ -18,9 +18,9 @@ const FR: u64 = 0x018;
 /// FR.TXFF: the transmit FIFO is full.
 const TXFF: u32 = 1 << 5;
 
-/// How often the flag register is read before a character is given up. A FIFO
-/// of 32 characters drains in 3 ms at 115200 baud; this is far above it.
-const FIFO_POLLS: u32 = 1_000_000;
+/// How long one line may take. At 115200 baud 200 characters take 18 ms; a UART
+/// that the host has switched off must not hold EL2 up for longer than this.
+const LINE_US: u64 = 50_000;
 
 /// How often the lock is tried before a line is written without it: a garbled
 /// line is better than a CPU that hangs on a log.
@@ -58,7 +58,10 @@ pub fn set_level(level: LogLevel) {
     LEVEL.store(rank(level), Ordering::Relaxed);
 }
 
-struct Uart(Device);
+struct Uart {
+    device: Device,
+    deadline: u64,
+}
 
 impl Write for Uart {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -73,13 +76,14 @@ impl Write for Uart {
 }
 
 impl Uart {
+    /// Sends one character, unless the line has had its time.
     fn put(&self, byte: u8) {
-        for _ in 0..FIFO_POLLS {
-            if self.0.read32(FR) & TXFF == 0 {
-                break;
+        while self.device.read32(FR) & TXFF != 0 {
+            if now_us() > self.deadline {
+                return;
             }
         }
-        self.0.write32(DR, u32::from(byte));
+        self.device.write32(DR, u32::from(byte));
     }
 }
 
@@ -95,7 +99,10 @@ pub fn line(level: LogLevel, text: fmt::Arguments<'_>) {
     let _guard = (0..LOCK_TRIES).find_map(|_| LINE.try_lock());
     // A PL011 never refuses a character.
     let _ = writeln!(
-        Uart(device),
+        Uart {
+            device,
+            deadline: now.saturating_add(LINE_US),
+        },
         "portcullis: {text} t={}.{:06}",
         now / 1_000_000,
         now % 1_000_000
@@ -137,7 +144,7 @@ impl RateLimit {
     /// Lines a second in the long run.
     const PER_SECOND: u64 = 20;
     /// Lines at once after a quiet time.
-    const BURST: u64 = 64;
+    const BURST: u64 = 32;
     const TOKEN_US: u64 = 1_000_000 / Self::PER_SECOND;
 
     /// A full bucket.

@@ -2,8 +2,10 @@
 
 use crate::host::Stage2Registers;
 use crate::memory::Shared;
+use crate::mmu;
 use portcullis_addr::{Ipa, PhysAddr};
-use portcullis_isolation::HostSpace;
+use portcullis_isolation::{HostSpace, Sharing};
+use portcullis_pagetable::Bbm;
 use spin::{Mutex, Once};
 
 /// The host's memory, as tables and ledger have it.
@@ -48,4 +50,15 @@ pub fn host_can_run_at(entry: Ipa) -> bool {
         && HOST
             .get()
             .is_some_and(|host| host.lock().is_host_ram(PhysAddr::new(entry.raw())))
+}
+
+/// Whether the host's stage 2 works on this CPU as on the one that booted.
+#[must_use]
+pub fn suits_this_cpu() -> bool {
+    HOST.get().is_some_and(|host| {
+        let host = host.lock();
+        let shared = host.sharing() == Sharing::Shared;
+        host.cpu().geometry().output_bits() <= mmu::physical_bits()
+            && (!shared || mmu::bbm() == Bbm::Level2)
+    })
 }

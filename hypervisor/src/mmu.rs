@@ -9,7 +9,7 @@ use crate::percpu::PER_CPU;
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range, Va};
 use portcullis_pagetable::{
     Access, Bbm, El2Attributes, Error, Geometry, Granule, MAIR, MemoryType, Stage1El2, Table,
 };
@@ -55,7 +55,7 @@ pub fn bbm() -> Bbm {
 }
 
 /// Why EL2 could not be mapped.
-pub type MapError = Error<portcullis_addr::Va>;
+pub type MapError = Error<Va>;
 
 /// Maps the image and turns translation on. Called once, on the first CPU.
 pub fn start() -> Result<(), MapError> {
@@ -123,8 +123,12 @@ pub fn map(range: Range<PhysAddr>, memory: MemoryType, access: Access) -> Result
     Ok(())
 }
 
-/// Maps those pages of `range` that are not mapped yet; the others must have
-/// been mapped for the same use.
+/// Maps those pages of `range` that are not mapped yet. A page that is mapped
+/// already must be mapped in the same way.
+///
+/// # Errors
+/// [`Error::AlreadyMapped`] for a page with other attributes: a device where
+/// memory is, or the other way round.
 pub fn map_missing(
     range: Range<PhysAddr>,
     memory: MemoryType,
@@ -135,12 +139,18 @@ pub fn map_missing(
     while at < range.end() {
         let page = Range::from_size(at, PAGE_SIZE).map_err(|_| Error::InputTooLarge)?;
         match map(page, memory, access) {
-            Ok(()) | Err(Error::AlreadyMapped { .. }) => {}
-            Err(error) => return Err(error),
+            Err(Error::AlreadyMapped { .. }) if is_mapped(at, memory, access) => {}
+            result => result?,
         }
         at = page.end();
     }
     Ok(())
+}
+
+fn is_mapped(at: PhysAddr, memory: MemoryType, access: Access) -> bool {
+    let guard = MAP.lock();
+    let mapping = guard.as_ref().map(|map| map.walk(Va::new(at.raw())));
+    matches!(mapping, Some(Ok(mapping)) if mapping.attributes == El2Attributes { memory, access })
 }
 
 /// Removes a mapping, on every CPU.

@@ -77,7 +77,7 @@ pub struct PerCpu {
     pub mpidr: AtomicU64,
     /// One of [`power`].
     pub power: AtomicU32,
-    /// Set once this CPU reports a failure of its own.
+    /// How far this CPU is with a failure of its own; see `fatal`.
     pub failed: AtomicU32,
     /// Where the host wants to start or resume, an IPA.
     pub host_entry: AtomicU64,

@@ -2,8 +2,8 @@
 //! the host through EL2 (PSCI: DEN 0022; calling convention: DEN 0028).
 
 use crate::host;
-use crate::log::{RateLimit, info, warning};
-use crate::percpu::{self, AFFINITY, PER_CPU, PerCpu, REASONS, bump, power};
+use crate::log::{RateLimit, error, info, warning};
+use crate::percpu::{self, AFFINITY, PerCpu, REASONS, bump, power};
 use crate::trap::Frame;
 use crate::{gic, machine, mmu};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +51,9 @@ mod function {
 }
 use function::*;
 
+/// Bit of a fast call's function number.
+const SVE_HINT: u32 = 1 << 16;
+
 static DENIED: RateLimit = RateLimit::new();
 static COUNTS_PRINTED: AtomicBool = AtomicBool::new(false);
 
@@ -94,7 +97,12 @@ fn allowed(function: u32) -> bool {
 
 /// Carries out, relays or refuses an SMC of the host.
 pub fn smc(cpu: &'static PerCpu, frame: &mut Frame, immediate: u64) {
-    let function = frame.get(0) as u32;
+    let mut function = frame.get(0) as u32;
+    if function >> 31 != 0 {
+        // A fast call's hint that no SVE state is live (DEN 0028, 2.5). Calls
+        // are relayed without it, which is always allowed.
+        function &= !SVE_HINT;
+    }
     if immediate != 0 || !allowed(function) {
         bump(&cpu.refused_calls);
         if let Some(dropped) = DENIED.take() {
@@ -166,31 +174,39 @@ fn cpu_on(target: u64, entry: Ipa, context: u64) -> u64 {
         core::ptr::from_ref(cpu) as u64,
     );
     if result != 0 {
-        cpu.power.store(power::OFF, Ordering::Release);
+        // Unless the CPU came back from a refused CPU_OFF meanwhile.
+        let _ = cpu.power.compare_exchange(
+            power::PENDING,
+            power::OFF,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
     result
 }
 
 fn cpu_off(cpu: &'static PerCpu) -> u64 {
-    gic::leave_cpu();
-    cpu.power.store(power::OFF, Ordering::Release);
+    gic::leave(cpu);
     let [result, ..] = call(CPU_OFF, 0, 0, 0);
     // Only a refusal comes back.
-    cpu.power.store(power::ON, Ordering::Release);
-    gic::init_cpu();
+    gic::stay(cpu);
     result
 }
 
+/// Which bit of a power state says "power down": it depends on the format
+/// that firmware uses (DEN 0022, 5.4.2 and 5.15.2).
+fn power_down_bit() -> u64 {
+    let [features, ..] = call(PSCI_FEATURES, CPU_SUSPEND_64.into(), 0, 0);
+    let extended = (features as i64) > 0 && features & 1 << 1 != 0;
+    if extended { 1 << 30 } else { 1 << 16 }
+}
+
 fn cpu_suspend(cpu: &'static PerCpu, state: u64, entry: Ipa, context: u64) -> u64 {
-    // Bit 30 of either format of the parameter: power down (DEN 0022, 5.4.2).
-    let powers_down = state & 1 << 30 != 0;
-    if powers_down {
-        if !machine::host_can_run_at(entry) {
-            return INVALID_ADDRESS;
-        }
-        cpu.host_entry.store(entry.raw(), Ordering::Relaxed);
-        cpu.host_context.store(context, Ordering::Relaxed);
+    if state & power_down_bit() != 0 && !machine::host_can_run_at(entry) {
+        return INVALID_ADDRESS;
     }
+    cpu.host_entry.store(entry.raw(), Ordering::Relaxed);
+    cpu.host_context.store(context, Ordering::Relaxed);
     mmu::clean_to_memory(core::ptr::from_ref(cpu) as u64, size_of::<PerCpu>() as u64);
     let [result, ..] = call(
         CPU_SUSPEND_64,
@@ -203,19 +219,29 @@ fn cpu_suspend(cpu: &'static PerCpu, state: u64, entry: Ipa, context: u64) -> u6
 
 /// A CPU that came through `secondary_entry`: MMU on, on its own stack.
 pub extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
+    if !machine::suits_this_cpu() {
+        error!(
+            "event=cpu_refused cpu={:#x} reason=\"it has fewer address bits, or a lower BBM \
+             level, than the CPU that booted\"",
+            cpu.mpidr.load(Ordering::Relaxed)
+        );
+        cpu.power.store(power::OFF, Ordering::Release);
+        call(CPU_OFF, 0, 0, 0);
+        power_off();
+    }
     host::prepare(machine::stage2(), gic::takes_fiq());
     mmu::invalidate_host_tlb();
-    gic::init_cpu();
-    cpu.power.store(power::ON, Ordering::Release);
-    host::enter(
-        Ipa::new(cpu.host_entry.load(Ordering::Relaxed)),
-        cpu.host_context.load(Ordering::Relaxed),
-    )
-}
-
-/// Marks the CPU that booted as running.
-pub fn boot_cpu_is_on() {
-    PER_CPU[0].power.store(power::ON, Ordering::Release);
+    gic::enter_cpu(cpu);
+    // Where a suspend puts the host is checked when it asks, and again here:
+    // firmware decides which suspends power down.
+    let entry = Ipa::new(cpu.host_entry.load(Ordering::Relaxed));
+    if !machine::host_can_run_at(entry) {
+        warning!("event=cpu_entry_refused entry={entry}");
+        gic::leave(cpu);
+        call(CPU_OFF, 0, 0, 0);
+        power_off();
+    }
+    host::enter(entry, cpu.host_context.load(Ordering::Relaxed))
 }
 
 /// The EL2 entries by reason, of all CPUs, once.

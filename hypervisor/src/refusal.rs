@@ -3,7 +3,7 @@
 use crate::mmu::MapError;
 use crate::smmu::BringUpError;
 use core::fmt;
-use portcullis_addr::{Ipa, PhysAddr};
+use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_boot::BootError;
 use portcullis_ownership::{LedgerError, TransferError};
 use portcullis_pagetable::GeometryError;
@@ -20,6 +20,12 @@ pub enum Refusal {
     TreeChanged,
     /// PSCI is not reached by SMC.
     Conduit,
+    /// The tree puts registers into RAM.
+    RegistersInMemory(Range<PhysAddr>),
+    /// An SMMU has less than its two register pages.
+    SmmuTooSmall(Range<PhysAddr>),
+    /// A CPU has no redistributor; its affinity.
+    NoRedistributor(u64),
     /// An SMMU did not answer when it was told to stop all DMA.
     Fence {
         /// Its registers.
@@ -89,6 +95,18 @@ impl fmt::Display for Reason<'_> {
                 f.write_str("the device tree changed while the SMMUs were being stopped")
             }
             Refusal::Conduit => f.write_str("PSCI is not called by SMC on this machine"),
+            Refusal::RegistersInMemory(range) => {
+                write!(f, "the device tree puts registers into RAM, at {range}")
+            }
+            Refusal::SmmuTooSmall(range) => {
+                write!(
+                    f,
+                    "the SMMU at {range} has less than two register pages of 64 KiB"
+                )
+            }
+            Refusal::NoRedistributor(affinity) => {
+                write!(f, "no GIC redistributor belongs to the CPU {affinity:#x}")
+            }
             Refusal::Fence { smmu, error } => {
                 write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
             }
@@ -124,6 +142,11 @@ impl fmt::Display for Fix<'_> {
             Refusal::NoTree(_) => "start the image like a Linux kernel, with a device tree in x0",
             Refusal::TreeChanged => "keep devices from writing to memory before the image starts",
             Refusal::Conduit => "use a machine whose psci node says method = \\\"smc\\\"",
+            Refusal::RegistersInMemory(_)
+            | Refusal::SmmuTooSmall(_)
+            | Refusal::NoRedistributor(_) => {
+                "correct the reg property in the device tree"
+            }
             Refusal::Probe {
                 error: ProbeError::OutputSizeTooSmall { .. },
                 ..

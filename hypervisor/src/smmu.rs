@@ -1,11 +1,13 @@
 //! The physical SMMUs: bringing them up, their interrupts, and the fence.
 
+use crate::gic;
 use crate::log::{RateLimit, error, info, warning};
 use crate::memory::Shared;
 use crate::mmio::Device;
 use crate::sysreg::now_us;
 use core::fmt::{self, Display};
-use portcullis_addr::{PhysAddr, Range};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use portcullis_addr::PhysAddr;
 use portcullis_boot::{Machine, SMMU_LIMIT};
 use smmuv3_driver::{Clock, Config, Drained, Features, Registers, Smmu, Stage2};
 use smmuv3_spec::StreamId;
@@ -51,11 +53,38 @@ impl Clock for SystemCounter {
 
 type Driver = Smmu<Port, Shared, SystemCounter>;
 
+/// The wired interrupts of an SMMU that EL2 listens to, by INTID.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    /// The event queue is no longer empty.
+    pub event: Option<u32>,
+    /// A global error became active.
+    pub error: Option<u32>,
+}
+
+impl Lines {
+    /// No interrupt.
+    pub const NONE: Self = Self {
+        event: None,
+        error: None,
+    };
+
+    /// Whether both are the hypervisor's, so that nothing is missed.
+    fn suffice(&self) -> bool {
+        [self.event, self.error]
+            .iter()
+            .all(|line| line.is_some_and(gic::owns))
+    }
+}
+
 struct Instance {
     registers: Device,
-    /// INTIDs whose arrival means that this SMMU wants attention.
-    intids: [Option<u32>; 3],
+    lines: Lines,
     driver: Once<Mutex<Driver>>,
+    /// Somebody wants the queues looked at. Set before the lock is tried and
+    /// looked at again after it is released, so that no interrupt is lost on a
+    /// CPU that finds another at work.
+    wanted: AtomicBool,
 }
 
 static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT];
@@ -75,11 +104,22 @@ pub struct Fenced {
     pub failed: u32,
 }
 
+/// The SMMU that [`fence_all`] turns to next.
+static NEXT_TO_FENCE: AtomicUsize = AtomicUsize::new(0);
+
 /// Makes every known SMMU abort everything, without waiting for any lock: for
 /// when the hypervisor itself cannot go on.
 pub fn fence_all() -> Fenced {
+    NEXT_TO_FENCE.store(0, Ordering::Relaxed);
+    fence_rest()
+}
+
+/// Goes on where [`fence_all`] was when it failed itself: with the SMMU after
+/// the one whose registers cannot be reached.
+pub fn fence_rest() -> Fenced {
     let mut fenced = Fenced::default();
-    for instance in instances() {
+    while let Some(slot) = SMMUS.get(NEXT_TO_FENCE.fetch_add(1, Ordering::Relaxed)) {
+        let Some(instance) = slot.get() else { continue };
         match smmuv3_driver::fence(&Port(instance.registers), &SystemCounter) {
             Ok(()) => fenced.done += 1,
             Err(_) => fenced.failed += 1,
@@ -96,13 +136,14 @@ pub fn fence_all() -> Fenced {
 pub fn adopt(
     index: usize,
     registers: Device,
-    intids: [Option<u32>; 3],
+    lines: Lines,
 ) -> Result<(), smmuv3_driver::FenceError> {
     if let Some(slot) = SMMUS.get(index) {
         slot.call_once(|| Instance {
             registers,
-            intids,
+            lines,
             driver: Once::new(),
+            wanted: AtomicBool::new(false),
         });
     }
     smmuv3_driver::fence(&Port(registers), &SystemCounter)
@@ -184,25 +225,53 @@ pub fn bring_up(
 /// An interrupt of an SMMU arrived.
 pub fn interrupt(intid: u32) {
     for instance in instances() {
-        if instance.intids.contains(&Some(intid)) {
+        let lines = &instance.lines;
+        if [lines.event, lines.error].contains(&Some(intid)) {
             attend(instance);
         }
     }
 }
 
-/// Looks at every SMMU: for machines without an interrupt of ours.
+/// Whether some SMMU has no interrupt that comes to EL2, so that it is looked
+/// at whenever EL2 runs for another reason.
+#[must_use]
+pub fn needs_polling() -> bool {
+    instances().any(|instance| !instance.lines.suffice())
+}
+
+/// Looks at every SMMU.
 pub fn poll() {
     instances().for_each(attend);
 }
 
 fn attend(instance: &Instance) {
-    let Some(driver) = instance.driver.get() else {
+    let Some(mutex) = instance.driver.get() else {
         return;
     };
-    // Another CPU that holds the lock is draining.
-    let Some(mut driver) = driver.try_lock() else {
-        return;
-    };
+    instance.wanted.store(true, Ordering::SeqCst);
+    for _ in 0..ROUNDS {
+        // Another CPU that holds the lock looks at `wanted` when it is done.
+        let Some(mut driver) = mutex.try_lock() else {
+            return;
+        };
+        instance.wanted.store(false, Ordering::SeqCst);
+        let more = look(instance, &mut driver);
+        drop(driver);
+        if !more && !instance.wanted.load(Ordering::SeqCst) {
+            return;
+        }
+    }
+    // A queue that fills as fast as it is read raises no interrupt again,
+    // since it is never empty (IHI 0070, 3.18.2): come back after the host had
+    // its turn.
+    if let Some(intid) = instance.lines.event {
+        gic::pend_again(intid);
+    }
+}
+
+/// Handles what an SMMU has to say, in a bounded amount; `true` when there was
+/// something.
+fn look(instance: &Instance, driver: &mut Driver) -> bool {
     let smmu = instance.registers.range().start();
     if let Some(errors) = driver.handle_gerror() {
         if let Some(dropped) = ERRORS.take() {
@@ -212,20 +281,13 @@ fn attend(instance: &Instance) {
             error!("event=smmu_fenced smmu={smmu} reason=\"it stopped serving\"");
         }
     }
-    // A record that arrives while the queue is read raises no second edge
-    // before it was seen empty, so it is read until then; a device that writes
-    // faster than it is read gets its turn with the next interrupt.
-    for _ in 0..ROUNDS {
-        let drained = driver.drain_events(BATCH, |event| {
-            if let Some(dropped) = FAULTS.take() {
-                warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");
-            }
-        });
-        report_loss(smmu, &drained);
-        if drained.events == 0 {
-            break;
+    let drained = driver.drain_events(BATCH, |event| {
+        if let Some(dropped) = FAULTS.take() {
+            warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");
         }
-    }
+    });
+    report_loss(smmu, &drained);
+    drained.events != 0
 }
 
 fn report_loss(smmu: PhysAddr, drained: &Drained) {
@@ -270,12 +332,4 @@ impl Display for YesNo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0 { "yes" } else { "no" })
     }
-}
-
-/// Registers of every known SMMU.
-pub fn register_ranges() -> impl Iterator<Item = Range<PhysAddr>> + Clone {
-    SMMUS
-        .iter()
-        .filter_map(Once::get)
-        .map(|instance| instance.registers.range())
 }

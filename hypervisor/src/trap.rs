@@ -3,7 +3,7 @@
 
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
-use crate::sysreg::{read_sysreg, write_sysreg};
+use crate::sysreg::read_sysreg;
 use crate::{gic, host, psci, smmu};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
@@ -32,9 +32,14 @@ impl Frame {
         }
     }
 
-    /// Goes on after the trapped instruction.
+    /// Goes on after the trapped instruction, which was an A64 one, as if it
+    /// had been executed: a single step is done, and no branch came before
+    /// (PSTATE.SS, .BTYPE).
     pub fn skip(&mut self) {
+        const SS: u64 = 1 << 21;
+        const BTYPE: u64 = 3 << 10;
         self.elr = self.elr.wrapping_add(4);
+        self.spsr &= !(SS | BTYPE);
     }
 }
 
@@ -61,7 +66,7 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
         0x24 => data_abort(cpu, frame, esr),
         0x20 => {
             cpu.count(Reason::FetchAbort);
-            report_cpu_fault(cpu, frame, esr, fault_ipa(), "execute");
+            report_cpu_fault(cpu, frame, esr, fault_ipa(esr), "execute");
             host::inject_abort(frame, esr, read_sysreg!("far_el2"));
         }
         _ => {
@@ -76,16 +81,15 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
             host::inject_undefined(frame);
         }
     }
-    if !gic::takes_fiq() {
-        // No interrupt of ours on this machine: look whenever we are here.
+    if gic::look_is_due() || smmu::needs_polling() {
         smmu::poll();
     }
 }
 
 fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     let far = read_sysreg!("far_el2");
-    let ipa = fault_ipa();
-    if let Some(access) = gic::Access::decode(esr, ipa)
+    let ipa = fault_ipa(esr);
+    if let Some(access) = ipa.and_then(|ipa| gic::Access::decode(esr, ipa))
         && gic::mmio(cpu, frame, access)
     {
         cpu.count(Reason::Gic);
@@ -94,25 +98,44 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     }
     cpu.count(Reason::DataAbort);
     #[cfg(feature = "provoke")]
-    crate::provoke::maybe(frame, esr, ipa);
+    crate::provoke::maybe(frame, esr, ipa.unwrap_or(0));
     let write = esr >> 6 & 1 != 0;
     report_cpu_fault(cpu, frame, esr, ipa, if write { "write" } else { "read" });
     host::inject_abort(frame, esr, far);
 }
 
-/// The IPA that faulted. Stage 2 here only ever gives translation faults, for
-/// which HPFAR_EL2 is valid (DDI 0487, HPFAR_EL2).
-fn fault_ipa() -> u64 {
+/// The IPA that faulted, for translation faults and for faults on the host's
+/// own table walk: only then does HPFAR_EL2 hold it. `None` for a permission
+/// fault, such as a fetch from registers (DDI 0487, HPFAR_EL2).
+fn fault_ipa(esr: u64) -> Option<u64> {
+    const S1PTW: u64 = 1 << 7;
+    let permission = (0x0c..0x10).contains(&(esr & 0x3f));
+    if permission && esr & S1PTW == 0 {
+        return None;
+    }
     let page = (read_sysreg!("hpfar_el2") & 0xfff_ffff_fff0) << 8;
-    page | read_sysreg!("far_el2") & 0xfff
+    Some(page | read_sysreg!("far_el2") & 0xfff)
 }
 
-fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: u64, access: &str) {
+struct Address(Option<u64>);
+
+impl core::fmt::Display for Address {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address:#x}"),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
+fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: Option<u64>, access: &str) {
     if let Some(dropped) = CPU_FAULTS.take() {
         warning!(
-            "event=cpu_fault cpu={:#x} address={ipa:#x} access={access} pc={:#x} el={} \
-             walk={} entries={} dropped={dropped}",
+            "event=cpu_fault cpu={:#x} address={} access={access} va={:#x} pc={:#x} \
+             el={} walk={} entries={} dropped={dropped}",
             cpu.mpidr.load(core::sync::atomic::Ordering::Relaxed),
+            Address(ipa),
+            read_sysreg!("far_el2"),
             frame.elr,
             frame.spsr >> 2 & 3,
             // S1PTW: the host's own table walk went there.
@@ -122,9 +145,9 @@ fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: u64, acc
     }
 }
 
-/// An IRQ at EL2. The host's go to EL1, so there is none.
+/// An IRQ at EL2: HCR_EL2.IMO is 0, so they go to EL1.
 pub extern "C" fn lower_irq(_frame: &mut Frame) {
-    percpu::this().count(Reason::Other);
+    crate::fatal::fatal(format_args!("an IRQ came to EL2, which does not take them"));
 }
 
 /// An interrupt of ours.
@@ -134,14 +157,10 @@ pub extern "C" fn lower_fiq(_frame: &mut Frame) {
     gic::own_interrupt();
 }
 
-/// A system error. They are routed to the host, since nothing that EL2 does on
-/// the host's behalf can raise one that is not the host's; one that comes here
-/// all the same is handed on as a virtual one.
+/// An SError at EL2: HCR_EL2.AMO is 0, so they go to EL1, those that an access
+/// of EL2's own may have caused included.
 pub extern "C" fn lower_serror(_frame: &mut Frame) {
-    percpu::this().count(Reason::Other);
-    const VSE: u64 = 1 << 8;
-    let hcr = read_sysreg!("hcr_el2");
-    // SAFETY: HCR_EL2.VSE makes a virtual SError pending for EL1; nothing at
-    // EL2 changes.
-    unsafe { write_sysreg!("hcr_el2", hcr | VSE) }
+    crate::fatal::fatal(format_args!(
+        "an SError came to EL2, which does not take them"
+    ));
 }

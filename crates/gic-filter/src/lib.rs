@@ -49,16 +49,21 @@ pub const OWN_PRIORITY: u8 = 0x00;
 pub const HOST_PRIORITY: u8 = 0x10;
 
 /// The hypervisor's interrupts: SPI INTIDs 32 to 1019, at most `MAX`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Owned {
     intids: [u32; Self::MAX],
     count: usize,
 }
 
+impl Default for Owned {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Owned {
-    /// How many interrupts the hypervisor can own: four for each of eight
-    /// SMMUs.
-    pub const MAX: usize = 32;
+    /// How many interrupts the hypervisor can own: four for each of 16 SMMUs.
+    pub const MAX: usize = 64;
 
     /// No interrupt.
     #[must_use]
@@ -111,8 +116,10 @@ impl Owned {
     }
 }
 
-/// Replaces each priority byte of `value` by one that the host may use.
-fn clamp_priorities(value: u64, bytes: u32) -> u64 {
+/// Replaces each of the lowest `bytes` priority bytes of `value` by one that
+/// the host may use.
+#[must_use]
+pub fn clamp_priorities(value: u64, bytes: u32) -> u64 {
     (0..bytes).fold(0, |out, byte| {
         let shift = byte * 8;
         let priority = (value >> shift) as u8;

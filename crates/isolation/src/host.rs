@@ -315,8 +315,10 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     /// invalidated on every CPU and SMMU, then handed over.
     ///
     /// # Errors
-    /// [`HostError`]. After [`HostError::Invalidation`] the pages stay lost to
-    /// both sides; after any other, nothing has changed.
+    /// [`HostError`]. After [`HostError::Ledger`], nothing has changed. After
+    /// [`HostError::Table`] neither, unless there was no memory to map again
+    /// what was already out: then, as after [`HostError::Invalidation`], the
+    /// ledger keeps the pages *leaving*, and nobody gets them.
     pub fn take<I: Invalidate>(
         &mut self,
         range: Range<PhysAddr>,

@@ -36,7 +36,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let mut next = u64::from(first.0);
         let last = u64::from(last.0);
         let mut fresh = false;
-        while next <= last {
+        let result = loop {
+            if next > last {
+                break Ok(());
+            }
             // Both ends are StreamIDs, so what lies between is one.
             let stream = StreamId(next as u32);
             let leaf = 1u64 << self.table.shape.split.unwrap_or(0);
@@ -48,20 +51,24 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                         self.run_or_fence(&[Command::tlbi_s12_vmall(stage2.vmid)])?;
                         fresh = true;
                     }
-                    self.link_common(l1, leaf, &target)?;
+                    if let Err(error) = self.link_common(l1, leaf, &target) {
+                        break Err(error);
+                    }
                     next += leaf;
                 }
                 _ => {
-                    self.attach(stream, stage2)?;
+                    if let Err(error) = self.attach(stream, stage2) {
+                        break Err(error);
+                    }
                     next += 1;
                 }
             }
-        }
-        if fresh {
+        };
+        if fresh && !self.is_fenced() {
             // The descriptors were invalid, and may be cached as such.
             self.run_or_fence(&[Command::cfgi_all()])?;
         }
-        Ok(())
+        result
     }
 
     /// Points the invalid descriptor at `l1` to a table in which all `leaf`

@@ -138,6 +138,8 @@ extern "C" fn main() -> ! {
 }
 
 fn firmware_calls(checks: &mut Checks) {
+    // The hint that no SVE state is live does not make a call another one.
+    checks.equal("smc_sve_hint", smc(0x8401_0000, 0, 0) >= 0x1_0000, true);
     checks.equal("smc_unknown", smc(0xdead_beef, 1, 2), NOT_SUPPORTED);
     checks.equal(
         "smc_system_suspend",
@@ -173,7 +175,7 @@ fn firmware_calls(checks: &mut Checks) {
         -2,
     );
     // A power-down whose way back is the hypervisor's.
-    let suspend = smc(0xc400_0001, 1 << 30, HYPERVISOR) as i64;
+    let suspend = smc(0xc400_0001, 1 << 16, HYPERVISOR) as i64;
     checks.equal("cpu_suspend_into_hypervisor", suspend, -9);
 }
 
@@ -222,6 +224,11 @@ fn distributor(checks: &mut Checks) {
     write(GICD + 0x400 + OURS / 4 * 4, 0xf0f0_f0f0);
     let priority = read(GICD + 0x400 + OURS / 4 * 4);
     checks.equal("gicd_ipriorityr", priority, 0xf000_f0f0);
+    checks.equal(
+        "gicd_initial_priority",
+        read(GICD + 0x400 + 44),
+        0xa0a0_a0a0,
+    );
     write8(GICD + 0x400 + 40, 0);
     checks.equal(
         "gicd_highest_priority",
@@ -259,11 +266,19 @@ fn redistributor(checks: &mut Checks) {
     checks.equal("gicr_waker", read(GICR + 0x14) & 2, 0);
     write(GICR + 0x1_0080, 0);
     checks.equal("gicr_igroupr0", read(GICR + 0x1_0080), u32::MAX);
+    // Never written by this kernel, and not the reset value, which is ours.
+    checks.equal("gicr_reset_priority", read(GICR + 0x1_0410), 0x1010_1010);
     write(GICR + 0x1_0400, 0);
     checks.equal("gicr_ipriorityr", read(GICR + 0x1_0400), 0x1010_1010);
 }
 
 fn system_registers(checks: &mut Checks) {
+    let sre: u64;
+    // SAFETY: tries to turn the interrupt controller's registers off.
+    unsafe {
+        asm!("msr S3_0_C12_C12_5, xzr", "isb", "mrs {}, S3_0_C12_C12_5", out(reg) sre);
+    }
+    checks.equal("icc_sre", sre & 1, 1);
     let mask: u64;
     // SAFETY: the priority mask of this CPU; then as it was.
     unsafe {
