@@ -32,6 +32,13 @@ pub const OFF_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The SMMU's registers: two pages of 64 KiB.
 pub const SMMU: u64 = 0x0905_0000;
+/// Registers of devices whose DMA no SMMU translates: whoever writes them has
+/// all memory.
+const BYPASS: [(&str, u64); 2] = [
+    ("fw_cfg DMA address", 0x0902_0010),
+    ("virtio-mmio queue", 0x0a00_0050),
+];
+
 /// The interrupt controller's distributor, the redistributor of CPU 0, and the
 /// control page of the ITS (its next page is the doorbell, which devices use).
 const GIC: [(&str, u64); 4] = [
@@ -160,6 +167,11 @@ impl Stage<'_> {
         let progress = Progress::spinner("the CPU attacks");
         self.attacks(Actor::Cpu, "hypervisor memory", &memory)?;
         self.attacks(Actor::Cpu, "SMMU registers", &registers)?;
+        let bypass: Vec<Target> = BYPASS
+            .iter()
+            .map(|(what, at)| Target::new(*what, *at))
+            .collect();
+        self.attacks(Actor::Cpu, "DMA past the SMMU", &bypass)?;
         progress.done();
         self.still_alive()
     }
