@@ -17,10 +17,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
     BANK_LIMIT, BootError, Conduit, Console, Fdt, Gic, HostTreePlan, Interrupt, KernelHeader,
-    Layout, Loaded, Machine, Occupant, Smmu, TREE_HEADER_SIZE, Trigger,
+    Layout, Loaded, Machine, Occupant, Smmu, TREE_HEADER_SIZE, Trigger, smmus_to_fence,
 };
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
-use portcullis_ownership::{Bank, Owner};
+use portcullis_ownership::{Bank, Entry, Owner};
 use portcullis_pagetable::{Access, Bbm, Geometry, Granule, MemoryType};
 use smmuv3_driver::{Features, Stage2};
 use smmuv3_spec::Vmid;
@@ -115,7 +115,7 @@ fn open_tree(at: PhysAddr) -> Result<Fdt<'static>, Refusal> {
 /// line.
 fn fence_what_the_tree_names(at: PhysAddr) {
     let Ok(tree) = open_tree(at) else { return };
-    for (index, registers) in portcullis_boot::smmus_to_fence(&tree).iter().enumerate() {
+    for (index, registers) in smmus_to_fence(&tree).iter().enumerate() {
         if mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite).is_ok() {
             let _ = smmu::adopt(index, Device::from_mapped(*registers), smmu::Lines::NONE);
         }
@@ -162,18 +162,18 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
         use_console(uart);
     }
     // Until the SMMUs are fenced a device may change the tree under our eyes.
-    // So it is read once to find them, and once more when nothing can write it
-    // any longer; what is used is what the second reading says.
-    let first = Machine::from_fdt(blob)?;
-    adopt_smmus(&first)?;
+    // So it is first read for nothing but to find them, and in earnest when
+    // nothing can write it any longer.
+    let found = smmus_to_fence(&Fdt::new(blob)?);
+    for registers in found.iter() {
+        mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite)?;
+        // One that does not answer is refused below, by name.
+        let _ = smmu::stop(Device::from_mapped(*registers));
+    }
     let machine = MACHINE.try_call_once(|| Machine::from_fdt(blob))?;
-    let same = machine.smmus.len() == first.smmus.len()
-        && machine
-            .smmus
-            .iter()
-            .zip(first.smmus.iter())
-            .all(|(a, b)| a.registers == b.registers);
-    if !same {
+    adopt_smmus(machine)?;
+    let registers = machine.smmus.iter().map(|smmu| &smmu.registers);
+    if !registers.eq(found.iter()) {
         return Err(Refusal::TreeChanged);
     }
     start(machine, tree, blob)
@@ -414,7 +414,7 @@ fn make_stacks(machine: &Machine) -> Result<(), Refusal> {
 /// Top of a new stack.
 fn stack(size: u64) -> Result<u64, Refusal> {
     let pages = usize::try_from(size / PAGE_SIZE + 1).map_err(|_| Refusal::PoolExhausted)?;
-    let range = memory::take_pages(pages, PAGE_SIZE).ok_or(Refusal::PoolExhausted)?;
+    let range = memory::take_pages(pages, 0).ok_or(Refusal::PoolExhausted)?;
     let guard = Range::from_size(range.start(), PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
     mmu::unmap(guard)?;
     Ok(range.end().raw())
@@ -425,15 +425,17 @@ fn make_ledger(
     machine: &Machine,
     protected: &[Range<PhysAddr>],
 ) -> Result<Ledger<'static>, Refusal> {
+    const HOST: u64 = Entry::initial(Owner::HOST) as u64;
     let mut banks = [None; BANK_LIMIT];
     for (slot, range) in banks.iter_mut().zip(machine.memory.iter()) {
         let pages =
             usize::try_from(ledger_bytes(range) / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
-        let memory = memory::take_pages(pages, PAGE_SIZE).ok_or(Refusal::PoolExhausted)?;
+        // Two entries a word.
+        let memory = memory::take_pages(pages, HOST << 32 | HOST).ok_or(Refusal::PoolExhausted)?;
         let count =
             usize::try_from(range.size() / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
-        // SAFETY: the pages were zeroed, are given to nobody else and are never
-        // given back; atomic words may be shared between CPUs.
+        // SAFETY: the pages are initialised, are given to nobody else and are
+        // never given back; atomic words may be shared between CPUs.
         let entries =
             unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) };
         *slot = Some(Bank::new(*range, entries)?);
@@ -448,11 +450,8 @@ fn make_ledger(
     let ledger = Ledger::new(banks.banks.get(..banks.count).unwrap_or_default())?;
     for range in protected {
         ledger
-            .begin(*range, Owner::NOBODY, Owner::HYPERVISOR)?
+            .begin(*range, Owner::HOST, Owner::HYPERVISOR)?
             .commit();
-    }
-    for run in ledger.runs(Owner::NOBODY) {
-        ledger.begin(run, Owner::NOBODY, Owner::HOST)?.commit();
     }
     Ok(ledger)
 }

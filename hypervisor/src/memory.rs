@@ -52,19 +52,24 @@ pub fn pool_use() -> (usize, usize) {
         .map_or((0, 0), |pool| (pool.used_pages(), pool.pages()))
 }
 
-/// `count` zeroed pages that are never given back.
-pub fn take_pages(count: usize, alignment: u64) -> Option<Range<PhysAddr>> {
-    let at = POOL.lock().as_mut()?.allocate(count, alignment)?;
+/// `count` pages that are never given back, every word of them `value`.
+pub fn take_pages(count: usize, value: u64) -> Option<Range<PhysAddr>> {
+    let at = POOL.lock().as_mut()?.allocate(count, PAGE_SIZE)?;
     let range = Range::from_size(at, count as u64 * PAGE_SIZE).ok()?;
-    zero(range);
+    fill(range, value);
     Some(range)
 }
 
-/// Zeroes memory of the hypervisor's, word by word.
-fn zero(range: Range<PhysAddr>) {
-    for at in (range.start().raw()..range.end().raw()).step_by(8) {
-        Shared::COHERENT.store(PhysAddr::new(at), 0);
-    }
+/// Fills pages that were just allocated, so that nobody else looks at them.
+fn fill(pages: Range<PhysAddr>, value: u64) {
+    let words = (pages.size() / 8) as usize;
+    // Both ends are checked to be the hypervisor's, and memory is contiguous.
+    let first = Shared::word(pages.start());
+    Shared::word(PhysAddr::new(pages.end().raw() - 8));
+    // SAFETY: the words from `first` on are mapped pages of the hypervisor's
+    // that the caller has just taken from an allocator, which gives them to
+    // nobody else.
+    unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), words) }.fill(value);
 }
 
 /// Memory that a walker or device shares with the CPUs.
@@ -138,7 +143,7 @@ impl Allocator for Shared {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
         let at = POOL.lock().as_mut()?.allocate(count, bytes)?;
-        zero(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?);
+        fill(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?, 0);
         self.publish(at, count as u64 * PAGE_SIZE);
         Some(at)
     }
@@ -204,7 +209,7 @@ impl Allocator for OwnMemory {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
         let at = Self::with(|pool| pool.allocate(count, bytes))?;
-        zero(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?);
+        fill(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?, 0);
         Some(at)
     }
 

@@ -128,6 +128,14 @@ pub fn fence_rest() -> Fenced {
     fenced
 }
 
+/// Fences an SMMU that is not known yet. Its registers are mapped.
+///
+/// # Errors
+/// It did not answer in time.
+pub fn stop(registers: Device) -> Result<(), smmuv3_driver::FenceError> {
+    smmuv3_driver::fence(&Port(registers), &SystemCounter)
+}
+
 /// Makes an SMMU known, so that [`fence_all`] reaches it from now on, and
 /// fences it. Its registers are mapped.
 ///

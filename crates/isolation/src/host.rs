@@ -183,10 +183,13 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
             sharing: tables.sharing(),
             shared: SharedEntries([0; 64]),
         };
-        for run in ledger.runs(Owner::HOST) {
-            space.dma.map(run.identity(), run.start(), RAM)?;
+        if space.sharing == Sharing::Shared {
+            for run in ledger.runs(Owner::HOST) {
+                space.dma.map(run.identity(), run.start(), RAM)?;
+            }
+            space.share()?;
         }
-        space.map_cpu_ram()?;
+        space.map_rest()?;
         space.map_registers(withheld)?;
         for doorbell in doorbells {
             let page = doorbell.page_outward().ok_or(TableError::InputTooLarge)?;
@@ -215,11 +218,13 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
         &self.ledger
     }
 
-    fn map_cpu_ram(&mut self) -> Result<(), TableError<Ipa>> {
-        if self.sharing == Sharing::Shared {
-            self.share()?;
-        }
+    /// Maps the host's pages for its CPUs, and for its devices unless that is
+    /// done. One pass over the ledger serves both, since it is long.
+    fn map_rest(&mut self) -> Result<(), TableError<Ipa>> {
         for run in self.ledger.runs(Owner::HOST) {
+            if self.sharing == Sharing::Separate {
+                self.dma.map(run.identity(), run.start(), RAM)?;
+            }
             for part in self.parts(run) {
                 if !self.is_shared(part.start()) {
                     self.cpu.map(part.identity(), part.start(), RAM)?;

@@ -65,6 +65,13 @@ impl Entry {
 
     const LEAVING: u32 = 1 << 23;
 
+    /// What the ledger stores for a page that rests with `owner` and that no
+    /// DMA mapping holds: for filling entries before a ledger is made of them.
+    #[must_use]
+    pub const fn initial(owner: Owner) -> u32 {
+        Self::owned(owner).0
+    }
+
     pub(crate) const fn owned(owner: Owner) -> Self {
         Self((owner.0 as u32) << 24)
     }

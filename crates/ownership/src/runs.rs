@@ -1,6 +1,6 @@
 //! Maximal ranges of one owner's pages.
 
-use crate::{Bank, Entry, Owner, State};
+use crate::{Bank, Entry, Owner};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 
@@ -27,11 +27,10 @@ impl Iterator for Runs<'_> {
     type Item = Range<PhysAddr>;
 
     fn next(&mut self) -> Option<Range<PhysAddr>> {
-        let owner = self.owner;
-        let matches = |slot: &AtomicU32| {
-            let entry = Entry::from_bits(slot.load(Ordering::Acquire));
-            entry.owner() == owner && entry.state() == State::Owned
-        };
+        // Owner and state are the bits above the count, and this loop is long.
+        let wanted = Entry::owned(self.owner).bits();
+        let matches =
+            |slot: &AtomicU32| slot.load(Ordering::Relaxed) & !Entry::MAX_DMA_COUNT == wanted;
         while let Some((bank, rest)) = self.banks.split_first() {
             let left = bank.entries().get(self.passed..).unwrap_or_default();
             if let Some(skip) = left.iter().position(matches) {

@@ -2,7 +2,7 @@
 //! 2.3.8).
 
 use crate::error::BootError;
-use crate::fdt::{Cells, Fdt, Node, take_cells};
+use crate::fdt::{Ancestry, Cells, Fdt, Node, take_cells};
 use portcullis_addr::{PhysAddr, Range};
 
 /// `reg` of a node, still as addresses of the bus around it.
@@ -39,6 +39,22 @@ impl<'a> Reg<'a> {
     }
 }
 
+/// Hands every entry of a node's `reg` to `each`, as physical addresses. Where
+/// the node is, is looked up once: that is a walk of the tree.
+pub(super) fn for_each_register(
+    fdt: &Fdt<'_>,
+    node: Node<'_>,
+    mut each: impl FnMut(Range<PhysAddr>) -> Result<(), BootError>,
+) -> Result<(), BootError> {
+    let ancestry = fdt.ancestry(node.id());
+    let cells = ancestry.parent().unwrap_or(fdt.root()).cells()?;
+    let mut reg = Reg::of(node, cells)?;
+    while let Some((address, size)) = reg.next()? {
+        each(translate(fdt, &ancestry, node, address, size)?)?;
+    }
+    Ok(())
+}
+
 /// Entry `index` of a node's `reg` as physical addresses, or `None` when
 /// there are fewer entries.
 pub(super) fn registers(
@@ -46,8 +62,8 @@ pub(super) fn registers(
     node: Node<'_>,
     index: usize,
 ) -> Result<Option<Range<PhysAddr>>, BootError> {
-    let parent = fdt.ancestry(node.id()).parent();
-    let cells = parent.unwrap_or(fdt.root()).cells()?;
+    let ancestry = fdt.ancestry(node.id());
+    let cells = ancestry.parent().unwrap_or(fdt.root()).cells()?;
     let mut reg = Reg::of(node, cells)?;
     for _ in 0..index {
         if reg.next()?.is_none() {
@@ -56,7 +72,7 @@ pub(super) fn registers(
     }
     match reg.next()? {
         None => Ok(None),
-        Some((address, size)) => translate(fdt, node, address, size).map(Some),
+        Some((address, size)) => translate(fdt, &ancestry, node, address, size).map(Some),
     }
 }
 
@@ -67,14 +83,14 @@ pub(super) fn first(fdt: &Fdt<'_>, node: Node<'_>) -> Result<Range<PhysAddr>, Bo
 
 /// Follows an address from the bus around `node` to the physical address
 /// space.
-pub(super) fn translate(
+fn translate(
     fdt: &Fdt<'_>,
+    ancestry: &Ancestry<'_>,
     node: Node<'_>,
     address: u64,
     size: u64,
 ) -> Result<Range<PhysAddr>, BootError> {
     let mut range = physical(node, address, size)?;
-    let ancestry = fdt.ancestry(node.id());
     let mut around = ancestry.upward().skip(1).peekable();
     while let Some(bus) = around.next() {
         // The root's children are on the physical bus.

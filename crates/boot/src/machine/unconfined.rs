@@ -5,7 +5,7 @@
 //! is is not to let the host reach its registers. On QEMU's virt machine these
 //! are the virtio-mmio transports and fw_cfg.
 
-use super::reg::registers;
+use super::reg::for_each_register;
 use super::smmu::{is_monitor, is_smmu};
 use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
 use crate::error::BootError;
@@ -63,8 +63,7 @@ pub(super) fn read(
         if node.property(b"reg").is_none() || streams.iter().any(|s| s.node == node.id()) {
             continue;
         }
-        let mut index = 0;
-        while let Some(range) = registers(fdt, node, index)? {
+        for_each_register(fdt, node, |range| {
             let device = Unconfined {
                 range,
                 node: node.id(),
@@ -72,9 +71,8 @@ pub(super) fn read(
             found.push(device).map_err(|_| BootError::TooMany {
                 what: "register ranges of devices without an SMMU",
                 limit: UNCONFINED_LIMIT,
-            })?;
-            index += 1;
-        }
+            })
+        })?;
     }
     Ok(found)
 }
