@@ -72,13 +72,35 @@ pub fn short_run(workspace: &Workspace, target: Target) -> Result<()> {
     Ok(())
 }
 
-/// Has cargo-fuzz below the target directory and returns where.
-fn install(workspace: &Workspace) -> Result<PathBuf> {
+/// libFuzzer is C++. A machine that has only what Rust needs gets Debian's
+/// compiler, the one thing that is installed outside `target/`, and only when
+/// whoever runs this may.
+fn have_a_compiler() -> Result<()> {
+    let look = || Command::new("c++").arg("--version").output();
+    if look().is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    println!("installing g++ from Debian on this machine: libFuzzer needs a C++ compiler");
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    run("updating the package lists", apt().arg("update"), FIX)?;
+    let mut install = apt();
+    install.args(["install", "-y", "--no-install-recommends", "g++"]);
+    run("installing g++", &mut install, FIX)?;
     run(
         "looking for a C++ compiler",
         Command::new("c++").arg("--version"),
         FIX,
     )?;
+    Ok(())
+}
+
+/// Has cargo-fuzz below the target directory and returns where.
+fn install(workspace: &Workspace) -> Result<PathBuf> {
+    have_a_compiler()?;
     let tools = workspace.target().join("tools");
     if tools.join("bin/cargo-fuzz").exists() {
         return Ok(tools);
