@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
     BANK_LIMIT, BootError, Conduit, Console, Fdt, Gic, HostTreePlan, Interrupt, KernelHeader,
-    Layout, Loaded, Machine, Occupant, Smmu, TREE_HEADER_SIZE, Trigger, smmus_to_fence,
+    Layout, Loaded, Machine, Occupant, SMMU_LIMIT, Smmu, TREE_HEADER_SIZE, Trigger, smmus_to_fence,
 };
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Entry, Owner};
@@ -79,7 +79,7 @@ fn refuse(refusal: Refusal, tree: PhysAddr) -> ! {
     #[cfg(feature = "qemu-virt-fallback")]
     fallback::console();
     #[cfg(feature = "qemu-virt-fallback")]
-    if open_tree(tree).is_err() {
+    if open_tree(tree).map_or(true, |tree| smmus_to_fence(&tree).lost != 0) {
         fallback::fence();
     }
     end(refusal, smmu::fence_all())
@@ -115,7 +115,7 @@ fn open_tree(at: PhysAddr) -> Result<Fdt<'static>, Refusal> {
 /// line.
 fn fence_what_the_tree_names(at: PhysAddr) {
     let Ok(tree) = open_tree(at) else { return };
-    for (index, registers) in smmus_to_fence(&tree).iter().enumerate() {
+    for (index, registers) in smmus_to_fence(&tree).registers.iter().enumerate() {
         if mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite).is_ok() {
             let _ = smmu::adopt(index, Device::from_mapped(*registers), smmu::Lines::NONE);
         }
@@ -125,7 +125,9 @@ fn fence_what_the_tree_names(at: PhysAddr) {
 /// When the tree did not even say where to print: QEMU's virt machine.
 #[cfg(feature = "qemu-virt-fallback")]
 mod fallback {
-    use super::{Access, Device, MemoryType, PAGE_SIZE, PhysAddr, Range, log, mmu, smmu};
+    use super::{
+        Access, Device, MemoryType, PAGE_SIZE, PhysAddr, Range, SMMU_LIMIT, log, mmu, smmu,
+    };
 
     /// The first UART, when there is no console yet.
     pub fn console() {
@@ -143,8 +145,13 @@ mod fallback {
             && mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_ok()
             && Device::from_mapped(registers).read32(0) & 1 << 3 != 0
         {
-            // Fenced or not: the line that follows says it.
-            let _ = smmu::adopt(0, Device::from_mapped(registers), smmu::Lines::NONE);
+            // Fenced or not: the line that follows says it. The last place is
+            // the one that the tree is least likely to have taken.
+            let _ = smmu::adopt(
+                SMMU_LIMIT - 1,
+                Device::from_mapped(registers),
+                smmu::Lines::NONE,
+            );
         }
     }
 }
@@ -164,7 +171,7 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
     // Until the SMMUs are fenced a device may change the tree under our eyes.
     // So it is first read for nothing but to find them, and in earnest when
     // nothing can write it any longer.
-    let found = smmus_to_fence(&Fdt::new(blob)?);
+    let found = smmus_to_fence(&Fdt::new(blob)?).registers;
     for registers in found.iter() {
         mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite)?;
         // One that does not answer is refused below, by name.

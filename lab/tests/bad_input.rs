@@ -57,6 +57,14 @@ fn refuses_after(
         "{name}: no word about what would be right\n{}",
         vm.tails()
     );
+    // Whatever was wrong, DMA was stopped before the line was printed.
+    assert_eq!(
+        errors[0].number("smmus_fenced"),
+        Some(u64::from(machine.smmu)),
+        "{name}\n{}",
+        vm.tails()
+    );
+    assert_eq!(errors[0].number("smmus_silent"), Some(0), "{name}");
     let named = words
         .iter()
         .any(|word| reason.contains(&word.to_lowercase()));
@@ -258,6 +266,68 @@ fn a_tree_without_memory() {
         for name in names.iter().filter(|name| name.starts_with("memory")) {
             tree.root.remove_child(name);
         }
+    });
+}
+
+/// Sets the `reg` of a node directly below the root.
+fn set_reg(tree: &mut DeviceTree, start: &str, address: u64, size: u64) {
+    let names: Vec<String> = tree
+        .root
+        .children()
+        .map(|child| child.name().to_owned())
+        .collect();
+    let name = names
+        .iter()
+        .find(|name| name.starts_with(start))
+        .expect("the node");
+    let node = tree.find_node_mut(&format!("/{name}")).expect("the node");
+    let value = [address.to_be_bytes(), size.to_be_bytes()].concat();
+    node.property_mut("reg").expect("reg").set_value(value);
+}
+
+/// QEMU's SMMU has 44 bits of output.
+#[test]
+fn an_smmu_that_cannot_reach_all_of_ram() {
+    refuses_tree("too-far", &["46", "44"], |tree| {
+        let mut bank = DeviceTreeNode::new("memory@200000000000").expect("a node");
+        let properties = [
+            DeviceTreeProperty::new("device_type", "memory"),
+            DeviceTreeProperty::new("reg", [1u64 << 45, 1 << 30].map(u64::to_be_bytes).concat()),
+        ];
+        for property in properties {
+            bank.add_property(property.expect("a property"));
+        }
+        tree.root.add_child(bank);
+    });
+}
+
+#[test]
+fn registers_in_ram() {
+    // Nothing answers there, so nothing can be counted as fenced; the SMMU
+    // that the tree hides is out of anybody's sight.
+    let (mut machine, _directory, ram) = editable();
+    machine.smmu = false;
+    refuses_after(&machine, "smmu-in-ram", &["ram"], || {
+        tree::edit(&ram, |tree| {
+            let mut smmu = DeviceTreeNode::new("smmuv3@44000000").expect("a node");
+            for (name, value) in [
+                ("compatible", b"arm,smmu-v3\0".to_vec()),
+                (
+                    "reg",
+                    [0x4400_0000u64, 0x2_0000].map(u64::to_be_bytes).concat(),
+                ),
+            ] {
+                smmu.add_property(DeviceTreeProperty::new(name, value).expect("a property"));
+            }
+            tree.root.add_child(smmu);
+        })
+    });
+}
+
+#[test]
+fn a_console_in_ram() {
+    refuses_tree("console-in-ram", &["ram"], |tree| {
+        set_reg(tree, "pl011@9040000", 0x4400_0000, 0x1000);
     });
 }
 

@@ -46,7 +46,7 @@ pub use machine::{
     BANK_LIMIT, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, Gic, GicV2, GicV3, HIDDEN_LIMIT,
     INTERRUPT_LIMIT, ITS_LIMIT, Interrupt, Its, Machine, Psci, PsciVersion, REDISTRIBUTOR_LIMIT,
     RESERVED_LIMIT, Reserved, SMMU_LIMIT, STREAM_RANGE_LIMIT, Smmu, SmmuInterrupts, StreamRange,
-    Trigger, UNCONFINED_LIMIT, Unconfined, smmus_to_fence,
+    ToFence, Trigger, UNCONFINED_LIMIT, Unconfined, smmus_to_fence,
 };
 pub use module::{Module, Modules};
 pub use text::{NodePath, Text, Word};

@@ -16,7 +16,7 @@ pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
-pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, smmus_to_fence};
+pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use unconfined::{UNCONFINED_LIMIT, Unconfined};
 

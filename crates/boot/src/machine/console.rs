@@ -2,6 +2,7 @@
 //! Devicetree Specification v0.4, section 3.6 for `stdout-path`).
 
 use super::interrupt::{Interrupt, Resolver};
+use super::memory::in_memory;
 use super::reg::first;
 use crate::args::{BootArgs, ConsoleChoice};
 use crate::error::BootError;
@@ -35,11 +36,13 @@ impl Console {
             _ => None,
         };
         let any = || fdt.nodes().map(|(_, node)| node).find(is_pl011);
-        let node = named
+        // One that claims to be in RAM would print nowhere.
+        [named, stdout(&fdt), any()]
+            .into_iter()
+            .flatten()
             .filter(is_pl011)
-            .or_else(|| stdout(&fdt).filter(is_pl011))
-            .or_else(any)?;
-        first(&fdt, node).ok()
+            .filter_map(|node| first(&fdt, node).ok())
+            .find(|range| !in_memory(&fdt, range))
     }
 }
 

@@ -26,6 +26,13 @@ pub struct Reserved {
     pub by_loader: bool,
 }
 
+/// Whether registers at `range` would lie in RAM, as far as the tree's banks
+/// can be read.
+pub(super) fn in_memory(fdt: &Fdt<'_>, range: &Range<PhysAddr>) -> bool {
+    let pages = range.page_outward().unwrap_or(*range);
+    banks(fdt).is_ok_and(|banks| banks.iter().any(|bank| bank.overlaps(&pages)))
+}
+
 /// The banks of RAM in the order of their addresses, cut to whole pages.
 pub(super) fn banks(fdt: &Fdt<'_>) -> Result<List<Range<PhysAddr>, BANK_LIMIT>, BootError> {
     let mut banks = List::new();

@@ -2,6 +2,7 @@
 //! `perf/arm,smmu-v3-pmcg.yaml`).
 
 use super::interrupt::{Interrupt, Resolver};
+use super::memory::in_memory;
 use super::reg::{first, registers};
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId};
@@ -104,20 +105,33 @@ pub(super) fn read<'a>(fdt: &Fdt<'a>, interrupts: &Resolver<'a>) -> Result<Found
     Ok(found)
 }
 
-/// The registers of every SMMU of a tree that may be good for nothing else:
-/// whatever else is wrong with it, their DMA is to be stopped. Disabled ones are
-/// left out, since firmware may have taken their clock away.
+/// The SMMUs of a tree that may be good for nothing else.
+#[derive(Clone, Debug)]
+pub struct ToFence {
+    /// Registers of every SMMU that is enabled. Disabled ones are left out,
+    /// since firmware may have taken their clock away, and so is what would lie
+    /// in RAM.
+    pub registers: List<Range<PhysAddr>, SMMU_LIMIT>,
+    /// How many more there are that cannot be reached by what the tree says.
+    pub lost: usize,
+}
+
+/// The SMMUs whose DMA is to be stopped, whatever else is wrong with the tree.
 #[must_use]
-pub fn smmus_to_fence(fdt: &Fdt<'_>) -> List<Range<PhysAddr>, SMMU_LIMIT> {
-    let mut found = List::new();
+pub fn smmus_to_fence(fdt: &Fdt<'_>) -> ToFence {
+    let mut found = ToFence {
+        registers: List::new(),
+        lost: 0,
+    };
     for (_, node) in fdt.nodes() {
-        if is_smmu(&node)
-            && node.is_enabled()
-            && let Ok(range) = first(fdt, node)
-        {
-            // More than there is room for are not fenced; nothing starts then.
-            let _ = found.push(range);
+        if !is_smmu(&node) || !node.is_enabled() {
+            continue;
         }
+        let kept = first(fdt, node)
+            .ok()
+            .filter(|range| !in_memory(fdt, range))
+            .is_some_and(|range| found.registers.push(range).is_ok());
+        found.lost += usize::from(!kept);
     }
     found
 }
