@@ -86,6 +86,8 @@ pub struct Machine {
     pub ram_file: Option<PathBuf>,
     /// Whether the guest's clock counts instructions instead of time.
     pub counted: bool,
+    /// Version of the interrupt controller, 2 or 3.
+    pub gic: u32,
     /// More arguments for QEMU.
     pub extra: Vec<OsString>,
 }
@@ -108,6 +110,7 @@ impl Machine {
             devices: Vec::new(),
             ram_file: None,
             counted: false,
+            gic: 3,
             extra: Vec::new(),
         }
     }
@@ -159,7 +162,7 @@ impl Machine {
     }
 
     fn machine_argument(&self) -> String {
-        let mut text = format!("{},gic-version=3,dtb-randomness=off", self.model);
+        let mut text = format!("{},gic-version={},dtb-randomness=off", self.model, self.gic);
         // A kernel by itself then starts at EL1, just as below the hypervisor.
         if matches!(self.boot, Boot::Portcullis { .. }) {
             text.push_str(",virtualization=on");
