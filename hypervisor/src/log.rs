@@ -49,6 +49,7 @@ pub fn set_console(uart: Device) {
 }
 
 /// Whether there is somewhere to print.
+#[cfg(feature = "qemu-virt-fallback")]
 pub fn has_console() -> bool {
     console().is_some()
 }

@@ -1,0 +1,200 @@
+//! The devices that EL2 drives: found, checked, and taken over.
+
+use super::owners::ram_end;
+use crate::gic::{self, Line};
+use crate::log::info;
+use crate::mmio::Device;
+use crate::percpu::{MAX_CPUS, PER_CPU};
+use crate::refusal::Refusal;
+use crate::{mmu, smmu};
+use core::sync::atomic::Ordering;
+use portcullis_addr::{Address, PhysAddr, Range};
+use portcullis_boot::{Gic, Interrupt, Machine, Smmu, Trigger};
+use portcullis_pagetable::{Access, Bbm, MemoryType};
+use smmuv3_driver::Features;
+
+/// Most redistributors of a region that are looked at.
+const FRAME_LIMIT: usize = 512;
+
+/// Bytes of the register pages 0 and 1 (IHI 0070, 6.2).
+const SMMU_SIZE: u64 = 0x2_0000;
+
+/// Maps and fences every SMMU; one that cannot be does not keep the others from
+/// it.
+pub(super) fn adopt_smmus(machine: &Machine) -> Result<(), Refusal> {
+    let mut result = Ok(());
+    for (index, found) in machine.smmus.iter().enumerate() {
+        let adopted = adopt_smmu(machine, index, found);
+        result = result.and(adopted);
+    }
+    result
+}
+
+fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refusal> {
+    let registers = found.registers;
+    if registers.size() < SMMU_SIZE {
+        return Err(Refusal::SmmuTooSmall(registers));
+    }
+    outside_memory(machine, registers)?;
+    mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite)?;
+    let lines = &found.interrupts;
+    let intid = |line: Option<Interrupt>| line.map(|line| line.intid);
+    let lines = smmu::Lines {
+        event: intid(lines.event.or(lines.combined)),
+        error: intid(lines.gerror.or(lines.combined)),
+    };
+    smmu::adopt(index, Device::from_mapped(registers), lines).map_err(|error| Refusal::Fence {
+        smmu: registers.start(),
+        error,
+    })
+}
+
+/// Refuses registers that the tree puts into RAM: EL2 would drive its own
+/// memory, and the host would have as memory what is to be withheld.
+fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
+    let pages = registers
+        .page_outward()
+        .ok_or(Refusal::RegistersInMemory(registers))?;
+    if machine.memory.iter().any(|bank| bank.overlaps(&pages)) {
+        return Err(Refusal::RegistersInMemory(registers));
+    }
+    Ok(())
+}
+
+/// Every range of registers that EL2 drives or withholds lies outside RAM.
+pub(super) fn check_registers(machine: &Machine) -> Result<(), Refusal> {
+    let console = machine.console.iter().map(|console| console.registers);
+    let unconfined = machine.unconfined.iter().map(|device| device.range);
+    let hidden = machine.hidden.iter().copied();
+    for range in console.chain(unconfined).chain(hidden) {
+        outside_memory(machine, range)?;
+    }
+    if let Gic::V3(v3) = &machine.gic {
+        let frames = v3.redistributors.iter().copied();
+        for range in frames.chain([v3.distributor]) {
+            outside_memory(machine, range)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the SMMUs have in common.
+pub(super) struct Common {
+    pub(super) bits: u8,
+    pub(super) bbm: Bbm,
+    pub(super) coherent: bool,
+}
+
+pub(super) fn check_smmus(machine: &Machine) -> Result<Common, Refusal> {
+    let ram_end = ram_end(machine);
+    let need = portcullis_isolation::input_bits(ram_end, 48);
+    let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
+    let mut common = Common {
+        bits: need,
+        bbm: Bbm::Level2,
+        coherent: true,
+    };
+    for (index, found) in machine.smmus.iter().enumerate() {
+        let at = found.registers.start();
+        let refused = |error| Refusal::Probe { smmu: at, error };
+        let features = smmu::probe(index).map_err(refused)?;
+        features.require_stage2(ram_bits).map_err(refused)?;
+        common.bits = common.bits.min(features.output_bits());
+        common.bbm = common.bbm.min(bbm(&features));
+        common.coherent &= features.coherent() && found.coherent;
+    }
+    let cpu_bits = mmu::physical_bits();
+    common.bits = common.bits.min(cpu_bits);
+    if common.bits < ram_bits {
+        return Err(Refusal::CpuReach {
+            have: cpu_bits,
+            need: ram_bits,
+        });
+    }
+    Ok(common)
+}
+
+fn bbm(features: &Features) -> Bbm {
+    match features.idr3.bbml() {
+        0 => Bbm::Level0,
+        1 => Bbm::Level1,
+        _ => Bbm::Level2,
+    }
+}
+
+/// Takes the SMMUs' interrupts, where the GIC lets us.
+pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
+    let Gic::V3(v3) = &machine.gic else {
+        info!("event=interrupts_polled reason=\"the GIC is no GICv3\"");
+        return Ok(());
+    };
+    mmu::map_missing(v3.distributor, MemoryType::Device, Access::ReadWrite)?;
+    let distributor = Device::from_mapped(v3.distributor);
+    if !gic::can_be_taken(&distributor) {
+        info!("event=interrupts_polled reason=\"the GIC has two security states\"");
+        return Ok(());
+    }
+    let mut frames = [None; MAX_CPUS];
+    for region in v3.redistributors.iter() {
+        for_each_frame(*region, v3.stride, |frame| {
+            if let Some(slot) = gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
+                *slot = Some(frame);
+            }
+        })?;
+    }
+    for (cpu, frame) in PER_CPU.iter().zip(&frames) {
+        if frame.is_none() && cpu.stack.load(Ordering::Relaxed) != 0 {
+            let affinity = cpu.mpidr.load(Ordering::Relaxed);
+            return Err(Refusal::NoRedistributor(affinity));
+        }
+    }
+    let lines = machine.smmus.iter().flat_map(|found| {
+        let lines = &found.interrupts;
+        [lines.event, lines.gerror, lines.combined]
+    });
+    let lines = lines.flatten().map(|interrupt| Line {
+        intid: interrupt.intid,
+        edge: interrupt.trigger == Trigger::Edge,
+    });
+    gic::take(distributor, frames, lines);
+    Ok(())
+}
+
+/// Calls `each` with the frames of every redistributor of a region, as far as
+/// GICR_TYPER.Last says that there are more (IHI 0069, 12.11.34).
+fn for_each_frame(
+    region: Range<PhysAddr>,
+    stride: Option<u64>,
+    mut each: impl FnMut(Device),
+) -> Result<(), Refusal> {
+    const TWO_FRAMES: u64 = 0x2_0000;
+    const TYPER: u64 = 0x8;
+    const LAST: u64 = 1 << 4;
+    const VLPIS: u64 = 1 << 1;
+    let mut at = region.start();
+    for _ in 0..FRAME_LIMIT {
+        let Ok(frame) = Range::from_size(at, TWO_FRAMES) else {
+            break;
+        };
+        if !region.covers(&frame) {
+            break;
+        }
+        mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
+        let device = Device::from_mapped(frame);
+        each(device);
+        let typer = device.read64(TYPER);
+        if typer & LAST != 0 {
+            break;
+        }
+        let own = if typer & VLPIS != 0 {
+            2 * TWO_FRAMES
+        } else {
+            TWO_FRAMES
+        };
+        match at.checked_add(stride.unwrap_or(own)) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Memory shared out: the pool, the ledger, and the host's view of the rest.
+
+use super::devices::Common;
+use crate::machine::HOST_VMID;
+use crate::memory::{self, Shared};
+use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
+use crate::refusal::Refusal;
+use crate::sysreg::read_sysreg;
+use crate::{gic, machine, mmu, smmu};
+use core::sync::atomic::{AtomicU32, Ordering};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
+use portcullis_boot::{BANK_LIMIT, Gic, Machine};
+use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
+use portcullis_ownership::{Bank, Entry, Owner};
+use portcullis_pagetable::{Geometry, Granule};
+use smmuv3_driver::Stage2;
+use smmuv3_spec::Vmid;
+use spin::Once;
+
+/// Bytes of a CPU's stack.
+pub const STACK: u64 = 16 << 10;
+/// Bytes of the stack for a CPU's failure report.
+pub const FATAL_STACK: u64 = 8 << 10;
+
+/// Pool memory for translation tables and whatever grows later.
+const POOL_BASE: u64 = 640 << 10;
+/// Pool memory for each SMMU's queues and stream table.
+const POOL_SMMU: u64 = 96 << 10;
+
+static BANKS: Once<Banks> = Once::new();
+
+struct Banks {
+    /// The first `count` are meant.
+    banks: [Bank<'static>; BANK_LIMIT],
+    count: usize,
+}
+
+pub(super) fn ram_end(machine: &Machine) -> PhysAddr {
+    machine
+        .memory
+        .iter()
+        .map(|bank| bank.end())
+        .max()
+        .unwrap_or(PhysAddr::new(0))
+}
+
+pub(super) fn ram_pages(machine: &Machine) -> u64 {
+    machine
+        .memory
+        .iter()
+        .map(|bank| bank.size() / PAGE_SIZE)
+        .sum()
+}
+
+pub(super) fn pool_bytes(machine: &Machine) -> u64 {
+    let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
+    let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
+    ledger + cpus + POOL_BASE + machine.smmus.len() as u64 * POOL_SMMU
+}
+
+/// Bytes of a bank's ledger, in whole pages.
+fn ledger_bytes(bank: &Range<PhysAddr>) -> u64 {
+    (bank.size() / PAGE_SIZE * 4).next_multiple_of(PAGE_SIZE)
+}
+
+/// Gives each CPU but this one its block and stacks, each over a guard page.
+pub(super) fn make_stacks(machine: &Machine) -> Result<(), Refusal> {
+    let this = read_sysreg!("mpidr_el1") & AFFINITY;
+    let others = machine.cpus.iter().filter(|cpu| cpu.affinity != this);
+    let mut blocks = PER_CPU.iter().skip(1);
+    for cpu in others {
+        let block = blocks.next().ok_or(Refusal::TooManyCpus(MAX_CPUS))?;
+        block
+            .fatal_stack
+            .store(stack(FATAL_STACK)?, Ordering::Relaxed);
+        block.mpidr.store(cpu.affinity, Ordering::Relaxed);
+        block.stack.store(stack(STACK)?, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Top of a new stack.
+fn stack(size: u64) -> Result<u64, Refusal> {
+    let pages = usize::try_from(size / PAGE_SIZE + 1).map_err(|_| Refusal::PoolExhausted)?;
+    let range = memory::take_pages(pages, 0).ok_or(Refusal::PoolExhausted)?;
+    let guard = Range::from_size(range.start(), PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
+    mmu::unmap(guard)?;
+    Ok(range.end().raw())
+}
+
+/// A ledger in which the hypervisor has `protected` and the host the rest.
+pub(super) fn make_ledger(
+    machine: &Machine,
+    protected: &[Range<PhysAddr>],
+) -> Result<Ledger<'static>, Refusal> {
+    const HOST: u64 = Entry::initial(Owner::HOST) as u64;
+    let mut banks = [None; BANK_LIMIT];
+    for (slot, range) in banks.iter_mut().zip(machine.memory.iter()) {
+        let pages =
+            usize::try_from(ledger_bytes(range) / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
+        // Two entries a word.
+        let memory = memory::take_pages(pages, HOST << 32 | HOST).ok_or(Refusal::PoolExhausted)?;
+        let count =
+            usize::try_from(range.size() / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
+        // SAFETY: the pages are initialised, are given to nobody else and are
+        // never given back; atomic words may be shared between CPUs.
+        let entries =
+            unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) };
+        *slot = Some(Bank::new(*range, entries)?);
+    }
+    let [Some(first), ..] = banks else {
+        return Err(Refusal::PoolExhausted);
+    };
+    let banks = BANKS.call_once(|| Banks {
+        count: banks.iter().flatten().count(),
+        banks: banks.map(|bank| bank.unwrap_or(first)),
+    });
+    let ledger = Ledger::new(banks.banks.get(..banks.count).unwrap_or_default())?;
+    for range in protected {
+        ledger
+            .begin(*range, Owner::HOST, Owner::HYPERVISOR)?
+            .commit();
+    }
+    Ok(ledger)
+}
+
+/// Builds the host's memory and gives its devices to the SMMUs.
+pub(super) fn make_host(
+    machine: &Machine,
+    common: &Common,
+    ledger: Ledger<'static>,
+) -> Result<Sharing, Refusal> {
+    let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
+    let tables = HostTables {
+        geometry,
+        cpu_bbm: mmu::bbm(),
+        dma_bbm: common.bbm,
+    };
+    let mut withheld = [None; WITHHELD];
+    let mut count = 0;
+    let mut withhold = |range: Range<PhysAddr>| {
+        if let Some(slot) = withheld.get_mut(count) {
+            *slot = Some(range);
+        }
+        count += 1;
+    };
+    machine.smmus.iter().for_each(|s| withhold(s.registers));
+    machine.hidden.iter().for_each(|range| withhold(*range));
+    machine.unconfined.iter().for_each(|d| withhold(d.range));
+    if let Some(console) = machine.console.filter(|console| console.dedicated) {
+        withhold(console.registers);
+    }
+    if let (Gic::V3(v3), true) = (&machine.gic, gic::takes_fiq()) {
+        // The memory-mapped CPU interface, which the system registers replace.
+        v3.compatibility.iter().for_each(|range| withhold(*range));
+    }
+    gic::filtered_pages(withhold);
+    if count > WITHHELD {
+        return Err(Refusal::TooManyRanges(WITHHELD));
+    }
+    let space = HostSpace::new(
+        ledger,
+        tables,
+        Shared::COHERENT,
+        Shared::new(common.coherent),
+        withheld.iter().flatten().copied(),
+        // The frame is 64 KiB; devices get the page of the one register.
+        machine
+            .gic
+            .doorbells()
+            .filter_map(|its| Range::from_size(its.target, 4).ok()),
+    )?;
+    let dma = space.dma();
+    let stage2 = Stage2 {
+        vmid: Vmid(HOST_VMID),
+        root: dma.root(),
+        t0sz: geometry.t0sz() as u8,
+        sl0: geometry.sl0() as u8,
+        granule: smmuv3_driver::Granule::Size4K,
+        ps: geometry.ps() as u8,
+    };
+    let sharing = space.sharing();
+    machine::set_host(space);
+    for (index, found) in machine.smmus.iter().enumerate() {
+        smmu::bring_up(index, machine, common.coherent, &stage2).map_err(|error| {
+            Refusal::BringUp {
+                smmu: found.registers.start(),
+                error,
+            }
+        })?;
+    }
+    Ok(sharing)
+}
+
+/// Ranges of registers that can be withheld from the host.
+const WITHHELD: usize = 256;
