@@ -130,6 +130,7 @@ extern "C" fn main() -> ! {
     distributor(&mut checks);
     redistributor(&mut checks);
     system_registers(&mut checks);
+    standby(&mut checks);
     let _ = writeln!(Uart, "hostile: done wrong={}\r", checks.wrong);
     smc(0x8400_0008, 0, 0);
     loop {
@@ -297,6 +298,31 @@ fn system_registers(checks: &mut Checks) {
     };
     exception(el2);
     checks.equal("el2_register", LAST.esr.load(Ordering::Relaxed) != 0, true);
+}
+
+/// A suspend that does not power down comes back here, when this CPU's timer
+/// fires. The interrupt stays masked, so it is never taken.
+fn standby(checks: &mut Checks) {
+    const TIMER: u32 = 1 << 27;
+    // EnableGrp1 and ARE; Group 0 stays as it is.
+    write(GICD, 0x12);
+    write(GICR + 0x1_0100, TIMER);
+    // SAFETY: sets the virtual timer to fire in a moment, and lets Group 1 be
+    // signalled.
+    unsafe {
+        asm!("msr S3_0_C12_C12_7, {}", in(reg) 1u64); // ICC_IGRPEN1_EL1
+        asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", "isb",
+             in(reg) 100_000u64, in(reg) 1u64);
+    }
+    let result = smc(0xc400_0001, 0, main as *const () as u64);
+    let fired: u64;
+    // SAFETY: reads the timer's status, then turns it off.
+    unsafe {
+        asm!("mrs {}, cntv_ctl_el0", "msr cntv_ctl_el0, xzr", out(reg) fired);
+    }
+    checks.equal("cpu_suspend_standby", result, 0);
+    checks.equal("cpu_suspend_woken_by_timer", fired >> 2 & 1, 1);
+    write(GICR + 0x1_0180, TIMER);
 }
 
 #[panic_handler]
