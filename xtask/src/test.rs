@@ -29,16 +29,21 @@ impl Test {
         let payloads = build::payloads(&lab)?;
         build::hypervisor(&lab)?;
         initramfs::build(&lab, &payloads, Purpose::Agent)?;
-        let mut command = cargo("test");
-        command
-            .current_dir(lab.workspace.root())
-            .args(["--workspace", "--no-fail-fast"]);
-        // The hypervisor has no test harness; its logic is in libraries, which
-        // have. One failing test must not hide what the others say.
-        command.args(["--exclude", BARE_METAL[0], "--exclude", BARE_METAL[1]]);
-        command.args(&self.arguments);
-        let status = command.status().context("cannot start cargo")?;
-        Ok(if status.success() {
+        // The examples of the documentation first: many crates have none, and
+        // the last line should be one that says something.
+        let mut passed = true;
+        for kinds in [&["--doc"][..], &["--lib", "--bins", "--tests"]] {
+            let mut command = cargo("test");
+            command
+                .current_dir(lab.workspace.root())
+                .args(["--workspace", "--no-fail-fast"]);
+            // The hypervisor has no test harness; its logic is in libraries,
+            // which have. One failing test must not hide what the others say.
+            command.args(["--exclude", BARE_METAL[0], "--exclude", BARE_METAL[1]]);
+            command.args(kinds).args(&self.arguments);
+            passed &= command.status().context("cannot start cargo")?.success();
+        }
+        Ok(if passed {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
