@@ -5,6 +5,7 @@
 
 use crate::descriptor::{ADDRESS, BORROWED, Layout, TABLE, VALID};
 use crate::geometry::{Geometry, Granule, LAST};
+use crate::hint::Hints;
 use portcullis_addr::PhysAddr;
 use portcullis_memory::Memory;
 
@@ -20,11 +21,12 @@ pub(crate) struct Place {
     pub(crate) entry: u64,
 }
 
-const SHIFT_4K: u32 = 12;
-const STRIDE_4K: u32 = SHIFT_4K - 3;
+pub(crate) const SHIFT_4K: u32 = 12;
+pub(crate) const STRIDE_4K: u32 = SHIFT_4K - 3;
 
 /// log2 of the bytes of an entry at `level`, with 4 KiB pages.
-const fn shift_4k(level: u8) -> u32 {
+#[inline(always)]
+pub(crate) const fn shift_4k(level: u8) -> u32 {
     SHIFT_4K + (LAST - level) as u32 * STRIDE_4K
 }
 
@@ -87,6 +89,63 @@ pub(crate) fn down_4k<const LEVEL: u8, M: Memory>(
         shift,
         entry: table + (rest >> shift) * 8,
     })
+}
+
+/// With 4 KiB pages: the entry, with its level, that `size` bytes from `lo` on
+/// are exactly, if `align`, all addresses or-ed together, allows that. `lo` was
+/// checked to be inside the input addresses. `None` when there is no such entry,
+/// and as for [`down_4k`].
+#[inline(always)]
+pub(crate) fn single_4k<M: Memory>(
+    memory: &M,
+    geometry: &Geometry,
+    root: PhysAddr,
+    hints: &Hints,
+    (lo, size, align): (u64, u64, u64),
+) -> Option<(u64, u8)> {
+    if align & (size - 1) != 0 {
+        return None;
+    }
+    macro_rules! entry {
+        ($level:literal) => {{
+            const SHIFT: u32 = shift_4k($level);
+            let entry = match hints.find::<$level>(lo) {
+                Some(table) => table + (lo >> SHIFT) % (1 << STRIDE_4K) * 8,
+                None => down_anew::<$level, M>(memory, geometry, root, hints, lo)?,
+            };
+            Some((entry, $level))
+        }};
+    }
+    if size == 1 << shift_4k(3) {
+        entry!(3)
+    } else if size == 1 << shift_4k(2) {
+        entry!(2)
+    } else if size == 1 << shift_4k(1) {
+        entry!(1)
+    } else {
+        None
+    }
+}
+
+/// The entry that [`single_4k`] did not have a hint for, which there is from
+/// now on.
+#[inline(never)]
+fn down_anew<const LEVEL: u8, M: Memory>(
+    memory: &M,
+    geometry: &Geometry,
+    root: PhysAddr,
+    hints: &Hints,
+    address: u64,
+) -> Option<u64> {
+    if !matches!(geometry.granule(), Granule::Size4K) {
+        return None;
+    }
+    let place = down_4k::<LEVEL, M>(memory, geometry.start_level(), root, address)?;
+    // Whole tables only; a root can be larger or smaller than one.
+    if geometry.start_level() < LEVEL || geometry.root_bytes() >= Granule::Size4K.bytes() {
+        hints.keep::<LEVEL>(address, place.entry & !(Granule::Size4K.bytes() - 1));
+    }
+    Some(place.entry)
 }
 
 /// Goes down from `root` while `lo` and `last`, both checked to be inside the

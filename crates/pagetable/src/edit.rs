@@ -50,9 +50,46 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         range: Range<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
+        // One block or page, and then runs of them in one table, are what most
+        // requests are.
+        if hi <= self.limit
+            && let Some((entry, level)) = self.single(lo, hi - lo, lo)
+            && self.clear_one(entry, level)
+        {
+            return Ok(Invalidation::one_4k(self.root, lo, hi, level));
+        }
+        self.unmap_more(range)
+    }
+
+    /// Clears `entry` if it is a block or page that may go alone, and an entry
+    /// beside it shows that the table stays. Returns whether it did.
+    #[inline(always)]
+    fn clear_one(&self, entry: u64, level: u8) -> bool {
+        let load = |at| self.memory.load(PhysAddr::new(at));
+        let (table, page) = (TABLE | VALID, u64::from(level == LAST) << 1);
+        if load(entry) & (table | CONTIGUOUS) != VALID | page {
+            return false;
+        }
+        let in_table = entry & (Granule::Size4K.bytes() - 1);
+        let last = Granule::Size4K.bytes() - 8;
+        if !(in_table != 0 && load(entry - 8) != 0 || in_table != last && load(entry + 8) != 0) {
+            return false;
+        }
+        self.memory.store(PhysAddr::new(entry), 0);
+        self.memory.publish(PhysAddr::new(entry), 8);
+        true
+    }
+
+    /// More than one entry, or one with something special about it.
+    #[inline(never)]
+    fn unmap_more(
+        &mut self,
+        range: Range<F::Input>,
+    ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        let (lo, hi) = (range.start().raw(), range.end().raw());
         let mut plan = self.plan();
-        // Most requests are one run of blocks or pages in one table that stays
-        // in use. Whatever else is found is left to the general case.
+        // A run of blocks or pages in one table that stays in use. Whatever else
+        // is found is left to the general case.
         if hi <= self.limit && !self.shares && matches!(self.geometry.granule(), Granule::Size4K) {
             let done = match run_level_4k(lo | hi, lo ^ (hi - 1)) {
                 Some(3) => self.clear_run::<3>(lo, hi, &mut plan),
@@ -165,6 +202,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         edit: Edit,
         plan: Invalidation<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        self.hints.forget();
         let (lo, hi) = self.checked(&range)?;
 
         // Down to the table in which the range has more than one entry, or one
@@ -371,7 +409,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 }
                 if online && (new ^ descriptor) & F::BREAK != 0 {
                     new &= !VALID;
-                    job.plan.broken = true;
+                    job.plan.set_broken();
                 }
                 self.memory.store(entry, new);
             }
@@ -391,7 +429,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 self.memory.publish(child, self.geometry.granule().bytes());
                 if online && self.bbm < Bbm::Level2 {
                     new &= !VALID;
-                    job.plan.broken = true;
+                    job.plan.set_broken();
                 }
                 self.memory.store(entry, new);
             }
@@ -432,7 +470,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             self.memory.publish(first, count * 8);
             job.plan.touch(start, start + group, level);
             if self.bbm < Bbm::Level2 {
-                job.plan.broken = true;
+                job.plan.set_broken();
             }
         }
     }

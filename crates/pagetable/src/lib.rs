@@ -80,6 +80,7 @@ mod edit;
 mod error;
 mod format;
 mod geometry;
+mod hint;
 mod map;
 mod plan;
 mod share;

@@ -43,8 +43,32 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) -> Result<(), Error<F::Input>> {
         let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
         let bits = F::encode(attributes);
-        // Most requests are one run of entries in one table. What fails here
-        // for whatever reason is looked at again with more care.
+        // One block or page, and then runs of them in one table, are what most
+        // requests are. Addresses are checked in the order in which that costs
+        // least; what fails for whatever reason is looked at again with more
+        // care.
+        if hi <= self.limit
+            && out >> self.geometry.output_bits() == 0
+            && let Some((entry, level)) = self.single(lo, hi - lo, lo | out)
+            && self.memory.load(PhysAddr::new(entry)) == 0
+        {
+            let at = PhysAddr::new(entry);
+            self.memory.store(at, out | bits | leaf_type(level));
+            self.memory.publish(at, 8);
+            return Ok(());
+        }
+        self.map_more(range, out, bits)
+    }
+
+    /// More than one entry, or one with something special about it.
+    #[inline(never)]
+    fn map_more(
+        &mut self,
+        range: Range<F::Input>,
+        out: u64,
+        bits: u64,
+    ) -> Result<(), Error<F::Input>> {
+        let (lo, hi) = (range.start().raw(), range.end().raw());
         let most = self.geometry.output_end();
         if hi <= self.limit
             && out <= most

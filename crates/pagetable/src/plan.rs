@@ -2,6 +2,7 @@
 
 use crate::geometry::{Granule, LAST};
 use core::fmt;
+use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 
 /// TLB invalidation that a change has made necessary.
@@ -29,17 +30,60 @@ pub struct Invalidation<A> {
     pub(crate) end: u64,
     /// Head of the list of retired tables, see `retire`; 0 when there is none.
     pub(crate) retired: u64,
-    pub(crate) highest: u8,
-    pub(crate) lowest: u8,
-    /// A table was taken out that is not on the list.
-    pub(crate) tables: bool,
-    /// Entries in the range are pending.
-    pub(crate) broken: bool,
-    pub(crate) granule: Granule,
-    pub(crate) space: core::marker::PhantomData<A>,
+    /// One word, because a value that is written in bytes and read as a whole
+    /// has to wait for the store buffer.
+    notes: u64,
+    space: PhantomData<A>,
 }
 
+/// In the notes: the highest and the lowest level that changed, two bits each.
+const HIGHEST: u32 = 0;
+const LOWEST: u32 = 2;
+/// Entries in the range are pending.
+const BROKEN: u64 = 1 << 4;
+/// A table was taken out that is not on the list.
+const TABLES: u64 = 1 << 5;
+/// log2 of the granule.
+const GRANULE: u32 = 8;
+
 impl<A: Address> Invalidation<A> {
+    /// Nothing yet, for the table with this root.
+    #[inline(always)]
+    pub(crate) fn new(owner: PhysAddr, granule: Granule) -> Self {
+        Self {
+            owner,
+            start: 0,
+            end: 0,
+            retired: 0,
+            notes: u64::from(granule.shift()) << GRANULE,
+            space: PhantomData,
+        }
+    }
+
+    /// One block or page, with 4 KiB pages.
+    #[inline(always)]
+    pub(crate) fn one_4k(owner: PhysAddr, start: u64, end: u64, level: u8) -> Self {
+        let notes = u64::from(Granule::Size4K.shift()) << GRANULE | levels(level, level);
+        Self {
+            owner,
+            start,
+            end,
+            retired: 0,
+            notes,
+            space: PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn highest(&self) -> u8 {
+        (self.notes >> HIGHEST & 0b11) as u8
+    }
+
+    #[inline(always)]
+    fn lowest(&self) -> u8 {
+        (self.notes >> LOWEST & 0b11) as u8
+    }
+
     /// The input addresses whose translation changed, a multiple of the granule
     /// at both ends; `None` when nothing that could be cached has changed.
     #[must_use]
@@ -60,7 +104,7 @@ impl<A: Address> Invalidation<A> {
     /// (D8.17.5).
     #[must_use]
     pub fn leaf_only(&self) -> bool {
-        self.retired == 0 && !self.tables
+        self.retired == 0 && self.notes & TABLES == 0
     }
 
     /// Level of every entry that changed, for the `TTL` hint (Table D8-124);
@@ -68,37 +112,59 @@ impl<A: Address> Invalidation<A> {
     /// hint has to be 0.
     #[must_use]
     pub fn level(&self) -> Option<u8> {
-        (!self.is_empty() && self.leaf_only() && self.highest == self.lowest)
-            .then_some(self.highest)
+        (!self.is_empty() && self.leaf_only() && self.highest() == self.lowest())
+            .then_some(self.highest())
     }
 
     /// Bytes from one invalidation by address to the next that together hit
     /// every entry that changed: the size of the smallest of them.
     #[must_use]
     pub fn stride(&self) -> u64 {
-        let levels = u32::from(LAST.saturating_sub(self.lowest));
-        1 << (self.granule.shift() + levels * self.granule.stride())
+        let granule = (self.notes >> GRANULE) as u32;
+        let levels = if self.is_empty() {
+            0
+        } else {
+            u32::from(LAST - self.lowest())
+        };
+        // One level resolves as many bits as entries of 8 bytes fit a page.
+        1 << (granule + levels * (granule - 3))
     }
 
     /// Whether entries wait to become valid, so that accesses to the range
     /// fault until [`Table::complete`](crate::Table::complete).
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.notes & BROKEN != 0
+    }
+
+    /// Notes that entries in the range are pending.
+    pub(crate) fn set_broken(&mut self) {
+        self.notes |= BROKEN;
+    }
+
+    /// Notes that a table was taken out that is not on the list.
+    pub(crate) fn set_tables(&mut self) {
+        self.notes |= TABLES;
     }
 
     #[inline(always)]
     pub(crate) fn touch(&mut self, start: u64, end: u64, level: u8) {
+        let (mut highest, mut lowest) = (level, level);
         if self.end == 0 {
             (self.start, self.end) = (start, end);
-            (self.highest, self.lowest) = (level, level);
         } else {
             self.start = self.start.min(start);
             self.end = self.end.max(end);
-            self.highest = self.highest.min(level);
-            self.lowest = self.lowest.max(level);
+            highest = highest.min(self.highest());
+            lowest = lowest.max(self.lowest());
         }
+        self.notes = self.notes & !levels(LAST, LAST) | levels(highest, lowest);
     }
+}
+
+#[inline(always)]
+const fn levels(highest: u8, lowest: u8) -> u64 {
+    (highest as u64) << HIGHEST | (lowest as u64) << LOWEST
 }
 
 impl<A: Address> fmt::Debug for Invalidation<A> {

@@ -49,6 +49,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 return Err(error);
             }
         };
+        self.hints.forget();
         self.lend_below(
             self.root,
             self.geometry.start_level(),
@@ -98,6 +99,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         }
         let needed = self.upper_tables(self.root, self.geometry.start_level(), lo, hi, level)?;
         let mut pool = self.reserve(needed)?;
+        self.hints.forget();
         let mut at = lo;
         while at < hi {
             if let Some((_, descriptor)) = owner.entry_at(at, level) {
@@ -134,6 +136,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 });
             }
         }
+        self.hints.forget();
         let mut plan = self.plan();
         for at in (lo..hi).step_by(size as usize) {
             if let Some((entry, _)) = self.entry_at(at, level) {
@@ -142,7 +145,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             }
         }
         plan.touch(lo, hi, LAST);
-        plan.tables = true;
+        plan.set_tables();
         Ok(plan)
     }
 

@@ -1,9 +1,11 @@
 //! The table itself: root, memory, and what all operations share.
 
-use crate::descriptor::{BORROWED, Layout, is_table};
+use crate::descend::single_4k;
+use crate::descriptor::{BORROWED, Layout, is_table, is_valid_leaf};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, LAST};
+use crate::hint::Hints;
 use crate::plan::Invalidation;
 use crate::walk::{Fault, Mapping, Mappings, View, visit_range, walk};
 use core::marker::PhantomData;
@@ -47,6 +49,7 @@ pub struct Table<F, M> {
     /// Some entry is lent or borrowed, so that a table may not be dropped
     /// without a look at what is below it.
     pub(crate) shares: bool,
+    pub(crate) hints: Hints,
     pub(crate) format: PhantomData<F>,
 }
 
@@ -70,6 +73,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             root,
             limit: geometry.input_end(),
             shares: false,
+            hints: Hints::default(),
             format: PhantomData,
         };
         if !table.reachable(root, bytes) {
@@ -117,8 +121,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     pub fn visit(
         &self,
         range: Range<F::Input>,
-        each: impl FnMut(F::Input, Mapping<F>),
+        mut each: impl FnMut(F::Input, Mapping<F>),
     ) -> Result<(), Fault> {
+        let (lo, hi) = (range.start().raw(), range.end().raw());
+        if hi <= self.geometry.input_end()
+            && let Some((entry, level)) = self.single(lo, hi - lo, lo)
+            && let descriptor = self.memory.load(PhysAddr::new(entry))
+            && is_valid_leaf(descriptor, level)
+        {
+            let mapping = Mapping::of(descriptor, Layout::SIZE_4K, lo, (hi - lo, level))?;
+            each(range.start(), mapping);
+            return Ok(());
+        }
         visit_range(&self.memory, &self.geometry, self.root, range, each)
     }
 
@@ -151,8 +165,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if plan.owner != self.root {
             return Err(plan);
         }
-        if plan.retired != 0 || plan.broken {
-            let end = if plan.broken { plan.end } else { 0 };
+        if plan.retired != 0 || plan.is_broken() {
+            let end = if plan.is_broken() { plan.end } else { 0 };
             self.finish(plan.retired, plan.start, end);
         }
         Ok(())
@@ -162,6 +176,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// frees the list.
     #[cold]
     fn finish(&mut self, retired: u64, start: u64, end: u64) {
+        self.hints.forget();
         if end != 0 {
             self.remake(self.root, self.geometry.start_level(), start, end);
             self.limit = self.geometry.input_end();
@@ -185,18 +200,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     #[inline(always)]
     pub(crate) fn plan(&self) -> Invalidation<F::Input> {
-        Invalidation {
-            owner: self.root,
-            start: 0,
-            end: 0,
-            retired: 0,
-            highest: LAST,
-            lowest: LAST,
-            tables: false,
-            broken: false,
-            granule: self.geometry.granule(),
-            space: PhantomData,
-        }
+        Invalidation::new(self.root, self.geometry.granule())
     }
 
     /// The range as numbers, when it is one these tables can hold.
@@ -212,6 +216,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return Err(Error::InputTooLarge);
         }
         Ok((lo, hi))
+    }
+
+    /// See [`single_4k`].
+    #[inline(always)]
+    pub(crate) fn single(&self, lo: u64, size: u64, align: u64) -> Option<(u64, u8)> {
+        single_4k(
+            &self.memory,
+            &self.geometry,
+            self.root,
+            &self.hints,
+            (lo, size, align),
+        )
     }
 
     /// Where the entry for `address` is in a table at `level`.

@@ -1,7 +1,7 @@
 //! Walks of tables that this crate wrote.
 
 use crate::descend::{Leaf, down_4k, leaf, locate, run_level_4k};
-use crate::descriptor::{CONTIGUOUS, Layout, TABLE, VALID};
+use crate::descriptor::{ADDRESS, CONTIGUOUS, Layout, TABLE, VALID, is_valid_leaf};
 use crate::format::{Format, Reserved};
 use crate::geometry::{Geometry, Granule, LAST};
 use core::fmt;
@@ -119,18 +119,30 @@ impl<F: Format, M: Memory> View<F, M> {
     }
 }
 
+impl<F: Format> Mapping<F> {
+    /// What the block or page `descriptor` of `size` bytes makes of `at`.
+    #[inline(always)]
+    pub(crate) fn of(
+        descriptor: u64,
+        layout: Layout,
+        at: u64,
+        (size, level): (u64, u8),
+    ) -> Result<Self, Fault> {
+        let attributes = F::decode(descriptor).map_err(|Reserved| Fault::Reserved { level })?;
+        Ok(Self {
+            output: F::Output::new(layout.decode(descriptor) | at & (size - 1)),
+            size,
+            attributes,
+            level,
+            contiguous: descriptor & CONTIGUOUS != 0,
+        })
+    }
+}
+
 impl Leaf {
     #[inline(always)]
     fn mapping<F: Format>(self, layout: Layout, at: u64) -> Result<Mapping<F>, Fault> {
-        let offset = at & ((1 << self.shift) - 1);
-        let level = self.level;
-        Ok(Mapping {
-            output: F::Output::new(layout.decode(self.descriptor) | offset),
-            size: 1 << self.shift,
-            attributes: F::decode(self.descriptor).map_err(|Reserved| Fault::Reserved { level })?,
-            level,
-            contiguous: self.descriptor & CONTIGUOUS != 0,
-        })
+        Mapping::of(self.descriptor, layout, at, (1 << self.shift, self.level))
     }
 }
 
@@ -179,22 +191,26 @@ fn visit_run<const LEVEL: u8, F: Format, M: Memory>(
     let Some(place) = down_4k::<LEVEL, M>(memory, geometry.start_level(), root, *at) else {
         return Ok(());
     };
-    let layout = Layout::SIZE_4K;
-    let shift = place.shift;
+    let size = 1 << place.shift;
     let mut entry = place.entry;
+    // Neighbours mostly say the same but for the address.
+    let mut before: Option<(u64, Mapping<F>)> = None;
     while *at < hi {
         let descriptor = memory.load(PhysAddr::new(entry));
-        if descriptor & VALID == 0 || LEVEL != LAST && descriptor & TABLE != 0 {
-            break;
-        }
-        let leaf = Leaf {
-            descriptor,
-            level: LEVEL,
-            shift,
+        let mapping = match before {
+            Some((same, mapping)) if (descriptor ^ same) & !ADDRESS == 0 => Mapping {
+                output: F::Output::new(descriptor & ADDRESS),
+                ..mapping
+            },
+            _ if is_valid_leaf(descriptor, LEVEL) => {
+                Mapping::of(descriptor, Layout::SIZE_4K, *at, (size, LEVEL))?
+            }
+            _ => break,
         };
-        each(F::Input::new(*at), leaf.mapping(layout, *at)?);
+        each(F::Input::new(*at), mapping);
+        before = Some((descriptor, mapping));
         entry += 8;
-        *at += 1 << shift;
+        *at += size;
     }
     Ok(())
 }
