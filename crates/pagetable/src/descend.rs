@@ -21,7 +21,7 @@ pub(crate) struct Place {
     pub(crate) entry: u64,
 }
 
-pub(crate) const SHIFT_4K: u32 = 12;
+const SHIFT_4K: u32 = 12;
 pub(crate) const STRIDE_4K: u32 = SHIFT_4K - 3;
 
 /// log2 of the bytes of an entry at `level`, with 4 KiB pages.
@@ -91,44 +91,24 @@ pub(crate) fn down_4k<const LEVEL: u8, M: Memory>(
     })
 }
 
-/// With 4 KiB pages: the entry, with its level, that `size` bytes from `lo` on
-/// are exactly, if `align`, all addresses or-ed together, allows that. `lo` was
-/// checked to be inside the input addresses. `None` when there is no such entry,
-/// and as for [`down_4k`].
+/// With 4 KiB pages: the entry at `LEVEL` for `address`, where that begins an
+/// entry; `address` was checked to be inside the input addresses. `None` as for
+/// [`down_4k`], which is not asked when there is a hint.
 #[inline(always)]
-pub(crate) fn single_4k<M: Memory>(
+pub(crate) fn entry_4k<const LEVEL: u8, M: Memory>(
     memory: &M,
     geometry: &Geometry,
     root: PhysAddr,
     hints: &Hints,
-    (lo, size, align): (u64, u64, u64),
-) -> Option<(u64, u8)> {
-    if align & (size - 1) != 0 {
-        return None;
-    }
-    macro_rules! entry {
-        ($level:literal) => {{
-            const SHIFT: u32 = shift_4k($level);
-            let entry = match hints.find::<$level>(lo) {
-                Some(table) => table + (lo >> SHIFT) % (1 << STRIDE_4K) * 8,
-                None => down_anew::<$level, M>(memory, geometry, root, hints, lo)?,
-            };
-            Some((entry, $level))
-        }};
-    }
-    if size == 1 << shift_4k(3) {
-        entry!(3)
-    } else if size == 1 << shift_4k(2) {
-        entry!(2)
-    } else if size == 1 << shift_4k(1) {
-        entry!(1)
-    } else {
-        None
+    address: u64,
+) -> Option<u64> {
+    match hints.entry::<LEVEL>(address) {
+        Some(entry) => Some(entry),
+        None => down_anew::<LEVEL, M>(memory, geometry, root, hints, address),
     }
 }
 
-/// The entry that [`single_4k`] did not have a hint for, which there is from
-/// now on.
+/// [`entry_4k`] without a hint, which there is from now on.
 #[inline(never)]
 fn down_anew<const LEVEL: u8, M: Memory>(
     memory: &M,
@@ -137,13 +117,15 @@ fn down_anew<const LEVEL: u8, M: Memory>(
     hints: &Hints,
     address: u64,
 ) -> Option<u64> {
-    if !matches!(geometry.granule(), Granule::Size4K) {
+    if !matches!(geometry.granule(), Granule::Size4K) || address & ((1 << shift_4k(LEVEL)) - 1) != 0
+    {
         return None;
     }
     let place = down_4k::<LEVEL, M>(memory, geometry.start_level(), root, address)?;
-    // Whole tables only; a root can be larger or smaller than one.
+    // Whole tables only; a root can be smaller than one. Of several that make
+    // up a root, each is as good as one alone.
     if geometry.start_level() < LEVEL || geometry.root_bytes() >= Granule::Size4K.bytes() {
-        hints.keep::<LEVEL>(address, place.entry & !(Granule::Size4K.bytes() - 1));
+        hints.keep::<LEVEL>(address, place.entry);
     }
     Some(place.entry)
 }

@@ -102,13 +102,6 @@ pub(crate) const fn is_table(descriptor: u64, level: u8) -> bool {
     level < LAST && descriptor & TABLE != 0
 }
 
-/// Whether `descriptor` at `level` is a valid block or page. Bit 1 is ignored at
-/// the last level, where it is set whenever bit 0 is.
-#[inline(always)]
-pub(crate) const fn is_valid_leaf(descriptor: u64, level: u8) -> bool {
-    descriptor & VALID != 0 && (level == LAST || descriptor & TABLE == 0)
-}
-
 /// The type bits of a valid leaf at `level`: block or page.
 #[inline(always)]
 pub(crate) const fn leaf_type(level: u8) -> u64 {

@@ -2,7 +2,7 @@
 //! range, with a different change to each leaf.
 
 use crate::descend::{down_4k, run_level_4k};
-use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
+use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
@@ -53,7 +53,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         // One block or page, and then runs of them in one table, are what most
         // requests are.
         if hi <= self.limit
-            && let Some((entry, level)) = self.single(lo, hi - lo, lo)
+            && let Some((entry, level)) = self.single(lo, hi - lo)
             && self.clear_one(entry, level)
         {
             return Ok(Invalidation::one_4k(self.root, lo, hi, level));
@@ -66,8 +66,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     #[inline(always)]
     fn clear_one(&self, entry: u64, level: u8) -> bool {
         let load = |at| self.memory.load(PhysAddr::new(at));
-        let (table, page) = (TABLE | VALID, u64::from(level == LAST) << 1);
-        if load(entry) & (table | CONTIGUOUS) != VALID | page {
+        if load(entry) & (TABLE | VALID | CONTIGUOUS) != leaf_type(level) {
             return false;
         }
         let in_table = entry & (Granule::Size4K.bytes() - 1);

@@ -210,12 +210,26 @@ impl Format for Stage1El2 {
         if descriptor & fixed != AF | SH_INNER | AP1 {
             return Err(Reserved);
         }
-        Ok(El2Attributes {
-            memory: MemoryType::from_attr_indx(descriptor)?,
-            access: stage1_access(descriptor & AP2 != 0, descriptor & XN != 0)?,
-        })
+        // One small table instead of several decisions.
+        let index = descriptor >> 2 & 0b11 | descriptor >> 5 & 0b100 | descriptor >> 51 & 0b1000;
+        EL2_ATTRIBUTES[index as usize].ok_or(Reserved)
     }
 }
+
+/// What XN, AP\[2\] and the low bits of AttrIndx say, in that order.
+const EL2_ATTRIBUTES: [Option<El2Attributes>; 16] = {
+    let mut all = [None; 16];
+    let mut index = 0;
+    while index < 16 {
+        let memory = MemoryType::from_attr_indx((index as u64) << 2);
+        let access = stage1_access(index & 0b100 != 0, index & 0b1000 != 0);
+        if let (Ok(memory), Ok(access)) = (memory, access) {
+            all[index] = Some(El2Attributes { memory, access });
+        }
+        index += 1;
+    }
+    all
+};
 
 /// Stage 1 in the format of EL1&0, as an SMMU's context descriptor uses it.
 ///

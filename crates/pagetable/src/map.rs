@@ -47,9 +47,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         // requests are. Addresses are checked in the order in which that costs
         // least; what fails for whatever reason is looked at again with more
         // care.
+        let size = hi - lo;
         if hi <= self.limit
-            && out >> self.geometry.output_bits() == 0
-            && let Some((entry, level)) = self.single(lo, hi - lo, lo | out)
+            && out & ((size - 1) | self.beyond) == 0
+            && let Some((entry, level)) = self.single(lo, size)
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);

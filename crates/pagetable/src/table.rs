@@ -1,7 +1,7 @@
 //! The table itself: root, memory, and what all operations share.
 
-use crate::descend::single_4k;
-use crate::descriptor::{BORROWED, Layout, is_table, is_valid_leaf};
+use crate::descend::{entry_4k, shift_4k};
+use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, Layout, TABLE, VALID, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, LAST};
@@ -46,6 +46,8 @@ pub struct Table<F, M> {
     /// First input address that may not be changed: the end of the input
     /// addresses, or 0 while a plan with something to remake is outstanding.
     pub(crate) limit: u64,
+    /// Bits that no output address has.
+    pub(crate) beyond: u64,
     /// Some entry is lent or borrowed, so that a table may not be dropped
     /// without a look at what is below it.
     pub(crate) shares: bool,
@@ -72,8 +74,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             bbm,
             root,
             limit: geometry.input_end(),
+            beyond: !(geometry.output_end() - 1),
             shares: false,
-            hints: Hints::default(),
+            hints: Hints::none(),
             format: PhantomData,
         };
         if !table.reachable(root, bytes) {
@@ -124,12 +127,19 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         mut each: impl FnMut(F::Input, Mapping<F>),
     ) -> Result<(), Fault> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        if hi <= self.geometry.input_end()
-            && let Some((entry, level)) = self.single(lo, hi - lo, lo)
+        if hi <= self.limit
+            && let Some((entry, level)) = self.single(lo, hi - lo)
             && let descriptor = self.memory.load(PhysAddr::new(entry))
-            && is_valid_leaf(descriptor, level)
+            && descriptor & (TABLE | VALID) == leaf_type(level)
+            && let Ok(attributes) = F::decode(descriptor)
         {
-            let mapping = Mapping::of(descriptor, Layout::SIZE_4K, lo, (hi - lo, level))?;
+            let mapping = Mapping {
+                output: F::Output::new(descriptor & ADDRESS),
+                size: hi - lo,
+                attributes,
+                level,
+                contiguous: descriptor & CONTIGUOUS != 0,
+            };
             each(range.start(), mapping);
             return Ok(());
         }
@@ -218,16 +228,26 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok((lo, hi))
     }
 
-    /// See [`single_4k`].
+    /// With 4 KiB pages: the entry, with its level, that `size` bytes from `lo`
+    /// on are exactly. `lo` was checked to be inside the input addresses.
     #[inline(always)]
-    pub(crate) fn single(&self, lo: u64, size: u64, align: u64) -> Option<(u64, u8)> {
-        single_4k(
-            &self.memory,
-            &self.geometry,
-            self.root,
-            &self.hints,
-            (lo, size, align),
-        )
+    pub(crate) fn single(&self, lo: u64, size: u64) -> Option<(u64, u8)> {
+        let Self {
+            memory,
+            geometry,
+            root,
+            hints,
+            ..
+        } = self;
+        if size == 1 << shift_4k(3) {
+            Some((entry_4k::<3, M>(memory, geometry, *root, hints, lo)?, 3))
+        } else if size == 1 << shift_4k(2) {
+            Some((entry_4k::<2, M>(memory, geometry, *root, hints, lo)?, 2))
+        } else if size == 1 << shift_4k(1) {
+            Some((entry_4k::<1, M>(memory, geometry, *root, hints, lo)?, 1))
+        } else {
+            None
+        }
     }
 
     /// Where the entry for `address` is in a table at `level`.

@@ -1,7 +1,7 @@
 //! Walks of tables that this crate wrote.
 
 use crate::descend::{Leaf, down_4k, leaf, locate, run_level_4k};
-use crate::descriptor::{ADDRESS, CONTIGUOUS, Layout, TABLE, VALID, is_valid_leaf};
+use crate::descriptor::{ADDRESS, CONTIGUOUS, Layout, TABLE, VALID, leaf_type};
 use crate::format::{Format, Reserved};
 use crate::geometry::{Geometry, Granule, LAST};
 use core::fmt;
@@ -202,7 +202,7 @@ fn visit_run<const LEVEL: u8, F: Format, M: Memory>(
                 output: F::Output::new(descriptor & ADDRESS),
                 ..mapping
             },
-            _ if is_valid_leaf(descriptor, LEVEL) => {
+            _ if descriptor & (TABLE | VALID) == leaf_type(LEVEL) => {
                 Mapping::of(descriptor, Layout::SIZE_4K, *at, (size, LEVEL))?
             }
             _ => break,
