@@ -151,7 +151,7 @@ impl MemoryType {
     /// Bit 2 of the index has been checked to be 0.
     #[inline(always)]
     const fn from_attr_indx(descriptor: u64) -> Result<Self, Reserved> {
-        match (descriptor & ATTR_INDX_LOW) >> 2 {
+        match (descriptor as u8 & ATTR_INDX_LOW as u8) >> 2 {
             0 => Ok(Self::Device),
             1 => Ok(Self::Normal),
             2 => Ok(Self::NormalNonCacheable),
@@ -171,11 +171,12 @@ const fn effective(memory: MemoryType, access: Access) -> Access {
 
 #[inline(always)]
 const fn stage1_access(read_only: bool, never: bool) -> Result<Access, Reserved> {
-    match (read_only, never) {
-        (true, true) => Ok(Access::ReadOnly),
-        (true, false) => Ok(Access::ReadExecute),
-        (false, true) => Ok(Access::ReadWrite),
-        (false, false) => Err(Reserved),
+    // The number of the variant is then the two bits, inverted.
+    match (!never as u8) << 1 | !read_only as u8 {
+        0 => Ok(Access::ReadOnly),
+        1 => Ok(Access::ReadWrite),
+        2 => Ok(Access::ReadExecute),
+        _ => Err(Reserved),
     }
 }
 
@@ -210,26 +211,14 @@ impl Format for Stage1El2 {
         if descriptor & fixed != AF | SH_INNER | AP1 {
             return Err(Reserved);
         }
-        // One small table instead of several decisions.
-        let index = descriptor >> 2 & 0b11 | descriptor >> 5 & 0b100 | descriptor >> 51 & 0b1000;
-        EL2_ATTRIBUTES[index as usize].ok_or(Reserved)
+        let memory = MemoryType::from_attr_indx(descriptor);
+        let access = stage1_access(descriptor & AP2 != 0, descriptor & XN != 0);
+        match (memory, access) {
+            (Ok(memory), Ok(access)) => Ok(El2Attributes { memory, access }),
+            _ => Err(Reserved),
+        }
     }
 }
-
-/// What XN, AP\[2\] and the low bits of AttrIndx say, in that order.
-const EL2_ATTRIBUTES: [Option<El2Attributes>; 16] = {
-    let mut all = [None; 16];
-    let mut index = 0;
-    while index < 16 {
-        let memory = MemoryType::from_attr_indx((index as u64) << 2);
-        let access = stage1_access(index & 0b100 != 0, index & 0b1000 != 0);
-        if let (Ok(memory), Ok(access)) = (memory, access) {
-            all[index] = Some(El2Attributes { memory, access });
-        }
-        index += 1;
-    }
-    all
-};
 
 /// Stage 1 in the format of EL1&0, as an SMMU's context descriptor uses it.
 ///

@@ -28,21 +28,24 @@ pub struct Invalidation<A> {
     pub(crate) start: u64,
     /// 0 when nothing changed, since a range is never empty.
     pub(crate) end: u64,
-    /// Head of the list of retired tables, see `retire`; 0 when there is none.
-    pub(crate) retired: u64,
+    /// What there is to do after the invalidation, 0 when nothing: head of the
+    /// list of retired tables, see `retire`, and [`BROKEN`].
+    rest: u64,
     /// One word, because a value that is written in bytes and read as a whole
     /// has to wait for the store buffer.
     notes: u64,
     space: PhantomData<A>,
 }
 
+/// In what is left to do, in a bit that no link has: entries in the range are
+/// pending.
+const BROKEN: u64 = 1;
+
 /// In the notes: the highest and the lowest level that changed, two bits each.
 const HIGHEST: u32 = 0;
 const LOWEST: u32 = 2;
-/// Entries in the range are pending.
-const BROKEN: u64 = 1 << 4;
 /// A table was taken out that is not on the list.
-const TABLES: u64 = 1 << 5;
+const TABLES: u64 = 1 << 4;
 /// log2 of the granule.
 const GRANULE: u32 = 8;
 
@@ -54,7 +57,7 @@ impl<A: Address> Invalidation<A> {
             owner,
             start: 0,
             end: 0,
-            retired: 0,
+            rest: 0,
             notes: u64::from(granule.shift()) << GRANULE,
             space: PhantomData,
         }
@@ -68,7 +71,7 @@ impl<A: Address> Invalidation<A> {
             owner,
             start,
             end,
-            retired: 0,
+            rest: 0,
             notes,
             space: PhantomData,
         }
@@ -104,7 +107,7 @@ impl<A: Address> Invalidation<A> {
     /// (D8.17.5).
     #[must_use]
     pub fn leaf_only(&self) -> bool {
-        self.retired == 0 && self.notes & TABLES == 0
+        self.retired() == 0 && self.notes & TABLES == 0
     }
 
     /// Level of every entry that changed, for the `TTL` hint (Table D8-124);
@@ -134,12 +137,28 @@ impl<A: Address> Invalidation<A> {
     /// fault until [`Table::complete`](crate::Table::complete).
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.notes & BROKEN != 0
+        self.rest & BROKEN != 0
+    }
+
+    /// Whether `complete` has something to do.
+    #[inline(always)]
+    pub(crate) fn has_rest(&self) -> bool {
+        self.rest != 0
+    }
+
+    /// Head of the list of retired tables, 0 when there is none.
+    pub(crate) fn retired(&self) -> u64 {
+        self.rest & !BROKEN
+    }
+
+    /// Puts a link in front of the list.
+    pub(crate) fn set_retired(&mut self, link: u64) {
+        self.rest = link | self.rest & BROKEN;
     }
 
     /// Notes that entries in the range are pending.
     pub(crate) fn set_broken(&mut self) {
-        self.notes |= BROKEN;
+        self.rest |= BROKEN;
     }
 
     /// Notes that a table was taken out that is not on the list.

@@ -175,9 +175,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if plan.owner != self.root {
             return Err(plan);
         }
-        if plan.retired != 0 || plan.is_broken() {
+        if plan.has_rest() {
             let end = if plan.is_broken() { plan.end } else { 0 };
-            self.finish(plan.retired, plan.start, end);
+            self.finish(plan.retired(), plan.start, end);
         }
         Ok(())
     }
@@ -345,8 +345,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (mut at, mut level) = (at, level);
         loop {
             let first = self.memory.load(at);
-            self.memory.store(at, plan.retired);
-            plan.retired = at.raw() | u64::from(level) << 1;
+            self.memory.store(at, plan.retired());
+            plan.set_retired(at.raw() | u64::from(level) << 1);
             if !is_table(first, level) || first & BORROWED != 0 {
                 break;
             }
