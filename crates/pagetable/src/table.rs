@@ -130,7 +130,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if hi <= self.limit
             && let Some((entry, level)) = self.single(lo, hi - lo)
             && let descriptor = self.memory.load(PhysAddr::new(entry))
-            && descriptor & (TABLE | VALID) == leaf_type(level)
+            // What is left of the type bits is 0 in a block or page, so that they
+            // are looked at together with the attributes.
+            && let descriptor = descriptor ^ leaf_type(level)
+            && descriptor & (TABLE | VALID) == 0
             && let Ok(attributes) = F::decode(descriptor)
         {
             let mapping = Mapping {
