@@ -5,7 +5,6 @@
 
 use crate::descriptor::{ADDRESS, BORROWED, Layout, TABLE, VALID};
 use crate::geometry::{Geometry, Granule, LAST};
-use crate::hint::Hints;
 use portcullis_addr::PhysAddr;
 use portcullis_memory::Memory;
 
@@ -89,45 +88,6 @@ pub(crate) fn down_4k<const LEVEL: u8, M: Memory>(
         shift,
         entry: table + (rest >> shift) * 8,
     })
-}
-
-/// With 4 KiB pages: the entry at `LEVEL` for `address`, where that begins an
-/// entry; `address` was checked to be inside the input addresses. `None` as for
-/// [`down_4k`], which is not asked when there is a hint.
-#[inline(always)]
-pub(crate) fn entry_4k<const LEVEL: u8, M: Memory>(
-    memory: &M,
-    geometry: &Geometry,
-    root: PhysAddr,
-    hints: &Hints,
-    address: u64,
-) -> Option<u64> {
-    match hints.entry::<LEVEL>(address) {
-        Some(entry) => Some(entry),
-        None => down_anew::<LEVEL, M>(memory, geometry, root, hints, address),
-    }
-}
-
-/// [`entry_4k`] without a hint, which there is from now on.
-#[inline(never)]
-fn down_anew<const LEVEL: u8, M: Memory>(
-    memory: &M,
-    geometry: &Geometry,
-    root: PhysAddr,
-    hints: &Hints,
-    address: u64,
-) -> Option<u64> {
-    if !matches!(geometry.granule(), Granule::Size4K) || address & ((1 << shift_4k(LEVEL)) - 1) != 0
-    {
-        return None;
-    }
-    let place = down_4k::<LEVEL, M>(memory, geometry.start_level(), root, address)?;
-    // Whole tables only; a root can be smaller than one. Of several that make
-    // up a root, each is as good as one alone.
-    if geometry.start_level() < LEVEL || geometry.root_bytes() >= Granule::Size4K.bytes() {
-        hints.keep::<LEVEL>(address, place.entry);
-    }
-    Some(place.entry)
 }
 
 /// Goes down from `root` while `lo` and `last`, both checked to be inside the

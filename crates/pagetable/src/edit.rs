@@ -2,7 +2,7 @@
 //! range, with a different change to each leaf.
 
 use crate::descend::{down_4k, run_level_4k};
-use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table, leaf_type};
+use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
@@ -52,11 +52,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         // One block or page, and then runs of them in one table, are what most
         // requests are.
-        if hi <= self.limit
-            && let Some((entry, level)) = self.single(lo, hi - lo)
-            && self.clear_one(entry, level)
+        if let Some(entry) = self.single(lo, hi)
+            && self.clear_one(entry)
         {
-            return Ok(Invalidation::one_4k(self.root, lo, hi, level));
+            return Ok(Invalidation::one(self.root, lo, hi, self.hint.notes()));
         }
         self.unmap_more(range)
     }
@@ -64,9 +63,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// Clears `entry` if it is a block or page that may go alone, and an entry
     /// beside it shows that the table stays. Returns whether it did.
     #[inline(always)]
-    fn clear_one(&self, entry: u64, level: u8) -> bool {
+    fn clear_one(&self, entry: u64) -> bool {
         let load = |at| self.memory.load(PhysAddr::new(at));
-        if load(entry) & (TABLE | VALID | CONTIGUOUS) != leaf_type(level) {
+        if load(entry) & (TABLE | VALID | CONTIGUOUS) != self.hint.leaf() {
             return false;
         }
         let in_table = entry & (Granule::Size4K.bytes() - 1);
@@ -201,7 +200,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         edit: Edit,
         plan: Invalidation<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
-        self.hints.forget();
+        self.hint.forget();
         let (lo, hi) = self.checked(&range)?;
 
         // Down to the table in which the range has more than one entry, or one

@@ -1,58 +1,92 @@
-//! The last table of each level that an operation reached, so that the next
-//! one near it starts there.
+//! The last table that an operation reached, so that the next one near it
+//! starts there.
 //!
 //! A hint names a table that owned, valid descriptors lead to. That stays true
 //! while descriptors of tables stay as they are, so whatever may change one of
-//! them [forgets](Hints::forget) all hints first. Making new tables changes
-//! none. A [`View`](crate::View) has no hints: nobody could tell it to forget.
+//! them [forgets](Hint::forget) the hint first. Making new tables changes none.
+//! A [`View`](crate::View) has no hint: nobody could tell it to forget.
 //!
-//! Only for 4 KiB pages, which is what the fast paths are for.
+//! There is none while a plan with something to remake is outstanding, so that
+//! who has one need not ask. Only for 4 KiB pages, which is what the fast paths
+//! are for.
 
 use crate::descend::{STRIDE_4K, shift_4k};
-use crate::geometry::LAST;
+use crate::descriptor::leaf_type;
+use crate::plan::notes_4k;
 use core::cell::Cell;
 
-/// A table, by its address and the first input address that it is for.
+/// A table of full size, and what it is for.
 #[derive(Clone, Debug)]
-struct Hint {
+pub(crate) struct Hint {
+    /// Bytes that an entry maps; 0, which no range has, when there is no hint.
+    size: Cell<u64>,
+    /// First input address.
     first: Cell<u64>,
+    /// log2 of the size.
+    shift: Cell<u32>,
     table: Cell<u64>,
+    leaf: Cell<u64>,
+    level: Cell<u8>,
+    /// What a plan says of one block or page in it.
+    notes: Cell<u64>,
 }
 
-/// Hints for the levels from 1 on.
-#[derive(Clone, Debug)]
-pub(crate) struct Hints([Hint; LAST as usize]);
-
-impl Hints {
+impl Hint {
     pub(crate) const fn none() -> Self {
-        const fn nowhere() -> Hint {
-            Hint {
-                // Further from every input address than a table reaches.
-                first: Cell::new(1 << 63),
-                table: Cell::new(0),
-            }
+        Self {
+            size: Cell::new(0),
+            first: Cell::new(0),
+            shift: Cell::new(0),
+            table: Cell::new(0),
+            leaf: Cell::new(0),
+            level: Cell::new(0),
+            notes: Cell::new(0),
         }
-        Self([nowhere(), nowhere(), nowhere()])
     }
 
-    /// The entry at `LEVEL` for `address`, which is a valid input address.
-    /// `None` also when an entry does not begin there.
+    /// The entry that is exactly for `size` bytes from `address` on, if it is in
+    /// this table.
     #[inline(always)]
-    pub(crate) fn entry<const LEVEL: u8>(&self, address: u64) -> Option<u64> {
-        let Hint { first, table } = &self.0[LEVEL as usize - 1];
+    pub(crate) fn entry(&self, address: u64, size: u64) -> Option<u64> {
+        if size != self.size.get() {
+            return None;
+        }
         // What is not 0 below the index becomes the high end of the number.
         let index = address
-            .wrapping_sub(first.get())
-            .rotate_right(shift_4k(LEVEL));
-        (index < 1 << STRIDE_4K).then(|| table.get() + index * 8)
+            .wrapping_sub(self.first.get())
+            .rotate_right(self.shift.get());
+        (index < 1 << STRIDE_4K).then(|| self.table.get() + index * 8)
     }
 
-    /// Notes that `entry` at `LEVEL` is for `address`, and lies in a table of
+    /// Level of the table.
+    #[inline(always)]
+    pub(crate) fn level(&self) -> u8 {
+        self.level.get()
+    }
+
+    /// The type bits of a block or page in it.
+    #[inline(always)]
+    pub(crate) fn leaf(&self) -> u64 {
+        self.leaf.get()
+    }
+
+    /// What a plan says of one block or page in it.
+    #[inline(always)]
+    pub(crate) fn notes(&self) -> u64 {
+        self.notes.get()
+    }
+
+    /// Notes that `entry` at `level` is for `address`, and lies in a table of
     /// full size.
-    pub(crate) fn keep<const LEVEL: u8>(&self, address: u64, entry: u64) {
-        let Hint { first, table } = &self.0[LEVEL as usize - 1];
-        first.set(address & !((1 << (shift_4k(LEVEL) + STRIDE_4K)) - 1));
-        table.set(entry & !0xfff);
+    pub(crate) fn keep(&self, level: u8, address: u64, entry: u64) {
+        let shift = shift_4k(level);
+        self.size.set(1 << shift);
+        self.first.set(address & !((1 << (shift + STRIDE_4K)) - 1));
+        self.shift.set(shift);
+        self.table.set(entry & !0xfff);
+        self.leaf.set(leaf_type(level));
+        self.level.set(level);
+        self.notes.set(notes_4k(level));
     }
 
     /// To be called before a descriptor of a table changes.
@@ -67,29 +101,30 @@ mod tests {
 
     #[test]
     fn a_hint_is_for_its_own_table_and_level() {
-        let mut hints = Hints::none();
-        for address in [0, 0xfff, 0x1000, (1 << 52) - 0x1000] {
-            assert_eq!(hints.entry::<1>(address), None);
-            assert_eq!(hints.entry::<2>(address), None);
-            assert_eq!(hints.entry::<3>(address), None);
+        let mut hint = Hint::none();
+        for address in [0, 0xfff, 0x1000, 1 << 63] {
+            assert_eq!(hint.entry(address, 0x1000), None);
+            assert_eq!(hint.entry(address, 1), None);
         }
-        hints.keep::<3>(0x20_5000, 0x7028);
-        assert_eq!(hints.entry::<3>(0x20_0000), Some(0x7000));
-        assert_eq!(hints.entry::<3>(0x3f_f000), Some(0x7ff8));
+        hint.keep(3, 0x20_5000, 0x7028);
+        assert_eq!((hint.level(), hint.leaf()), (3, 0b11));
+        assert_eq!(hint.entry(0x20_0000, 0x1000), Some(0x7000));
+        assert_eq!(hint.entry(0x3f_f000, 0x1000), Some(0x7ff8));
+        assert_eq!(hint.entry(0x20_0000, 0x20_0000), None);
+        assert_eq!(hint.entry(0x20_0000, 0x2000), None);
         for other in [0x1f_f000, 0x40_0000, 0x20_0008, 0x21_0fff, 0x3f_ffff, 0] {
-            assert_eq!(hints.entry::<3>(other), None, "{other:#x}");
+            assert_eq!(hint.entry(other, 0x1000), None, "{other:#x}");
         }
-        assert_eq!(hints.entry::<2>(0x20_0000), None);
         // All bits of an address, and a table at address 0.
-        hints.keep::<3>((1 << 48) - 0x1000, 0xff8);
-        assert_eq!(hints.entry::<3>((1 << 48) - 0x1000), Some(0xff8));
-        for bit in 21..52 {
-            assert_eq!(hints.entry::<3>(((1 << 48) - 0x1000) ^ 1 << bit), None);
+        hint.keep(3, (1 << 48) - 0x1000, 0xff8);
+        assert_eq!(hint.entry((1 << 48) - 0x1000, 0x1000), Some(0xff8));
+        for bit in 21..64 {
+            assert_eq!(hint.entry(((1 << 48) - 0x1000) ^ 1 << bit, 0x1000), None);
         }
-        hints.keep::<1>(5 << 39, 0x1000);
-        assert_eq!(hints.entry::<1>((6 << 39) - (1 << 30)), Some(0x1ff8));
-        hints.forget();
-        assert_eq!(hints.entry::<1>(5 << 39), None);
-        assert_eq!(hints.entry::<3>((1 << 48) - 0x1000), None);
+        hint.keep(1, 5 << 39, 0x1000);
+        assert_eq!((hint.level(), hint.leaf()), (1, 0b01));
+        assert_eq!(hint.entry((6 << 39) - (1 << 30), 1 << 30), Some(0x1ff8));
+        hint.forget();
+        assert_eq!(hint.entry(5 << 39, 1 << 30), None);
     }
 }

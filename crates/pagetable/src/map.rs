@@ -48,13 +48,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         // least; what fails for whatever reason is looked at again with more
         // care.
         let size = hi - lo;
-        if hi <= self.limit
-            && out & ((size - 1) | self.beyond) == 0
-            && let Some((entry, level)) = self.single(lo, size)
+        if out & ((size - 1) | self.beyond) == 0
+            && let Some(entry) = self.single(lo, hi)
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);
-            self.memory.store(at, out | bits | leaf_type(level));
+            self.memory.store(at, out | bits | self.hint.leaf());
             self.memory.publish(at, 8);
             return Ok(());
         }

@@ -63,10 +63,9 @@ impl<A: Address> Invalidation<A> {
         }
     }
 
-    /// One block or page, with 4 KiB pages.
+    /// One block or page, of which `notes` say the rest.
     #[inline(always)]
-    pub(crate) fn one_4k(owner: PhysAddr, start: u64, end: u64, level: u8) -> Self {
-        let notes = u64::from(Granule::Size4K.shift()) << GRANULE | levels(level, level);
+    pub(crate) fn one(owner: PhysAddr, start: u64, end: u64, notes: u64) -> Self {
         Self {
             owner,
             start,
@@ -179,6 +178,11 @@ impl<A: Address> Invalidation<A> {
         }
         self.notes = self.notes & !levels(LAST, LAST) | levels(highest, lowest);
     }
+}
+
+/// The notes for one block or page at `level`, with 4 KiB pages.
+pub(crate) const fn notes_4k(level: u8) -> u64 {
+    (Granule::Size4K.shift() as u64) << GRANULE | levels(level, level)
 }
 
 #[inline(always)]

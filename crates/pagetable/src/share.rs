@@ -49,7 +49,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 return Err(error);
             }
         };
-        self.hints.forget();
+        self.hint.forget();
         self.lend_below(
             self.root,
             self.geometry.start_level(),
@@ -99,7 +99,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         }
         let needed = self.upper_tables(self.root, self.geometry.start_level(), lo, hi, level)?;
         let mut pool = self.reserve(needed)?;
-        self.hints.forget();
+        self.hint.forget();
         let mut at = lo;
         while at < hi {
             if let Some((_, descriptor)) = owner.entry_at(at, level) {
@@ -136,7 +136,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 });
             }
         }
-        self.hints.forget();
+        self.hint.forget();
         let mut plan = self.plan();
         for at in (lo..hi).step_by(size as usize) {
             if let Some((entry, _)) = self.entry_at(at, level) {

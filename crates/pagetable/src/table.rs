@@ -1,11 +1,11 @@
 //! The table itself: root, memory, and what all operations share.
 
-use crate::descend::{entry_4k, shift_4k};
-use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, Layout, TABLE, VALID, is_table, leaf_type};
+use crate::descend::{down_4k, run_level_4k, shift_4k};
+use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, Layout, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
-use crate::geometry::{Geometry, LAST};
-use crate::hint::Hints;
+use crate::geometry::{Geometry, Granule, LAST};
+use crate::hint::Hint;
 use crate::plan::Invalidation;
 use crate::walk::{Fault, Mapping, Mappings, View, visit_range, walk};
 use core::marker::PhantomData;
@@ -51,7 +51,7 @@ pub struct Table<F, M> {
     /// Some entry is lent or borrowed, so that a table may not be dropped
     /// without a look at what is below it.
     pub(crate) shares: bool,
-    pub(crate) hints: Hints,
+    pub(crate) hint: Hint,
     pub(crate) format: PhantomData<F>,
 }
 
@@ -76,7 +76,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             limit: geometry.input_end(),
             beyond: !(geometry.output_end() - 1),
             shares: false,
-            hints: Hints::none(),
+            hint: Hint::none(),
             format: PhantomData,
         };
         if !table.reachable(root, bytes) {
@@ -127,12 +127,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         mut each: impl FnMut(F::Input, Mapping<F>),
     ) -> Result<(), Fault> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        if hi <= self.limit
-            && let Some((entry, level)) = self.single(lo, hi - lo)
+        if let Some(entry) = self.single(lo, hi)
             && let descriptor = self.memory.load(PhysAddr::new(entry))
             // What is left of the type bits is 0 in a block or page, so that they
             // are looked at together with the attributes.
-            && let descriptor = descriptor ^ leaf_type(level)
+            && let descriptor = descriptor ^ self.hint.leaf()
             && descriptor & (TABLE | VALID) == 0
             && let Ok(attributes) = F::decode(descriptor)
         {
@@ -140,7 +139,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 output: F::Output::new(descriptor & ADDRESS),
                 size: hi - lo,
                 attributes,
-                level,
+                level: self.hint.level(),
                 contiguous: descriptor & CONTIGUOUS != 0,
             };
             each(range.start(), mapping);
@@ -189,7 +188,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// frees the list.
     #[cold]
     fn finish(&mut self, retired: u64, start: u64, end: u64) {
-        self.hints.forget();
+        self.hint.forget();
         if end != 0 {
             self.remake(self.root, self.geometry.start_level(), start, end);
             self.limit = self.geometry.input_end();
@@ -231,26 +230,40 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok((lo, hi))
     }
 
-    /// With 4 KiB pages: the entry, with its level, that `size` bytes from `lo`
-    /// on are exactly. `lo` was checked to be inside the input addresses.
+    /// The entry that is exactly for `lo..hi`, in a table that the hint is for,
+    /// so that the hint knows its level. `None` is no answer: the general case
+    /// has to look.
     #[inline(always)]
-    pub(crate) fn single(&self, lo: u64, size: u64) -> Option<(u64, u8)> {
-        let Self {
-            memory,
-            geometry,
-            root,
-            hints,
-            ..
-        } = self;
-        if size == 1 << shift_4k(3) {
-            Some((entry_4k::<3, M>(memory, geometry, *root, hints, lo)?, 3))
-        } else if size == 1 << shift_4k(2) {
-            Some((entry_4k::<2, M>(memory, geometry, *root, hints, lo)?, 2))
-        } else if size == 1 << shift_4k(1) {
-            Some((entry_4k::<1, M>(memory, geometry, *root, hints, lo)?, 1))
-        } else {
-            None
+    pub(crate) fn single(&self, lo: u64, hi: u64) -> Option<u64> {
+        match self.hint.entry(lo, hi - lo) {
+            Some(entry) => Some(entry),
+            None => self.single_anew(lo, hi),
         }
+    }
+
+    /// [`single`](Self::single) without a hint, which there is from now on.
+    #[cold]
+    fn single_anew(&self, lo: u64, hi: u64) -> Option<u64> {
+        if hi > self.limit || !matches!(self.geometry.granule(), Granule::Size4K) {
+            return None;
+        }
+        let (memory, start) = (&self.memory, self.geometry.start_level());
+        let level = run_level_4k(lo | hi, lo ^ (hi - 1))?;
+        if hi - lo != 1 << shift_4k(level) {
+            return None;
+        }
+        // Whole tables only; a root can be smaller than one. Of several that
+        // make up a root, each is as good as one alone.
+        if level == start && self.geometry.root_bytes() < Granule::Size4K.bytes() {
+            return None;
+        }
+        let place = match level {
+            3 => down_4k::<3, M>(memory, start, self.root, lo),
+            2 => down_4k::<2, M>(memory, start, self.root, lo),
+            _ => down_4k::<1, M>(memory, start, self.root, lo),
+        }?;
+        self.hint.keep(level, lo, place.entry);
+        Some(place.entry)
     }
 
     /// Where the entry for `address` is in a table at `level`.
