@@ -58,6 +58,11 @@
 //!   may walks through a [`View`], except while `complete` or
 //!   [`destroy`](Table::destroy) frees tables: the lock that keeps views out of
 //!   these is the caller's.
+//! - **A hint that is never stale.** With 4 KiB pages a [`Table`] remembers the
+//!   last table that one entry was mapped in, unmapped from or visited in, and
+//!   forgets it before a descriptor of a table changes. That is why a `Table`
+//!   is `Send` (if its memory is) but not `Sync`; a [`View`] has no hint and is
+//!   both.
 //! - **No recursion deeper than the levels**, no heap, no panic reachable from
 //!   the arguments.
 //!

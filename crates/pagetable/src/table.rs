@@ -36,6 +36,9 @@ pub enum Bbm {
 /// See the [crate documentation](crate) for the promises. Dropping a value
 /// leaves its tables in memory, as hardware may still walk them; use
 /// [`destroy`](Self::destroy).
+///
+/// `Send` when `M` is, never `Sync`, because visiting moves the hint: threads
+/// that share it put a lock around it, or walk through a [`View`].
 #[derive(Debug)]
 pub struct Table<F, M> {
     pub(crate) memory: M,
@@ -51,6 +54,7 @@ pub struct Table<F, M> {
     /// Some entry is lent or borrowed, so that a table may not be dropped
     /// without a look at what is below it.
     pub(crate) shares: bool,
+    /// Empty also while `limit` is 0.
     pub(crate) hint: Hint,
     pub(crate) format: PhantomData<F>,
 }

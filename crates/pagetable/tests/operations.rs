@@ -179,3 +179,80 @@ fn a_change_of_memory_type_is_broken_first() {
     table.complete(plan).unwrap();
     assert_eq!(table.walk(Ipa::new(0x1000)).unwrap().attributes, device);
 }
+
+/// Whether anything is visited, which starts from the last table reached.
+fn visited(table: &Table<Stage2, &Arena>, at: u64, size: u64) -> bool {
+    let mut seen = false;
+    table
+        .visit(range(at, size), |_, _| seen = true)
+        .expect("the range is inside");
+    seen
+}
+
+#[test]
+fn a_table_that_was_freed_is_not_used_again() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level0);
+    let (near, far) = (0x20_1000, 0x40_0020_1000);
+    for _ in 0..3 {
+        // The last two tables reached are freed, and the next two are the same
+        // memory at another place.
+        table
+            .map(range(near, 0x1000), PhysAddr::new(0), RW)
+            .unwrap();
+        table
+            .map(range(near + 0x1000, 0x1000), PhysAddr::new(0), RW)
+            .unwrap();
+        assert!(visited(&table, near, 0x1000));
+        let plan = table.unmap(range(near, 0x2000)).unwrap();
+        assert!(!visited(&table, near, 0x1000));
+        // Its table is retired, so that this must not go there.
+        table
+            .map(range(near + 0x5000, 0x1000), PhysAddr::new(0), RW)
+            .unwrap();
+        assert!(table.walk(Ipa::new(near + 0x5000)).is_ok());
+        table.complete(plan).unwrap();
+        assert!(table.walk(Ipa::new(near + 0x5000)).is_ok());
+        let plan = table.unmap(range(near + 0x5000, 0x1000)).unwrap();
+        table.complete(plan).unwrap();
+        assert!(!visited(&table, near, 0x1000));
+        table.map(range(far, 0x1000), PhysAddr::new(0), RW).unwrap();
+        assert!(!visited(&table, near, 0x1000));
+        assert!(table.unmap(range(near, 0x1000)).unwrap().is_empty());
+        assert!(visited(&table, far, 0x1000));
+        let plan = table.unmap(range(far, 0x1000)).unwrap();
+        table.complete(plan).unwrap();
+        assert!(!visited(&table, far, 0x1000));
+    }
+}
+
+#[test]
+fn nothing_is_mapped_near_the_last_table_while_a_plan_is_outstanding() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level0);
+    table
+        .map(range(0, 0x40_0000), PhysAddr::new(0), RW)
+        .unwrap();
+    table
+        .map(range(0x60_0000, 0x2000), PhysAddr::new(0x60_0000), RW)
+        .unwrap();
+    assert!(visited(&table, 0x60_1000, 0x1000));
+    let plan = table.unmap(range(0x1000, 0x1000)).unwrap();
+    assert!(plan.is_broken());
+    assert!(visited(&table, 0x60_1000, 0x1000));
+    let page = PhysAddr::new(0x60_2000);
+    let map = table.map(range(0x60_2000, 0x1000), page, RW);
+    assert_eq!(map, Err(Error::Unfinished));
+    assert!(matches!(
+        table.unmap(range(0x60_1000, 0x1000)),
+        Err(Error::Unfinished)
+    ));
+    table.complete(plan).unwrap();
+    table.map(range(0x60_2000, 0x1000), page, RW).unwrap();
+}
+
+#[test]
+fn a_table_may_be_moved_to_another_thread() {
+    fn movable<T: Send>() {}
+    movable::<Table<Stage2, PhysAddr>>();
+}

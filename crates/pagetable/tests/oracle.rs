@@ -290,6 +290,29 @@ fn op(granule: Granule) -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Visits start where the last operation near them ended, so they are what
+/// would show that a table was not forgotten.
+fn visits_see_the_tables<F: Format>(
+    table: &Table<F, &Watcher>,
+    watcher: &Watcher,
+    addresses: &[u64],
+) {
+    let granule = table.geometry().granule();
+    // The one that may have been left behind comes first.
+    for &at in addresses.iter().rev() {
+        for size in [granule.bytes(), granule.bytes() * granule.entries()] {
+            let start = at & !(size - 1);
+            let range = Range::from_size(F::Input::new(start), size).unwrap();
+            let mut first = None;
+            let found = table.visit(range, |at, mapping| {
+                let to = (mapping.output.raw(), F::encode(mapping.attributes));
+                first = first.or((at.raw() == start).then_some(to));
+            });
+            assert_eq!((found, first), (Ok(()), watcher.walk(start)), "{start:#x}");
+        }
+    }
+}
+
 fn check<F: Format + Debug>(
     geometry: Geometry,
     bbm: Bbm,
@@ -410,12 +433,15 @@ fn check<F: Format + Debug>(
                         let unchanged = before.at(at) == watcher.walk(at);
                         assert!(covered || unchanged, "{at:#x} changed beside the plan");
                     }
+                    // Entries may be pending here, and tables retired.
+                    visits_see_the_tables(&table, &watcher, &near);
                     assert!(table.complete(plan).is_ok());
                 }
                 oracle = after;
             }
         }
         watcher.probes.borrow_mut().clear();
+        visits_see_the_tables(&table, &watcher, &near);
         let ends = oracle
             .0
             .iter()
