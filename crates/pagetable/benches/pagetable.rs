@@ -487,61 +487,81 @@ fn measure(ranges: u64, mut round: impl FnMut() -> Duration) -> Duration {
     total.mul_f64(ranges as f64 / (rounds * TARGETS) as f64)
 }
 
-fn subject<S: Subject>(criterion: &mut Criterion) {
-    for row in &ROWS {
-        let mut table = populated::<S>(row);
-        let mut group = criterion.benchmark_group(format!("map/{}", row.name));
-        group.bench_function(S::NAME, |bencher| {
-            bencher.iter_custom(|ranges| {
-                measure(ranges, || {
-                    let start = Instant::now();
-                    all(row, |at, size| table.map(at, size));
-                    let time = start.elapsed();
-                    all(row, |at, size| table.unmap(at, size));
-                    time
-                })
-            });
+fn map<S: Subject>(criterion: &mut Criterion, row: &Row, table: &mut S) {
+    let mut group = criterion.benchmark_group(format!("map/{}", row.name));
+    group.bench_function(S::NAME, |bencher| {
+        bencher.iter_custom(|ranges| {
+            measure(ranges, || {
+                let start = Instant::now();
+                all(row, |at, size| table.map(at, size));
+                let time = start.elapsed();
+                all(row, |at, size| table.unmap(at, size));
+                time
+            })
         });
-        group.finish();
+    });
+    group.finish();
+}
 
-        let mut group = criterion.benchmark_group(format!("unmap/{}", row.name));
-        group.bench_function(S::NAME, |bencher| {
-            bencher.iter_custom(|ranges| {
-                measure(ranges, || {
-                    all(row, |at, size| table.map(at, size));
-                    let start = Instant::now();
-                    all(row, |at, size| table.unmap(at, size));
-                    start.elapsed()
-                })
-            });
+fn unmap<S: Subject>(criterion: &mut Criterion, row: &Row, table: &mut S) {
+    let mut group = criterion.benchmark_group(format!("unmap/{}", row.name));
+    group.bench_function(S::NAME, |bencher| {
+        bencher.iter_custom(|ranges| {
+            measure(ranges, || {
+                all(row, |at, size| table.map(at, size));
+                let start = Instant::now();
+                all(row, |at, size| table.unmap(at, size));
+                start.elapsed()
+            })
         });
-        group.finish();
+    });
+    group.finish();
+}
 
-        all(row, |at, size| table.map(at, size));
-        let mut group = criterion.benchmark_group(format!("walk/{}", row.name));
-        group.bench_function(S::NAME, |bencher| {
-            bencher.iter_custom(|ranges| {
-                measure(ranges, || {
-                    let start = Instant::now();
-                    all(row, |at, size| {
-                        table.walk(at, size, |output| {
-                            black_box(output);
-                        });
+fn walk<S: Subject>(criterion: &mut Criterion, row: &Row, table: &mut S) {
+    all(row, |at, size| table.map(at, size));
+    let mut group = criterion.benchmark_group(format!("walk/{}", row.name));
+    group.bench_function(S::NAME, |bencher| {
+        bencher.iter_custom(|ranges| {
+            measure(ranges, || {
+                let start = Instant::now();
+                all(row, |at, size| {
+                    table.walk(at, size, |output| {
+                        black_box(output);
                     });
-                    start.elapsed()
-                })
-            });
+                });
+                start.elapsed()
+            })
         });
-        group.finish();
-        all(row, |at, size| {
-            let (mut first, mut entries) = (None, 0);
-            table.walk(at, size, |output| {
-                first = first.or(Some(output));
-                entries += 1;
-            });
-            let expected = if size < 512 * PAGE { size / PAGE } else { 1 };
-            assert_eq!((first, entries), (Some(at), expected), "a wrong walk");
+    });
+    group.finish();
+    all(row, |at, size| {
+        let (mut first, mut entries) = (None, 0);
+        table.walk(at, size, |output| {
+            first = first.or(Some(output));
+            entries += 1;
         });
+        let expected = if size < 512 * PAGE { size / PAGE } else { 1 };
+        assert_eq!((first, entries), (Some(at), expected), "a wrong walk");
+    });
+}
+
+/// What is compared is measured one after the other, so that the state of the
+/// machine is much the same for all three.
+fn rows(criterion: &mut Criterion) {
+    for row in &ROWS {
+        let mut portcullis = populated::<Portcullis>(row);
+        let mut google = populated::<Google>(row);
+        let mut multiarch = populated::<Multiarch>(row);
+        map(criterion, row, &mut portcullis);
+        map(criterion, row, &mut google);
+        map(criterion, row, &mut multiarch);
+        unmap(criterion, row, &mut portcullis);
+        unmap(criterion, row, &mut google);
+        unmap(criterion, row, &mut multiarch);
+        walk(criterion, row, &mut portcullis);
+        walk(criterion, row, &mut google);
+        walk(criterion, row, &mut multiarch);
     }
 }
 
@@ -551,6 +571,6 @@ criterion_group! {
         .sample_size(40)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800));
-    targets = subject::<Portcullis>, subject::<Google>, subject::<Multiarch>
+    targets = rows
 }
 criterion_main!(benches);

@@ -128,6 +128,22 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return false;
         };
         let count = (hi - lo) >> place.shift;
+        // One whole group, which has a number of entries that is known here.
+        const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
+        if count == GROUP && (lo | out) & ((GROUP << place.shift) - 1) == 0 {
+            let at = |index| PhysAddr::new(place.entry + index * 8);
+            let used = (0..GROUP).fold(0, |used, index| used | self.memory.load(at(index)));
+            if used != 0 {
+                return false;
+            }
+            let descriptor = out & ADDRESS | bits | leaf_type(LEVEL) | CONTIGUOUS;
+            for index in 0..GROUP {
+                let descriptor = descriptor + (index << place.shift);
+                self.memory.store(at(index), descriptor);
+            }
+            self.memory.publish(at(0), GROUP * 8);
+            return true;
+        }
         let used = |index| self.memory.load(PhysAddr::new(place.entry + index * 8)) != 0;
         if (0..count).any(used) {
             return false;
