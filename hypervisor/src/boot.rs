@@ -17,7 +17,7 @@ use crate::percpu::{self, PER_CPU};
 use crate::refusal::Refusal;
 use crate::{gic, host, image, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
-use portcullis_addr::{Address, Ipa, PhysAddr, Range};
+use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
     BootError, Conduit, Console, Fdt, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
     Occupant, TREE_HEADER_SIZE, smmus_to_fence,
@@ -48,6 +48,10 @@ pub extern "C" fn primary(tree: u64) -> ! {
 
 /// Prints to the PL011 at `registers` from now on.
 fn use_console(registers: Range<PhysAddr>) {
+    // A PL011 has one page, whatever the tree says.
+    let Ok(registers) = Range::from_size(registers.start(), PAGE_SIZE) else {
+        return;
+    };
     if mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_ok() {
         log::set_console(Device::from_mapped(registers));
     }
@@ -62,11 +66,14 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
     // So it is first read for nothing but to find them, and in earnest when
     // nothing can write it any longer.
     let found = smmus_to_fence(&Fdt::new(blob)?).registers;
-    for registers in found.iter() {
-        mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite)?;
-        // One that does not answer is refused below, by name.
-        let _ = smmu::stop(Device::from_mapped(*registers));
+    for (index, registers) in found.iter().enumerate() {
+        let pages = devices::smmu_pages(*registers);
+        mmu::map_missing(pages, MemoryType::Device, Access::ReadWrite)?;
+        smmu::register(index, Device::from_mapped(pages));
     }
+    // All are known before the first is touched, so that one that does not
+    // answer does not save the others. It is refused below, by name.
+    smmu::fence_all();
     let machine = MACHINE.try_call_once(|| Machine::from_fdt(blob))?;
     devices::adopt_smmus(machine)?;
     let registers = machine.smmus.iter().map(|smmu| &smmu.registers);
@@ -120,9 +127,11 @@ fn start(
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
     let ledger = owners::make_ledger(machine, &protected)?;
     devices::take_gic(machine)?;
-    let sharing = owners::make_host(machine, &features, ledger)?;
-
+    // The last look at the tree: it lies in the host's memory, which devices
+    // reach from the next step on.
     let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected)?;
+    mmu::unmap(tree)?;
+    let sharing = owners::make_host(machine, &features, ledger)?;
     report(machine, &protected, sharing);
     let entry = layout.kernel.start();
     info!(
@@ -130,7 +139,6 @@ fn start(
         layout.host_tree.start(),
         machine.cpus.len()
     );
-    mmu::unmap(tree)?;
 
     host::prepare(machine::stage2(), gic::takes_fiq());
     mmu::invalidate_host_tlb();

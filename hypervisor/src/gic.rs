@@ -18,8 +18,8 @@ use crate::trap::Frame;
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_gic_filter::{
-    HOST_PRIORITY, OWN_PRIORITY, Owned, Verdict, clamp_priorities, distributor_write, rd_write,
-    sgi_write,
+    HOST_PRIORITY, OWN_PRIORITY, Owned, Verdict, clamp_priorities, distributor_read,
+    distributor_write, rd_write, redistributor_read, sgi_write,
 };
 use spin::{Mutex, Once};
 
@@ -355,8 +355,9 @@ pub fn own_interrupt() {
             return;
         }
         let intid = intid as u32;
+        let mut finished = true;
         if gic.owned.contains(intid) {
-            smmu::interrupt(intid);
+            finished = smmu::interrupt(intid);
         } else {
             demote(gic, intid);
         }
@@ -368,6 +369,10 @@ pub fn own_interrupt() {
             unsafe { write_sysreg!("s3_0_c12_c11_1", u64::from(intid)) } // ICC_DIR_EL1
         }
         isb();
+        if !finished {
+            // It is pending again; not before this CPU went back once.
+            return;
+        }
     }
 }
 
@@ -461,9 +466,15 @@ impl Access {
         frame: &mut Frame,
         device: &Device,
         offset: u64,
+        may_read: fn(u64, u32) -> bool,
         filter: impl Fn(u64, u32, u64) -> Verdict,
     ) {
         if !self.write {
+            if !may_read(offset, self.bytes) {
+                bump(&cpu.refused_gic);
+                frame.set(self.register, 0);
+                return;
+            }
             let value = self.read(device, offset);
             frame.set(self.register, self.extend(value));
             return;
@@ -495,20 +506,32 @@ pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> bool {
     let address = PhysAddr::new(access.ipa);
     if gic.distributor.range().contains(address) {
         let offset = access.ipa - gic.distributor.range().start().raw();
-        access.carry_out(cpu, frame, &gic.distributor, offset, |o, b, v| {
-            distributor_write(&gic.owned, o, b, v)
-        });
+        let filter = |o, b, v| distributor_write(&gic.owned, o, b, v);
+        access.carry_out(
+            cpu,
+            frame,
+            &gic.distributor,
+            offset,
+            distributor_read,
+            filter,
+        );
         return true;
     }
     for redistributor in gic.redistributors.iter().flatten() {
         if redistributor.range().contains(address) {
             let offset = access.ipa - redistributor.range().start().raw();
-            access.carry_out(cpu, frame, redistributor, offset, |o, b, v| {
-                match o.checked_sub(SGI_FRAME) {
-                    Some(o) => sgi_write(o, b, v),
-                    None => rd_write(o, b, v),
-                }
-            });
+            let filter = |o: u64, b, v| match o.checked_sub(SGI_FRAME) {
+                Some(o) => sgi_write(o, b, v),
+                None => rd_write(o, b, v),
+            };
+            access.carry_out(
+                cpu,
+                frame,
+                redistributor,
+                offset,
+                redistributor_read,
+                filter,
+            );
             return true;
         }
     }
@@ -549,7 +572,8 @@ pub fn sysreg_trap(cpu: &PerCpu, frame: &mut Frame, esr: u64) {
         (ICC_PMR, true) => frame.set(rt, read_sysreg!("s3_0_c4_c6_0")),
         // SAFETY: a mask that is never below ours lets our interrupts through.
         (ICC_PMR, false) => unsafe {
-            write_sysreg!("s3_0_c4_c6_0", value.max(u64::from(HOST_PRIORITY)));
+            // The register has 8 bits, and hardware drops the others.
+            write_sysreg!("s3_0_c4_c6_0", (value & 0xff).max(u64::from(HOST_PRIORITY)));
         },
         (ICC_CTLR, true) => frame.set(rt, read_sysreg!("s3_0_c12_c12_4")),
         // SAFETY: binary point and EOI mode are the host's to choose;

@@ -197,7 +197,9 @@ fn cpu_off(cpu: &'static PerCpu) -> u64 {
 /// that firmware uses (DEN 0022, 5.4.2 and 5.15.2).
 fn power_down_bit() -> u64 {
     let [features, ..] = call(PSCI_FEATURES, CPU_SUSPEND_64.into(), 0, 0);
-    let extended = (features as i64) > 0 && features & 1 << 1 != 0;
+    // A 32-bit call: the result is in w0, and negative is an error.
+    let features = features as u32 as i32;
+    let extended = features > 0 && features & 1 << 1 != 0;
     if extended { 1 << 30 } else { 1 << 16 }
 }
 
@@ -228,6 +230,9 @@ pub extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
         cpu.power.store(power::OFF, Ordering::Release);
         call(CPU_OFF, 0, 0, 0);
         power_off();
+    }
+    if !crate::smmu::still_guard() {
+        crate::fatal::fatal(format_args!("an SMMU lost its state in a suspend"));
     }
     host::prepare(machine::stage2(), gic::takes_fiq());
     mmu::invalidate_host_tlb();

@@ -22,6 +22,8 @@ pub enum Refusal {
     Conduit,
     /// The tree puts registers into RAM.
     RegistersInMemory(Range<PhysAddr>),
+    /// An ITS or MSI frame lies where something is withheld from everybody.
+    DoorbellWithheld(Range<PhysAddr>),
     /// An SMMU has less than its two register pages.
     SmmuTooSmall(Range<PhysAddr>),
     /// A CPU has no redistributor; its affinity.
@@ -98,6 +100,12 @@ impl fmt::Display for Reason<'_> {
             Refusal::RegistersInMemory(range) => {
                 write!(f, "the device tree puts registers into RAM, at {range}")
             }
+            Refusal::DoorbellWithheld(range) => {
+                write!(
+                    f,
+                    "the MSI frame {range} overlaps registers that nobody may reach"
+                )
+            }
             Refusal::SmmuTooSmall(range) => {
                 write!(
                     f,
@@ -143,6 +151,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::TreeChanged => "keep devices from writing to memory before the image starts",
             Refusal::Conduit => "use a machine whose psci node says method = \\\"smc\\\"",
             Refusal::RegistersInMemory(_)
+            | Refusal::DoorbellWithheld(_)
             | Refusal::SmmuTooSmall(_)
             | Refusal::NoRedistributor(_) => {
                 "correct the reg property in the device tree"

@@ -11,6 +11,7 @@ use portcullis_addr::PhysAddr;
 use portcullis_boot::{Machine, SMMU_LIMIT};
 use smmuv3_driver::{Clock, Config, Drained, Features, Registers, Smmu, Stage2};
 use smmuv3_spec::StreamId;
+use smmuv3_spec::reg::CR0ACK;
 use spin::{Mutex, Once};
 
 /// Records handled at once before the CPU goes back to the host.
@@ -79,12 +80,18 @@ impl Lines {
 
 struct Instance {
     registers: Device,
-    lines: Lines,
+    lines: Once<Lines>,
     driver: Once<Mutex<Driver>>,
     /// Somebody wants the queues looked at. Set before the lock is tried and
     /// looked at again after it is released, so that no interrupt is lost on a
     /// CPU that finds another at work.
     wanted: AtomicBool,
+}
+
+impl Instance {
+    fn lines(&self) -> Lines {
+        self.lines.get().copied().unwrap_or(Lines::NONE)
+    }
 }
 
 static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT];
@@ -128,16 +135,20 @@ pub fn fence_rest() -> Fenced {
     fenced
 }
 
-/// Fences an SMMU that is not known yet. Its registers are mapped.
-///
-/// # Errors
-/// It did not answer in time.
-pub fn stop(registers: Device) -> Result<(), smmuv3_driver::FenceError> {
-    smmuv3_driver::fence(&Port(registers), &SystemCounter)
+/// Makes an SMMU known, so that [`fence_all`] reaches it from now on. Its
+/// registers are mapped. One that is known already stays as it is.
+pub fn register(index: usize, registers: Device) {
+    if let Some(slot) = SMMUS.get(index) {
+        slot.call_once(|| Instance {
+            registers,
+            lines: Once::new(),
+            driver: Once::new(),
+            wanted: AtomicBool::new(false),
+        });
+    }
 }
 
-/// Makes an SMMU known, so that [`fence_all`] reaches it from now on, and
-/// fences it. Its registers are mapped.
+/// Makes an SMMU known with its interrupts, and fences it.
 ///
 /// # Errors
 /// The SMMU did not answer in time.
@@ -146,15 +157,25 @@ pub fn adopt(
     registers: Device,
     lines: Lines,
 ) -> Result<(), smmuv3_driver::FenceError> {
-    if let Some(slot) = SMMUS.get(index) {
-        slot.call_once(|| Instance {
-            registers,
-            lines,
-            driver: Once::new(),
-            wanted: AtomicBool::new(false),
-        });
+    register(index, registers);
+    if let Some(instance) = SMMUS.get(index).and_then(Once::get) {
+        instance.lines.call_once(|| lines);
     }
     smmuv3_driver::fence(&Port(registers), &SystemCounter)
+}
+
+/// Whether every SMMU that was taken over still translates, or is known to be
+/// fenced: what firmware powers down may come back with its reset state, and
+/// that can be bypass.
+#[must_use]
+pub fn still_guard() -> bool {
+    instances().all(|instance| {
+        // A driver that is busy on another CPU will see for itself.
+        let Some(driver) = instance.driver.get().and_then(Mutex::try_lock) else {
+            return true;
+        };
+        driver.is_fenced() || instance.registers.read32(CR0ACK.into()) & 1 != 0
+    })
 }
 
 /// What an SMMU can do.
@@ -230,62 +251,71 @@ pub fn bring_up(
     Ok(())
 }
 
-/// An interrupt of an SMMU arrived.
-pub fn interrupt(intid: u32) {
+/// An interrupt of an SMMU arrived. `false` when its work is not finished and
+/// the interrupt was made pending again.
+#[must_use]
+pub fn interrupt(intid: u32) -> bool {
+    let mut finished = true;
     for instance in instances() {
-        let lines = &instance.lines;
+        let lines = instance.lines();
         if [lines.event, lines.error].contains(&Some(intid)) {
-            attend(instance);
+            finished &= attend(instance);
         }
     }
+    finished
 }
 
 /// Whether some SMMU has no interrupt that comes to EL2, so that it is looked
 /// at whenever EL2 runs for another reason.
 #[must_use]
 pub fn needs_polling() -> bool {
-    instances().any(|instance| !instance.lines.suffice())
+    instances().any(|instance| !instance.lines().suffice())
 }
 
 /// Looks at every SMMU.
 pub fn poll() {
-    instances().for_each(attend);
+    for instance in instances() {
+        attend(instance);
+    }
 }
 
-fn attend(instance: &Instance) {
+/// Looks at an SMMU; `false` when there was more than one turn's work.
+fn attend(instance: &Instance) -> bool {
     let Some(mutex) = instance.driver.get() else {
-        return;
+        return true;
     };
     instance.wanted.store(true, Ordering::SeqCst);
     for _ in 0..ROUNDS {
         // Another CPU that holds the lock looks at `wanted` when it is done.
         let Some(mut driver) = mutex.try_lock() else {
-            return;
+            return true;
         };
         instance.wanted.store(false, Ordering::SeqCst);
         let more = look(instance, &mut driver);
         drop(driver);
         if !more && !instance.wanted.load(Ordering::SeqCst) {
-            return;
+            return true;
         }
     }
     // A queue that fills as fast as it is read raises no interrupt again,
-    // since it is never empty (IHI 0070, 3.18.2): come back after the host had
-    // its turn.
-    if let Some(intid) = instance.lines.event {
+    // since it is never empty (IHI 0070, 3.18.2). So the interrupt is made
+    // pending: whoever faults that fast takes its own CPU's time.
+    if let Some(intid) = instance.lines().event {
         gic::pend_again(intid);
     }
+    false
 }
 
 /// Handles what an SMMU has to say, in a bounded amount; `true` when there was
 /// something.
 fn look(instance: &Instance, driver: &mut Driver) -> bool {
     let smmu = instance.registers.range().start();
+    let was_fenced = driver.is_fenced();
     if let Some(errors) = driver.handle_gerror() {
         if let Some(dropped) = ERRORS.take() {
             error!("event=smmu_error smmu={smmu} {errors} dropped={dropped}");
         }
-        if driver.is_fenced() {
+        if driver.is_fenced() && !was_fenced {
             error!("event=smmu_fenced smmu={smmu} reason=\"it stopped serving\"");
         }
     }

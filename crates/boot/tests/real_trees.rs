@@ -129,9 +129,21 @@ fn devices_past_the_smmu_are_found() {
     for transport in 0..32 {
         assert!(found.contains(&range(0xa00_0000 + transport * 0x200, 0x200)));
     }
-    // Without an SMMU the bridge is one of them, with its ECAM.
+    // Without an SMMU the bridge is one of them, with its ECAM and the three
+    // windows in which its functions' registers are.
     let bare = Machine::from_fdt(&with_modules(GICV2)).unwrap();
-    assert_eq!(bare.unconfined.len(), 34);
+    assert_eq!(bare.unconfined.len(), 37);
+    let windows = [
+        range(0x3eff_0000, 0x1_0000),
+        range(0x1000_0000, 0x2eff_0000),
+        range(0x80_0000_0000, 0x80_0000_0000),
+    ];
+    for window in windows {
+        assert!(
+            bare.unconfined.iter().any(|d| d.range == window),
+            "{window}"
+        );
+    }
 }
 
 #[test]

@@ -6,6 +6,20 @@ use crate::{Owned, Verdict, clamp_priorities};
 /// for a single security state).
 const CTLR_KEEP_ON: u64 = 1 << 0 | 1 << 4;
 
+/// Whether a host's read of `bytes` at `offset` is one that the architecture
+/// defines. What another size does to the GIC is its implementation's choice,
+/// and the access would be EL2's.
+#[must_use]
+pub fn distributor_read(offset: u64, bytes: u32) -> bool {
+    let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
+    match bytes {
+        1 => (0x0400..0x0800).contains(&offset),
+        4 => aligned,
+        8 => aligned && (0x6100..0x7fe0).contains(&offset),
+        _ => false,
+    }
+}
+
 /// What to do with a host's write of `bytes` (1, 2, 4 or 8) at `offset` from
 /// the distributor's base.
 ///
@@ -149,6 +163,14 @@ mod tests {
         assert_eq!(write(0x40, 4, 106), Verdict::Ignore);
         assert_eq!(write(0x40, 4, 0x400 | 106), Verdict::Ignore);
         assert_eq!(write(0x48, 4, 107), Verdict::Write(107));
+    }
+
+    #[test]
+    fn reads_have_the_sizes_of_the_architecture() {
+        assert!(distributor_read(0x0004, 4) && distributor_read(0x0401, 1));
+        assert!(distributor_read(0x6350, 8));
+        assert!(!distributor_read(0x0004, 8) && !distributor_read(0x0004, 1));
+        assert!(!distributor_read(0x0402, 2) && !distributor_read(0x0006, 4));
     }
 
     #[test]

@@ -20,8 +20,8 @@
 mod distributor;
 mod redistributor;
 
-pub use distributor::distributor_write;
-pub use redistributor::{rd_write, sgi_write};
+pub use distributor::{distributor_read, distributor_write};
+pub use redistributor::{rd_write, redistributor_read, sgi_write};
 
 /// What happens to a write of the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,20 @@ use crate::{Verdict, clamp_priorities};
 /// GICR_WAKER.ProcessorSleep (IHI 0069, 12.11.42).
 const PROCESSOR_SLEEP: u64 = 1 << 1;
 
+/// Whether a host's read of `bytes` at `offset` from the RD frame's start, the
+/// SGI frame included, is one that the architecture defines.
+#[must_use]
+pub fn redistributor_read(offset: u64, bytes: u32) -> bool {
+    let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
+    match bytes {
+        1 => (0x1_0400..0x1_0420).contains(&offset),
+        4 => aligned,
+        // GICR_TYPER, PROPBASER, PENDBASER.
+        8 => matches!(offset, 0x0008 | 0x0070 | 0x0078),
+        _ => false,
+    }
+}
+
 /// A host's write of `bytes` at `offset` of the RD frame.
 #[must_use]
 pub fn rd_write(offset: u64, bytes: u32, value: u64) -> Verdict {
@@ -48,6 +62,14 @@ mod tests {
         assert_eq!(rd_write(0x14, 4, 2), Verdict::Write(0));
         assert_eq!(rd_write(0x14, 4, 0), Verdict::Write(0));
         assert_eq!(rd_write(0x14, 8, 2), Verdict::Ignore);
+    }
+
+    #[test]
+    fn reads_have_the_sizes_of_the_architecture() {
+        assert!(redistributor_read(0x8, 8) && redistributor_read(0x14, 4));
+        assert!(redistributor_read(0x1_0401, 1));
+        assert!(!redistributor_read(0x14, 8) && !redistributor_read(0x16, 4));
+        assert!(!redistributor_read(0x401, 1));
     }
 
     #[test]

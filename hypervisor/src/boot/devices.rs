@@ -16,6 +16,9 @@ use smmuv3_driver::Features;
 /// Most redistributors of a region that are looked at.
 const FRAME_LIMIT: usize = 512;
 
+/// Bytes of the distributor's frame (IHI 0069, 12.8).
+const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
+
 /// Bytes of the register pages 0 and 1 (IHI 0070, 6.2).
 const SMMU_SIZE: u64 = 0x2_0000;
 
@@ -30,20 +33,27 @@ pub(super) fn adopt_smmus(machine: &Machine) -> Result<(), Refusal> {
     result
 }
 
+/// The part of an SMMU's registers that EL2 uses. What more the tree names is
+/// withheld from the host, but EL2 has few tables for its own map.
+pub(super) fn smmu_pages(registers: Range<PhysAddr>) -> Range<PhysAddr> {
+    Range::from_size(registers.start(), registers.size().min(SMMU_SIZE)).unwrap_or(registers)
+}
+
 fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refusal> {
     let registers = found.registers;
     if registers.size() < SMMU_SIZE {
         return Err(Refusal::SmmuTooSmall(registers));
     }
     outside_memory(machine, registers)?;
-    mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite)?;
+    let pages = smmu_pages(registers);
+    mmu::map_missing(pages, MemoryType::Device, Access::ReadWrite)?;
     let lines = &found.interrupts;
     let intid = |line: Option<Interrupt>| line.map(|line| line.intid);
     let lines = smmu::Lines {
         event: intid(lines.event.or(lines.combined)),
         error: intid(lines.gerror.or(lines.combined)),
     };
-    smmu::adopt(index, Device::from_mapped(registers), lines).map_err(|error| Refusal::Fence {
+    smmu::adopt(index, Device::from_mapped(pages), lines).map_err(|error| Refusal::Fence {
         smmu: registers.start(),
         error,
     })
@@ -69,9 +79,13 @@ pub(super) fn check_registers(machine: &Machine) -> Result<(), Refusal> {
     for range in console.chain(unconfined).chain(hidden) {
         outside_memory(machine, range)?;
     }
+    let doorbells = machine.gic.doorbells().map(|its| its.registers);
+    for range in doorbells.chain([machine.gic.distributor()]) {
+        outside_memory(machine, range)?;
+    }
     if let Gic::V3(v3) = &machine.gic {
         let frames = v3.redistributors.iter().copied();
-        for range in frames.chain([v3.distributor]) {
+        for range in frames.chain(v3.compatibility.iter().copied()) {
             outside_memory(machine, range)?;
         }
     }
@@ -128,8 +142,10 @@ pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
         info!("event=interrupts_polled reason=\"the GIC is no GICv3\"");
         return Ok(());
     };
-    mmu::map_missing(v3.distributor, MemoryType::Device, Access::ReadWrite)?;
-    let distributor = Device::from_mapped(v3.distributor);
+    let frame = Range::from_size(v3.distributor.start(), DISTRIBUTOR_SIZE)
+        .map_err(|_| Refusal::RegistersInMemory(v3.distributor))?;
+    mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
+    let distributor = Device::from_mapped(frame);
     if !gic::can_be_taken(&distributor) {
         info!("event=interrupts_polled reason=\"the GIC has two security states\"");
         return Ok(());

@@ -158,12 +158,20 @@ pub(super) fn make_host(
     if count > WITHHELD {
         return Err(Refusal::TooManyRanges(WITHHELD));
     }
+    // A doorbell that is an SMMU's registers, or another thing nobody may
+    // reach, is no doorbell.
+    let withheld = || withheld.iter().flatten();
+    for its in machine.gic.doorbells() {
+        if withheld().any(|range| range.overlaps(&its.registers)) {
+            return Err(Refusal::DoorbellWithheld(its.registers));
+        }
+    }
     let space = HostSpace::new(
         ledger,
         tables,
         Shared::COHERENT,
         Shared::new(common.coherent),
-        withheld.iter().flatten().copied(),
+        withheld().copied(),
         // The frame is 64 KiB; devices get the page of the one register.
         machine
             .gic

@@ -1,5 +1,6 @@
 //! A boot that cannot go on: everything fenced, one line, power off.
 
+use super::devices::smmu_pages;
 use super::map_tree;
 use crate::log::error;
 use crate::mmio::Device;
@@ -57,8 +58,9 @@ fn open_tree(at: PhysAddr) -> Result<Fdt<'static>, Refusal> {
 fn fence_what_the_tree_names(at: PhysAddr) {
     let Ok(tree) = open_tree(at) else { return };
     for (index, registers) in smmus_to_fence(&tree).registers.iter().enumerate() {
-        if mmu::map_missing(*registers, MemoryType::Device, Access::ReadWrite).is_ok() {
-            let _ = smmu::adopt(index, Device::from_mapped(*registers), smmu::Lines::NONE);
+        let pages = smmu_pages(*registers);
+        if mmu::map_missing(pages, MemoryType::Device, Access::ReadWrite).is_ok() {
+            smmu::register(index, Device::from_mapped(pages));
         }
     }
 }
@@ -88,13 +90,9 @@ mod fallback {
             && mmu::map_missing(registers, MemoryType::Device, Access::ReadWrite).is_ok()
             && Device::from_mapped(registers).read32(0) & 1 << 3 != 0
         {
-            // Fenced or not: the line that follows says it. The last place is
-            // the one that the tree is least likely to have taken.
-            let _ = smmu::adopt(
-                SMMU_LIMIT - 1,
-                Device::from_mapped(registers),
-                smmu::Lines::NONE,
-            );
+            // Fenced by what follows. The last place is the one that the tree
+            // is least likely to have taken.
+            smmu::register(SMMU_LIMIT - 1, Device::from_mapped(registers));
         }
     }
 }

@@ -248,6 +248,7 @@ fn distributor(checks: &mut Checks) {
     let after = read(GICD + 0xc00 + OURS / 16 * 4);
     let field = 3 << (OURS % 16 * 2);
     checks.equal("gicd_icfgr", after & field, trigger & field);
+    checks.equal("gicd_wide_read", read64(GICD + 0x400), 0);
     // Loads in all shapes: signed, into the zero register, narrow.
     write8(GICD + 0x400 + 41, 0xa0);
     let signed: u64;
@@ -287,6 +288,15 @@ fn system_registers(checks: &mut Checks) {
         asm!("msr S3_0_C4_C6_0, {}", in(reg) 0xf0u64);
     }
     checks.equal("icc_pmr_lets_ours_through", mask >= 0x10, true);
+    // Hardware keeps 8 bits, and these are 0.
+    let mask: u64;
+    // SAFETY: as above.
+    unsafe {
+        asm!("msr S3_0_C4_C6_0, {}", "isb", in(reg) 0x100u64);
+        asm!("mrs {}, S3_0_C4_C6_0", out(reg) mask);
+        asm!("msr S3_0_C4_C6_0, {}", in(reg) 0xf0u64);
+    }
+    checks.equal("icc_pmr_upper_bits", mask >= 0x10, true);
     let group0 = || {
         // SAFETY: a Group 0 SGI to this CPU, which must not arrive anywhere.
         unsafe { asm!("msr S3_0_C12_C11_7, {}", "isb", in(reg) 1u64) }

@@ -55,6 +55,29 @@ pub(super) fn for_each_register(
     Ok(())
 }
 
+/// Hands the CPU's side of every window in a PCI host bridge's `ranges` to
+/// `each` (PCI Bus Binding to IEEE 1275, 6.1: three cells on the bus' side, two
+/// of size).
+pub(super) fn for_each_pci_window(
+    fdt: &Fdt<'_>,
+    node: Node<'_>,
+    mut each: impl FnMut(Range<PhysAddr>) -> Result<(), BootError>,
+) -> Result<(), BootError> {
+    let ancestry = fdt.ancestry(node.id());
+    let outer = ancestry.parent().unwrap_or(fdt.root()).cells()?;
+    let mut rest = node.property(b"ranges").unwrap_or_default();
+    while !rest.is_empty() {
+        let bus = take_cells(&mut rest, 1).and_then(|_| take_cells(&mut rest, 2));
+        let address = take_cells(&mut rest, outer.address);
+        let size = take_cells(&mut rest, 2);
+        let (Some(_), Some(address), Some(size)) = (bus, address, size) else {
+            return Err(node.bad_length("ranges", "whole entries of a PCI bus"));
+        };
+        each(translate(fdt, &ancestry, node, address, size)?)?;
+    }
+    Ok(())
+}
+
 /// Entry `index` of a node's `reg` as physical addresses, or `None` when
 /// there are fewer entries.
 pub(super) fn registers(

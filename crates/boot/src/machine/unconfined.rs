@@ -5,7 +5,7 @@
 //! is is not to let the host reach its registers. On QEMU's virt machine these
 //! are the virtio-mmio transports and fw_cfg.
 
-use super::reg::for_each_register;
+use super::reg::{for_each_pci_window, for_each_register};
 use super::smmu::{is_monitor, is_smmu};
 use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
 use crate::error::BootError;
@@ -44,12 +44,16 @@ const MASTERS: [&[u8]; 5] = [
 fn does_dma(node: &Node<'_>) -> bool {
     let says = node.property(b"dma-coherent").is_some()
         || node.property(b"dma-noncoherent").is_some()
-        || node.property(b"device_type") == Some(b"pci\0");
+        || is_pci(node);
     let known = MASTERS.iter().any(|model| node.is_compatible(model));
     // The interrupt controller is the hypervisor's to look after; an SMMU and
     // its monitors are hidden anyway.
     let gic = node.is_compatible(b"arm,gic-v3") || node.is_compatible(b"arm,gic-v3-its");
     (says || known) && !gic && !is_smmu(node) && !is_monitor(node)
+}
+
+fn is_pci(node: &Node<'_>) -> bool {
+    node.property(b"device_type") == Some(b"pci\0")
 }
 
 /// Every device that does DMA and uses none of `streams`. Those that are not
@@ -59,11 +63,19 @@ pub(super) fn read(
     streams: &List<StreamRange, STREAM_RANGE_LIMIT>,
 ) -> Result<List<Unconfined, UNCONFINED_LIMIT>, BootError> {
     let mut found = List::new();
-    for (_, node) in fdt.nodes().filter(|(_, node)| does_dma(node)) {
-        if node.property(b"reg").is_none() || streams.iter().any(|s| s.node == node.id()) {
+    // What is below a PCI host bridge does its DMA through it, whatever its
+    // own node says: the bridge's `iommu-map` speaks for all.
+    let mut bridge: Option<usize> = None;
+    for (depth, node) in fdt.nodes() {
+        if bridge.is_some_and(|at| depth > at) {
             continue;
         }
-        for_each_register(fdt, node, |range| {
+        bridge = is_pci(&node).then_some(depth);
+        let covered = streams.iter().any(|s| s.node == node.id());
+        if !does_dma(&node) || covered || node.property(b"reg").is_none() {
+            continue;
+        }
+        let mut add = |range| {
             let device = Unconfined {
                 range,
                 node: node.id(),
@@ -72,7 +84,13 @@ pub(super) fn read(
                 what: "register ranges of devices without an SMMU",
                 limit: UNCONFINED_LIMIT,
             })
-        })?;
+        };
+        for_each_register(fdt, node, &mut add)?;
+        if is_pci(&node) {
+            // Functions that firmware has set up can be driven through their
+            // windows alone.
+            for_each_pci_window(fdt, node, &mut add)?;
+        }
     }
     Ok(found)
 }
