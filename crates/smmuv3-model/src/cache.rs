@@ -1,0 +1,262 @@
+//! What the SMMU holds: explicit entries, each live or about to go.
+//!
+//! An invalidation command dooms the entries that it covers: they can still be
+//! used, since only a CMD_SYNC says that it completed (IHI 0070, 4.7.3). What
+//! is fetched again after the command is live again, and survives the CMD_SYNC.
+
+use crate::stage2::Regime;
+use smmuv3_spec::StreamId;
+use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A translation in the TLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cached {
+    /// VMID that it belongs to.
+    pub vmid: u16,
+    /// log2 of the granule of the table that it came from.
+    pub granule: u32,
+    /// Level of the descriptor.
+    pub level: u32,
+    /// First input address.
+    pub input: u64,
+    /// Bytes.
+    pub size: u64,
+    /// First output address.
+    pub output: u64,
+    /// Devices may read.
+    pub read: bool,
+    /// Devices may write.
+    pub write: bool,
+}
+
+/// A table in the walk cache: which input addresses go through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Node {
+    pub(crate) regime: Regime,
+    pub(crate) level: u32,
+    pub(crate) input: u64,
+    pub(crate) table: u64,
+}
+
+impl Node {
+    /// Bytes of the table.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.regime.entries(self.level) * 8
+    }
+
+    /// Input bytes that go through it.
+    fn span(&self) -> u64 {
+        self.regime.entries(self.level) << self.regime.shift(self.level)
+    }
+}
+
+/// Values of a word that the SMMU may hold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) live: BTreeSet<u64>,
+    pub(crate) doomed: BTreeSet<u64>,
+}
+
+impl Held {
+    pub(crate) fn add(&mut self, value: u64) -> bool {
+        self.live.insert(value)
+    }
+
+    fn doom(&mut self) {
+        self.doomed.append(&mut self.live);
+    }
+
+    pub(crate) fn all(&self) -> BTreeSet<u64> {
+        self.live.union(&self.doomed).copied().collect()
+    }
+}
+
+/// What is held of one stream's configuration: for each word of the entry the
+/// values it may have been fetched with, since a fetch may straddle stores.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entry {
+    pub(crate) words: [Held; 8],
+    /// Where entries of the stream were fetched from.
+    pub(crate) from: BTreeSet<u64>,
+}
+
+/// Everything held.
+#[derive(Default)]
+pub(crate) struct Caches {
+    /// `true`: doomed.
+    pub(crate) leaves: HashMap<Cached, bool>,
+    /// `true`: doomed.
+    pub(crate) nodes: HashMap<Node, bool>,
+    /// Which tables lie in a 4 KiB page.
+    pub(crate) tables: HashMap<u64, Vec<Node>>,
+    pub(crate) entries: BTreeMap<StreamId, Entry>,
+    pub(crate) l1: BTreeMap<u64, Held>,
+    /// Pages that configuration was fetched from.
+    pub(crate) config_pages: BTreeSet<u64>,
+}
+
+impl Caches {
+    /// Adds a node; `true` if it was not there, or only doomed and is now live.
+    pub(crate) fn add_node(&mut self, node: Node, doomed: bool) -> bool {
+        match self.nodes.get_mut(&node) {
+            Some(was) if *was && !doomed => {
+                *was = false;
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.nodes.insert(node, doomed);
+                let last = (node.table + node.bytes() - 1) >> 12;
+                for page in node.table >> 12..=last {
+                    self.tables.entry(page).or_default().push(node);
+                }
+                true
+            }
+        }
+    }
+
+    pub(crate) fn add_leaf(&mut self, leaf: Cached, doomed: bool) {
+        let was = self.leaves.entry(leaf).or_insert(doomed);
+        *was &= doomed;
+    }
+
+    /// Drops the node from the index too.
+    pub(crate) fn reindex(&mut self) {
+        let nodes = &self.nodes;
+        self.tables.retain(|_, list| {
+            list.retain(|node| nodes.contains_key(node));
+            !list.is_empty()
+        });
+    }
+
+    /// Dooms what a command covers. `split`: StreamID bits of the second level.
+    pub(crate) fn doom(&mut self, command: &Command, split: Option<u8>, ril: bool) {
+        match command.opcode() {
+            Opcode::CFGI_STE => {
+                self.doom_config(command.stream(), 0, split, command.leaf());
+            }
+            Opcode::CFGI_STE_RANGE => {
+                self.doom_config(command.stream(), command.range() + 1, split, false);
+            }
+            Opcode::TLBI_NSNH_ALL => self.doom_tlb(|_| true, |_| true),
+            Opcode::TLBI_S12_VMALL => {
+                let vmid = command.vmid().0;
+                self.doom_tlb(|leaf| leaf.vmid == vmid, |node| node.regime.vmid == vmid);
+            }
+            Opcode::TLBI_S2_IPA => {
+                let scope = Scope::of(command, ril);
+                self.doom_tlb(|leaf| scope.hits_leaf(leaf), |node| scope.hits_node(node));
+            }
+            // Without stage 1 there is nothing that the others would drop.
+            _ => {}
+        }
+    }
+
+    fn doom_tlb(&mut self, leaf: impl Fn(&Cached) -> bool, node: impl Fn(&Node) -> bool) {
+        for (entry, doomed) in &mut self.leaves {
+            *doomed |= leaf(entry);
+        }
+        for (entry, doomed) in &mut self.nodes {
+            *doomed |= node(entry);
+        }
+    }
+
+    /// 4.3.1, 4.3.2: the 2^`log2` aligned streams around `stream`.
+    fn doom_config(&mut self, stream: StreamId, log2: u8, split: Option<u8>, leaf: bool) {
+        let same = |a: u64, b: u64, bits: u8| bits >= 32 || a >> bits == b >> bits;
+        let stream = u64::from(stream.0);
+        for (at, entry) in &mut self.entries {
+            if same(u64::from(at.0), stream, log2) {
+                entry.words.iter_mut().for_each(Held::doom);
+            }
+        }
+        let Some(split) = split.filter(|_| !leaf) else {
+            return;
+        };
+        for (index, held) in &mut self.l1 {
+            // A range smaller than a descriptor's still drops it.
+            if same(index << split, stream, log2.max(split)) {
+                held.doom();
+            }
+        }
+    }
+
+    /// A CMD_SYNC completed: what is doomed goes.
+    pub(crate) fn settle(&mut self) {
+        self.leaves.retain(|_, doomed| !*doomed);
+        self.nodes.retain(|_, doomed| !*doomed);
+        self.reindex();
+        for held in self.l1.values_mut() {
+            held.doomed.clear();
+        }
+        for entry in self.entries.values_mut() {
+            for held in &mut entry.words {
+                held.doomed.clear();
+            }
+        }
+    }
+}
+
+/// What CMD_TLBI_S2_IPA is required to drop, and no more (4.4.1.1, 4.4.3.1).
+struct Scope {
+    vmid: u16,
+    start: u64,
+    last: u64,
+    granule: Option<u32>,
+    level: Option<u32>,
+    leaf: bool,
+}
+
+impl Scope {
+    fn of(command: &Command, ril: bool) -> Self {
+        let start = command.address();
+        let mut scope = Self {
+            vmid: command.vmid().0,
+            start,
+            last: start | 0xfff,
+            granule: None,
+            level: None,
+            leaf: command.leaf(),
+        };
+        if ril && command.tg() != TLBI_TG_ANY {
+            let granule = match command.tg() {
+                TLBI_TG_4K => 12,
+                TLBI_TG_16K => 14,
+                _ => 16,
+            };
+            scope.granule = Some(granule);
+            let hint = u32::from(command.ttl());
+            // Level 1 of 16 KiB tables means nothing without 52 bits.
+            if hint != 0 && !(hint == 1 && granule == 14) {
+                scope.level = Some(hint);
+            }
+            // SCALE has 5 bits without IDR5.DS.
+            let unit = u32::from(command.scale() & 31) + granule;
+            let bytes = (u128::from(command.num()) + 1) << unit;
+            let last = u128::from(start) + bytes - 1;
+            scope.last = u64::try_from(last).unwrap_or(u64::MAX);
+        }
+        scope
+    }
+
+    fn overlaps(&self, input: u64, size: u64) -> bool {
+        input <= self.last && self.start <= input + (size - 1)
+    }
+
+    fn hits_leaf(&self, leaf: &Cached) -> bool {
+        leaf.vmid == self.vmid
+            && self.granule.is_none_or(|granule| granule == leaf.granule)
+            && self.level.is_none_or(|level| level == leaf.level)
+            && self.overlaps(leaf.input, leaf.size)
+    }
+
+    fn hits_node(&self, node: &Node) -> bool {
+        !self.leaf
+            && node.regime.vmid == self.vmid
+            && self.granule.is_none_or(|g| g == node.regime.granule)
+            // Tables from the start to the one that holds the leaf.
+            && self.level.is_none_or(|level| node.level <= level)
+            && self.overlaps(node.input, node.span())
+    }
+}

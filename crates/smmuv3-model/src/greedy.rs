@@ -1,0 +1,339 @@
+//! The worst the SMMU may do: fetch everything at every moment, keep it until
+//! it must go.
+//!
+//! Each word of memory may be seen as it was published or as it was stored
+//! last, independently of every other word; that is all the freedom that an
+//! unordered observer has, together with looking after every single store.
+
+use crate::cache::{Cached, Node};
+use crate::misuse::Misuse;
+use crate::smmu::{Mode, Smmu};
+use crate::stage2::{LeafEntry, Meaning, Regime};
+use crate::stream::{Place, Plan};
+use smmuv3_spec::StreamId;
+use smmuv3_spec::command::{Command, Opcode};
+use smmuv3_spec::control::StrtabBaseCfg;
+use smmuv3_spec::ste::Ste;
+use std::collections::{BTreeSet, HashSet};
+
+/// Most mixtures of one entry's words that are looked at.
+const MIXTURES: usize = 256;
+
+/// Which of the held words make up an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that no invalidation covers.
+    Live,
+    /// All that could still be used.
+    All,
+}
+
+impl Smmu {
+    /// A CPU stored to `at`.
+    pub(crate) fn observe_store(&mut self, at: u64) {
+        if !self.enabled().smmuen() {
+            return;
+        }
+        if self.caches.config_pages.contains(&(at >> 12)) {
+            self.fetch_config();
+        }
+        let nodes = self.caches.tables.get(&(at >> 12)).cloned();
+        for node in nodes.into_iter().flatten() {
+            let offset = at.wrapping_sub(node.table);
+            if offset < node.bytes() {
+                let doomed = self.caches.nodes.get(&node).copied().unwrap_or(false);
+                let mut work = Vec::new();
+                self.look_at(node, offset / 8, doomed, &mut work);
+                self.expand(work, doomed);
+            }
+        }
+    }
+
+    /// A command was consumed.
+    pub(crate) fn observe_command(&mut self, command: &Command) {
+        self.forget_some();
+        self.look_for_conflict();
+        if command.opcode() == Opcode::SYNC {
+            // What can be fetched again by now was, before the CMD_SYNC.
+            self.soak();
+            self.caches.settle();
+            return;
+        }
+        let cfg = StrtabBaseCfg::from(self.regs.strtab_base_cfg);
+        let split = (cfg.fmt() != 0).then(|| cfg.split());
+        let ril = self.profile.idr3.ril();
+        self.caches.doom(command, split, ril);
+    }
+
+    /// Caches everything that can be reached now, without what is doomed.
+    pub(crate) fn soak(&mut self) {
+        if !self.enabled().smmuen() {
+            return;
+        }
+        self.fetch_config();
+        let live = self.caches.nodes.iter().filter(|(_, doomed)| !**doomed);
+        let mut work: Vec<Node> = live.map(|(node, _)| *node).collect();
+        work.extend(self.roots());
+        for node in &work {
+            self.caches.add_node(*node, false);
+        }
+        self.expand_all(work);
+    }
+
+    /// Reads configuration for every stream, and walks from what is new.
+    fn fetch_config(&mut self) {
+        for stream in self.streams.clone() {
+            for at in self.fetch_places(stream) {
+                self.fetch_entry(stream, at);
+            }
+        }
+        let mut work = Vec::new();
+        for root in self.roots() {
+            if self.caches.add_node(root, false) {
+                work.push(root);
+            }
+        }
+        self.expand(work, false);
+    }
+
+    /// Where an entry of `stream` may be read from now.
+    fn fetch_places(&mut self, stream: StreamId) -> Vec<u64> {
+        match self.place(stream) {
+            Place::Outside => Vec::new(),
+            Place::At(at) => vec![at],
+            Place::Behind { index, at } => {
+                self.caches.config_pages.insert(at >> 12);
+                let held = self.caches.l1.entry(index).or_default();
+                if let Some((seen, stored)) = self.ram.views(at) {
+                    held.add(seen);
+                    held.add(stored);
+                }
+                let words: Vec<u64> = held.live.iter().copied().collect();
+                let places = words.iter().filter_map(|word| self.behind(*word, stream));
+                places.collect()
+            }
+        }
+    }
+
+    fn fetch_entry(&mut self, stream: StreamId, at: u64) {
+        self.caches.config_pages.insert(at >> 12);
+        let entry = self.caches.entries.entry(stream).or_default();
+        entry.from.insert(at);
+        for (held, offset) in entry.words.iter_mut().zip((0..).step_by(8)) {
+            if let Some((seen, stored)) = self.ram.views(at + offset) {
+                held.add(seen);
+                held.add(stored);
+            }
+        }
+    }
+
+    /// The entries that the SMMU may use for `stream`: every mixture of held
+    /// words.
+    pub(crate) fn plans(&mut self, stream: StreamId, which: Which) -> Vec<Plan> {
+        let Some(entry) = self.caches.entries.get(&stream) else {
+            return Vec::new();
+        };
+        let mut mixtures = vec![Ste::default()];
+        for (word, held) in entry.words.iter().enumerate() {
+            let values = match which {
+                Which::Live => held.live.clone(),
+                Which::All => held.all(),
+            };
+            mixtures = mixtures
+                .into_iter()
+                .flat_map(|ste| {
+                    values.iter().map(move |value| {
+                        let mut ste = ste;
+                        ste.0[word] = *value;
+                        ste
+                    })
+                })
+                .take(MIXTURES + 1)
+                .collect();
+        }
+        if mixtures.len() > MIXTURES {
+            self.misuse.push(Misuse::Mixtures { stream: stream.0 });
+        }
+        let mut plans: Vec<Plan> = Vec::new();
+        for ste in mixtures {
+            let plan = Plan::of(&ste, &self.profile);
+            if !plans.contains(&plan) {
+                plans.push(plan);
+            }
+        }
+        plans
+    }
+
+    fn roots(&mut self) -> BTreeSet<Node> {
+        let mut roots = BTreeSet::new();
+        for stream in self.streams.clone() {
+            for plan in self.plans(stream, Which::Live) {
+                if let Plan::Stage2(regime) = plan {
+                    roots.insert(Node {
+                        regime,
+                        level: regime.start,
+                        input: 0,
+                        table: regime.root,
+                    });
+                }
+            }
+        }
+        roots
+    }
+
+    /// Looks at every entry of the tables in `work`, and of those that they
+    /// newly lead to.
+    fn expand(&mut self, mut work: Vec<Node>, doomed: bool) {
+        while let Some(node) = work.pop() {
+            for index in 0..node.regime.entries(node.level) {
+                self.look_at(node, index, doomed, &mut work);
+            }
+        }
+    }
+
+    /// The same, also for those that they already led to.
+    fn expand_all(&mut self, work: Vec<Node>) {
+        let mut done: HashSet<Node> = HashSet::new();
+        let mut work = work;
+        while let Some(node) = work.pop() {
+            if done.insert(node) {
+                for index in 0..node.regime.entries(node.level) {
+                    self.look_at(node, index, false, &mut work);
+                }
+            }
+        }
+    }
+
+    /// Caches what one entry of a table may say. Tables that are new go to
+    /// `work`.
+    fn look_at(&mut self, node: Node, index: u64, doomed: bool, work: &mut Vec<Node>) {
+        self.counts.descriptors += 1;
+        let Some((seen, stored)) = self.ram.views(node.table + index * 8) else {
+            return;
+        };
+        let input = node.input + (index << node.regime.shift(node.level));
+        self.look_at_value(node, input, seen, doomed, work);
+        if stored != seen {
+            self.look_at_value(node, input, stored, doomed, work);
+        }
+    }
+
+    fn look_at_value(
+        &mut self,
+        node: Node,
+        input: u64,
+        descriptor: u64,
+        doomed: bool,
+        work: &mut Vec<Node>,
+    ) {
+        match node.regime.meaning(descriptor, node.level) {
+            Meaning::Table(table) => {
+                let below = Node {
+                    regime: node.regime,
+                    level: node.level + 1,
+                    input,
+                    table,
+                };
+                if self.caches.add_node(below, doomed) {
+                    work.push(below);
+                }
+            }
+            // An entry whose use would fault may not be cached (DDI 0487,
+            // D8.16.1: access flag) or grants nothing.
+            Meaning::Leaf(leaf) if leaf.accessed && (leaf.read || leaf.write) => {
+                self.keep(&node, input, &leaf, doomed);
+            }
+            _ => {}
+        }
+    }
+
+    fn keep(&mut self, node: &Node, input: u64, leaf: &LeafEntry, doomed: bool) {
+        let cached = Cached {
+            vmid: node.regime.vmid,
+            granule: node.regime.granule,
+            level: node.level,
+            input,
+            size: leaf.size,
+            output: leaf.output,
+            read: leaf.read,
+            write: leaf.write,
+        };
+        self.caches.add_leaf(cached, doomed);
+        if leaf.group > 1 {
+            // One entry may stand for the whole group (D8.7.1).
+            let size = leaf.size * leaf.group;
+            let merged = Cached {
+                input: input & !(size - 1),
+                output: leaf.output & !(size - 1),
+                size,
+                ..cached
+            };
+            self.caches.add_leaf(merged, doomed);
+        }
+    }
+
+    /// Overlapping translations may differ in size alone, and that only where
+    /// the SMMU says so (IDR3.BBML of 2).
+    fn look_for_conflict(&mut self) {
+        let mut leaves: Vec<&Cached> = self.caches.leaves.keys().collect();
+        leaves.sort_by_key(|leaf| (leaf.vmid, leaf.input, u64::MAX - leaf.size));
+        let sizes_may_differ = self.profile.idr3.bbml() >= 2;
+        let mut open: Vec<&Cached> = Vec::new();
+        let mut found = None;
+        for leaf in leaves {
+            open.retain(|o| o.vmid == leaf.vmid && o.input + (o.size - 1) >= leaf.input);
+            let other = open.iter().find(|o| {
+                let moved = o.output.wrapping_sub(o.input) != leaf.output.wrapping_sub(leaf.input);
+                moved || o.level != leaf.level && !sizes_may_differ
+            });
+            if let Some(other) = other {
+                found = Some(Misuse::Conflict {
+                    vmid: leaf.vmid,
+                    input: leaf.input,
+                    levels: (other.level, leaf.level),
+                });
+                break;
+            }
+            open.push(leaf);
+        }
+        self.misuse.extend(found);
+    }
+
+    /// The stage 2 that every copy of the stream's configuration leads to, the
+    /// cached ones included; `None` when some copy says something else or that
+    /// the stream aborts.
+    pub fn agreed(&mut self, stream: StreamId) -> Option<Regime> {
+        if let Place::Behind { index, .. } = self.place(stream) {
+            let words = self.caches.l1.get(&index)?.all();
+            if words
+                .iter()
+                .any(|word| self.behind(*word, stream).is_none())
+            {
+                return None;
+            }
+        }
+        match self.plans(stream, Which::All).as_slice() {
+            [Plan::Stage2(regime)] => Some(*regime),
+            _ => None,
+        }
+    }
+
+    /// In random mode, drops entries for no reason.
+    fn forget_some(&mut self) {
+        if !matches!(self.mode, Mode::Random { .. }) {
+            return;
+        }
+        // Hash order must not matter: what goes depends on the entry alone.
+        let salt = u64::from(self.draw(u32::MAX));
+        let goes = |a: u64, b: u64| {
+            let mixed = (a ^ b.rotate_left(17) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed >> 61 == 0
+        };
+        let caches = &mut self.caches;
+        caches
+            .leaves
+            .retain(|leaf, _| !goes(leaf.input, leaf.output));
+        caches.nodes.retain(|node, _| !goes(node.input, node.table));
+        caches.reindex();
+    }
+}

@@ -1,0 +1,278 @@
+//! Who could reach what now, and who must not.
+
+use crate::cache::{Cached, Node};
+use crate::greedy::Which;
+use crate::smmu::{Mode, Smmu};
+use crate::stage2::Regime;
+use crate::stream::Plan;
+use smmuv3_spec::StreamId;
+use smmuv3_spec::control::Gbpa;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+/// What must hold, from somebody who knows neither tables nor caches.
+pub trait Policy {
+    /// The first address in `range` that `stream` must not touch, or must not
+    /// write if `write`; `None` when it may touch all of it.
+    fn first_forbidden(&self, stream: StreamId, range: Range<u64>, write: bool) -> Option<u64>;
+
+    /// The first address in `range` that is no memory of the tables: the SMMU
+    /// must not fetch from there.
+    fn first_foreign(&self, range: Range<u64>) -> Option<u64>;
+}
+
+/// How a page is reachable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Without translation: the SMMU is off and lets everything pass.
+    Disabled,
+    /// Without translation: the stream's entry says so, or could be read so.
+    Bypass,
+    /// By a cached translation that a walk would give too.
+    Walk(Cached),
+    /// By a cached translation that no walk gives any more.
+    Stale(Cached),
+}
+
+/// Something that must not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A stream reaches a page that it must not.
+    Reach {
+        /// The stream.
+        stream: StreamId,
+        /// The address that it would use.
+        address: u64,
+        /// The page that it reaches.
+        page: u64,
+        /// Whether it could write.
+        write: bool,
+        /// Why it can.
+        how: How,
+    },
+    /// The SMMU would read a table in memory that holds none.
+    Table {
+        /// VMID of the translations.
+        vmid: u16,
+        /// The table.
+        table: u64,
+        /// The part that is foreign.
+        at: u64,
+        /// Its level.
+        level: u32,
+    },
+    /// The SMMU would read a stream table entry in memory that holds none.
+    Entry {
+        /// The stream.
+        stream: StreamId,
+        /// Where.
+        at: u64,
+    },
+    /// A stream uses stage 1, which the model does not do.
+    NotModelled(StreamId),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reach {
+                stream,
+                address,
+                page,
+                write,
+                how,
+            } => {
+                let verb = if *write { "writes" } else { "reads" };
+                write!(f, "stream {stream} {verb} {page:#x} through {address:#x}: ")?;
+                match how {
+                    How::Disabled => f.write_str("the SMMU is off and does not abort"),
+                    How::Bypass => f.write_str("its entry may be read as bypass"),
+                    How::Walk(c) => write!(f, "a walk leads there (level {})", c.level),
+                    How::Stale(c) => write!(
+                        f,
+                        "a stale TLB entry of VMID {} maps {:#x}+{:#x} to {:#x} (level {})",
+                        c.vmid, c.input, c.size, c.output, c.level
+                    ),
+                }
+            }
+            Self::Table {
+                vmid,
+                table,
+                at,
+                level,
+            } => write!(
+                f,
+                "VMID {vmid} may walk a level {level} table at {table:#x}, but {at:#x} holds none"
+            ),
+            Self::Entry { stream, at } => {
+                write!(f, "the entry of {stream} may be fetched from {at:#x}")
+            }
+            Self::NotModelled(stream) => write!(f, "stream {stream} uses stage 1"),
+        }
+    }
+}
+
+impl Smmu {
+    /// Checks everything that the SMMU could do now against `policy`.
+    ///
+    /// In [`Mode::Plain`] nothing is cached, and only what is off is checked.
+    ///
+    /// # Errors
+    /// The first [`Violation`], in order of streams.
+    pub fn check(&mut self, policy: &impl Policy) -> Result<(), Violation> {
+        if !self.enabled().smmuen() {
+            if Gbpa::from(self.regs.gbpa.acting).abort() {
+                return Ok(());
+            }
+            return self.check_open(policy, How::Disabled);
+        }
+        if self.mode == Mode::Plain {
+            return Ok(());
+        }
+        self.check_fetches(policy)?;
+        let mut by_vmid: BTreeMap<u16, Vec<Cached>> = BTreeMap::new();
+        for leaf in self.caches.leaves.keys() {
+            by_vmid.entry(leaf.vmid).or_default().push(*leaf);
+        }
+        // The report must not depend on the order of a hash.
+        by_vmid.values_mut().for_each(|list| list.sort());
+        for stream in self.streams.clone() {
+            for plan in self.plans(stream, Which::All) {
+                match plan {
+                    Plan::Abort | Plan::Bad => {}
+                    Plan::NotModelled => return Err(Violation::NotModelled(stream)),
+                    Plan::Bypass => self.check_bypass(policy, stream, How::Bypass)?,
+                    Plan::Stage2(regime) => {
+                        for leaf in by_vmid.get(&regime.vmid).into_iter().flatten() {
+                            self.check_leaf(policy, stream, &regime, leaf)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the SMMU may still use a table in `at .. at + bytes`; for whoever
+    /// takes such memory back.
+    #[must_use]
+    pub fn holds_table_in(&self, at: u64, bytes: u64) -> Option<Violation> {
+        let inside = |node: &Node| node.table < at + bytes && at < node.table + node.bytes();
+        let nodes = self.caches.nodes.keys().filter(|node| inside(node));
+        let first = nodes.min().map(|node| Violation::Table {
+            vmid: node.regime.vmid,
+            table: node.table,
+            at,
+            level: node.level,
+        });
+        first.or_else(|| {
+            let mut entries = self.caches.entries.iter();
+            entries.find_map(|(stream, entry)| {
+                let mut from = entry.from.iter();
+                from.find(|from| (at..at + bytes).contains(from))
+                    .filter(|_| self.enabled().smmuen() && !entry.words[0].all().is_empty())
+                    .filter(|from| self.may_fetch_from(*stream, **from))
+                    .map(|from| Violation::Entry {
+                        stream: *stream,
+                        at: *from,
+                    })
+            })
+        })
+    }
+
+    /// Whether a held or readable level 1 descriptor leads to `from`.
+    fn may_fetch_from(&self, stream: StreamId, from: u64) -> bool {
+        match self.place(stream) {
+            crate::stream::Place::Outside => false,
+            crate::stream::Place::At(at) => at == from,
+            crate::stream::Place::Behind { index, .. } => {
+                let held = self.caches.l1.get(&index);
+                held.is_some_and(|held| {
+                    let mut words = held.all().into_iter();
+                    words.any(|word| self.behind(word, stream) == Some(from))
+                })
+            }
+        }
+    }
+
+    fn check_open(&self, policy: &impl Policy, how: How) -> Result<(), Violation> {
+        for stream in &self.streams {
+            self.check_bypass(policy, *stream, how)?;
+        }
+        Ok(())
+    }
+
+    fn check_bypass(
+        &self,
+        policy: &impl Policy,
+        stream: StreamId,
+        how: How,
+    ) -> Result<(), Violation> {
+        let all = 0..1 << self.profile.output_bits();
+        match policy.first_forbidden(stream, all, true) {
+            Some(page) => Err(Violation::Reach {
+                stream,
+                address: page,
+                page,
+                write: true,
+                how,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_leaf(
+        &self,
+        policy: &impl Policy,
+        stream: StreamId,
+        regime: &Regime,
+        leaf: &Cached,
+    ) -> Result<(), Violation> {
+        let range = leaf.output..leaf.output + leaf.size;
+        let Some(page) = policy.first_forbidden(stream, range, leaf.write) else {
+            return Ok(());
+        };
+        let address = leaf.input + (page - leaf.output);
+        let walk = self.peek(regime, address).is_some_and(|found| {
+            found.output | address & (found.size - 1) == page && found.write == leaf.write
+        });
+        Err(Violation::Reach {
+            stream,
+            address,
+            page,
+            write: leaf.write,
+            how: if walk {
+                How::Walk(*leaf)
+            } else {
+                How::Stale(*leaf)
+            },
+        })
+    }
+
+    fn check_fetches(&self, policy: &impl Policy) -> Result<(), Violation> {
+        let mut nodes: Vec<&Node> = self.caches.nodes.keys().collect();
+        nodes.sort();
+        for node in nodes {
+            let range = node.table..node.table + node.bytes();
+            if let Some(at) = policy.first_foreign(range) {
+                return Err(Violation::Table {
+                    vmid: node.regime.vmid,
+                    table: node.table,
+                    at,
+                    level: node.level,
+                });
+            }
+        }
+        for (stream, entry) in &self.caches.entries {
+            for at in &entry.from {
+                let foreign = policy.first_foreign(*at..*at + 64);
+                if foreign.is_some() && self.may_fetch_from(*stream, *at) {
+                    let (stream, at) = (*stream, *at);
+                    return Err(Violation::Entry { stream, at });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! What an implementation says it can do.
+
+use smmuv3_spec::id::{Aidr, Idr0, Idr1, Idr3, Idr5, Iidr};
+
+/// The identification registers of an implementation, and what its registers
+/// hold after reset (IHI 0070, 6.3.1 to 6.3.8, 6.3.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// A name for reports.
+    pub name: &'static str,
+    /// `SMMU_IDR0`.
+    pub idr0: Idr0,
+    /// `SMMU_IDR1`.
+    pub idr1: Idr1,
+    /// `SMMU_IDR3`.
+    pub idr3: Idr3,
+    /// `SMMU_IDR5`.
+    pub idr5: Idr5,
+    /// `SMMU_IIDR`.
+    pub iidr: Iidr,
+    /// `SMMU_AIDR`.
+    pub aidr: Aidr,
+    /// `SMMU_GBPA` after reset.
+    pub gbpa: u32,
+}
+
+impl Profile {
+    /// What QEMU 10 shows on its `virt` machine, `IIDR` of 0 included.
+    #[must_use]
+    pub fn qemu() -> Self {
+        Self {
+            name: "qemu",
+            idr0: Idr0::from(0x0d44_101b),
+            idr1: Idr1::from(0x0273_0010),
+            idr3: Idr3::from(0x1414),
+            idr5: Idr5::from(0x74),
+            iidr: Iidr::new(),
+            aidr: Aidr::new().with_minor(1),
+            gbpa: 0x1000,
+        }
+    }
+
+    /// The least that can isolate: stage 2 alone, pages of 4 KiB, a linear
+    /// stream table, 8-bit VMIDs, no range invalidation, and no coherency.
+    #[must_use]
+    pub fn minimal() -> Self {
+        Self {
+            name: "minimal",
+            idr0: Idr0::new()
+                .with_s2p(true)
+                .with_ttf(0b10)
+                .with_ttendian(0b10),
+            idr1: Idr1::new().with_sidsize(8).with_cmdqs(8).with_eventqs(7),
+            idr3: Idr3::new(),
+            idr5: Idr5::new().with_oas(2).with_gran4k(true),
+            iidr: Iidr::new().with_product_id(0x7ff).with_implementer(0x7f),
+            aidr: Aidr::new(),
+            gbpa: 0x1000,
+        }
+    }
+
+    /// Everything that the model does.
+    #[must_use]
+    pub fn full() -> Self {
+        Self {
+            name: "full",
+            idr0: Idr0::new()
+                .with_s2p(true)
+                .with_ttf(0b10)
+                .with_cohacc(true)
+                .with_sev(true)
+                .with_vmid16(true)
+                .with_ttendian(0b10)
+                .with_stall_model(0b01)
+                .with_st_level(1),
+            idr1: Idr1::new().with_sidsize(16).with_cmdqs(19).with_eventqs(19),
+            idr3: Idr3::new()
+                .with_xnx(true)
+                .with_stt(true)
+                .with_ril(true)
+                .with_bbml(2),
+            idr5: Idr5::new()
+                .with_oas(5)
+                .with_gran4k(true)
+                .with_gran16k(true)
+                .with_gran64k(true),
+            iidr: Iidr::new().with_product_id(0x7ff).with_implementer(0x7f),
+            aidr: Aidr::new().with_minor(2),
+            gbpa: 0x1000,
+        }
+    }
+
+    /// Bits of an output address. Encodings above 52 bits belong to later
+    /// versions of the architecture and count as 52.
+    #[must_use]
+    pub fn output_bits(&self) -> u32 {
+        u32::from(self.idr5.output_bits().unwrap_or(52)).min(52)
+    }
+
+    /// Bits of an input address of stage 2 (3.4).
+    #[must_use]
+    pub fn input_bits(&self) -> u32 {
+        if self.idr0.ttf() & 1 != 0 {
+            self.output_bits().max(40)
+        } else {
+            self.output_bits()
+        }
+    }
+
+    pub(crate) fn vmid_bits(&self) -> u32 {
+        if self.idr0.vmid16() { 16 } else { 8 }
+    }
+}
