@@ -7,6 +7,7 @@ use common::program::{op, setup};
 use common::{Finding, Mutant, Setup, run};
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use smmuv3_model::{Misuse, Violation};
 use std::cell::Cell;
 
 /// Random programs until one shows the mistake, then the shortest that does.
@@ -61,31 +62,32 @@ macro_rules! violates {
 }
 
 violates! {
-    no_tlbi: NoTlbi => _,
-    no_tlbi_ipa: NoTlbiIpa => _,
-    no_tlbi_vmid: NoTlbiVmid => _,
-    no_cfgi: NoCfgi => _,
-    no_cfgi_all: NoCfgiAll => _,
-    no_tlbi_all: NoTlbiAll => _,
-    no_sync: NoSync => _,
-    no_wait: NoWait => _,
-    no_fence_wait: NoFenceWait => _,
-    no_gbpa: NoGbpa => _,
-    no_wrap: NoWrap => _,
-    wrong_vmid: WrongVmid => _,
-    wrong_stream: WrongStream => _,
-    leaf_only: LeafOnly => _,
-    config_leaf_only: ConfigLeafOnly => _,
-    level_hint: LevelHint => _,
-    short_range: ShortRange => _,
-    small_scale: SmallScale => _,
-    next_page: NextPage => _,
-    no_publish: NoPublish => _,
-    no_entry_publish: NoEntryPublish => _,
-    entry_valid_first: EntryValidFirst => _,
-    forget_smmus: ForgetSmmus => _,
-    first_page_only: FirstPageOnly => _,
-    caller_leaf: CallerLeaf => _,
-    ledger_only: LedgerOnly => _,
-    too_early: TooEarly => _,
+    no_tlbi: NoTlbi => Finding::Violation(Violation::Reach { .. }),
+    no_tlbi_ipa: NoTlbiIpa => Finding::Violation(Violation::Reach { .. }),
+    no_tlbi_vmid: NoTlbiVmid => Finding::Violation(Violation::Reach { .. }),
+    no_cfgi: NoCfgi => Finding::Violation(Violation::Table { .. }),
+    no_cfgi_all: NoCfgiAll => Finding::Violation(Violation::Table { .. }),
+    no_tlbi_all: NoTlbiAll => Finding::Violation(Violation::Table { .. }),
+    no_sync: NoSync => Finding::Lost(..),
+    no_wait: NoWait => Finding::Violation(Violation::Table { .. }),
+    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }),
+    no_gbpa: NoGbpa => Finding::Violation(Violation::Reach { .. }),
+    no_wrap: NoWrap => Finding::Misuse(Misuse::Overrun { .. }),
+    wrong_vmid: WrongVmid => Finding::Violation(Violation::Reach { .. }),
+    wrong_stream: WrongStream => Finding::Violation(Violation::Table { .. }),
+    leaf_only: LeafOnly => Finding::Violation(Violation::Table { .. }),
+    config_leaf_only: ConfigLeafOnly => Finding::Lost(..),
+    level_hint: LevelHint => Finding::Violation(Violation::Reach { .. }),
+    short_range: ShortRange => Finding::Violation(Violation::Reach { .. }),
+    small_scale: SmallScale => Finding::Violation(Violation::Reach { .. }),
+    next_page: NextPage => Finding::Violation(Violation::Reach { .. }),
+    no_publish: NoPublish => Finding::Violation(Violation::Table { .. }),
+    no_entry_publish: NoEntryPublish => Finding::Violation(Violation::Table { .. }),
+    entry_valid_first: EntryValidFirst => Finding::Violation(Violation::Table { .. }),
+    forget_smmus: ForgetSmmus => Finding::Violation(Violation::Reach { .. }),
+    first_page_only: FirstPageOnly => Finding::Violation(Violation::Reach { .. }),
+    caller_leaf: CallerLeaf => Finding::Violation(Violation::Table { .. }),
+    ledger_only: LedgerOnly => Finding::Violation(Violation::Reach { .. }),
+    wrong_bbm: WrongBbm => Finding::Misuse(Misuse::Conflict { .. }),
+    too_early: TooEarly => Finding::Violation(Violation::Reach { .. }),
 }

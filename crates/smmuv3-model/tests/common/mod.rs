@@ -147,7 +147,7 @@ pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Findi
     to_host.unwrap().commit();
     let arena = Arena::new(PhysAddr::new(0x20_0000_0000), 1 << 20);
     let geometry = Geometry::stage2(Granule::Size4K, 40, 40).unwrap();
-    let bbm = if machine.smmu.borrow().profile().idr3.bbml() >= 2 {
+    let bbm = if mutant == Mutant::WrongBbm || machine.smmu.borrow().profile().idr3.bbml() >= 2 {
         Bbm::Level2
     } else {
         Bbm::Level0

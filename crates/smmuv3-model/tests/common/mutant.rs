@@ -58,6 +58,8 @@ pub enum Mutant {
     CallerLeaf,
     /// ... changes the ledger only, not the tables.
     LedgerOnly,
+    /// ... believes that block sizes may change at any time.
+    WrongBbm,
     /// ... invalidates before the tables change.
     TooEarly,
 }
