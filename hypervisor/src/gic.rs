@@ -8,19 +8,19 @@
 //! are common to both groups would become the virtual ones; ICH_HCR_EL2.TC
 //! traps them instead, so that the host reads and writes the real state.
 
+mod emulate;
+
+pub use emulate::{Access, mmio, sysreg_trap};
+
 use crate::log::{RateLimit, warning};
 use crate::mmio::Device;
-use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, Reason, bump, power};
+use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, power};
 use crate::psci::this_affinity;
 use crate::smmu;
 use crate::sysreg::{isb, now_us, read_sysreg, write_sysreg};
-use crate::trap::Frame;
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
-use portcullis_gic_filter::{
-    HOST_PRIORITY, OWN_PRIORITY, Owned, Verdict, clamp_priorities, distributor_read,
-    distributor_write, rd_write, redistributor_read, sgi_write,
-};
+use portcullis_gic_filter::{OWN_PRIORITY, Owned, clamp_priorities};
 use spin::{Mutex, Once};
 
 const GICD_CTLR: u64 = 0x0000;
@@ -392,214 +392,4 @@ fn demote(gic: &Gic, intid: u32) {
         let bits = gic.distributor.read32(group);
         gic.distributor.write32(group, bits | 1 << (intid % 32));
     }
-}
-
-/// A data access of the host's that stage 2 did not map, with everything that
-/// is needed to do it in its place.
-#[derive(Clone, Copy, Debug)]
-pub struct Access {
-    ipa: u64,
-    bytes: u32,
-    write: bool,
-    register: usize,
-    sign_extend: bool,
-    wide: bool,
-}
-
-impl Access {
-    /// `None` when the syndrome does not say enough (ESR_EL2.ISS.ISV = 0), or
-    /// the access was a cache operation or a table walk.
-    #[must_use]
-    pub fn decode(esr: u64, ipa: u64) -> Option<Self> {
-        const ISV: u64 = 1 << 24;
-        const CACHE_OR_WALK: u64 = 1 << 8 | 1 << 7;
-        if esr & ISV == 0 || esr & CACHE_OR_WALK != 0 {
-            return None;
-        }
-        Some(Self {
-            ipa,
-            bytes: 1 << (esr >> 22 & 3),
-            write: esr >> 6 & 1 != 0,
-            register: (esr >> 16 & 0x1f) as usize,
-            sign_extend: esr >> 21 & 1 != 0,
-            wide: esr >> 15 & 1 != 0,
-        })
-    }
-
-    fn read(&self, device: &Device, offset: u64) -> u64 {
-        match self.bytes {
-            1 => u64::from(device.read8(offset)),
-            2 => u64::from(device.read16(offset)),
-            4 => u64::from(device.read32(offset)),
-            _ => device.read64(offset),
-        }
-    }
-
-    fn do_write(&self, device: &Device, offset: u64, value: u64) {
-        match self.bytes {
-            1 => device.write8(offset, value as u8),
-            2 => device.write16(offset, value as u16),
-            4 => device.write32(offset, value as u32),
-            _ => device.write64(offset, value),
-        }
-    }
-
-    /// What a load of `value` leaves in the register.
-    fn extend(&self, value: u64) -> u64 {
-        let bits = self.bytes * 8;
-        let mut value = value;
-        if self.sign_extend && bits < 64 {
-            let shift = 64 - bits;
-            value = ((value << shift) as i64 >> shift) as u64;
-        }
-        if self.wide {
-            value
-        } else {
-            value & 0xffff_ffff
-        }
-    }
-
-    /// Does the access on `device`, as far as `filter` lets it.
-    fn carry_out(
-        &self,
-        cpu: &PerCpu,
-        frame: &mut Frame,
-        device: &Device,
-        offset: u64,
-        may_read: fn(u64, u32) -> bool,
-        filter: impl Fn(u64, u32, u64) -> Verdict,
-    ) {
-        if !self.write {
-            if !may_read(offset, self.bytes) {
-                bump(&cpu.refused_gic);
-                frame.set(self.register, 0);
-                return;
-            }
-            let value = self.read(device, offset);
-            frame.set(self.register, self.extend(value));
-            return;
-        }
-        let mask = u64::MAX >> (64 - self.bytes * 8);
-        let value = frame.get(self.register) & mask;
-        match filter(offset, self.bytes, value) {
-            Verdict::Write(allowed) => self.do_write(device, offset, allowed),
-            Verdict::Merge { value, keep } => {
-                let _guard = CONFIGURATION.lock();
-                let now = self.read(device, offset);
-                self.do_write(device, offset, now & keep | value & !keep);
-            }
-            Verdict::Ignore => bump(&cpu.refused_gic),
-        }
-    }
-}
-
-/// Carries out an access to a filtered page. `false` when the address is in
-/// none.
-pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> bool {
-    const AARCH32: u64 = 1 << 4;
-    let Some(gic) = GIC.get() else { return false };
-    // A 32-bit process has no business here, and stepping over its instruction
-    // would need its IT state.
-    if frame.spsr & AARCH32 != 0 {
-        return false;
-    }
-    let address = PhysAddr::new(access.ipa);
-    if gic.distributor.range().contains(address) {
-        let offset = access.ipa - gic.distributor.range().start().raw();
-        let filter = |o, b, v| distributor_write(&gic.owned, o, b, v);
-        access.carry_out(
-            cpu,
-            frame,
-            &gic.distributor,
-            offset,
-            distributor_read,
-            filter,
-        );
-        return true;
-    }
-    for redistributor in gic.redistributors.iter().flatten() {
-        if redistributor.range().contains(address) {
-            let offset = access.ipa - redistributor.range().start().raw();
-            let filter = |o: u64, b, v| match o.checked_sub(SGI_FRAME) {
-                Some(o) => sgi_write(o, b, v),
-                None => rd_write(o, b, v),
-            };
-            access.carry_out(
-                cpu,
-                frame,
-                redistributor,
-                offset,
-                redistributor_read,
-                filter,
-            );
-            return true;
-        }
-    }
-    false
-}
-
-/// A trapped system register access of the host's.
-pub fn sysreg_trap(cpu: &PerCpu, frame: &mut Frame, esr: u64) {
-    // Op0, Op2, Op1, CRn, CRm of the ISS, without Rt and direction.
-    const fn register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
-        op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1
-    }
-    const WHICH: u64 = 0x3f_fc1e;
-    const ICC_PMR: u64 = register(3, 0, 4, 6, 0);
-    const ICC_DIR: u64 = register(3, 0, 12, 11, 1);
-    const ICC_RPR: u64 = register(3, 0, 12, 11, 3);
-    const ICC_SGI1R: u64 = register(3, 0, 12, 11, 5);
-    const ICC_ASGI1R: u64 = register(3, 0, 12, 11, 6);
-    const ICC_SGI0R: u64 = register(3, 0, 12, 11, 7);
-    const ICC_CTLR: u64 = register(3, 0, 12, 12, 4);
-    const ICC_SRE: u64 = register(3, 0, 12, 12, 5);
-    /// ICC_CTLR_EL1.CBPR, EOImode, PMHE.
-    const CTLR_HOST: u64 = 1 << 0 | 1 << 1 | 1 << 6;
-
-    let rt = (esr >> 5 & 0x1f) as usize;
-    let read = esr & 1 != 0;
-    let value = frame.get(rt);
-    let which = esr & WHICH;
-    if which == ICC_SGI1R && !read {
-        cpu.count(Reason::Sgi);
-        // SAFETY: sends an SGI of Group 1, which only the host takes.
-        unsafe { write_sysreg!("s3_0_c12_c11_5", value) }
-        frame.skip();
-        return;
-    }
-    cpu.count(Reason::Sysreg);
-    match (which, read) {
-        (ICC_PMR, true) => frame.set(rt, read_sysreg!("s3_0_c4_c6_0")),
-        // SAFETY: a mask that is never below ours lets our interrupts through.
-        (ICC_PMR, false) => unsafe {
-            // The register has 8 bits, and hardware drops the others.
-            write_sysreg!("s3_0_c4_c6_0", (value & 0xff).max(u64::from(HOST_PRIORITY)));
-        },
-        (ICC_CTLR, true) => frame.set(rt, read_sysreg!("s3_0_c12_c12_4")),
-        // SAFETY: binary point and EOI mode are the host's to choose;
-        // `own_interrupt` follows the mode.
-        (ICC_CTLR, false) => unsafe { write_sysreg!("s3_0_c12_c12_4", value & CTLR_HOST) },
-        // SRE, DFB, DIB: on, and staying so.
-        (ICC_SRE, true) => frame.set(rt, 7),
-        (ICC_SRE, false) => {}
-        (ICC_RPR, true) => frame.set(rt, read_sysreg!("s3_0_c12_c11_3")),
-        (ICC_DIR, false) => {
-            let ours = GIC
-                .get()
-                .is_some_and(|gic| gic.owned.contains((value & 0xff_ffff) as u32));
-            if ours {
-                bump(&cpu.refused_gic);
-            } else {
-                // SAFETY: deactivates an interrupt of the host's.
-                unsafe { write_sysreg!("s3_0_c12_c11_1", value) }
-            }
-        }
-        // Group 0 SGIs would come to EL2: not the host's to send.
-        (ICC_ASGI1R | ICC_SGI0R, false) => bump(&cpu.refused_gic),
-        _ => {
-            crate::host::inject_undefined(frame);
-            return;
-        }
-    }
-    frame.skip();
 }
