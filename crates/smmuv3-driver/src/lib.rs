@@ -9,7 +9,8 @@
 //! - [`Features::probe`] says what the SMMU can do.
 //! - [`fence()`] stops all DMA, at any time, also in a panic.
 //! - [`Smmu::new`] takes the SMMU over; from then on every stream aborts until
-//!   [`Smmu::attach`] gives it a stage 2.
+//!   [`Smmu::attach`] gives it a stage 2, or [`Smmu::attach_nested`] a stage 2
+//!   with somebody else's stage 1 on top.
 //!
 //! Every wait is bounded by [`Clock`]. When commands stop completing, the SMMU
 //! is fenced and every later call returns [`Error::Fenced`].
@@ -26,6 +27,7 @@ mod invalidate;
 mod queue;
 mod range;
 mod smmu;
+mod stage1;
 mod stage2;
 mod table;
 mod wait;
@@ -37,6 +39,7 @@ pub use features::{Features, ProbeError};
 pub use fence::{FenceError, fence};
 pub use invalidate::RangeCommands;
 pub use smmu::{Config, Smmu, Stats};
+pub use stage1::{Stage1, Stage1Error};
 pub use stage2::{Granule, Stage2, Stage2Error};
 
 /// Access to the registers of one SMMU.

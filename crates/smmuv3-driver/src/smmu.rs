@@ -4,10 +4,12 @@ use crate::event::{Drained, Event, EventQueue, GlobalErrors};
 use crate::invalidate::{RangeCommands, usable_level};
 use crate::queue::CommandQueue;
 use crate::table::{Place, StreamTable, fill_with_abort, load, store_words};
-use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, Stage2, fence};
+use crate::{
+    Clock, Error, Features, FenceError, Granule, Quirks, Registers, Stage1, Stage2, fence,
+};
 use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
-use smmuv3_spec::command::{Command, CommandError};
+use smmuv3_spec::command::{Command, CommandError, SIG_NONE};
 use smmuv3_spec::control::{CmdqCons, Gerror};
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid, reg};
@@ -195,6 +197,32 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     pub fn attach(&mut self, stream: StreamId, stage2: &Stage2) -> Result<(), Error> {
         self.usable()?;
         let target = stage2.entry(&self.features)?;
+        self.put(stream, target)
+    }
+
+    /// As [`attach`](Self::attach), with `stage1` on top. From now on every
+    /// stage 2 invalidation drops what combines both stages too.
+    ///
+    /// What the owner of stage 1 changes in its tables and context descriptors
+    /// is for it to invalidate; safety does not depend on it.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach), and [`Error::Stage1`]: nothing changed.
+    pub fn attach_nested(
+        &mut self,
+        stream: StreamId,
+        stage1: &Stage1,
+        stage2: &Stage2,
+    ) -> Result<(), Error> {
+        self.usable()?;
+        let target = stage1.entry(stage2, &self.features)?;
+        // Before the first access can combine the stages.
+        self.nested = true;
+        self.put(stream, target)
+    }
+
+    /// Makes `target` the entry of `stream`.
+    fn put(&mut self, stream: StreamId, target: Ste) -> Result<(), Error> {
         let at = self.place(stream)?;
         self.replace(stream, at, target).inspect_err(|_| {
             // The caller was told that the stream is not attached, so it must
@@ -346,7 +374,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// changes that freed no table.
     ///
     /// Once a stream of this SMMU translates in two stages
-    /// ([`note_nesting`](Self::note_nesting)), stage 1 of the VMID is dropped
+    /// ([`attach_nested`](Self::attach_nested)), stage 1 of the VMID is dropped
     /// too: entries that combine both stages do not match an IPA (4.4.3.1).
     ///
     /// # Errors
@@ -382,12 +410,6 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.run(pages.chain(after))
     }
 
-    /// Says that a stream of this SMMU is going to use stage 1 on top of a
-    /// stage 2. Cannot be taken back.
-    pub fn note_nesting(&mut self) {
-        self.nested = true;
-    }
-
     /// What must follow a stage 2 invalidation, see
     /// [`tlbi_ipa_range`](Self::tlbi_ipa_range) and
     /// [`Quirks::CFGI_AFTER_STAGE2`].
@@ -395,15 +417,18 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         &self,
         vmid: Option<Vmid>,
     ) -> impl Iterator<Item = Command> + use<R, M, C> {
+        // Until the first is complete, a walk may combine a stage 1 entry with
+        // the stage 2 entry that is about to go; the second must come after
+        // that, so the CMD_SYNC between them is needed.
         let stage1 = vmid
             .filter(|_| self.nested && self.features.stage1())
-            .map(Command::tlbi_nh_all);
+            .map(|vmid| [Command::sync(SIG_NONE), Command::tlbi_nh_all(vmid)]);
         let config = self
             .features
             .quirks
             .contains(Quirks::CFGI_AFTER_STAGE2)
             .then(Command::cfgi_all);
-        stage1.into_iter().chain(config)
+        stage1.into_iter().flatten().chain(config)
     }
 
     /// Hands at most `limit` event records to `handle`, each copied out of the

@@ -1,0 +1,122 @@
+//! A stage 1 that somebody else owns, on top of a stage 2 that we own.
+
+use crate::{Error, Features, Stage2};
+use smmuv3_spec::ste::{Config, Ste};
+
+/// `STE.S1DSS` (IHI 0070, 5.2): reserved.
+const S1DSS_RESERVED: u8 = 0b11;
+
+/// The part of a stream table entry that a stage 1 consists of, taken from an
+/// entry that a host or guest wrote.
+///
+/// It is an allow-list: the place and shape of the table of context
+/// descriptors, what becomes of traffic without a substream, and how the
+/// descriptors are fetched. Everything that stage 1 itself says lies in memory
+/// that its owner may change at any moment, so nothing there is looked at: the
+/// context descriptors are found and read through stage 2. ATS is not in the
+/// list, nor is anything that changes who an access seems to come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage1 {
+    entry: Ste,
+    stalls: bool,
+}
+
+/// Why a [`Stage1`] cannot be used: each would make the entry illegal
+/// (IHI 0070, 5.2.2 and 5.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stage1Error {
+    /// The SMMU does not translate in two stages.
+    #[error("the SMMU has no stage 1 on top of stage 2")]
+    NoNesting,
+    /// More substreams than the SMMU has.
+    #[error("2^{log2} substreams are more than the 2^{most} of the SMMU")]
+    Substreams {
+        /// What was asked for (`S1CDMax`).
+        log2: u8,
+        /// What the SMMU has (`IDR1.SSIDSIZE`).
+        most: u8,
+    },
+    /// The format of the table is reserved, or not one that the SMMU has.
+    #[error("S1Fmt {format} is reserved or not supported")]
+    Format {
+        /// `S1Fmt`.
+        format: u8,
+    },
+    /// `S1DSS` is reserved.
+    #[error("S1DSS 0b11 is reserved")]
+    Default,
+}
+
+impl Stage1 {
+    /// Takes the stage 1 fields of an entry, and nothing else; `entry` is a
+    /// copy. Faults of stage 1 never stall, see
+    /// [`with_stalls`](Self::with_stalls).
+    #[must_use]
+    pub fn from_untrusted(entry: &Ste) -> Self {
+        let substreams = entry.s1cdmax() != 0;
+        let mut taken = Ste::default()
+            .with_s1contextptr(entry.s1contextptr())
+            .with_s1cdmax(entry.s1cdmax())
+            .with_s1cir(entry.s1cir())
+            .with_s1cor(entry.s1cor())
+            .with_s1csh(entry.s1csh());
+        if substreams {
+            // Without substreams both are ignored (5.2).
+            taken = taken.with_s1fmt(entry.s1fmt()).with_s1dss(entry.s1dss());
+        }
+        Self {
+            entry: taken,
+            stalls: false,
+        }
+    }
+
+    /// Lets faults of stage 1 stall where its owner's context descriptors ask
+    /// for that. Whoever allows it answers each stall, and knows that the
+    /// stream's bus can wait: PCIe cannot (3.12.2).
+    #[must_use]
+    pub fn with_stalls(self) -> Self {
+        Self {
+            stalls: true,
+            ..self
+        }
+    }
+
+    fn check(&self, features: &Features) -> Result<(), Stage1Error> {
+        if !features.stage1() || !features.stage2() {
+            return Err(Stage1Error::NoNesting);
+        }
+        let log2 = self.entry.s1cdmax();
+        let most = features.idr1.ssidsize();
+        if log2 > most {
+            return Err(Stage1Error::Substreams { log2, most });
+        }
+        let format = self.entry.s1fmt();
+        if format > 2 || format != 0 && !features.idr0.cd2l() {
+            return Err(Stage1Error::Format { format });
+        }
+        if self.entry.s1dss() == S1DSS_RESERVED {
+            return Err(Stage1Error::Default);
+        }
+        Ok(())
+    }
+
+    /// The entry for a stream that uses this on top of `stage2`.
+    ///
+    /// # Errors
+    /// [`Error::Stage1`], [`Error::Stage2`].
+    pub(crate) fn entry(&self, stage2: &Stage2, features: &Features) -> Result<Ste, Error> {
+        self.check(features)?;
+        let base = stage2.entry(features)?;
+        Ok(base
+            .with_config(Config::NESTED)
+            .with_s1contextptr(self.entry.s1contextptr())
+            .with_s1cdmax(self.entry.s1cdmax())
+            .with_s1fmt(self.entry.s1fmt())
+            .with_s1dss(self.entry.s1dss())
+            .with_s1cir(self.entry.s1cir())
+            .with_s1cor(self.entry.s1cor())
+            .with_s1csh(self.entry.s1csh())
+            // Must be 0 where stalling is either forced or not there (5.5).
+            .with_s1stalld(!self.stalls && features.idr0.stall_model() == 0))
+    }
+}
