@@ -7,10 +7,14 @@
 //! else. Both sets of tables are made from the [`Ledger`], and a page leaves
 //! them only in the order that the ledger asks for: unmapped, invalidated
 //! everywhere, then handed over.
+//!
+//! [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod host;
+mod smmus;
 
 pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
 pub use portcullis_ownership::Ledger;
+pub use smmus::{SmmuError, invalidate_smmus};

@@ -132,6 +132,16 @@ impl<A: Address> Invalidation<A> {
         1 << (granule + levels * (granule - 3))
     }
 
+    /// Granule of the table, for commands that name it.
+    #[must_use]
+    pub fn granule(&self) -> Granule {
+        let shift = (self.notes >> GRANULE) as u32;
+        [Granule::Size4K, Granule::Size16K]
+            .into_iter()
+            .find(|granule| granule.shift() == shift)
+            .unwrap_or(Granule::Size64K)
+    }
+
     /// Whether entries wait to become valid, so that accesses to the range
     /// fault until [`Table::complete`](crate::Table::complete).
     #[must_use]

@@ -107,6 +107,7 @@ fn a_block_is_split_in_two_steps_without_bbm_support() {
         assert_eq!(plan.range(), Some(range(0, 0x4000_0000)));
         assert_eq!(plan.level(), Some(1));
         assert!(plan.leaf_only());
+        assert_eq!(plan.granule(), Granule::Size4K);
         assert_eq!(plan.is_broken(), bbm != Bbm::Level2);
         let near = table.walk(Ipa::new(0x2000));
         if bbm == Bbm::Level2 {
