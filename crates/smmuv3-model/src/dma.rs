@@ -80,7 +80,7 @@ impl Smmu {
     /// See [`Refusal`].
     pub fn dma_read(&mut self, stream: StreamId, address: u64) -> Result<u64, Refusal> {
         let at = self.translate(Transaction::new(stream, address, Access::Read))?;
-        self.ram.load(at).ok_or(Refusal::External(at))
+        self.ram.device_load(at).ok_or(Refusal::External(at))
     }
 
     /// Writes the 8 bytes at an aligned address, as a device.
@@ -89,7 +89,7 @@ impl Smmu {
     /// See [`Refusal`].
     pub fn dma_write(&mut self, stream: StreamId, address: u64, value: u64) -> Result<(), Refusal> {
         let at = self.translate(Transaction::new(stream, address, Access::Write))?;
-        if !self.ram.settle(at, value) {
+        if !self.device_store(at, value) {
             return Err(Refusal::External(at));
         }
         Ok(())

@@ -148,7 +148,7 @@ impl Smmu {
             return;
         }
         for (index, word) in (0..).zip(record.0) {
-            self.ram.settle(at + index * 8, word);
+            self.device_store(at + index * 8, word);
         }
         self.counts.events += 1;
         self.regs.eventq_prod = prod.with_index((write + 1) & mask).into();

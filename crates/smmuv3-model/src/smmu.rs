@@ -83,6 +83,8 @@ pub struct Smmu {
     pub(crate) consumed: Vec<Command>,
     pub(crate) misuse: Vec<Misuse>,
     pub(crate) counts: Counts,
+    /// Words that this SMMU or its devices wrote, where somebody asked.
+    writes: Option<Vec<u64>>,
     draw: u64,
 }
 
@@ -93,6 +95,23 @@ impl Smmu {
     pub fn new(
         profile: Profile,
         banks: impl IntoIterator<Item = std::ops::Range<u64>>,
+        mode: Mode,
+        streams: impl IntoIterator<Item = StreamId>,
+    ) -> Self {
+        let ram = Ram::new(banks, profile.idr0.cohacc());
+        Self::on(profile, ram, mode, streams)
+    }
+
+    /// An SMMU out of reset that is attached to memory which others may use
+    /// too. Whether that is coherent was said to [`Ram::new`].
+    ///
+    /// Each SMMU follows the stores made through it; of those made through
+    /// another one it is told by [`saw_store`](Self::saw_store). What is
+    /// published or refreshed through any of them is so for all.
+    #[must_use]
+    pub fn on(
+        profile: Profile,
+        ram: Ram,
         mode: Mode,
         streams: impl IntoIterator<Item = StreamId>,
     ) -> Self {
@@ -112,12 +131,13 @@ impl Smmu {
                 gbpa,
                 ..Registers::default()
             },
-            ram: Ram::new(banks, profile.idr0.cohacc()),
+            ram,
             streams: streams.into_iter().collect(),
             caches: Caches::default(),
             consumed: Vec::new(),
             misuse: Vec::new(),
             counts: Counts::default(),
+            writes: None,
             draw: seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1,
         }
     }
@@ -178,6 +198,45 @@ impl Smmu {
     /// clean of `at .. at + bytes` too where it is not.
     pub fn publish(&mut self, at: u64, bytes: u64) {
         self.ram.publish(at, bytes);
+    }
+
+    /// Makes the CPU see what devices and the SMMU wrote to `at .. at + bytes`:
+    /// an invalidate of its cache. Nothing to do where the SMMU is coherent.
+    pub fn refresh(&mut self, at: u64, bytes: u64) {
+        self.ram.refresh(at, bytes);
+    }
+
+    /// Somebody else stored to `at`: a CPU through another SMMU's handle, or a
+    /// device behind another SMMU. What this one caches follows.
+    pub fn saw_store(&mut self, at: u64) {
+        if self.mode != Mode::Plain {
+            self.observe_store(at);
+        }
+    }
+
+    /// Whether to note where this SMMU and the devices behind it write, for
+    /// [`take_writes`](Self::take_writes). Off at first.
+    pub fn log_writes(&mut self, on: bool) {
+        self.writes = on.then(Vec::new);
+    }
+
+    /// The addresses that this SMMU and the devices behind it wrote since the
+    /// last call, 8 bytes at each, in order. Empty unless
+    /// [`log_writes`](Self::log_writes) asked for it.
+    pub fn take_writes(&mut self) -> Vec<u64> {
+        self.writes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// A write by the SMMU or by a device behind it. `false` outside memory.
+    pub(crate) fn device_store(&mut self, at: u64, value: u64) -> bool {
+        if !self.ram.device_store(at, value) {
+            return false;
+        }
+        if let Some(writes) = &mut self.writes {
+            writes.push(at);
+        }
+        self.saw_store(at);
+        true
     }
 
     /// A number below `bound`, from the seed (xorshift).

@@ -201,7 +201,9 @@ impl Memory for Machine {
         }
     }
 
-    fn refresh(&self, _at: PhysAddr, _bytes: u64) {}
+    fn refresh(&self, at: PhysAddr, bytes: u64) {
+        self.smmu.borrow_mut().refresh(at.raw(), bytes);
+    }
 }
 
 impl Allocator for Machine {
