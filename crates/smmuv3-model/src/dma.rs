@@ -123,7 +123,9 @@ impl Smmu {
         match Plan::of(&ste, &self.profile) {
             Plan::Abort => Err(Refusal::Silent),
             Plan::Bad => Err(Refusal::Event(kind(event, EventKind::C_BAD_STE))),
-            Plan::NotModelled => Err(Refusal::NotModelled),
+            Plan::NotModelled | Plan::Stage1 { .. } | Plan::Nested { .. } => {
+                Err(Refusal::NotModelled)
+            }
             Plan::Bypass if access.address >> self.profile.output_bits() != 0 => {
                 let event = translation_event(event, EventKind::F_ADDR_SIZE, access);
                 Err(Refusal::Event(event))

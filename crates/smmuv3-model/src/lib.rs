@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod cd;
+mod context;
 mod dma;
 mod greedy;
 mod misuse;
@@ -11,14 +13,18 @@ mod queue;
 mod ram;
 mod registers;
 mod smmu;
+mod stage1;
 mod stage2;
 mod stream;
 
 pub use cache::Cached;
+pub use cd::{BadCd, Context, World};
+pub use context::{CdFormat, CdPlace, CdTable, Choice, DefaultSubstream};
 pub use dma::{Refusal, Transaction};
 pub use misuse::Misuse;
 pub use oracle::{How, Policy, Violation};
 pub use profile::Profile;
 pub use ram::Ram;
 pub use smmu::{Counts, Mode, Smmu};
+pub use stage1::{Half, Limits, Rights, Stage1Leaf, Stage1Meaning};
 pub use stage2::{Access, LeafEntry, Meaning, Regime};

@@ -141,7 +141,9 @@ impl Smmu {
             for plan in self.plans(stream, Which::All) {
                 match plan {
                     Plan::Abort | Plan::Bad => {}
-                    Plan::NotModelled => return Err(Violation::NotModelled(stream)),
+                    Plan::NotModelled | Plan::Stage1 { .. } | Plan::Nested { .. } => {
+                        return Err(Violation::NotModelled(stream));
+                    }
                     Plan::Bypass => self.check_bypass(policy, stream, How::Bypass)?,
                     Plan::Stage2(regime) => {
                         for leaf in by_vmid.get(&regime.vmid).into_iter().flatten() {

@@ -27,13 +27,13 @@ pub struct Profile {
 impl Profile {
     /// What QEMU 10 shows on its `virt` machine, `IIDR` of 0 included.
     #[must_use]
-    pub fn qemu() -> Self {
+    pub const fn qemu() -> Self {
         Self {
             name: "qemu",
-            idr0: Idr0::from(0x0d44_101b),
-            idr1: Idr1::from(0x0273_0010),
-            idr3: Idr3::from(0x1414),
-            idr5: Idr5::from(0x74),
+            idr0: Idr0::from_bits(0x0d44_101b),
+            idr1: Idr1::from_bits(0x0273_0010),
+            idr3: Idr3::from_bits(0x1414),
+            idr5: Idr5::from_bits(0x74),
             iidr: Iidr::new(),
             aidr: Aidr::new().with_minor(1),
             gbpa: 0x1000,
@@ -43,7 +43,7 @@ impl Profile {
     /// The least that can isolate: stage 2 alone, pages of 4 KiB, a linear
     /// stream table, 8-bit VMIDs, no range invalidation, and no coherency.
     #[must_use]
-    pub fn minimal() -> Self {
+    pub const fn minimal() -> Self {
         Self {
             name: "minimal",
             idr0: Idr0::new()
@@ -59,35 +59,121 @@ impl Profile {
         }
     }
 
-    /// Everything that the model does.
+    /// Everything that the model does, with 48-bit addresses.
     #[must_use]
-    pub fn full() -> Self {
+    pub const fn full() -> Self {
         Self {
             name: "full",
             idr0: Idr0::new()
                 .with_s2p(true)
+                .with_s1p(true)
                 .with_ttf(0b10)
                 .with_cohacc(true)
+                .with_httu(2)
+                .with_hyp(true)
+                .with_asid16(true)
                 .with_sev(true)
                 .with_vmid16(true)
+                .with_cd2l(true)
                 .with_ttendian(0b10)
-                .with_stall_model(0b01)
                 .with_st_level(1),
-            idr1: Idr1::new().with_sidsize(16).with_cmdqs(19).with_eventqs(19),
+            idr1: Idr1::new()
+                .with_sidsize(16)
+                .with_ssidsize(20)
+                .with_cmdqs(19)
+                .with_eventqs(19)
+                .with_attr_perms_ovr(true)
+                .with_attr_types_ovr(true),
             idr3: Idr3::new()
+                .with_had(true)
                 .with_xnx(true)
+                .with_fwb(true)
                 .with_stt(true)
                 .with_ril(true)
-                .with_bbml(2),
+                .with_bbml(2)
+                .with_e0pd(true),
             idr5: Idr5::new()
                 .with_oas(5)
                 .with_gran4k(true)
                 .with_gran16k(true)
-                .with_gran64k(true),
+                .with_gran64k(true)
+                .with_stall_max(64),
             iidr: Iidr::new().with_product_id(0x7ff).with_implementer(0x7f),
             aidr: Aidr::new().with_minor(2),
             gbpa: 0x1000,
         }
+    }
+
+    /// Much like Arm's MMU-600: SMMUv3.1 with both stages, ATS, PRI, hardware
+    /// updates and stalls, but no range invalidation, no small tables, and
+    /// break-before-make. What it offers of VMSAv8-32 and of broadcast
+    /// invalidation is left out.
+    #[must_use]
+    pub const fn mmu600() -> Self {
+        let full = Self::full();
+        Self {
+            name: "mmu600",
+            idr0: full
+                .idr0
+                .with_term_model(true)
+                .with_ats(true)
+                .with_pri(true)
+                .with_msi(true),
+            idr1: full.idr1.with_sidsize(24).with_priqs(19),
+            idr3: Idr3::new().with_had(true).with_xnx(true),
+            idr5: full.idr5.with_stall_max(256),
+            iidr: Iidr::new()
+                .with_product_id(0x483)
+                .with_variant(2)
+                .with_implementer(0x43b),
+            aidr: Aidr::new().with_minor(1),
+            ..full
+        }
+    }
+
+    /// Much like Arm's MMU-700: SMMUv3.2 with range invalidation and sizes of
+    /// blocks that may change without break-before-make.
+    #[must_use]
+    pub const fn mmu700() -> Self {
+        let full = Self::full();
+        Self {
+            name: "mmu700",
+            idr0: full
+                .idr0
+                .with_term_model(true)
+                .with_ats(true)
+                .with_pri(true)
+                .with_msi(true),
+            idr1: full.idr1.with_sidsize(24).with_priqs(19),
+            idr3: Idr3::new()
+                .with_had(true)
+                .with_xnx(true)
+                .with_fwb(true)
+                .with_stt(true)
+                .with_ril(true)
+                .with_bbml(2),
+            idr5: full.idr5.with_stall_max(256),
+            iidr: Iidr::new()
+                .with_product_id(0x487)
+                .with_variant(1)
+                .with_implementer(0x43b),
+            ..full
+        }
+    }
+
+    /// Every profile.
+    pub const ALL: [Self; 5] = [
+        Self::qemu(),
+        Self::minimal(),
+        Self::mmu600(),
+        Self::mmu700(),
+        Self::full(),
+    ];
+
+    /// The profile with this name, see [`Profile::ALL`].
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name == name)
     }
 
     /// Bits of an output address. Encodings above 52 bits belong to later
@@ -105,6 +191,23 @@ impl Profile {
         } else {
             self.output_bits()
         }
+    }
+
+    /// Bits of an output address of a stage with this `S2PS` or `IPS`, at most
+    /// those of the SMMU (5.2, 5.4): reserved values count as the largest.
+    pub(crate) fn size_bits(&self, encoded: u8) -> u32 {
+        let bits = match encoded {
+            0 => 32,
+            1 => 36,
+            2 => 40,
+            3 => 42,
+            4 => 44,
+            5 => 48,
+            // Version 3.0 knows no 52 bits.
+            _ if self.aidr.minor() == 0 => 48,
+            _ => 52,
+        };
+        bits.min(self.output_bits())
     }
 
     pub(crate) fn vmid_bits(&self) -> u32 {

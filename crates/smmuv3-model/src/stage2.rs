@@ -20,6 +20,18 @@ pub struct Regime {
     pub output_bits: u32,
     /// Access flag faults are off.
     pub affd: bool,
+    /// The SMMU sets access flags.
+    pub ha: bool,
+    /// The SMMU makes writable-clean descriptors writable.
+    pub hd: bool,
+    /// Fetches of CDs and stage 1 descriptors from Device memory fault.
+    pub ptw: bool,
+    /// Descriptors encode memory types for forced write-back.
+    pub fwb: bool,
+    /// Descriptors of 64 KiB tables hold 52-bit addresses.
+    pub wide: bool,
+    /// Descriptors are big-endian.
+    pub big_endian: bool,
     /// Execute-never has two bits (`IDR3.XNX`).
     pub xnx: bool,
     /// Address of the root.
@@ -50,6 +62,10 @@ pub struct LeafEntry {
     pub read: bool,
     /// Writable.
     pub write: bool,
+    /// Becomes writable with the first write, where the SMMU does that (DBM).
+    pub clean: bool,
+    /// Any Device memory type.
+    pub device: bool,
     /// Privileged accesses may execute.
     pub execute_privileged: bool,
     /// Unprivileged accesses may execute.
@@ -76,16 +92,13 @@ impl Regime {
     /// is ILLEGAL in what concerns stage 2 (5.2, 5.2.2).
     pub(crate) fn of(ste: &Ste, profile: &Profile) -> Option<Self> {
         let (idr0, idr3, idr5) = (profile.idr0, profile.idr3, profile.idr5);
-        // VMSAv8-32 tables are not modelled; no profile offers them but QEMU's,
-        // where TTF says otherwise.
         if !ste.s2aa64() || idr0.ttf() & 0b10 == 0 {
             return None;
         }
         if idr0.ttendian() == 0b10 && ste.s2endi() || idr0.ttendian() == 0b11 && !ste.s2endi() {
             return None;
         }
-        // Flag updates are not modelled, so no profile may offer them.
-        if ste.s2ha() && idr0.httu() == 0 || ste.s2hd() && idr0.httu() < 2 {
+        if (ste.s2ha() || ste.s2hd()) && idr0.httu() == 0 || ste.s2hd() && idr0.httu() < 2 {
             return None;
         }
         match idr0.stall_model() {
@@ -105,17 +118,7 @@ impl Regime {
         let wide = granule == 16;
         // 52 bits with small granules need S2DS, which no profile has.
         let most = if wide { 52 } else { 48 };
-        let output_bits = match ste.s2ps() {
-            0 => 32,
-            1 => 36,
-            2 => 40,
-            3 => 42,
-            4 => 44,
-            5 => 48,
-            _ => 52,
-        }
-        .min(profile.output_bits())
-        .min(most);
+        let output_bits = profile.size_bits(ste.s2ps()).min(most);
 
         let t0sz = u32::from(ste.s2t0sz());
         let largest = match (idr3.stt(), wide) {
@@ -165,6 +168,13 @@ impl Regime {
             input_bits,
             output_bits,
             affd: ste.s2affd(),
+            ha: ste.s2ha(),
+            // S2HD without S2HA is reserved and behaves as neither.
+            hd: ste.s2ha() && ste.s2hd(),
+            ptw: ste.s2ptw(),
+            fwb: ste.s2fwb() && idr3.fwb(),
+            wide: oas > 48,
+            big_endian: ste.s2endi(),
             xnx: idr3.xnx(),
             root: base & !(bytes - 1),
         })
@@ -173,7 +183,7 @@ impl Regime {
     /// log2 of the bytes that an entry of `level` translates.
     #[must_use]
     pub fn shift(&self, level: u32) -> u32 {
-        self.granule + (self.granule - 3) * (3 - level)
+        self.granule + (self.granule - 3) * (3 - level.min(3))
     }
 
     /// Entries of a table of `level`; the root may have more or fewer than the
@@ -187,9 +197,22 @@ impl Regime {
         }
     }
 
-    /// What `descriptor` says at `level` (DDI 0487, D8.3).
+    /// A descriptor as it lies in memory, or back: the same where tables are
+    /// little-endian.
     #[must_use]
-    pub fn meaning(&self, descriptor: u64, level: u32) -> Meaning {
+    pub fn order(&self, word: u64) -> u64 {
+        if self.big_endian {
+            word.swap_bytes()
+        } else {
+            word
+        }
+    }
+
+    /// What a descriptor, as it lies in memory, says at `level` (DDI 0487,
+    /// D8.3).
+    #[must_use]
+    pub fn meaning(&self, word: u64, level: u32) -> Meaning {
+        let descriptor = self.order(word);
         if descriptor & 1 == 0 {
             return Meaning::Invalid;
         }
@@ -199,7 +222,7 @@ impl Regime {
             (true, 3) => true,
             (true, _) => false,
             (false, 2) => true,
-            (false, 1) => self.granule == 12 || self.granule == 16 && self.output_bits > 48,
+            (false, 1) => self.granule == 12 || self.granule == 16 && self.wide,
             (false, _) => return Meaning::Invalid,
         };
         if !table_bit && !leaf {
@@ -207,7 +230,7 @@ impl Regime {
         }
         let low = if leaf { shift } else { self.granule };
         let mut address = descriptor & (u64::MAX << low) & ((1 << 48) - 1);
-        if self.granule == 16 {
+        if self.granule == 16 && self.wide {
             // Bits 15 to 12 hold bits 51 to 48 (D8.3.1).
             address |= (descriptor >> 12 & 0xf) << 48;
         }
@@ -236,9 +259,12 @@ impl Regime {
         Meaning::Leaf(LeafEntry {
             output: address,
             size: 1 << shift,
-            accessed: self.affd || descriptor >> 10 & 1 != 0,
+            // S2AFFD is ignored where the SMMU sets the flag itself.
+            accessed: descriptor >> 10 & 1 != 0 || self.affd && !self.ha,
             read: descriptor >> 6 & 1 != 0,
             write: descriptor >> 7 & 1 != 0,
+            clean: self.hd && descriptor >> 51 & 1 != 0,
+            device: descriptor >> 4 & (if self.fwb { 1 } else { 3 }) == 0,
             execute_privileged,
             execute,
             group,
@@ -247,14 +273,16 @@ impl Regime {
 }
 
 impl LeafEntry {
-    /// Whether the permissions allow an access.
+    /// Whether the permissions allow an access; a writable-clean page counts
+    /// as writable. Execution does not need the permission to read (DDI 0487,
+    /// D8.4.3; IHI 0070, 13.7).
     #[must_use]
     pub fn allows(&self, access: Access, privileged: bool) -> bool {
         match access {
             Access::Read => self.read,
-            Access::Write => self.write,
-            Access::Execute if privileged => self.read && self.execute_privileged,
-            Access::Execute => self.read && self.execute,
+            Access::Write => self.write || self.clean,
+            Access::Execute if privileged => self.execute_privileged,
+            Access::Execute => self.execute,
         }
     }
 }

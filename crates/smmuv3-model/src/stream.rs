@@ -1,6 +1,7 @@
-//! From a StreamID to what happens to its traffic (IHI 0070, 3.3, 5.1, 5.2).
+//! From a StreamID to what happens to its traffic (IHI 0070, 3.3, 5.1, 5.2, 5.2.2).
 
 use crate::Profile;
+use crate::context::CdTable;
 use crate::smmu::Smmu;
 use crate::stage2::Regime;
 use smmuv3_spec::StreamId;
@@ -16,9 +17,21 @@ pub(crate) enum Plan {
     Bad,
     /// Output is input.
     Bypass,
-    /// Stage 2.
+    /// Stage 1 alone, by the context descriptor of the transaction.
+    Stage1 {
+        /// Where context descriptors are.
+        cds: CdTable,
+    },
+    /// Stage 2 alone.
     Stage2(Regime),
-    /// Stage 1, which this model does not do.
+    /// Stage 1, then stage 2.
+    Nested {
+        /// Where context descriptors are: IPAs.
+        cds: CdTable,
+        /// What translates every address of stage 1, and its output.
+        stage2: Regime,
+    },
+    /// Legal, but VMSAv8-32 tables, which this model does not do.
     NotModelled,
 }
 
@@ -47,14 +60,48 @@ impl Plan {
         if !config.passes() {
             return Self::Abort;
         }
-        if config.stage1() && !profile.idr0.s1p() || config.stage2() && !profile.idr0.s2p() {
+        let (one, two) = (config.stage1(), config.stage2());
+        if one && !profile.idr0.s1p() || two && !profile.idr0.s2p() {
             return Self::Bad;
         }
-        match config {
-            Config::BYPASS => Self::Bypass,
-            Config::S2 => Regime::of(ste, profile).map_or(Self::Bad, Self::Stage2),
-            _ => Self::NotModelled,
+        if !one && !two {
+            return Self::Bypass;
         }
+        if bad_ats(ste, profile) {
+            return Self::Bad;
+        }
+        let cds = if one {
+            let Some(cds) = CdTable::of(ste, profile) else {
+                return Self::Bad;
+            };
+            Some(cds)
+        } else {
+            None
+        };
+        if !two {
+            return cds.map_or(Self::Bad, |cds| Self::Stage1 { cds });
+        }
+        if !ste.s2aa64() && profile.idr0.ttf() & 0b01 != 0 {
+            return Self::NotModelled;
+        }
+        match (Regime::of(ste, profile), cds) {
+            (None, _) => Self::Bad,
+            (Some(regime), None) => Self::Stage2(regime),
+            (Some(stage2), Some(cds)) => Self::Nested { cds, stage2 },
+        }
+    }
+}
+
+/// What `EATS` makes ILLEGAL (5.2, 5.2.2).
+fn bad_ats(ste: &Ste, profile: &Profile) -> bool {
+    if !profile.idr0.ats() {
+        return false;
+    }
+    let config = ste.config();
+    match ste.eats() {
+        0b01 => config.stage2() && ste.s2s(),
+        0b10 => config != Config::NESTED || ste.s2s() || profile.idr0.ns1ats(),
+        _ => false,
     }
 }
 
