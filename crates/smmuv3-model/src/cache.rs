@@ -4,6 +4,7 @@
 //! used, since only a CMD_SYNC says that it completed (IHI 0070, 4.7.3). What
 //! is fetched again after the command is live again, and survives the CMD_SYNC.
 
+use crate::cache_stage1::Stage1Caches;
 use crate::stage2::Regime;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
@@ -51,6 +52,21 @@ impl Node {
     }
 }
 
+/// Whether something that is held stays.
+///
+/// Ordered by how long it lasts: what is found twice has the better fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// No invalidation covers it.
+    Live,
+    /// An invalidation by IPA covers it. Until that completes, a walk may still
+    /// combine it with stage 1, and the result does not match an IPA
+    /// (4.4.3.1).
+    Stage2Ends,
+    /// An invalidation of both stages covers it, and whatever is made from it.
+    Ends,
+}
+
 /// Values of a word that the SMMU may hold.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
@@ -59,11 +75,19 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// Those that no invalidation covers, or all that could still be used.
+    pub(crate) fn values(&self, which: Which) -> Vec<u64> {
+        match which {
+            Which::Live => self.live.iter().copied().collect(),
+            Which::All => self.all().into_iter().collect(),
+        }
+    }
+
     pub(crate) fn add(&mut self, value: u64) -> bool {
         self.live.insert(value)
     }
 
-    fn doom(&mut self) {
+    pub(crate) fn doom(&mut self) {
         self.doomed.append(&mut self.live);
     }
 
@@ -71,6 +95,18 @@ impl Held {
         self.live.union(&self.doomed).copied().collect()
     }
 }
+
+/// Which of the held words make up an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that no invalidation covers.
+    Live,
+    /// All that could still be used.
+    All,
+}
+
+/// Most mixtures of one entry's words that are looked at.
+const MIXTURES: usize = 256;
 
 /// What is held of one stream's configuration: for each word of the entry the
 /// values it may have been fetched with, since a fetch may straddle stores.
@@ -81,13 +117,40 @@ pub(crate) struct Entry {
     pub(crate) from: BTreeSet<u64>,
 }
 
+impl Entry {
+    /// Every mixture of held words; `false` when there are more than are given.
+    pub(crate) fn mixtures(&self, which: Which) -> (Vec<[u64; 8]>, bool) {
+        let mut mixtures = vec![[0; 8]];
+        for (word, held) in self.words.iter().enumerate() {
+            let values = held.values(which);
+            mixtures = mixtures
+                .into_iter()
+                .flat_map(|entry| {
+                    values.iter().map(move |value| {
+                        let mut entry = entry;
+                        entry[word] = *value;
+                        entry
+                    })
+                })
+                .take(MIXTURES + 1)
+                .collect();
+        }
+        let complete = mixtures.len() <= MIXTURES;
+        (mixtures, complete)
+    }
+}
+
 /// Everything held.
 #[derive(Default)]
 pub(crate) struct Caches {
-    /// `true`: doomed.
-    pub(crate) leaves: HashMap<Cached, bool>,
-    /// `true`: doomed.
-    pub(crate) nodes: HashMap<Node, bool>,
+    pub(crate) leaves: HashMap<Cached, Fate>,
+    pub(crate) nodes: HashMap<Node, Fate>,
+    /// Stage 2 halves of translations that combine both stages; `true`: doomed.
+    /// Stage 1 is whoever's, and may have led anywhere.
+    pub(crate) combined: HashMap<Cached, bool>,
+    /// VMIDs that streams use in two stages.
+    pub(crate) nested: BTreeSet<u16>,
+    pub(crate) stage1: Stage1Caches,
     /// Which tables lie in a 4 KiB page.
     pub(crate) tables: HashMap<u64, Vec<Node>>,
     pub(crate) entries: BTreeMap<StreamId, Entry>,
@@ -97,16 +160,17 @@ pub(crate) struct Caches {
 }
 
 impl Caches {
-    /// Adds a node; `true` if it was not there, or only doomed and is now live.
-    pub(crate) fn add_node(&mut self, node: Node, doomed: bool) -> bool {
+    /// Adds a node; `true` if it was not there, or would not have lasted as
+    /// long.
+    pub(crate) fn add_node(&mut self, node: Node, fate: Fate) -> bool {
         match self.nodes.get_mut(&node) {
-            Some(was) if *was && !doomed => {
-                *was = false;
+            Some(was) if *was > fate => {
+                *was = fate;
                 true
             }
             Some(_) => false,
             None => {
-                self.nodes.insert(node, doomed);
+                self.nodes.insert(node, fate);
                 let last = (node.table + node.bytes() - 1) >> 12;
                 for page in node.table >> 12..=last {
                     self.tables.entry(page).or_default().push(node);
@@ -116,9 +180,24 @@ impl Caches {
         }
     }
 
-    pub(crate) fn add_leaf(&mut self, leaf: Cached, doomed: bool) {
-        let was = self.leaves.entry(leaf).or_insert(doomed);
-        *was &= doomed;
+    pub(crate) fn add_leaf(&mut self, leaf: Cached, fate: Fate) {
+        let was = self.leaves.entry(leaf).or_insert(fate);
+        *was = fate.min(*was);
+        if fate != Fate::Ends && self.nested.contains(&leaf.vmid) {
+            self.combined.insert(leaf, false);
+        }
+    }
+
+    /// Combines with stage 1 whatever stage 2 can give.
+    pub(crate) fn combine(&mut self) {
+        if self.nested.is_empty() {
+            return;
+        }
+        for (leaf, fate) in &self.leaves {
+            if *fate != Fate::Ends && self.nested.contains(&leaf.vmid) {
+                self.combined.insert(*leaf, false);
+            }
+        }
     }
 
     /// Drops the node from the index too.
@@ -139,26 +218,49 @@ impl Caches {
             Opcode::CFGI_STE_RANGE => {
                 self.doom_config(command.stream(), command.range() + 1, split, false);
             }
-            Opcode::TLBI_NSNH_ALL => self.doom_tlb(|_| true, |_| true),
+            Opcode::TLBI_NSNH_ALL => {
+                self.doom_tlb(Fate::Ends, |_| true, |_| true);
+                self.combined.values_mut().for_each(|doomed| *doomed = true);
+            }
             Opcode::TLBI_S12_VMALL => {
                 let vmid = command.vmid().0;
-                self.doom_tlb(|leaf| leaf.vmid == vmid, |node| node.regime.vmid == vmid);
+                let node = |node: &Node| node.regime.vmid == vmid;
+                self.doom_tlb(Fate::Ends, |leaf| leaf.vmid == vmid, node);
+                self.doom_combined(vmid);
             }
             Opcode::TLBI_S2_IPA => {
                 let scope = Scope::of(command, ril);
-                self.doom_tlb(|leaf| scope.hits_leaf(leaf), |node| scope.hits_node(node));
+                let node = |node: &Node| scope.hits_node(node);
+                self.doom_tlb(Fate::Stage2Ends, |leaf| scope.hits_leaf(leaf), node);
             }
-            // Without stage 1 there is nothing that the others would drop.
+            // By ASID or address, some other stage 1 entry keeps it.
+            Opcode::TLBI_NH_ALL => self.doom_combined(command.vmid().0),
             _ => {}
+        }
+        self.stage1.doom(command, ril);
+    }
+
+    fn doom_combined(&mut self, vmid: u16) {
+        for (entry, doomed) in &mut self.combined {
+            *doomed |= entry.vmid == vmid;
         }
     }
 
-    fn doom_tlb(&mut self, leaf: impl Fn(&Cached) -> bool, node: impl Fn(&Node) -> bool) {
-        for (entry, doomed) in &mut self.leaves {
-            *doomed |= leaf(entry);
+    fn doom_tlb(
+        &mut self,
+        fate: Fate,
+        leaf: impl Fn(&Cached) -> bool,
+        node: impl Fn(&Node) -> bool,
+    ) {
+        for (entry, was) in &mut self.leaves {
+            if leaf(entry) {
+                *was = fate.max(*was);
+            }
         }
-        for (entry, doomed) in &mut self.nodes {
-            *doomed |= node(entry);
+        for (entry, was) in &mut self.nodes {
+            if node(entry) {
+                *was = fate.max(*was);
+            }
         }
     }
 
@@ -171,6 +273,8 @@ impl Caches {
                 entry.words.iter_mut().for_each(Held::doom);
             }
         }
+        self.stage1
+            .doom_streams(|at| same(u64::from(at.0), stream, log2));
         let Some(split) = split.filter(|_| !leaf) else {
             return;
         };
@@ -184,9 +288,11 @@ impl Caches {
 
     /// A CMD_SYNC completed: what is doomed goes.
     pub(crate) fn settle(&mut self) {
-        self.leaves.retain(|_, doomed| !*doomed);
-        self.nodes.retain(|_, doomed| !*doomed);
+        self.leaves.retain(|_, fate| *fate == Fate::Live);
+        self.nodes.retain(|_, fate| *fate == Fate::Live);
+        self.combined.retain(|_, doomed| !*doomed);
         self.reindex();
+        self.stage1.settle();
         for held in self.l1.values_mut() {
             held.doomed.clear();
         }

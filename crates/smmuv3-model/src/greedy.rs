@@ -5,7 +5,7 @@
 //! last, independently of every other word; that is all the freedom that an
 //! unordered observer has, together with looking after every single store.
 
-use crate::cache::{Cached, Node};
+use crate::cache::{Cached, Fate, Node, Which};
 use crate::misuse::Misuse;
 use crate::smmu::{Mode, Smmu};
 use crate::stage2::{LeafEntry, Meaning, Regime};
@@ -15,18 +15,6 @@ use smmuv3_spec::command::{Command, Opcode};
 use smmuv3_spec::control::StrtabBaseCfg;
 use smmuv3_spec::ste::Ste;
 use std::collections::{BTreeSet, HashSet};
-
-/// Most mixtures of one entry's words that are looked at.
-const MIXTURES: usize = 256;
-
-/// Which of the held words make up an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// Those that no invalidation covers.
-    Live,
-    /// All that could still be used.
-    All,
-}
 
 impl Smmu {
     /// A CPU stored to `at`.
@@ -41,12 +29,14 @@ impl Smmu {
         for node in nodes.into_iter().flatten() {
             let offset = at.wrapping_sub(node.table);
             if offset < node.bytes() {
-                let doomed = self.caches.nodes.get(&node).copied().unwrap_or(false);
+                let fate = self.caches.nodes.get(&node).copied();
+                let fate = fate.unwrap_or(Fate::Live);
                 let mut work = Vec::new();
-                self.look_at(node, offset / 8, doomed, &mut work);
-                self.expand(work, doomed);
+                self.look_at(node, offset / 8, fate, &mut work);
+                self.expand(work, fate);
             }
         }
+        self.observe_stage1_store(at);
     }
 
     /// A command was consumed.
@@ -57,12 +47,28 @@ impl Smmu {
             // What can be fetched again by now was, before the CMD_SYNC.
             self.soak();
             self.caches.settle();
+            self.note_nesting();
             return;
         }
         let cfg = StrtabBaseCfg::from(self.regs.strtab_base_cfg);
         let split = (cfg.fmt() != 0).then(|| cfg.split());
         let ril = self.profile.idr3.ril();
         self.caches.doom(command, split, ril);
+        self.caches.combine();
+    }
+
+    /// Which VMIDs some stream may use in two stages now.
+    fn note_nesting(&mut self) {
+        self.caches.nested = self
+            .streams
+            .clone()
+            .into_iter()
+            .flat_map(|stream| self.plans(stream, Which::All))
+            .filter_map(|plan| match plan {
+                Plan::Nested { stage2, .. } => Some(stage2.vmid),
+                _ => None,
+            })
+            .collect();
     }
 
     /// Caches everything that can be reached now, without what is doomed.
@@ -71,13 +77,16 @@ impl Smmu {
             return;
         }
         self.fetch_config();
-        let live = self.caches.nodes.iter().filter(|(_, doomed)| !**doomed);
+        let nodes = self.caches.nodes.iter();
+        let live = nodes.filter(|(_, fate)| **fate == Fate::Live);
         let mut work: Vec<Node> = live.map(|(node, _)| *node).collect();
         work.extend(self.roots());
         for node in &work {
-            self.caches.add_node(*node, false);
+            self.caches.add_node(*node, Fate::Live);
         }
         self.expand_all(work);
+        self.caches.combine();
+        self.soak_stage1();
     }
 
     /// Reads configuration for every stream, and walks from what is new.
@@ -87,13 +96,16 @@ impl Smmu {
                 self.fetch_entry(stream, at);
             }
         }
+        self.note_nesting();
         let mut work = Vec::new();
         for root in self.roots() {
-            if self.caches.add_node(root, false) {
+            if self.caches.add_node(root, Fate::Live) {
                 work.push(root);
             }
         }
-        self.expand(work, false);
+        self.expand(work, Fate::Live);
+        self.caches.combine();
+        self.soak_stage1();
     }
 
     /// Where an entry of `stream` may be read from now.
@@ -133,30 +145,13 @@ impl Smmu {
         let Some(entry) = self.caches.entries.get(&stream) else {
             return Vec::new();
         };
-        let mut mixtures = vec![Ste::default()];
-        for (word, held) in entry.words.iter().enumerate() {
-            let values = match which {
-                Which::Live => held.live.clone(),
-                Which::All => held.all(),
-            };
-            mixtures = mixtures
-                .into_iter()
-                .flat_map(|ste| {
-                    values.iter().map(move |value| {
-                        let mut ste = ste;
-                        ste.0[word] = *value;
-                        ste
-                    })
-                })
-                .take(MIXTURES + 1)
-                .collect();
-        }
-        if mixtures.len() > MIXTURES {
+        let (mixtures, complete) = entry.mixtures(which);
+        if !complete {
             self.misuse.push(Misuse::Mixtures { stream: stream.0 });
         }
         let mut plans: Vec<Plan> = Vec::new();
-        for ste in mixtures {
-            let plan = Plan::of(&ste, &self.profile);
+        for words in mixtures {
+            let plan = Plan::of(&Ste(words), &self.profile);
             if !plans.contains(&plan) {
                 plans.push(plan);
             }
@@ -168,7 +163,7 @@ impl Smmu {
         let mut roots = BTreeSet::new();
         for stream in self.streams.clone() {
             for plan in self.plans(stream, Which::Live) {
-                if let Plan::Stage2(regime) = plan {
+                if let Plan::Stage2(regime) | Plan::Nested { stage2: regime, .. } = plan {
                     roots.insert(Node {
                         regime,
                         level: regime.start,
@@ -183,10 +178,10 @@ impl Smmu {
 
     /// Looks at every entry of the tables in `work`, and of those that they
     /// newly lead to.
-    fn expand(&mut self, mut work: Vec<Node>, doomed: bool) {
+    fn expand(&mut self, mut work: Vec<Node>, fate: Fate) {
         while let Some(node) = work.pop() {
             for index in 0..node.regime.entries(node.level) {
-                self.look_at(node, index, doomed, &mut work);
+                self.look_at(node, index, fate, &mut work);
             }
         }
     }
@@ -198,7 +193,7 @@ impl Smmu {
         while let Some(node) = work.pop() {
             if done.insert(node) {
                 for index in 0..node.regime.entries(node.level) {
-                    self.look_at(node, index, false, &mut work);
+                    self.look_at(node, index, Fate::Live, &mut work);
                 }
             }
         }
@@ -206,15 +201,15 @@ impl Smmu {
 
     /// Caches what one entry of a table may say. Tables that are new go to
     /// `work`.
-    fn look_at(&mut self, node: Node, index: u64, doomed: bool, work: &mut Vec<Node>) {
+    fn look_at(&mut self, node: Node, index: u64, fate: Fate, work: &mut Vec<Node>) {
         self.counts.descriptors += 1;
         let Some((seen, stored)) = self.ram.views(node.table + index * 8) else {
             return;
         };
         let input = node.input + (index << node.regime.shift(node.level));
-        self.look_at_value(node, input, seen, doomed, work);
+        self.look_at_value(node, input, seen, fate, work);
         if stored != seen {
-            self.look_at_value(node, input, stored, doomed, work);
+            self.look_at_value(node, input, stored, fate, work);
         }
     }
 
@@ -223,7 +218,7 @@ impl Smmu {
         node: Node,
         input: u64,
         descriptor: u64,
-        doomed: bool,
+        fate: Fate,
         work: &mut Vec<Node>,
     ) {
         match node.regime.meaning(descriptor, node.level) {
@@ -234,20 +229,20 @@ impl Smmu {
                     input,
                     table,
                 };
-                if self.caches.add_node(below, doomed) {
+                if self.caches.add_node(below, fate) {
                     work.push(below);
                 }
             }
             // An entry whose use would fault may not be cached (DDI 0487,
             // D8.16.1: access flag) or grants nothing.
             Meaning::Leaf(leaf) if leaf.accessed && (leaf.read || leaf.write) => {
-                self.keep(&node, input, &leaf, doomed);
+                self.keep(&node, input, &leaf, fate);
             }
             _ => {}
         }
     }
 
-    fn keep(&mut self, node: &Node, input: u64, leaf: &LeafEntry, doomed: bool) {
+    fn keep(&mut self, node: &Node, input: u64, leaf: &LeafEntry, fate: Fate) {
         let cached = Cached {
             vmid: node.regime.vmid,
             granule: node.regime.granule,
@@ -258,7 +253,7 @@ impl Smmu {
             read: leaf.read,
             write: leaf.write,
         };
-        self.caches.add_leaf(cached, doomed);
+        self.caches.add_leaf(cached, fate);
         if leaf.group > 1 {
             // One entry may stand for the whole group (D8.7.1).
             let size = leaf.size * leaf.group;
@@ -268,7 +263,7 @@ impl Smmu {
                 size,
                 ..cached
             };
-            self.caches.add_leaf(merged, doomed);
+            self.caches.add_leaf(merged, fate);
         }
     }
 
@@ -313,7 +308,7 @@ impl Smmu {
             }
         }
         match self.plans(stream, Which::All).as_slice() {
-            [Plan::Stage2(regime)] => Some(*regime),
+            [Plan::Stage2(regime)] | [Plan::Nested { stage2: regime, .. }] => Some(*regime),
             _ => None,
         }
     }
@@ -334,6 +329,10 @@ impl Smmu {
             .leaves
             .retain(|leaf, _| !goes(leaf.input, leaf.output));
         caches.nodes.retain(|node, _| !goes(node.input, node.table));
+        caches
+            .combined
+            .retain(|leaf, _| !goes(leaf.input, leaf.output));
         caches.reindex();
+        caches.stage1.forget(goes);
     }
 }

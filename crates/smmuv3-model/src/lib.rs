@@ -2,12 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod cache_stage1;
 mod cd;
 mod context;
 mod dma;
 mod greedy;
+mod greedy_stage1;
 mod misuse;
 mod oracle;
+mod oracle_stage1;
 mod profile;
 mod queue;
 mod ram;
@@ -18,6 +21,7 @@ mod stage2;
 mod stream;
 
 pub use cache::Cached;
+pub use cache_stage1::CachedStage1;
 pub use cd::{BadCd, Context, World};
 pub use context::{CdFormat, CdPlace, CdTable, Choice, DefaultSubstream};
 pub use dma::{Refusal, Transaction};

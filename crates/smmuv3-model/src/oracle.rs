@@ -1,7 +1,7 @@
 //! Who could reach what now, and who must not.
 
-use crate::cache::{Cached, Node};
-use crate::greedy::Which;
+use crate::cache::{Cached, Node, Which};
+use crate::cache_stage1::CachedStage1;
 use crate::smmu::{Mode, Smmu};
 use crate::stage2::Regime;
 use crate::stream::Plan;
@@ -33,6 +33,13 @@ pub enum How {
     Walk(Cached),
     /// By a cached translation that no walk gives any more.
     Stale(Cached),
+    /// By a cached translation that combines some stage 1 with what was a
+    /// stage 2 translation, and is one no more.
+    Combined(Cached),
+    /// By a cached translation of stage 1, with no stage 2 underneath.
+    Stage1(CachedStage1),
+    /// As a table of stage 1 that the SMMU may still walk.
+    Walker,
 }
 
 /// Something that must not be.
@@ -69,7 +76,15 @@ pub enum Violation {
         /// Where.
         at: u64,
     },
-    /// A stream uses stage 1, which the model does not do.
+    /// The SMMU would read a context descriptor of a stage 1 alone in memory
+    /// that holds none.
+    Context {
+        /// The stream.
+        stream: StreamId,
+        /// Where.
+        at: u64,
+    },
+    /// A stream uses VMSAv8-32 tables, which the model does not do.
     NotModelled(StreamId),
 }
 
@@ -89,6 +104,17 @@ impl fmt::Display for Violation {
                     How::Disabled => f.write_str("the SMMU is off and does not abort"),
                     How::Bypass => f.write_str("its entry may be read as bypass"),
                     How::Walk(c) => write!(f, "a walk leads there (level {})", c.level),
+                    How::Combined(c) => write!(
+                        f,
+                        "a stale entry of both stages of VMID {} has IPA {:#x}+{:#x} at {:#x}",
+                        c.vmid, c.input, c.size, c.output
+                    ),
+                    How::Stage1(c) => write!(
+                        f,
+                        "stage 1 alone maps {:#x}+{:#x} to {:#x} (level {})",
+                        c.input, c.size, c.output, c.level
+                    ),
+                    How::Walker => f.write_str("a stage 1 table was there"),
                     How::Stale(c) => write!(
                         f,
                         "a stale TLB entry of VMID {} maps {:#x}+{:#x} to {:#x} (level {})",
@@ -108,7 +134,11 @@ impl fmt::Display for Violation {
             Self::Entry { stream, at } => {
                 write!(f, "the entry of {stream} may be fetched from {at:#x}")
             }
-            Self::NotModelled(stream) => write!(f, "stream {stream} uses stage 1"),
+            Self::Context { stream, at } => write!(
+                f,
+                "a context descriptor of {stream} may be fetched from {at:#x}"
+            ),
+            Self::NotModelled(stream) => write!(f, "stream {stream} uses VMSAv8-32 tables"),
         }
     }
 }
@@ -141,8 +171,13 @@ impl Smmu {
             for plan in self.plans(stream, Which::All) {
                 match plan {
                     Plan::Abort | Plan::Bad => {}
-                    Plan::NotModelled | Plan::Stage1 { .. } | Plan::Nested { .. } => {
-                        return Err(Violation::NotModelled(stream));
+                    Plan::NotModelled => return Err(Violation::NotModelled(stream)),
+                    Plan::Stage1 { cds } => self.check_stage1(policy, stream, &cds)?,
+                    Plan::Nested { stage2, .. } => {
+                        for leaf in by_vmid.get(&stage2.vmid).into_iter().flatten() {
+                            self.check_leaf(policy, stream, &stage2, leaf)?;
+                        }
+                        self.check_nested(policy, stream, stage2.vmid)?;
                     }
                     Plan::Bypass => self.check_bypass(policy, stream, How::Bypass)?,
                     Plan::Stage2(regime) => {
@@ -205,7 +240,7 @@ impl Smmu {
         Ok(())
     }
 
-    fn check_bypass(
+    pub(crate) fn check_bypass(
         &self,
         policy: &impl Policy,
         stream: StreamId,

@@ -1,0 +1,296 @@
+//! What the SMMU holds of stage 1: context descriptors, tables, translations
+//! (IHI 0070, 4.3.3, 4.3.4, 4.4.2; 16.2).
+
+use crate::cache::{Entry, Held};
+use crate::cd::World;
+use crate::stage1::{Half, Limits, Rights};
+use smmuv3_spec::StreamId;
+use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Bytes of table that are looked at as one: no stage 2 page is smaller.
+pub(crate) const PIECE: u64 = 4096;
+
+/// A stage 1 translation in the TLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CachedStage1 {
+    /// Whose it is.
+    pub world: World,
+    /// VMID that it belongs to; 0 where the world has none.
+    pub vmid: u16,
+    /// ASID that it belongs to; `None` when it is global.
+    pub asid: Option<u16>,
+    /// log2 of the granule of the table that it came from.
+    pub granule: u32,
+    /// Level of the descriptor.
+    pub level: u32,
+    /// First input address, with its upper bits.
+    pub input: u64,
+    /// Bytes.
+    pub size: u64,
+    /// First output address: an IPA where stage 2 translates.
+    pub output: u64,
+    /// Who may do what.
+    pub rights: Rights,
+}
+
+/// A piece of a table in the walk cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Piece {
+    /// Stage 2 that translates its address and its output.
+    pub(crate) under: Option<u16>,
+    pub(crate) half: Half,
+    pub(crate) level: u32,
+    /// First input address that goes through it.
+    pub(crate) input: u64,
+    /// Where it lies in physical memory.
+    pub(crate) at: u64,
+    /// Its entries.
+    pub(crate) entries: u64,
+    /// What the tables above took away.
+    pub(crate) limits: Limits,
+}
+
+impl Piece {
+    /// Input bytes that go through it.
+    fn span(&self) -> u64 {
+        self.entries << self.half.shift(self.level)
+    }
+}
+
+/// Everything held of stage 1. `true`: doomed.
+#[derive(Default)]
+pub(crate) struct Stage1Caches {
+    /// Level 1 descriptors by stream and index.
+    pub(crate) l1: BTreeMap<(StreamId, u64), Held>,
+    /// Context descriptors by stream and index.
+    pub(crate) cds: BTreeMap<(StreamId, u32), Entry>,
+    pub(crate) pieces: HashMap<Piece, bool>,
+    pub(crate) leaves: HashMap<CachedStage1, bool>,
+    /// Which pieces lie in a 4 KiB page.
+    pub(crate) tables: HashMap<u64, Vec<Piece>>,
+    /// Pages that context descriptors were fetched from.
+    pub(crate) pages: BTreeSet<u64>,
+}
+
+impl Stage1Caches {
+    /// Adds a piece; `true` if it was not there, or only doomed and is now live.
+    pub(crate) fn add_piece(&mut self, piece: Piece, doomed: bool) -> bool {
+        match self.pieces.get_mut(&piece) {
+            Some(was) if *was && !doomed => {
+                *was = false;
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.pieces.insert(piece, doomed);
+                self.tables.entry(piece.at >> 12).or_default().push(piece);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn add_leaf(&mut self, leaf: CachedStage1, doomed: bool) {
+        let was = self.leaves.entry(leaf).or_insert(doomed);
+        *was &= doomed;
+    }
+
+    /// Dooms the context descriptors of the streams that `of` names, and their
+    /// level 1 descriptors.
+    pub(crate) fn doom_streams(&mut self, of: impl Fn(StreamId) -> bool) {
+        for ((stream, _), entry) in &mut self.cds {
+            if of(*stream) {
+                entry.words.iter_mut().for_each(Held::doom);
+            }
+        }
+        for ((stream, _), held) in &mut self.l1 {
+            if of(*stream) {
+                held.doom();
+            }
+        }
+    }
+
+    /// Dooms what a command covers; those for STEs are told by
+    /// [`doom_streams`](Self::doom_streams).
+    pub(crate) fn doom(&mut self, command: &Command, ril: bool) {
+        let vmid = command.vmid().0;
+        let asid = command.asid().0;
+        let el1 = |world: World| world == World::El1;
+        let el2 = |world: World| world != World::El1;
+        match command.opcode() {
+            Opcode::CFGI_CD => self.doom_cd(command),
+            Opcode::CFGI_CD_ALL => self.doom_streams(|stream| stream == command.stream()),
+            Opcode::TLBI_NH_ALL | Opcode::TLBI_S12_VMALL => {
+                self.doom_tlb(|tag| el1(tag.world) && tag.vmid == vmid, None);
+            }
+            Opcode::TLBI_NSNH_ALL => self.doom_tlb(|tag| el1(tag.world), None),
+            Opcode::TLBI_NH_ASID => self.doom_tlb(
+                |tag| el1(tag.world) && tag.vmid == vmid && tag.asid == Some(asid),
+                None,
+            ),
+            Opcode::TLBI_NH_VA => {
+                let scope = Scope::of(command, ril);
+                let of = |tag: &Tag| el1(tag.world) && tag.vmid == vmid && tag.is(asid);
+                self.doom_tlb(of, Some(scope));
+            }
+            Opcode::TLBI_NH_VAA => {
+                let scope = Scope::of(command, ril);
+                self.doom_tlb(|tag| el1(tag.world) && tag.vmid == vmid, Some(scope));
+            }
+            Opcode::TLBI_EL2_ALL => self.doom_tlb(|tag| el2(tag.world), None),
+            Opcode::TLBI_EL2_ASID => {
+                self.doom_tlb(|tag| el2(tag.world) && tag.asid == Some(asid), None);
+            }
+            Opcode::TLBI_EL2_VA => {
+                let scope = Scope::of(command, ril);
+                let of = |tag: &Tag| el2(tag.world) && tag.is(asid);
+                self.doom_tlb(of, Some(scope));
+            }
+            Opcode::TLBI_EL2_VAA => {
+                let scope = Scope::of(command, ril);
+                self.doom_tlb(|tag| el2(tag.world), Some(scope));
+            }
+            _ => {}
+        }
+    }
+
+    fn doom_cd(&mut self, command: &Command) {
+        let (stream, index) = (command.stream(), command.substream_bits());
+        if let Some(entry) = self.cds.get_mut(&(stream, index)) {
+            entry.words.iter_mut().for_each(Held::doom);
+        }
+        if command.leaf() {
+            return;
+        }
+        // The descriptor that leads to it: which one depends on the format,
+        // and both are held by index.
+        for ((of, l1), held) in &mut self.l1 {
+            if *of == stream && [6, 10].contains(&(l1 >> 32)) && index >> (l1 >> 32) == *l1 as u32 {
+                held.doom();
+            }
+        }
+    }
+
+    fn doom_tlb(&mut self, of: impl Fn(&Tag) -> bool, scope: Option<Scope>) {
+        for (leaf, doomed) in &mut self.leaves {
+            let tag = Tag {
+                world: leaf.world,
+                vmid: leaf.vmid,
+                asid: leaf.asid,
+            };
+            *doomed |= of(&tag) && scope.as_ref().is_none_or(|scope| scope.hits_leaf(leaf));
+        }
+        for (piece, doomed) in &mut self.pieces {
+            let half = &piece.half;
+            let tag = Tag {
+                world: half.world,
+                vmid: half.vmid,
+                // A table descriptor is nobody's but its own ASID's.
+                asid: Some(half.asid),
+            };
+            *doomed |= of(&tag) && scope.as_ref().is_none_or(|scope| scope.hits_piece(piece));
+        }
+    }
+
+    /// A CMD_SYNC completed: what is doomed goes.
+    pub(crate) fn settle(&mut self) {
+        self.leaves.retain(|_, doomed| !*doomed);
+        self.pieces.retain(|_, doomed| !*doomed);
+        self.reindex();
+        for held in self.l1.values_mut() {
+            held.doomed.clear();
+        }
+        for held in self.cds.values_mut().flat_map(|entry| &mut entry.words) {
+            held.doomed.clear();
+        }
+        self.l1.retain(|_, held| !held.live.is_empty());
+        self.cds.retain(|_, entry| !entry.words[0].live.is_empty());
+    }
+
+    /// Drops what `goes` says, for no reason.
+    pub(crate) fn forget(&mut self, goes: impl Fn(u64, u64) -> bool) {
+        self.leaves.retain(|leaf, _| !goes(leaf.input, leaf.output));
+        self.pieces.retain(|piece, _| !goes(piece.input, piece.at));
+        self.reindex();
+    }
+
+    fn reindex(&mut self) {
+        let pieces = &self.pieces;
+        self.tables.retain(|_, list| {
+            list.retain(|piece| pieces.contains_key(piece));
+            !list.is_empty()
+        });
+    }
+}
+
+/// What an entry is tagged with.
+struct Tag {
+    world: World,
+    vmid: u16,
+    asid: Option<u16>,
+}
+
+impl Tag {
+    /// Whether it is this ASID's, or everybody's.
+    fn is(&self, asid: u16) -> bool {
+        self.asid.is_none_or(|own| own == asid)
+    }
+}
+
+/// The addresses that a command by VA is required to drop, and no more
+/// (4.4.1.1). An address covers the entry that translates it.
+struct Scope {
+    start: u64,
+    last: u64,
+    granule: Option<u32>,
+    level: Option<u32>,
+    leaf: bool,
+}
+
+impl Scope {
+    fn of(command: &Command, ril: bool) -> Self {
+        let start = command.address();
+        let mut scope = Self {
+            start,
+            last: start | 0xfff,
+            granule: None,
+            level: None,
+            leaf: command.leaf(),
+        };
+        if ril && command.tg() != TLBI_TG_ANY {
+            let granule = match command.tg() {
+                TLBI_TG_4K => 12,
+                TLBI_TG_16K => 14,
+                _ => 16,
+            };
+            scope.granule = Some(granule);
+            let hint = u32::from(command.ttl());
+            if hint != 0 && !(hint == 1 && granule == 14) {
+                scope.level = Some(hint);
+            }
+            let unit = u32::from(command.scale() & 31) + granule;
+            let bytes = (u128::from(command.num()) + 1) << unit;
+            // The address does not wrap.
+            scope.last = u64::try_from(u128::from(start) + bytes - 1).unwrap_or(u64::MAX);
+        }
+        scope
+    }
+
+    fn overlaps(&self, input: u64, size: u64) -> bool {
+        input <= self.last && self.start <= input.saturating_add(size - 1)
+    }
+
+    fn hits_leaf(&self, leaf: &CachedStage1) -> bool {
+        self.granule.is_none_or(|granule| granule == leaf.granule)
+            && self.level.is_none_or(|level| level == leaf.level)
+            && self.overlaps(leaf.input, leaf.size)
+    }
+
+    fn hits_piece(&self, piece: &Piece) -> bool {
+        !self.leaf
+            && self.granule.is_none_or(|g| g == piece.half.granule)
+            // Tables from the start to the one that holds the leaf.
+            && self.level.is_none_or(|level| piece.level <= level)
+            && self.overlaps(piece.input, piece.span().max(1))
+    }
+}

@@ -1,0 +1,122 @@
+//! What streams with a stage 1 could reach.
+
+use crate::cache::Which;
+use crate::context::{CdTable, DefaultSubstream};
+use crate::oracle::{How, Policy, Violation};
+use crate::smmu::Smmu;
+use crate::stage1::Half;
+use smmuv3_spec::StreamId;
+use std::ops::Range;
+
+impl Smmu {
+    /// Stage 1 on top of stage 2: what was combined before stage 2 changed, and
+    /// where the tables of stage 1 are still read, or written for a flag.
+    pub(crate) fn check_nested(
+        &self,
+        policy: &impl Policy,
+        stream: StreamId,
+        vmid: u16,
+    ) -> Result<(), Violation> {
+        let combined = self.caches.combined.keys();
+        let mut combined: Vec<_> = combined.filter(|leaf| leaf.vmid == vmid).collect();
+        combined.sort();
+        for leaf in combined {
+            let range = leaf.output..leaf.output + leaf.size;
+            if let Some(page) = policy.first_forbidden(stream, range, leaf.write) {
+                return Err(Violation::Reach {
+                    stream,
+                    address: leaf.input + (page - leaf.output),
+                    page,
+                    write: leaf.write,
+                    how: How::Combined(*leaf),
+                });
+            }
+        }
+        let pieces = self.caches.stage1.pieces.keys();
+        let mut tables: Vec<(u64, u64, bool)> = pieces
+            .filter(|piece| piece.under == Some(vmid))
+            .map(|piece| (piece.at, piece.entries * 8, piece.half.ha))
+            .collect();
+        tables.sort_unstable();
+        for (at, bytes, write) in tables {
+            if let Some(page) = policy.first_forbidden(stream, at..at + bytes, write) {
+                return Err(Violation::Reach {
+                    stream,
+                    address: page,
+                    page,
+                    write,
+                    how: How::Walker,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stage 1 alone: its tables decide, so they must be no stranger's, and
+    /// lead nowhere else.
+    pub(crate) fn check_stage1(
+        &self,
+        policy: &impl Policy,
+        stream: StreamId,
+        cds: &CdTable,
+    ) -> Result<(), Violation> {
+        if cds.max != 0 && cds.default == DefaultSubstream::Bypass {
+            self.check_bypass(policy, stream, How::Bypass)?;
+        }
+        let held = &self.caches.stage1.cds;
+        for (_, entry) in held.range((stream, 0)..=(stream, u32::MAX)) {
+            for at in &entry.from {
+                if policy.first_foreign(*at..*at + 64).is_some() {
+                    return Err(Violation::Context { stream, at: *at });
+                }
+            }
+        }
+        let mut halves: Vec<Half> = self
+            .contexts(stream, cds, Which::All)
+            .into_iter()
+            .flat_map(|context| [context.lower, context.upper])
+            .flatten()
+            .collect();
+        halves.sort_unstable();
+        halves.dedup();
+        let own = |half: &Half| halves.binary_search(half).is_ok();
+        let pieces = self.caches.stage1.pieces.keys();
+        let mut pieces: Vec<_> = pieces
+            .filter(|piece| piece.under.is_none() && own(&piece.half))
+            .collect();
+        pieces.sort_unstable();
+        for piece in pieces {
+            let range: Range<u64> = piece.at..piece.at + piece.entries * 8;
+            if let Some(at) = policy.first_foreign(range) {
+                return Err(Violation::Table {
+                    vmid: piece.half.vmid,
+                    table: piece.at,
+                    at,
+                    level: piece.level,
+                });
+            }
+        }
+        for leaf in self.held_stage1() {
+            let theirs = halves.iter().any(|half| {
+                half.world == leaf.world
+                    && half.vmid == leaf.vmid
+                    && leaf.asid.is_none_or(|asid| asid == half.asid)
+            });
+            if !theirs {
+                continue;
+            }
+            let write = leaf.rights.write || leaf.rights.write_privileged;
+            let range = leaf.output..leaf.output + leaf.size;
+            if let Some(page) = policy.first_forbidden(stream, range, write) {
+                return Err(Violation::Reach {
+                    stream,
+                    address: leaf.input + (page - leaf.output),
+                    page,
+                    write,
+                    how: How::Stage1(leaf),
+                });
+            }
+        }
+        Ok(())
+    }
+}
