@@ -1,9 +1,11 @@
 //! Random programs.
 
-use super::{Op, Setup};
+use crate::op::Op;
+use crate::setup::Setup;
 use proptest::prelude::*;
 use smmuv3_model::{Mode, Profile};
 
+/// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
     // Near the start too, so that operations meet.
     let page = prop_oneof![0..1024u64, 0..16u64];

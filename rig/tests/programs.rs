@@ -1,10 +1,8 @@
 //! Hostile programs against the real driver, tables, ledger and host space.
 #![allow(missing_docs)]
 
-mod common;
-
-use common::program::{op, setup};
-use common::{Finding, Mutant, Op, Setup, run};
+use portcullis_rig::program::{op, setup};
+use portcullis_rig::{Finding, Mutant, Op, Setup, run};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use smmuv3_model::{Mode, Profile};

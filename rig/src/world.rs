@@ -1,72 +1,21 @@
-//! The rig: driver, tables, ledger and host space on the model, driven by a
-//! program, with the oracle asked at every step.
-#![allow(dead_code, missing_docs)]
+//! The machine's state as the rig follows it, and one step of a program.
 
-pub mod machine;
-pub mod mutant;
-pub mod program;
-
-pub use machine::{Allowed, Finding, Machine, OLD, OTHER, POOL, RAM, SPARE, STREAMS};
-pub use mutant::Mutant;
+use crate::finding::Finding;
+use crate::machine::{Allowed, Machine};
+use crate::map::{DOORBELL, OTHER, PAGES, RAM, STREAMS};
+use crate::mutant::Mutant;
+use crate::op::Op;
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_isolation::{HostError, HostSpace, HostTables, Invalidate, Ledger};
+use portcullis_isolation::{HostError, HostSpace, Invalidate};
 use portcullis_memory::Arena;
-use portcullis_ownership::{Bank, Owner};
-use portcullis_pagetable::{
-    Bbm, Execute, Geometry, Granule, Invalidation, MemoryType, Stage2 as Stage2Format,
-    Stage2Attributes, Table,
-};
+use portcullis_ownership::Owner;
+use portcullis_pagetable::Invalidation;
 use smmuv3_driver::{self as driver, Error, Stage2};
-use smmuv3_model::{Access, Counts, Mode, Profile, Transaction};
-use smmuv3_spec::control::{StrtabBase, StrtabBaseCfg};
-use smmuv3_spec::ste::Ste;
-use smmuv3_spec::{StreamId, Vmid, reg};
+use smmuv3_model::{Access, Transaction};
+use smmuv3_spec::{StreamId, Vmid};
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
 
-const DOORBELL: Ranges = 0x0809_0000..0x0809_1000;
-const PAGES: u64 = (RAM.end - RAM.start) / PAGE_SIZE;
-
-/// One step of a hostile program. Numbers are taken modulo what there is.
-#[derive(Clone, Copy, Debug)]
-pub enum Op {
-    Attach {
-        stream: u32,
-        domain: u8,
-    },
-    AttachRange {
-        first: u32,
-        last: u32,
-        domain: u8,
-    },
-    Block {
-        stream: u32,
-    },
-    Take {
-        page: u64,
-        count: u64,
-    },
-    Give {
-        page: u64,
-        count: u64,
-    },
-    Dma {
-        stream: u32,
-        address: u64,
-        write: bool,
-    },
-    Scribble {
-        page: u64,
-        word: u64,
-        value: u64,
-    },
-    Drain,
-    Restart,
-    /// Reuses the VMID of a domain without streams for another table.
-    Reuse,
-}
-
-type Driver<'m> = driver::Smmu<&'m Machine, &'m Machine, &'m Machine>;
+pub(crate) type Driver<'m> = driver::Smmu<&'m Machine, &'m Machine, &'m Machine>;
 
 /// Invalidates on the one SMMU. The CPUs are not modelled.
 struct Everywhere<'a, 'm> {
@@ -97,151 +46,20 @@ impl Invalidate for Everywhere<'_, '_> {
     }
 }
 
-struct World<'a, 'm> {
-    machine: &'m Machine,
-    driver: Driver<'m>,
-    space: HostSpace<'a, &'a Arena, &'m Machine>,
-    domains: [Stage2; 3],
+pub(crate) struct World<'a, 'm> {
+    pub(crate) machine: &'m Machine,
+    pub(crate) driver: Driver<'m>,
+    pub(crate) space: HostSpace<'a, &'a Arena, &'m Machine>,
+    pub(crate) domains: [Stage2; 3],
     /// What the last domain is when it is reused, and what its streams reach.
-    spare: (Stage2, Ranges),
-    last: Ranges,
+    pub(crate) spare: (Stage2, Ranges),
+    pub(crate) last: Ranges,
     /// Which domain each stream is in.
-    at: BTreeMap<u32, u8>,
-}
-
-/// What a program runs on.
-#[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    pub profile: Profile,
-    pub mode: Mode,
-    /// Somebody had the SMMU before, and left it running.
-    pub used: bool,
-}
-
-/// Runs a program.
-pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Finding> {
-    let machine = Machine::new(setup.profile, setup.mode, mutant);
-    if setup.used {
-        earlier_owner(&machine);
-    }
-    machine.smmu.borrow_mut().take_misuse();
-    let config = driver::Config {
-        command_log2: 4,
-        event_log2: 3,
-        ..driver::Config::default()
-    };
-    let driver = Driver::new(&machine, &machine, &machine, config)
-        .map_err(|_| Finding::Failed("taking over"));
-    machine.armed.set(true);
-    machine.check();
-    if let Some(finding) = machine.finding.get() {
-        return Err(finding);
-    }
-    let driver = driver?;
-
-    let entries: Vec<_> = (0..PAGES).map(|_| AtomicU32::new(0)).collect();
-    let banks = [Bank::new(range(RAM.start, RAM.end - RAM.start), &entries).unwrap()];
-    let ledger = Ledger::new(&banks).unwrap();
-    let all = range(RAM.start, RAM.end - RAM.start);
-    let to_host = ledger.begin(all, Owner::NOBODY, Owner::HOST);
-    to_host.unwrap().commit();
-    let arena = Arena::new(PhysAddr::new(0x20_0000_0000), 1 << 20);
-    let geometry = Geometry::stage2(Granule::Size4K, 40, 40).unwrap();
-    let bbm = if mutant == Mutant::WrongBbm || machine.smmu.borrow().profile().idr3.bbml() >= 2 {
-        Bbm::Level2
-    } else {
-        Bbm::Level0
-    };
-    let tables = HostTables {
-        geometry,
-        cpu_bbm: bbm,
-        dma_bbm: bbm,
-    };
-    let doorbell = [range(DOORBELL.start, PAGE_SIZE)];
-    let none = std::iter::empty();
-    let space = HostSpace::new(ledger, tables, &arena, &machine, none, doorbell.into_iter());
-    let mut space_other = Table::<Stage2Format, _>::new(geometry, bbm, &machine).unwrap();
-    let attributes = Stage2Attributes {
-        memory: MemoryType::Normal,
-        read: true,
-        write: true,
-        execute: Execute::Never,
-    };
-    let mut space_spare = Table::<Stage2Format, _>::new(geometry, bbm, &machine).unwrap();
-    for (table, memory) in [(&mut space_other, OTHER), (&mut space_spare, SPARE)] {
-        let memory = range(memory.start, memory.end - memory.start);
-        table
-            .map(memory.identity(), memory.start(), attributes)
-            .unwrap();
-    }
-
-    let space = space.unwrap();
-    let stage2 = |vmid, root| Stage2 {
-        vmid: Vmid(vmid),
-        root,
-        granule: driver::Granule::Size4K,
-        t0sz: geometry.t0sz() as u8,
-        sl0: geometry.sl0() as u8,
-        ps: geometry.ps() as u8,
-    };
-    let domains = [
-        stage2(1, space.dma().root()),
-        stage2(2, space_other.root()),
-        stage2(3, space_other.root()),
-    ];
-    let mut world = World {
-        machine: &machine,
-        driver,
-        space,
-        domains,
-        spare: (stage2(3, space_spare.root()), SPARE),
-        last: OTHER,
-        at: BTreeMap::new(),
-    };
-    for op in program {
-        world.step(op)?;
-    }
-    let counts = machine.smmu.borrow().counts();
-    Ok(counts)
-}
-
-/// Somebody used the SMMU before, with the same VMID as ours, and left
-/// everything on. Its translations lead into what is now the hypervisor's.
-fn earlier_owner(machine: &Machine) {
-    let (table, root) = (OLD.start, OLD.start + 0x4_0000);
-    {
-        let mut smmu = machine.smmu.borrow_mut();
-        let ste = [
-            1 | 0b110 << 1,
-            0,
-            // VMID 1, T0SZ 24, SL0 1, PS 40 bits, AA64, R.
-            1 | 24 << 32 | 1 << 38 | 2 << 48 | 1 << 51 | 1 << 58,
-            root,
-            0,
-            0,
-            0,
-            0,
-        ];
-        for stream in 0..256 {
-            for (word, value) in (0..).zip(ste) {
-                smmu.ram_mut().settle(table + stream * 64 + word * 8, value);
-            }
-        }
-        // A block of 1 GiB over the pool.
-        let index = POOL.start >> 30;
-        let block = (POOL.start & !0x3fff_ffff) | 0x7c1;
-        smmu.ram_mut().settle(root + index * 8, block);
-        let base = StrtabBase::new().with_addr_6(table >> 6);
-        smmu.write64(reg::STRTAB_BASE, base.into());
-        let cfg = StrtabBaseCfg::new().with_log2size(8);
-        smmu.write32(reg::STRTAB_BASE_CFG, cfg.into());
-        smmu.write32(reg::CR0, 1);
-        while smmu.read32(reg::CR0ACK) != 1 {}
-    }
+    pub(crate) at: BTreeMap<u32, u8>,
 }
 
 impl World<'_, '_> {
-    fn step(&mut self, op: &Op) -> Result<(), Finding> {
+    pub(crate) fn step(&mut self, op: &Op) -> Result<(), Finding> {
         let before = self.allowed();
         *self.machine.allowed.borrow_mut() = before.clone();
         self.perform(op, &before)?;
@@ -451,9 +269,9 @@ impl World<'_, '_> {
     }
 }
 
-type Ranges = std::ops::Range<u64>;
+pub(crate) type Ranges = std::ops::Range<u64>;
 
-fn range(start: u64, size: u64) -> Range<PhysAddr> {
+pub(crate) fn range(start: u64, size: u64) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(start), size).unwrap()
 }
 
@@ -472,6 +290,3 @@ fn pages(page: u64, count: u64) -> Range<PhysAddr> {
     };
     range(RAM.start + first * PAGE_SIZE, count * PAGE_SIZE)
 }
-
-/// The words of an entry, for tests that write one by hand.
-pub const ABORT: [u64; 8] = Ste::ABORT.0;

@@ -1,10 +1,8 @@
 //! Each deliberate mistake must be found.
 #![allow(missing_docs)]
 
-mod common;
-
-use common::program::{op, setup};
-use common::{Finding, Mutant, Setup, run};
+use portcullis_rig::program::{op, setup};
+use portcullis_rig::{Finding, Mutant, Setup, run};
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use smmuv3_model::{Misuse, Violation};

@@ -1,0 +1,112 @@
+//! Deliberate mistakes, each made between the code under test and the model, as
+//! if the code had made it.
+
+use smmuv3_spec::StreamId;
+use smmuv3_spec::command::{Command, Opcode};
+
+/// One mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// No mistake.
+    None,
+    /// No invalidation of translations at all.
+    NoTlbi,
+    /// Stage 2 changes are not invalidated.
+    NoTlbiIpa,
+    /// A VMID is not invalidated before a stream uses it.
+    NoTlbiVmid,
+    /// A changed stream table entry is not invalidated.
+    NoCfgi,
+    /// Takes an SMMU over without dropping its configuration.
+    NoCfgiAll,
+    /// Takes an SMMU over without dropping its translations.
+    NoTlbiAll,
+    /// No CMD_SYNC.
+    NoSync,
+    /// Does not wait for commands.
+    NoWait,
+    /// Does not wait for CR0ACK.
+    NoFenceWait,
+    /// Does not set GBPA.ABORT.
+    NoGbpa,
+    /// Drops the wrap bit of the producer index.
+    NoWrap,
+    /// Invalidates another VMID.
+    WrongVmid,
+    /// Invalidates another stream.
+    WrongStream,
+    /// Spares walk caches always.
+    LeafOnly,
+    /// Spares level 1 stream table descriptors always.
+    ConfigLeafOnly,
+    /// Claims that all was at level 3.
+    LevelHint,
+    /// One unit of a range is missing.
+    ShortRange,
+    /// The unit of a range is half of what it should be.
+    SmallScale,
+    /// The range starts a block later.
+    NextPage,
+    /// Table memory is not cleaned.
+    NoPublish,
+    /// Stream table entries are not cleaned.
+    NoEntryPublish,
+    /// The first word of an entry is stored before the others.
+    EntryValidFirst,
+    /// The caller of the tables forgets the SMMUs.
+    ForgetSmmus,
+    /// ... invalidates the first page of a plan only.
+    FirstPageOnly,
+    /// ... always says that no table was freed.
+    CallerLeaf,
+    /// ... changes the ledger only, not the tables.
+    LedgerOnly,
+    /// ... believes that block sizes may change at any time.
+    WrongBbm,
+    /// ... invalidates before the tables change.
+    TooEarly,
+}
+
+impl Mutant {
+    pub(crate) fn skips_publish(self, bytes: u64) -> bool {
+        match self {
+            Self::NoPublish => true,
+            Self::NoEntryPublish => bytes == 64,
+            _ => false,
+        }
+    }
+
+    /// The command that is sent in place of `command`.
+    pub(crate) fn command(self, command: Command) -> Command {
+        let idle = Command::sync(0);
+        let opcode = command.opcode();
+        match (self, opcode) {
+            (Self::NoTlbi, Opcode::TLBI_S2_IPA | Opcode::TLBI_S12_VMALL)
+            | (Self::NoTlbiIpa, Opcode::TLBI_S2_IPA)
+            | (Self::NoTlbiVmid, Opcode::TLBI_S12_VMALL)
+            | (Self::NoCfgi, Opcode::CFGI_STE)
+            | (Self::NoCfgiAll, Opcode::CFGI_STE_RANGE)
+            | (Self::NoTlbiAll, Opcode::TLBI_NSNH_ALL) => idle,
+            (Self::NoSync, Opcode::SYNC) => Command::prefetch_config(StreamId(0), None),
+            (Self::WrongVmid, Opcode::TLBI_S2_IPA | Opcode::TLBI_S12_VMALL) => {
+                command.with_vmid_bits(command.vmid_bits() ^ 4)
+            }
+            (Self::LeafOnly, Opcode::TLBI_S2_IPA) => command.with_leaf(true),
+            (Self::ConfigLeafOnly, Opcode::CFGI_STE) => command.with_leaf(true),
+            (Self::WrongStream, Opcode::CFGI_STE) => {
+                command.with_stream_bits(command.stream_bits() + 1)
+            }
+            (Self::LevelHint, Opcode::TLBI_S2_IPA) if command.tg() != 0 => command.with_ttl(3),
+            (Self::ShortRange, Opcode::TLBI_S2_IPA) if command.num() > 0 => {
+                command.with_num(command.num() - 1)
+            }
+            (Self::SmallScale, Opcode::TLBI_S2_IPA) if command.scale() > 0 => {
+                command.with_scale(command.scale() - 1)
+            }
+            (Self::NextPage, Opcode::TLBI_S2_IPA) => {
+                command.with_address(command.address() + 0x20_0000)
+            }
+            _ => command,
+        }
+    }
+}
