@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod finding;
+mod hunt;
 mod machine;
 mod map;
 mod mutant;
@@ -14,7 +15,8 @@ mod setup;
 mod world;
 
 pub use finding::Finding;
+pub use hunt::{Catch, Hunt, Outcome};
 pub use map::STREAMS;
 pub use mutant::Mutant;
 pub use op::Op;
-pub use setup::{Setup, run};
+pub use setup::{Setup, Stopped, run};

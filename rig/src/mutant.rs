@@ -67,6 +67,61 @@ pub enum Mutant {
     TooEarly,
 }
 
+/// Every mistake and its name.
+const NAMES: &[(Mutant, &str)] = &[
+    (Mutant::NoTlbi, "no-tlbi"),
+    (Mutant::NoTlbiIpa, "no-tlbi-ipa"),
+    (Mutant::NoTlbiVmid, "no-tlbi-vmid"),
+    (Mutant::NoCfgi, "no-cfgi"),
+    (Mutant::NoCfgiAll, "no-cfgi-all"),
+    (Mutant::NoTlbiAll, "no-tlbi-all"),
+    (Mutant::NoSync, "no-sync"),
+    (Mutant::NoWait, "no-wait"),
+    (Mutant::NoFenceWait, "no-fence-wait"),
+    (Mutant::NoGbpa, "no-gbpa"),
+    (Mutant::NoWrap, "no-wrap"),
+    (Mutant::WrongVmid, "wrong-vmid"),
+    (Mutant::WrongStream, "wrong-stream"),
+    (Mutant::LeafOnly, "leaf-only"),
+    (Mutant::ConfigLeafOnly, "config-leaf-only"),
+    (Mutant::LevelHint, "level-hint"),
+    (Mutant::ShortRange, "short-range"),
+    (Mutant::SmallScale, "small-scale"),
+    (Mutant::NextPage, "next-page"),
+    (Mutant::NoPublish, "no-publish"),
+    (Mutant::NoEntryPublish, "no-entry-publish"),
+    (Mutant::EntryValidFirst, "entry-valid-first"),
+    (Mutant::ForgetSmmus, "forget-smmus"),
+    (Mutant::FirstPageOnly, "first-page-only"),
+    (Mutant::CallerLeaf, "caller-leaf"),
+    (Mutant::LedgerOnly, "ledger-only"),
+    (Mutant::WrongBbm, "wrong-bbm"),
+    (Mutant::TooEarly, "too-early"),
+];
+
+impl Mutant {
+    /// Every mistake there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(mutant, _)| *mutant)
+    }
+
+    /// The name on the command line; `none` for no mistake.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let mut names = NAMES.iter();
+        names
+            .find(|(mutant, _)| *mutant == self)
+            .map_or("none", |(_, name)| *name)
+    }
+
+    /// The mistake of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let mut names = NAMES.iter();
+        names.find(|(_, n)| *n == name).map(|(mutant, _)| *mutant)
+    }
+}
+
 impl Mutant {
     pub(crate) fn skips_publish(self, bytes: u64) -> bool {
         match self {

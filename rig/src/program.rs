@@ -31,12 +31,16 @@ fn count() -> impl Strategy<Value = u64> {
     prop_oneof![3 => 0..20u64, 1 => Just(18)]
 }
 
-fn profile() -> impl Strategy<Value = Profile> {
-    prop_oneof![
-        Just(Profile::qemu()),
-        Just(Profile::minimal()),
-        Just(Profile::full()),
-    ]
+/// What there is to run on.
+#[must_use]
+pub fn profiles() -> Vec<Profile> {
+    vec![Profile::qemu(), Profile::minimal(), Profile::full()]
+}
+
+fn profile(name: Option<&str>) -> impl Strategy<Value = Profile> + use<> {
+    let mut list = profiles();
+    list.retain(|profile| name.is_none_or(|name| name == profile.name));
+    prop::sample::select(list)
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
@@ -46,9 +50,9 @@ fn mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
-/// Anything to run on.
-pub fn setup() -> impl Strategy<Value = Setup> {
-    (profile(), mode(), any::<bool>()).prop_map(|(profile, mode, used)| Setup {
+/// Anything to run on, with the profile of that name if there is one.
+pub fn setup(profile_name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
+    (profile(profile_name), mode(), any::<bool>()).prop_map(|(profile, mode, used)| Setup {
         profile,
         mode,
         used,

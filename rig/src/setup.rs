@@ -18,6 +18,7 @@ use smmuv3_model::{Counts, Mode, Profile};
 use smmuv3_spec::control::{StrtabBase, StrtabBaseCfg};
 use smmuv3_spec::{Vmid, reg};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::AtomicU32;
 
 /// What a program runs on.
@@ -31,14 +32,36 @@ pub struct Setup {
     pub used: bool,
 }
 
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = if self.used { ", used before" } else { "" };
+        write!(f, "{} ({:?}{used})", self.profile.name, self.mode)
+    }
+}
+
+/// Where a program was stopped, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stopped {
+    /// Operations that were complete by then.
+    pub step: usize,
+    /// What was found.
+    pub finding: Finding,
+}
+
+impl From<Finding> for Stopped {
+    fn from(finding: Finding) -> Self {
+        Self { step: 0, finding }
+    }
+}
+
 /// Runs a program.
 ///
 /// # Errors
-/// The first [`Finding`].
+/// The first [`Finding`], and where.
 ///
 /// # Panics
 /// When the machine cannot be set up, which is a defect of the rig.
-pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Finding> {
+pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Stopped> {
     let machine = Machine::new(setup.profile, setup.mode, mutant);
     if setup.used {
         earlier_owner(&machine);
@@ -54,7 +77,7 @@ pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Findi
     machine.armed.set(true);
     machine.check();
     if let Some(finding) = machine.finding.get() {
-        return Err(finding);
+        return Err(finding.into());
     }
     let driver = driver?;
 
@@ -117,8 +140,10 @@ pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Findi
         last: OTHER,
         at: BTreeMap::new(),
     };
-    for op in program {
-        world.step(op)?;
+    for (step, op) in program.iter().enumerate() {
+        world
+            .step(op)
+            .map_err(|finding| Stopped { step, finding })?;
     }
     let counts = machine.smmu.borrow().counts();
     Ok(counts)

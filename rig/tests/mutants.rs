@@ -21,19 +21,19 @@ fn hunt(mutant: Mutant) -> Finding {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let last = Cell::new(None);
-    let strategy = (setup(), vec(op(), 1..30));
+    let strategy = (setup(None), vec(op(), 1..30));
     let result = runner.run(&strategy, |(setup, program)| {
         match run(setup, mutant, &program) {
             Ok(_) => Ok(()),
-            Err(finding) => {
-                last.set(Some(finding));
+            Err(stopped) => {
+                last.set(Some(stopped.finding));
                 Err(TestCaseError::fail("found"))
             }
         }
     });
     match result {
         Err(TestError::Fail(_, (setup, program))) => {
-            let finding = run(setup, mutant, &program).expect_err("as before");
+            let finding = run(setup, mutant, &program).expect_err("as before").finding;
             let Setup {
                 profile,
                 mode,

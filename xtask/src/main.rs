@@ -5,6 +5,7 @@ mod boot;
 mod options;
 mod run;
 mod test;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use portcullis_lab::setup::{Lab, Wishes};
@@ -26,6 +27,7 @@ enum Command {
     Run(run::Run),
     Test(test::Test),
     Bench(bench::Bench),
+    Verify(verify::Verify),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Verify(verify) => verify.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };

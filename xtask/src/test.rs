@@ -43,6 +43,10 @@ impl Test {
             command.args(kinds).args(&self.arguments);
             passed &= command.status().context("cannot start cargo")?.success();
         }
+        // Not when single tests were asked for.
+        if self.arguments.is_empty() {
+            passed &= crate::verify::short()?;
+        }
         Ok(if passed {
             ExitCode::SUCCESS
         } else {
@@ -75,7 +79,7 @@ pub fn lint_bare_metal() -> anyhow::Result<ExitCode> {
 }
 
 /// A cargo command for the build machine, in the environment of the caller.
-fn cargo(verb: &str) -> Command {
+pub fn cargo(verb: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.arg(verb);
     command
