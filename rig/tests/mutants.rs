@@ -68,7 +68,7 @@ violates! {
     no_tlbi_all: NoTlbiAll => Finding::Violation(Violation::Table { .. }),
     no_sync: NoSync => Finding::Lost(..),
     no_wait: NoWait => Finding::Violation(Violation::Table { .. }),
-    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }),
+    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }) | Finding::Lost(..),
     no_gbpa: NoGbpa => Finding::Violation(Violation::Reach { .. }),
     no_wrap: NoWrap => Finding::Misuse(Misuse::Overrun { .. }),
     wrong_vmid: WrongVmid => Finding::Violation(Violation::Reach { .. }),

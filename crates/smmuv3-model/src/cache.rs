@@ -5,10 +5,14 @@
 //! is fetched again after the command is live again, and survives the CMD_SYNC.
 
 use crate::cache_stage1::Stage1Caches;
+use crate::reach::Reach;
 use crate::stage2::Regime;
+use crate::stream::Plan;
+use rustc_hash::FxHashMap;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A translation in the TLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +51,7 @@ impl Node {
     }
 
     /// Input bytes that go through it.
-    fn span(&self) -> u64 {
+    pub(crate) fn span(&self) -> u64 {
         self.regime.entries(self.level) << self.regime.shift(self.level)
     }
 }
@@ -97,7 +101,7 @@ impl Held {
 }
 
 /// Which of the held words make up an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
     /// Those that no invalidation covers.
     Live,
@@ -112,12 +116,44 @@ const MIXTURES: usize = 256;
 /// values it may have been fetched with, since a fetch may straddle stores.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
-    pub(crate) words: [Held; 8],
+    words: [Held; 8],
     /// Where entries of the stream were fetched from.
     pub(crate) from: BTreeSet<u64>,
+    /// What was worked out from the words, until they change.
+    pub(crate) plans: [Option<Vec<Plan>>; 2],
 }
 
 impl Entry {
+    /// Notes a value that a word was seen with.
+    pub(crate) fn add(&mut self, word: usize, value: u64) {
+        if self.words.get_mut(word).is_some_and(|held| held.add(value)) {
+            self.plans = [None, None];
+        }
+    }
+
+    pub(crate) fn doom(&mut self) {
+        self.words.iter_mut().for_each(Held::doom);
+        self.plans = [None, None];
+    }
+
+    pub(crate) fn settle(&mut self) {
+        if self.is_doomed() {
+            self.words.iter_mut().for_each(|held| held.doomed.clear());
+            self.plans = [None, None];
+        }
+    }
+
+    /// Whether some value of it goes with the next CMD_SYNC.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.words.iter().any(|held| !held.doomed.is_empty())
+    }
+
+    /// Whether it may be used before or after the next CMD_SYNC.
+    pub(crate) fn is_held(&self, which: Which) -> bool {
+        let [word, ..] = &self.words;
+        !word.live.is_empty() || which == Which::All && !word.doomed.is_empty()
+    }
+
     /// Every mixture of held words; `false` when there are more than are given.
     pub(crate) fn mixtures(&self, which: Which) -> (Vec<[u64; 8]>, bool) {
         let mut mixtures = vec![[0; 8]];
@@ -143,20 +179,32 @@ impl Entry {
 /// Everything held.
 #[derive(Default)]
 pub(crate) struct Caches {
-    pub(crate) leaves: HashMap<Cached, Fate>,
-    pub(crate) nodes: HashMap<Node, Fate>,
+    pub(crate) leaves: FxHashMap<Cached, Fate>,
+    pub(crate) nodes: FxHashMap<Node, Fate>,
     /// Stage 2 halves of translations that combine both stages; `true`: doomed.
     /// Stage 1 is whoever's, and may have led anywhere.
-    pub(crate) combined: HashMap<Cached, bool>,
+    pub(crate) combined: FxHashMap<Cached, bool>,
     /// VMIDs that streams use in two stages.
     pub(crate) nested: BTreeSet<u16>,
     pub(crate) stage1: Stage1Caches,
     /// Which tables lie in a 4 KiB page.
-    pub(crate) tables: HashMap<u64, Vec<Node>>,
+    pub(crate) tables: FxHashMap<u64, Vec<Node>>,
     pub(crate) entries: BTreeMap<StreamId, Entry>,
     pub(crate) l1: BTreeMap<u64, Held>,
     /// Pages that configuration was fetched from.
     pub(crate) config_pages: BTreeSet<u64>,
+    /// What the leaves of each VMID lead to, unless `changed`.
+    pub(crate) reach: BTreeMap<u16, Reach>,
+    /// The same of what combines both stages.
+    pub(crate) reach_combined: BTreeMap<u16, Reach>,
+    /// Leaves were added or dropped since `reach` was worked out.
+    pub(crate) changed: bool,
+    /// Leaves were added since conflicts were looked for.
+    pub(crate) conflicts: bool,
+    /// Something goes with the next CMD_SYNC.
+    doomed: bool,
+    /// Part of that is configuration.
+    pub(crate) config_doomed: bool,
 }
 
 impl Caches {
@@ -181,10 +229,50 @@ impl Caches {
     }
 
     pub(crate) fn add_leaf(&mut self, leaf: Cached, fate: Fate) {
-        let was = self.leaves.entry(leaf).or_insert(fate);
-        *was = fate.min(*was);
+        match self.leaves.entry(leaf) {
+            Slot::Occupied(mut slot) => {
+                let was = slot.get_mut();
+                *was = fate.min(*was);
+            }
+            Slot::Vacant(slot) => {
+                slot.insert(fate);
+                self.changed = true;
+                self.conflicts = true;
+            }
+        }
+        self.doomed |= fate != Fate::Live;
         if fate != Fate::Ends && self.nested.contains(&leaf.vmid) {
             self.combined.insert(leaf, false);
+            self.changed = true;
+        }
+    }
+
+    /// The input addresses of each VMID around everything that goes.
+    pub(crate) fn going(&self) -> BTreeMap<u16, (u64, u64)> {
+        let mut hull: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
+        let mut add = |vmid, first: u64, size: u64| {
+            let last = first + (size - 1);
+            let hull = hull.entry(vmid).or_insert((first, last));
+            *hull = (hull.0.min(first), hull.1.max(last));
+        };
+        for (leaf, fate) in &self.leaves {
+            if *fate != Fate::Live {
+                add(leaf.vmid, leaf.input, leaf.size);
+            }
+        }
+        for (node, fate) in &self.nodes {
+            if *fate != Fate::Live {
+                add(node.regime.vmid, node.input, node.span());
+            }
+        }
+        hull
+    }
+
+    /// Works out where translations lead, if that changed.
+    pub(crate) fn measure(&mut self) {
+        if std::mem::take(&mut self.changed) {
+            self.reach = Reach::of(self.leaves.keys());
+            self.reach_combined = Reach::of(self.combined.keys());
         }
     }
 
@@ -196,6 +284,7 @@ impl Caches {
         for (leaf, fate) in &self.leaves {
             if *fate != Fate::Ends && self.nested.contains(&leaf.vmid) {
                 self.combined.insert(*leaf, false);
+                self.changed = true;
             }
         }
     }
@@ -211,6 +300,7 @@ impl Caches {
 
     /// Dooms what a command covers. `split`: StreamID bits of the second level.
     pub(crate) fn doom(&mut self, command: &Command, split: Option<u8>, ril: bool) {
+        self.doomed = true;
         match command.opcode() {
             Opcode::CFGI_STE => {
                 self.doom_config(command.stream(), 0, split, command.leaf());
@@ -266,11 +356,12 @@ impl Caches {
 
     /// 4.3.1, 4.3.2: the 2^`log2` aligned streams around `stream`.
     fn doom_config(&mut self, stream: StreamId, log2: u8, split: Option<u8>, leaf: bool) {
+        self.config_doomed = true;
         let same = |a: u64, b: u64, bits: u8| bits >= 32 || a >> bits == b >> bits;
         let stream = u64::from(stream.0);
         for (at, entry) in &mut self.entries {
             if same(u64::from(at.0), stream, log2) {
-                entry.words.iter_mut().for_each(Held::doom);
+                entry.doom();
             }
         }
         self.stage1
@@ -288,6 +379,11 @@ impl Caches {
 
     /// A CMD_SYNC completed: what is doomed goes.
     pub(crate) fn settle(&mut self) {
+        if !std::mem::take(&mut self.doomed) {
+            return;
+        }
+        self.config_doomed = false;
+        self.changed = true;
         self.leaves.retain(|_, fate| *fate == Fate::Live);
         self.nodes.retain(|_, fate| *fate == Fate::Live);
         self.combined.retain(|_, doomed| !*doomed);
@@ -296,11 +392,7 @@ impl Caches {
         for held in self.l1.values_mut() {
             held.doomed.clear();
         }
-        for entry in self.entries.values_mut() {
-            for held in &mut entry.words {
-                held.doomed.clear();
-            }
-        }
+        self.entries.values_mut().for_each(Entry::settle);
     }
 }
 

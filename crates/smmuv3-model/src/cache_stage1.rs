@@ -1,12 +1,13 @@
 //! What the SMMU holds of stage 1: context descriptors, tables, translations
 //! (IHI 0070, 4.3.3, 4.3.4, 4.4.2; 16.2).
 
-use crate::cache::{Entry, Held};
+use crate::cache::{Entry, Held, Which};
 use crate::cd::World;
 use crate::stage1::{Half, Limits, Rights};
+use rustc_hash::FxHashMap;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of table that are looked at as one: no stage 2 page is smaller.
 pub(crate) const PIECE: u64 = 4096;
@@ -65,10 +66,10 @@ pub(crate) struct Stage1Caches {
     pub(crate) l1: BTreeMap<(StreamId, u64), Held>,
     /// Context descriptors by stream and index.
     pub(crate) cds: BTreeMap<(StreamId, u32), Entry>,
-    pub(crate) pieces: HashMap<Piece, bool>,
-    pub(crate) leaves: HashMap<CachedStage1, bool>,
+    pub(crate) pieces: FxHashMap<Piece, bool>,
+    pub(crate) leaves: FxHashMap<CachedStage1, bool>,
     /// Which pieces lie in a 4 KiB page.
-    pub(crate) tables: HashMap<u64, Vec<Piece>>,
+    pub(crate) tables: FxHashMap<u64, Vec<Piece>>,
     /// Pages that context descriptors were fetched from.
     pub(crate) pages: BTreeSet<u64>,
 }
@@ -100,7 +101,7 @@ impl Stage1Caches {
     pub(crate) fn doom_streams(&mut self, of: impl Fn(StreamId) -> bool) {
         for ((stream, _), entry) in &mut self.cds {
             if of(*stream) {
-                entry.words.iter_mut().for_each(Held::doom);
+                entry.doom();
             }
         }
         for ((stream, _), held) in &mut self.l1 {
@@ -157,7 +158,7 @@ impl Stage1Caches {
     fn doom_cd(&mut self, command: &Command) {
         let (stream, index) = (command.stream(), command.substream_bits());
         if let Some(entry) = self.cds.get_mut(&(stream, index)) {
-            entry.words.iter_mut().for_each(Held::doom);
+            entry.doom();
         }
         if command.leaf() {
             return;
@@ -200,11 +201,9 @@ impl Stage1Caches {
         for held in self.l1.values_mut() {
             held.doomed.clear();
         }
-        for held in self.cds.values_mut().flat_map(|entry| &mut entry.words) {
-            held.doomed.clear();
-        }
+        self.cds.values_mut().for_each(Entry::settle);
         self.l1.retain(|_, held| !held.live.is_empty());
-        self.cds.retain(|_, entry| !entry.words[0].live.is_empty());
+        self.cds.retain(|_, entry| entry.is_held(Which::Live));
     }
 
     /// Drops what `goes` says, for no reason.

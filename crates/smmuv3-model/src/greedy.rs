@@ -10,11 +10,12 @@ use crate::misuse::Misuse;
 use crate::smmu::{Mode, Smmu};
 use crate::stage2::{LeafEntry, Meaning, Regime};
 use crate::stream::{Place, Plan};
+use rustc_hash::FxHashSet;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{Command, Opcode};
 use smmuv3_spec::control::StrtabBaseCfg;
 use smmuv3_spec::ste::Ste;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 impl Smmu {
     /// A CPU stored to `at`.
@@ -45,7 +46,7 @@ impl Smmu {
         self.look_for_conflict();
         if command.opcode() == Opcode::SYNC {
             // What can be fetched again by now was, before the CMD_SYNC.
-            self.soak();
+            self.soak_again();
             self.caches.settle();
             self.note_nesting();
             return;
@@ -71,19 +72,44 @@ impl Smmu {
             .collect();
     }
 
-    /// Caches everything that can be reached now, without what is doomed.
+    /// Caches everything that can be reached now, whatever was held before: the
+    /// SMMU did not look while it was disabled.
     pub(crate) fn soak(&mut self) {
+        self.fetch_config();
+        self.soak_tables(true);
+    }
+
+    /// The same, without what is doomed. What is held without being doomed was
+    /// looked at when it came and at every store since, so only what goes has
+    /// to be looked at again, unless something was dropped for no reason.
+    fn soak_again(&mut self) {
+        if self.caches.config_doomed {
+            self.fetch_config();
+        }
+        self.soak_tables(matches!(self.mode, Mode::Random { .. }));
+    }
+
+    fn soak_tables(&mut self, all: bool) {
         if !self.enabled().smmuen() {
             return;
         }
-        self.fetch_config();
+        let going = self.caches.going();
+        let again = |node: &Node| {
+            let hull = going.get(&node.regime.vmid);
+            let last = node.input + (node.span() - 1);
+            all || hull.is_some_and(|hull| node.input <= hull.1 && hull.0 <= last)
+        };
+        let roots = self.roots();
         let nodes = self.caches.nodes.iter();
-        let live = nodes.filter(|(_, fate)| **fate == Fate::Live);
-        let mut work: Vec<Node> = live.map(|(node, _)| *node).collect();
-        work.extend(self.roots());
-        for node in &work {
-            self.caches.add_node(*node, Fate::Live);
-        }
+        let live: Vec<Node> = nodes
+            .filter(|(node, fate)| **fate == Fate::Live && again(node))
+            .map(|(node, _)| *node)
+            .collect();
+        let work = live
+            .into_iter()
+            .chain(roots)
+            .filter(|node| self.caches.add_node(*node, Fate::Live) || again(node))
+            .collect();
         self.expand_all(work);
         self.caches.combine();
         self.soak_stage1();
@@ -91,6 +117,9 @@ impl Smmu {
 
     /// Reads configuration for every stream, and walks from what is new.
     fn fetch_config(&mut self) {
+        if !self.enabled().smmuen() {
+            return;
+        }
         for stream in self.streams.clone() {
             for at in self.fetch_places(stream) {
                 self.fetch_entry(stream, at);
@@ -131,10 +160,10 @@ impl Smmu {
         self.caches.config_pages.insert(at >> 12);
         let entry = self.caches.entries.entry(stream).or_default();
         entry.from.insert(at);
-        for (held, offset) in entry.words.iter_mut().zip((0..).step_by(8)) {
+        for (word, offset) in (0..8).zip((0..).step_by(8)) {
             if let Some((seen, stored)) = self.ram.views(at + offset) {
-                held.add(seen);
-                held.add(stored);
+                entry.add(word, seen);
+                entry.add(word, stored);
             }
         }
     }
@@ -142,9 +171,12 @@ impl Smmu {
     /// The entries that the SMMU may use for `stream`: every mixture of held
     /// words.
     pub(crate) fn plans(&mut self, stream: StreamId, which: Which) -> Vec<Plan> {
-        let Some(entry) = self.caches.entries.get(&stream) else {
+        let Some(entry) = self.caches.entries.get_mut(&stream) else {
             return Vec::new();
         };
+        if let Some(plans) = &entry.plans[which as usize] {
+            return plans.clone();
+        }
         let (mixtures, complete) = entry.mixtures(which);
         if !complete {
             self.misuse.push(Misuse::Mixtures { stream: stream.0 });
@@ -156,6 +188,7 @@ impl Smmu {
                 plans.push(plan);
             }
         }
+        entry.plans[which as usize] = Some(plans.clone());
         plans
     }
 
@@ -188,7 +221,7 @@ impl Smmu {
 
     /// The same, also for those that they already led to.
     fn expand_all(&mut self, work: Vec<Node>) {
-        let mut done: HashSet<Node> = HashSet::new();
+        let mut done: FxHashSet<Node> = FxHashSet::default();
         let mut work = work;
         while let Some(node) = work.pop() {
             if done.insert(node) {
@@ -270,6 +303,9 @@ impl Smmu {
     /// Overlapping translations may differ in size alone, and that only where
     /// the SMMU says so (IDR3.BBML of 2).
     fn look_for_conflict(&mut self) {
+        if !std::mem::take(&mut self.caches.conflicts) {
+            return;
+        }
         let mut leaves: Vec<&Cached> = self.caches.leaves.keys().collect();
         leaves.sort_by_key(|leaf| (leaf.vmid, leaf.input, u64::MAX - leaf.size));
         let sizes_may_differ = self.profile.idr3.bbml() >= 2;
@@ -333,6 +369,7 @@ impl Smmu {
             .combined
             .retain(|leaf, _| !goes(leaf.input, leaf.output));
         caches.reindex();
+        caches.changed = true;
         caches.stage1.forget(goes);
     }
 }

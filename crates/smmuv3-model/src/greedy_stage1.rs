@@ -13,10 +13,10 @@ use crate::context::{CdPlace, CdTable};
 use crate::smmu::Smmu;
 use crate::stage1::{Half, Limits, Stage1Leaf, Stage1Meaning};
 use crate::stream::Plan;
+use rustc_hash::FxHashMap;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::cd::Cd;
 use smmuv3_spec::control::Cr2;
-use std::collections::HashMap;
 
 /// Substreams that are looked at without being asked for.
 const SUBSTREAMS: u32 = 4;
@@ -29,8 +29,8 @@ const PIECES: u32 = 256;
 /// What was looked at in one round.
 #[derive(Default)]
 struct Seen {
-    places: HashMap<(Half, u32, u64), u32>,
-    pieces: HashMap<Half, u32>,
+    places: FxHashMap<(Half, u32, u64), u32>,
+    pieces: FxHashMap<Half, u32>,
 }
 
 impl Seen {
@@ -131,7 +131,7 @@ impl Smmu {
         let held = &mut self.caches.stage1.cds;
         for (_, entry) in held.range_mut((stream, 0)..=(stream, u32::MAX)) {
             // Only what is read from now on is where descriptors are.
-            if entry.words.iter().all(|held| held.doomed.is_empty()) {
+            if !entry.is_doomed() {
                 entry.from.clear();
             }
         }
@@ -142,10 +142,10 @@ impl Smmu {
                 let key = (stream, index);
                 let entry = self.caches.stage1.cds.entry(key).or_default();
                 entry.from.insert(place);
-                for (held, offset) in entry.words.iter_mut().zip((0..).step_by(8)) {
+                for (word, offset) in (0..8).zip((0..).step_by(8)) {
                     if let Some((seen, stored)) = self.ram.views(place + offset) {
-                        held.add(seen);
-                        held.add(stored);
+                        entry.add(word, seen);
+                        entry.add(word, stored);
                     }
                 }
             }

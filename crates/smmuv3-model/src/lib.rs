@@ -14,6 +14,7 @@ mod oracle_stage1;
 mod profile;
 mod queue;
 mod ram;
+mod reach;
 mod registers;
 mod smmu;
 mod stage1;

@@ -7,7 +7,6 @@ use crate::stage2::Regime;
 use crate::stream::Plan;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::Gbpa;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -161,12 +160,7 @@ impl Smmu {
             return Ok(());
         }
         self.check_fetches(policy)?;
-        let mut by_vmid: BTreeMap<u16, Vec<Cached>> = BTreeMap::new();
-        for leaf in self.caches.leaves.keys() {
-            by_vmid.entry(leaf.vmid).or_default().push(*leaf);
-        }
-        // The report must not depend on the order of a hash.
-        by_vmid.values_mut().for_each(|list| list.sort());
+        self.caches.measure();
         for stream in self.streams.clone() {
             for plan in self.plans(stream, Which::All) {
                 match plan {
@@ -174,16 +168,12 @@ impl Smmu {
                     Plan::NotModelled => return Err(Violation::NotModelled(stream)),
                     Plan::Stage1 { cds } => self.check_stage1(policy, stream, &cds)?,
                     Plan::Nested { stage2, .. } => {
-                        for leaf in by_vmid.get(&stage2.vmid).into_iter().flatten() {
-                            self.check_leaf(policy, stream, &stage2, leaf)?;
-                        }
+                        self.check_leaves(policy, stream, &stage2)?;
                         self.check_nested(policy, stream, stage2.vmid)?;
                     }
                     Plan::Bypass => self.check_bypass(policy, stream, How::Bypass)?,
                     Plan::Stage2(regime) => {
-                        for leaf in by_vmid.get(&regime.vmid).into_iter().flatten() {
-                            self.check_leaf(policy, stream, &regime, leaf)?;
-                        }
+                        self.check_leaves(policy, stream, &regime)?;
                     }
                 }
             }
@@ -208,7 +198,7 @@ impl Smmu {
             entries.find_map(|(stream, entry)| {
                 let mut from = entry.from.iter();
                 from.find(|from| (at..at + bytes).contains(from))
-                    .filter(|_| self.enabled().smmuen() && !entry.words[0].all().is_empty())
+                    .filter(|_| self.enabled().smmuen() && entry.is_held(Which::All))
                     .filter(|from| self.may_fetch_from(*stream, **from))
                     .map(|from| Violation::Entry {
                         stream: *stream,
@@ -259,6 +249,25 @@ impl Smmu {
         }
     }
 
+    /// Every translation of a regime's VMID.
+    fn check_leaves(
+        &self,
+        policy: &impl Policy,
+        stream: StreamId,
+        regime: &Regime,
+    ) -> Result<(), Violation> {
+        let reach = self.caches.reach.get(&regime.vmid);
+        if reach.is_none_or(|reach| reach.is_allowed(policy, stream)) {
+            return Ok(());
+        }
+        // The report must not depend on the order of a hash.
+        let leaves = self.caches.leaves.keys();
+        let mut leaves: Vec<_> = leaves.filter(|leaf| leaf.vmid == regime.vmid).collect();
+        leaves.sort_unstable();
+        let mut leaves = leaves.into_iter();
+        leaves.try_for_each(|leaf| self.check_leaf(policy, stream, regime, leaf))
+    }
+
     fn check_leaf(
         &self,
         policy: &impl Policy,
@@ -288,18 +297,18 @@ impl Smmu {
     }
 
     fn check_fetches(&self, policy: &impl Policy) -> Result<(), Violation> {
-        let mut nodes: Vec<&Node> = self.caches.nodes.keys().collect();
-        nodes.sort();
-        for node in nodes {
+        let foreign = |node: &&Node| {
             let range = node.table..node.table + node.bytes();
-            if let Some(at) = policy.first_foreign(range) {
-                return Err(Violation::Table {
-                    vmid: node.regime.vmid,
-                    table: node.table,
-                    at,
-                    level: node.level,
-                });
-            }
+            policy.first_foreign(range).is_some()
+        };
+        if let Some(node) = self.caches.nodes.keys().filter(foreign).min() {
+            let range = node.table..node.table + node.bytes();
+            return Err(Violation::Table {
+                vmid: node.regime.vmid,
+                table: node.table,
+                at: policy.first_foreign(range).unwrap_or(node.table),
+                level: node.level,
+            });
         }
         for (stream, entry) in &self.caches.entries {
             for at in &entry.from {

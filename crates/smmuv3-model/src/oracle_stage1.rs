@@ -17,9 +17,38 @@ impl Smmu {
         stream: StreamId,
         vmid: u16,
     ) -> Result<(), Violation> {
+        let reach = self.caches.reach_combined.get(&vmid);
+        if reach.is_some_and(|reach| !reach.is_allowed(policy, stream)) {
+            self.check_combined(policy, stream, vmid)?;
+        }
+        let forbidden = self.caches.stage1.pieces.keys().filter_map(|piece| {
+            let range = piece.at..piece.at + piece.entries * 8;
+            let write = piece.half.ha;
+            let page = (piece.under == Some(vmid))
+                .then(|| policy.first_forbidden(stream, range, write))??;
+            Some((page, write))
+        });
+        match forbidden.min() {
+            Some((page, write)) => Err(Violation::Reach {
+                stream,
+                address: page,
+                page,
+                write,
+                how: How::Walker,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_combined(
+        &self,
+        policy: &impl Policy,
+        stream: StreamId,
+        vmid: u16,
+    ) -> Result<(), Violation> {
         let combined = self.caches.combined.keys();
         let mut combined: Vec<_> = combined.filter(|leaf| leaf.vmid == vmid).collect();
-        combined.sort();
+        combined.sort_unstable();
         for leaf in combined {
             let range = leaf.output..leaf.output + leaf.size;
             if let Some(page) = policy.first_forbidden(stream, range, leaf.write) {
@@ -29,23 +58,6 @@ impl Smmu {
                     page,
                     write: leaf.write,
                     how: How::Combined(*leaf),
-                });
-            }
-        }
-        let pieces = self.caches.stage1.pieces.keys();
-        let mut tables: Vec<(u64, u64, bool)> = pieces
-            .filter(|piece| piece.under == Some(vmid))
-            .map(|piece| (piece.at, piece.entries * 8, piece.half.ha))
-            .collect();
-        tables.sort_unstable();
-        for (at, bytes, write) in tables {
-            if let Some(page) = policy.first_forbidden(stream, at..at + bytes, write) {
-                return Err(Violation::Reach {
-                    stream,
-                    address: page,
-                    page,
-                    write,
-                    how: How::Walker,
                 });
             }
         }

@@ -1,0 +1,72 @@
+//! Where translations lead, as few ranges as possible.
+
+use crate::Policy;
+use crate::cache::Cached;
+use smmuv3_spec::StreamId;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Output addresses of a set of translations, ascending and disjoint.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reach {
+    /// That can be read or written.
+    pub(crate) any: Vec<Range<u64>>,
+    /// That can be written.
+    pub(crate) write: Vec<Range<u64>>,
+}
+
+impl Reach {
+    /// Of each VMID among `leaves`.
+    pub(crate) fn of<'a>(leaves: impl Iterator<Item = &'a Cached>) -> BTreeMap<u16, Self> {
+        let mut reach: BTreeMap<u16, Self> = BTreeMap::new();
+        for leaf in leaves {
+            let reach = reach.entry(leaf.vmid).or_default();
+            let range = leaf.output..leaf.output.saturating_add(leaf.size);
+            if leaf.write {
+                reach.write.push(range.clone());
+            }
+            reach.any.push(range);
+        }
+        for reach in reach.values_mut() {
+            merge(&mut reach.any);
+            merge(&mut reach.write);
+        }
+        reach
+    }
+
+    /// Whether `stream` may touch all of it.
+    pub(crate) fn is_allowed(&self, policy: &impl Policy, stream: StreamId) -> bool {
+        let fine = |ranges: &[Range<u64>], write| {
+            let mut ranges = ranges.iter();
+            ranges.all(|range| {
+                policy
+                    .first_forbidden(stream, range.clone(), write)
+                    .is_none()
+            })
+        };
+        fine(&self.any, false) && fine(&self.write, true)
+    }
+}
+
+fn merge(ranges: &mut Vec<Range<u64>>) {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, last| {
+        let touches = next.start <= last.end;
+        if touches {
+            last.end = last.end.max(next.end);
+        }
+        touches
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merge;
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        let mut ranges = vec![8..9, 0..2, 2..4, 1..3, 6..7, 6..8];
+        merge(&mut ranges);
+        assert_eq!(ranges, [0..4, 6..9]);
+    }
+}
