@@ -1,19 +1,20 @@
-//! A transaction, from the device's access to its outcome (IHI 0070, 3.4, 3.12,
-//! 6.3.14, 7.2, 7.3).
+//! A transaction, from the device's access to its outcome (IHI 0070, 3.12,
+//! 3.13).
 
 use crate::smmu::Smmu;
-use crate::stage2::{Access, LeafEntry, Meaning, Regime};
-use crate::stream::{Place, Plan};
+use crate::stage2::Access;
+use crate::translate::Ending;
+use crate::walk::{Update, Walk};
 use smmuv3_spec::StreamId;
-use smmuv3_spec::control::{Cr2, Gbpa};
-use smmuv3_spec::event::{Class, EventKind, EventRecord};
-use smmuv3_spec::ste::Ste;
+use smmuv3_spec::event::{EventKind, EventRecord};
 
 /// What a device does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transaction {
     /// The device.
     pub stream: StreamId,
+    /// The address space within the device (PASID), if it names one; 20 bits.
+    pub substream: Option<u32>,
     /// The address it puts on the bus.
     pub address: u64,
     /// What it does there.
@@ -23,14 +24,33 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// An unprivileged access.
+    /// An unprivileged access without substream.
     #[must_use]
     pub fn new(stream: StreamId, address: u64, access: Access) -> Self {
         Self {
             stream,
+            substream: None,
             address,
             access,
             privileged: false,
+        }
+    }
+
+    /// The same of a substream.
+    #[must_use]
+    pub fn with_substream(self, substream: u32) -> Self {
+        Self {
+            substream: Some(substream),
+            ..self
+        }
+    }
+
+    /// The same, privileged.
+    #[must_use]
+    pub fn privileged(self) -> Self {
+        Self {
+            privileged: true,
+            ..self
         }
     }
 }
@@ -46,32 +66,61 @@ pub enum Refusal {
     /// that was enabled and not full.
     #[error("{}", .0.kind())]
     Event(EventRecord),
+    /// To the device it worked, but a read gave zero and a write was ignored
+    /// (`CD.A` of 0); with the event, if one is recorded.
+    #[error("read as zero, write ignored")]
+    Ignored(Option<EventRecord>),
+    /// It waits until software decides; the record, with the tag, went to the
+    /// queue unless that has no room yet. [`Smmu::take_completed`] tells how it
+    /// went on.
+    #[error("stalled with tag {:#x}", .0.stag())]
+    Stalled(EventRecord),
     /// The output address is no memory.
     #[error("{0:#x} is no memory")]
     External(u64),
-    /// The stream uses stage 1, which is not modelled.
-    #[error("stage 1 is not modelled")]
+    /// The stream uses VMSAv8-32 tables, which are not modelled.
+    #[error("VMSAv8-32 is not modelled")]
     NotModelled,
 }
 
-/// A fault of a stage 2 walk.
-struct Fault {
-    kind: EventKind,
-    fetch: Option<u64>,
+/// What comes with a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// Nothing: only the translation is wanted.
+    None,
+    /// 8 bytes are read.
+    Read,
+    /// 8 bytes are written.
+    Write(u64),
 }
+
+/// What a transaction brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The output address, where no data was asked for.
+    Translated(u64),
+    /// What was read.
+    Read(u64),
+    /// It was written.
+    Written,
+}
+
+/// Times that a walk is repeated because a descriptor that it updates changed
+/// meanwhile.
+const RETRIES: usize = 64;
 
 impl Smmu {
     /// Translates an access by a walk of what the SMMU can see for certain,
-    /// past every cache. Records the event of a fault.
+    /// past every cache. Records the event of a fault, and updates access flags
+    /// and dirty state where that is configured.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn translate(&mut self, access: Transaction) -> Result<u64, Refusal> {
-        let result = self.attempt(&access);
-        if let Err(Refusal::Event(record)) = result {
-            self.record(record);
+        match self.perform(access, Payload::None)? {
+            Done::Translated(at) => Ok(at),
+            Done::Read(_) | Done::Written => Ok(0),
         }
-        result
     }
 
     /// Reads the 8 bytes at an aligned address, as a device.
@@ -79,8 +128,19 @@ impl Smmu {
     /// # Errors
     /// See [`Refusal`].
     pub fn dma_read(&mut self, stream: StreamId, address: u64) -> Result<u64, Refusal> {
-        let at = self.translate(Transaction::new(stream, address, Access::Read))?;
-        self.ram.device_load(at).ok_or(Refusal::External(at))
+        self.read(Transaction::new(stream, address, Access::Read))
+    }
+
+    /// Reads 8 bytes by a transaction of any kind.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; what was ignored reads as zero.
+    pub fn read(&mut self, access: Transaction) -> Result<u64, Refusal> {
+        match self.perform(access, Payload::Read) {
+            Ok(Done::Read(value)) => Ok(value),
+            Ok(Done::Translated(_) | Done::Written) | Err(Refusal::Ignored(_)) => Ok(0),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Writes the 8 bytes at an aligned address, as a device.
@@ -88,148 +148,106 @@ impl Smmu {
     /// # Errors
     /// See [`Refusal`].
     pub fn dma_write(&mut self, stream: StreamId, address: u64, value: u64) -> Result<(), Refusal> {
-        let at = self.translate(Transaction::new(stream, address, Access::Write))?;
-        if !self.device_store(at, value) {
-            return Err(Refusal::External(at));
-        }
-        Ok(())
+        self.write(Transaction::new(stream, address, Access::Write), value)
     }
 
-    fn attempt(&self, access: &Transaction) -> Result<u64, Refusal> {
-        if !self.enabled().smmuen() {
-            let large = access.address >> self.profile.output_bits() != 0;
-            if Gbpa::from(self.regs.gbpa.acting).abort() || large {
-                return Err(Refusal::Silent);
-            }
-            return Ok(access.address);
-        }
-        let event = EventRecord::default().with_stream_bits(access.stream.0);
-        let at = match self.place(access.stream) {
-            Place::Outside => return Err(self.bad_stream(event)),
-            Place::At(at) => at,
-            Place::Behind { at, .. } => {
-                let (word, _) = self.ram.views(at).ok_or_else(|| fetch_failed(event, at))?;
-                match self.behind(word, access.stream) {
-                    Some(at) => at,
-                    None => return Err(self.bad_stream(event)),
-                }
-            }
+    /// Writes 8 bytes by a transaction; whatever it says it does, it writes.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; what was ignored counts as written.
+    pub fn write(&mut self, access: Transaction, value: u64) -> Result<(), Refusal> {
+        let access = Transaction {
+            access: Access::Write,
+            ..access
         };
-        let mut ste = Ste::default();
-        for (word, offset) in ste.0.iter_mut().zip((0..).step_by(8)) {
-            let views = self.ram.views(at + offset);
-            *word = views.ok_or_else(|| fetch_failed(event, at))?.0;
-        }
-        match Plan::of(&ste, &self.profile) {
-            Plan::Abort => Err(Refusal::Silent),
-            Plan::Bad => Err(Refusal::Event(kind(event, EventKind::C_BAD_STE))),
-            Plan::NotModelled | Plan::Stage1 { .. } | Plan::Nested { .. } => {
-                Err(Refusal::NotModelled)
-            }
-            Plan::Bypass if access.address >> self.profile.output_bits() != 0 => {
-                let event = translation_event(event, EventKind::F_ADDR_SIZE, access);
-                Err(Refusal::Event(event))
-            }
-            Plan::Bypass => Ok(access.address),
-            Plan::Stage2(regime) => self.stage2(&ste, &regime, event, access),
+        match self.perform(access, Payload::Write(value)) {
+            Ok(_) | Err(Refusal::Ignored(_)) => Ok(()),
+            Err(refusal) => Err(refusal),
         }
     }
 
-    /// C_BAD_STREAMID, where it is recorded at all (6.3.12, RECINVSID).
-    fn bad_stream(&self, event: EventRecord) -> Refusal {
-        if Cr2::from(self.regs.cr2).recinvsid() {
-            Refusal::Event(kind(event, EventKind::C_BAD_STREAMID))
-        } else {
-            Refusal::Silent
+    /// A transaction from arrival to outcome. What stalls is kept.
+    pub(crate) fn perform(&mut self, t: Transaction, payload: Payload) -> Result<Done, Refusal> {
+        let at = match self.pass(&t) {
+            Ok(at) => at,
+            Err(ending) => return Err(self.end(t, payload, ending)),
+        };
+        match payload {
+            Payload::None => Ok(Done::Translated(at)),
+            Payload::Read => match self.ram.device_load(at) {
+                Some(value) => Ok(Done::Read(value)),
+                None => Err(Refusal::External(at)),
+            },
+            Payload::Write(value) if self.device_store(at, value) => Ok(Done::Written),
+            Payload::Write(_) => Err(Refusal::External(at)),
         }
     }
 
-    fn stage2(
-        &self,
-        ste: &Ste,
-        regime: &Regime,
-        event: EventRecord,
-        access: &Transaction,
-    ) -> Result<u64, Refusal> {
-        // With stage 1 bypassed, an address beyond the IAS is its fault (3.4).
-        if access.address >> self.profile.input_bits() != 0 {
-            let event = translation_event(event, EventKind::F_ADDR_SIZE, access);
-            return Err(Refusal::Event(event));
-        }
-        self.walk(regime, access).map_err(|fault| {
-            let mut event = translation_event(event, fault.kind, access).with_s2(true);
-            match fault.fetch {
-                // Of a walk that aborted, the descriptor is recorded in place
-                // of the IPA (7.3.12).
-                Some(at) => event = event.with_fetch_address(at),
-                None => event = event.with_ipa(access.address & !0xfff),
+    fn end(&mut self, t: Transaction, payload: Payload, ending: Ending) -> Refusal {
+        match ending {
+            Ending::NotModelled => Refusal::NotModelled,
+            Ending::Abort(None) => Refusal::Silent,
+            Ending::Abort(Some(record)) => {
+                self.record(record);
+                Refusal::Event(record)
             }
-            if ste.s2r() || fault.fetch.is_some() {
-                Refusal::Event(event)
-            } else {
-                Refusal::Silent
+            Ending::Zero(record) => {
+                if let Some(record) = record {
+                    self.record(record);
+                }
+                Refusal::Ignored(record)
             }
-        })
+            Ending::Stall(record) => self.stall(t, payload, record),
+        }
     }
 
-    /// The table walk of stage 2 (DDI 0487, D8.2), with the priority of faults
-    /// that it gives: translation, address size, access flag, permission.
-    fn walk(&self, regime: &Regime, access: &Transaction) -> Result<u64, Fault> {
-        let fault = |kind| Fault { kind, fetch: None };
-        let leaf = self.leaf(regime, access.address)?;
-        if !leaf.accessed {
-            return Err(fault(EventKind::F_ACCESS));
-        }
-        if !leaf.allows(access.access, access.privileged) {
-            return Err(fault(EventKind::F_PERMISSION));
-        }
-        Ok(leaf.output | access.address & (leaf.size - 1))
-    }
-
-    fn leaf(&self, regime: &Regime, address: u64) -> Result<LeafEntry, Fault> {
-        let fault = |kind| Fault { kind, fetch: None };
-        if address >> regime.input_bits != 0 {
-            return Err(fault(EventKind::F_TRANSLATION));
-        }
-        let mut table = regime.root;
-        for level in regime.start..4 {
-            let index = (address >> regime.shift(level)) % regime.entries(level);
-            let at = table + index * 8;
-            let (descriptor, _) = self.ram.views(at).ok_or(Fault {
-                kind: EventKind::F_WALK_EABT,
-                fetch: Some(at),
-            })?;
-            match regime.meaning(descriptor, level) {
-                Meaning::Invalid => break,
-                Meaning::AddressSize => return Err(fault(EventKind::F_ADDR_SIZE)),
-                Meaning::Leaf(leaf) => return Ok(leaf),
-                Meaning::Table(next) => table = next,
+    /// The walk, and what it writes to descriptors. Those updates are atomic:
+    /// if a descriptor is not any more what the walk saw, it walks again.
+    pub(crate) fn pass(&mut self, t: &Transaction) -> Result<u64, Ending> {
+        let mut result = Err(Ending::Abort(None));
+        for _ in 0..RETRIES {
+            let mut walk = Walk::new(self);
+            result = walk.attempt(t);
+            let updates = std::mem::take(&mut walk.updates);
+            if self.commit(&updates) {
+                break;
             }
         }
-        Err(fault(EventKind::F_TRANSLATION))
+        result
     }
 
-    /// What a walk of what the SMMU sees for certain gives, if anything.
-    pub(crate) fn peek(&self, regime: &Regime, address: u64) -> Option<LeafEntry> {
-        self.leaf(regime, address).ok()
+    /// Makes updates; `false` when memory has another value by now, which is
+    /// then seen. What came before it is done: each update stands for itself.
+    fn commit(&mut self, updates: &[Update]) -> bool {
+        for update in updates {
+            let Some((seen, stored)) = self.ram.views(update.at) else {
+                return false;
+            };
+            if (seen, stored) != (update.old, update.old) {
+                // An atomic access sees the latest value.
+                self.ram.publish(update.at, 8);
+                return false;
+            }
+            self.device_store(update.at, update.new);
+        }
+        true
     }
 }
 
-fn kind(event: EventRecord, kind: EventKind) -> EventRecord {
-    event.with_kind_bits(kind.0)
-}
+impl Refusal {
+    /// The event that the refusal comes with.
+    #[must_use]
+    pub fn event(&self) -> Option<EventRecord> {
+        match self {
+            Self::Event(record) | Self::Stalled(record) => Some(*record),
+            Self::Ignored(record) => *record,
+            Self::Silent | Self::External(_) | Self::NotModelled => None,
+        }
+    }
 
-fn fetch_failed(event: EventRecord, at: u64) -> Refusal {
-    Refusal::Event(kind(event, EventKind::F_STE_FETCH).with_fetch_address(at))
-}
-
-/// What every fault of a translation records (7.3.12 to 7.3.16). `InD` is 0 for
-/// a write.
-fn translation_event(event: EventRecord, fault: EventKind, access: &Transaction) -> EventRecord {
-    kind(event, fault)
-        .with_class_bits(Class::IN.0)
-        .with_rnw(access.access != Access::Write)
-        .with_ind(access.access == Access::Execute)
-        .with_pnu(access.privileged)
-        .with_input_address(access.address)
+    /// The kind of that event.
+    #[must_use]
+    pub fn kind(&self) -> Option<EventKind> {
+        self.event().map(|record| record.kind())
+    }
 }

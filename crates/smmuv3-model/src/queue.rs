@@ -116,6 +116,7 @@ impl Smmu {
         if command.opcode() == Opcode::SYNC {
             self.counts.syncs += 1;
         }
+        self.resolve_stalls(&command);
         if self.mode != Mode::Plain {
             self.observe_command(&command);
         }

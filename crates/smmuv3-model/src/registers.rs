@@ -235,6 +235,7 @@ impl Smmu {
             }
             reg::EVENTQ_CONS | reg::EVENTQ_CONS_ALIAS => {
                 self.regs.eventq_cons = value & 0x800f_ffff;
+                self.retry_unrecorded();
             }
             reg::GERROR_IRQ_CFG1 => self.regs.gerror_irq.1 = value,
             reg::GERROR_IRQ_CFG2 => self.regs.gerror_irq.2 = value & 0x3f,
@@ -248,6 +249,8 @@ impl Smmu {
         if self.mode != Mode::Plain && self.enabled().smmuen() {
             self.soak();
         }
+        self.end_stalls_if_off();
+        self.retry_unrecorded();
         self.poll_if_plain();
     }
 

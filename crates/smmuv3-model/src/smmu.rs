@@ -2,6 +2,7 @@
 
 use crate::cache::Caches;
 use crate::misuse::Misuse;
+use crate::stall::Stalls;
 use crate::{Profile, Ram};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::Command;
@@ -85,6 +86,7 @@ pub struct Smmu {
     pub(crate) counts: Counts,
     /// Words that this SMMU or its devices wrote, where somebody asked.
     writes: Option<Vec<u64>>,
+    pub(crate) stalled: Stalls,
     draw: u64,
 }
 
@@ -138,6 +140,7 @@ impl Smmu {
             misuse: Vec::new(),
             counts: Counts::default(),
             writes: None,
+            stalled: Stalls::default(),
             draw: seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1,
         }
     }

@@ -282,9 +282,3 @@ fn without_coherency_only_what_was_cleaned_is_seen() {
     smmu.publish(ROOT, 8);
     assert_eq!(reads(&mut smmu, 0), Ok(0));
 }
-
-#[test]
-fn stage_1_is_not_guessed() {
-    let mut smmu = running(Profile::qemu(), [0xb, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(reads(&mut smmu, 0), Err(Refusal::NotModelled));
-}
