@@ -131,6 +131,12 @@ impl Entry {
         }
     }
 
+    /// The values that a word was seen with.
+    pub(crate) fn values(&self, word: usize, which: Which) -> Vec<u64> {
+        let held = self.words.get(word);
+        held.map_or_else(Vec::new, |held| held.values(which))
+    }
+
     pub(crate) fn doom(&mut self) {
         self.words.iter_mut().for_each(Held::doom);
         self.plans = [None, None];

@@ -204,10 +204,18 @@ impl Smmu {
     /// The walk, and what it writes to descriptors. Those updates are atomic:
     /// if a descriptor is not any more what the walk saw, it walks again.
     pub(crate) fn pass(&mut self, t: &Transaction) -> Result<u64, Ending> {
+        self.pass_by(|walk| walk.attempt(t))
+    }
+
+    /// The same for a walk of any kind.
+    pub(crate) fn pass_by(
+        &mut self,
+        way: impl Fn(&mut Walk<'_>) -> Result<u64, Ending>,
+    ) -> Result<u64, Ending> {
         let mut result = Err(Ending::Abort(None));
         for _ in 0..RETRIES {
             let mut walk = Walk::new(self);
-            result = walk.attempt(t);
+            result = way(&mut walk);
             let updates = std::mem::take(&mut walk.updates);
             if self.commit(&updates) {
                 break;

@@ -1,17 +1,24 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod atc;
+mod ats;
 mod cache;
 mod cache_stage1;
 mod cd;
+mod commands;
 mod context;
 mod dma;
+mod fault;
 mod fault_record;
 mod greedy;
 mod greedy_stage1;
+mod irq;
+mod layout;
 mod misuse;
 mod oracle;
 mod oracle_stage1;
+mod pri;
 mod profile;
 mod queue;
 mod ram;
@@ -27,14 +34,19 @@ mod translate;
 mod walk;
 mod words;
 
+pub use atc::AtcEntry;
+pub use ats::{Completion, Translation, TranslationRequest};
 pub use cache::Cached;
 pub use cache_stage1::CachedStage1;
 pub use cd::{BadCd, Context, World};
 pub use context::{CdFormat, CdPlace, CdTable, Choice, DefaultSubstream};
 pub use dma::{Done, Refusal, Transaction};
+pub use fault::{Acknowledgement, Fault};
 pub use fault_record::PageHint;
+pub use irq::{Interrupt, Signal, Source};
 pub use misuse::Misuse;
 pub use oracle::{How, Policy, Violation};
+pub use pri::{PageOutcome, PageResponse, ResponseCode};
 pub use profile::Profile;
 pub use ram::Ram;
 pub use smmu::{Counts, Mode, Smmu};

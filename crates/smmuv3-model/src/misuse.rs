@@ -24,6 +24,40 @@ pub enum Misuse {
         /// What.
         value: u64,
     },
+    /// A bit that the architecture reserves was not written as zero, or an
+    /// address above what `IDR5.OAS` reaches (6.2).
+    #[error("write of {value:#x} to {offset:#x}, which reserves some of it")]
+    Reserved {
+        /// Where.
+        offset: u32,
+        /// What.
+        value: u64,
+    },
+    /// A register was accessed at the offset that it has on the other page:
+    /// whether that works is up to the implementation (6.2). Here it does not.
+    #[error("access at {offset:#x}, where the register need not be")]
+    Alias {
+        /// Where.
+        offset: u32,
+    },
+    /// An error was acknowledged that is not active, which may activate it
+    /// (6.3.20).
+    #[error("GERRORN toggled {bits:#x} without an error")]
+    Acknowledge {
+        /// The bits that toggled and should not have.
+        bits: u32,
+    },
+    /// The indices of a queue say something that no ring can hold, or moved
+    /// backwards (3.5.1).
+    #[error("indices PROD {prod:#x} and CONS {cons:#x} of the queue at {offset:#x}")]
+    Index {
+        /// The queue's base register.
+        offset: u32,
+        /// Its `PROD`, index and wrap bit.
+        prod: u32,
+        /// Its `CONS`, index and wrap bit.
+        cons: u32,
+    },
     /// GBPA was written without `Update` (6.3.14.1).
     #[error("GBPA written without Update")]
     NoUpdate,
@@ -44,6 +78,22 @@ pub enum Misuse {
     /// The command is illegal here (4.1).
     #[error("command {0:?}")]
     Command(Command),
+    /// A field of the command that is reserved here is not zero (4.1.5); an
+    /// implementation may refuse it. This one ignores the field.
+    #[error("reserved fields of {0:?}")]
+    ReservedField(Command),
+    /// A stream, substream, VMID, ASID or size is larger than this SMMU has:
+    /// what the command affects is unpredictable (4.1.7, 4.4, 4.5.1). Here it
+    /// affects nothing.
+    #[error("parameters out of range of {0:?}")]
+    OutOfRange(Command),
+    /// `CR0.ATSCHK` was cleared while some entry uses split-stage ATS: the
+    /// IPAs that its endpoint holds become physical addresses (3.9.2).
+    #[error("ATSCHK cleared while stream {stream:#x} uses split-stage ATS")]
+    SplitUnchecked {
+        /// The stream.
+        stream: u32,
+    },
     /// A range invalidation whose address is not aligned to its level or
     /// granule: what it covers is unpredictable (4.4.1.1).
     #[error("misaligned range invalidation {0:?}")]

@@ -1,33 +1,141 @@
-//! The command queue and the event queue (IHI 0070, 3.5, chapter 4, 7.1 to 7.4).
+//! The rings, and what goes through them (IHI 0070, 3.5, 7.1, 7.2, 7.4).
 
+use crate::irq::Source;
 use crate::misuse::Misuse;
 use crate::smmu::{Mode, Smmu};
-use smmuv3_spec::command::{Command, CommandError, Opcode, TLBI_TG_ANY};
-use smmuv3_spec::control::{CmdqCons, Gerror, OutputIndex, QueueBase};
+use smmuv3_spec::command::{Command, CommandError, Opcode};
+use smmuv3_spec::control::{CmdqCons, Cr0, Gerror, OutputIndex, QueueBase};
 use smmuv3_spec::event::EventRecord;
+use smmuv3_spec::pri::PageRequest;
+use smmuv3_spec::reg;
+
+/// Stalled transactions have a tag of 16 bits: no more events can wait.
+const WAITING: usize = 1 << 16;
+
+/// A queue in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    base: u64,
+    entry: u64,
+    /// Bits of an index and its wrap bit (3.5.1).
+    pub(crate) mask: u32,
+}
+
+impl Ring {
+    /// `most` is the largest size that IDR1 allows, and caps what the register
+    /// says. A queue is aligned to its size, and to 32 bytes, by ignoring
+    /// address bits (6.3.26).
+    fn of(base: u64, most: u8, entry: u64) -> Self {
+        let base = QueueBase::from(base);
+        let log2 = base.log2size().min(most).min(19);
+        let bytes = (entry << log2).max(32);
+        Self {
+            base: (base.addr_5() << 5) & !(bytes - 1),
+            entry,
+            mask: (2 << log2) - 1,
+        }
+    }
+
+    /// Entries that it holds.
+    fn size(&self) -> u32 {
+        self.mask / 2 + 1
+    }
+
+    /// Entries between two indices.
+    fn used(&self, prod: u32, cons: u32) -> u32 {
+        prod.wrapping_sub(cons) & self.mask
+    }
+
+    /// Where the entry at an index is.
+    fn at(&self, index: u32) -> u64 {
+        self.base + u64::from(index & (self.mask >> 1)) * self.entry
+    }
+}
 
 impl Smmu {
-    fn gerror_active(&self) -> Gerror {
+    pub(crate) fn command_ring(&self) -> Ring {
+        let most = self.profile.idr1.cmdqs();
+        Ring::of(self.regs.cmdq_base, most, Command::SIZE)
+    }
+
+    fn event_ring(&self) -> Ring {
+        let most = self.profile.idr1.eventqs();
+        Ring::of(self.regs.eventq_base, most, EventRecord::SIZE)
+    }
+
+    fn request_ring(&self) -> Ring {
+        let most = self.profile.idr1.priqs();
+        Ring::of(self.regs.priq_base, most, PageRequest::SIZE)
+    }
+
+    pub(crate) fn gerror_active(&self) -> Gerror {
         Gerror::from(self.regs.gerror ^ self.regs.gerrorn)
+    }
+
+    /// Queues that are being enabled must hold no more than their size (3.5.1).
+    pub(crate) fn check_indices(&mut self, on: Cr0) {
+        let r = &self.regs;
+        let queues = [
+            (
+                on.cmdqen(),
+                reg::CMDQ_BASE,
+                self.command_ring(),
+                r.cmdq_prod,
+                r.cmdq_cons,
+            ),
+            (
+                on.eventqen(),
+                reg::EVENTQ_BASE,
+                self.event_ring(),
+                r.eventq_prod,
+                r.eventq_cons,
+            ),
+            (
+                on.priqen(),
+                reg::PRIQ_BASE,
+                self.request_ring(),
+                r.priq_prod,
+                r.priq_cons,
+            ),
+        ];
+        for (on, offset, ring, prod, cons) in queues {
+            if on && ring.used(prod, cons) > ring.size() {
+                let (prod, cons) = (prod & ring.mask, cons & ring.mask);
+                self.misuse.push(Misuse::Index { offset, prod, cons });
+            }
+        }
     }
 
     /// `CMDQ_PROD` was written.
     pub(crate) fn produced(&mut self, value: u32) {
-        let log2 = QueueBase::from(self.regs.cmdq_base).log2size();
-        let mask = wrap_mask(log2);
-        let cons = self.regs.cmdq_cons & mask;
-        let prod = value & mask;
-        if self.enabled().cmdqen() && prod.wrapping_sub(cons) & mask > 1 << log2.min(19) {
-            self.misuse.push(Misuse::Overrun { prod, cons });
-            return;
+        let ring = self.command_ring();
+        let cons = self.regs.cmdq_cons & ring.mask;
+        let prod = value & ring.mask;
+        if self.enabled().cmdqen() {
+            // It only moves forward, except that commands can be taken back
+            // while an error is active (7.1).
+            let from = if self.gerror_active().cmdq_err() {
+                cons
+            } else {
+                self.regs.cmdq_prod & ring.mask
+            };
+            if ring.used(from, cons) + ring.used(prod, from) > ring.size() {
+                self.misuse.push(Misuse::Overrun { prod, cons });
+                return;
+            }
         }
-        self.regs.cmdq_prod = value & 0xf_ffff;
+        self.regs.cmdq_prod = value;
         self.poll_if_plain();
     }
 
     /// `CMDQ_CONS` is being read: a greedy SMMU moves only now, and not far.
     pub(crate) fn poll_commands(&mut self) {
-        if self.mode != Mode::Plain {
+        if self.faults.stuck() {
+            return;
+        }
+        if self.mode == Mode::Plain {
+            self.run_commands(u32::MAX);
+        } else {
             let most = self.draw(4);
             self.run_commands(most);
         }
@@ -35,151 +143,170 @@ impl Smmu {
 
     pub(crate) fn run_commands(&mut self, most: u32) {
         for _ in 0..most {
-            if !self.enabled().cmdqen() || self.gerror_active().cmdq_err() {
+            let may = self.enabled().cmdqen() && !self.gerror_active().cmdq_err();
+            if !may || self.faults.is_stuck() {
                 return;
             }
-            let base = QueueBase::from(self.regs.cmdq_base);
-            let mask = wrap_mask(base.log2size());
-            let cons = self.regs.cmdq_cons & mask;
-            if cons == self.regs.cmdq_prod & mask {
+            let ring = self.command_ring();
+            let cons = self.regs.cmdq_cons & ring.mask;
+            if cons == self.regs.cmdq_prod & ring.mask {
                 return;
             }
-            let at = ring_base(base, Command::SIZE) + u64::from(cons & (mask >> 1)) * Command::SIZE;
+            let full = ring.used(self.regs.cmdq_prod, cons) >= ring.size();
+            let at = ring.at(cons);
             // What was not published is not seen.
             let words = (self.ram.views(at), self.ram.views(at + 8));
-            let error = match words {
-                (Some((low, _)), Some((high, _))) => {
-                    let command = Command([low, high]);
-                    if self.legal(&command) {
-                        self.execute(command);
-                        self.counts.commands += 1;
-                        self.consumed.push(command);
-                        CommandError::NONE
-                    } else {
-                        self.misuse.push(Misuse::Command(command));
-                        CommandError::ILL
-                    }
-                }
-                _ => CommandError::ABT,
+            let injected = self.faults.command.take();
+            let result = match (injected, words) {
+                (Some(error), _) => Err(error),
+                (None, (Some((low, _)), Some((high, _)))) => self.process(Command([low, high])),
+                (None, _) => Err(CommandError::ABT),
             };
-            let next = if error == CommandError::NONE {
-                (cons + 1) & mask
-            } else {
+            let (next, error) = match result {
+                Ok(_) => (cons.wrapping_add(1) & ring.mask, CommandError::NONE),
                 // CONS stays at the command (7.1).
-                self.regs.gerror ^= u32::from(Gerror::new().with_cmdq_err(true));
-                cons
+                Err(error) => (cons, error),
             };
             let value = CmdqCons::new().with_rd(next).with_err(error.0);
             self.regs.cmdq_cons = value.into();
-        }
-    }
-
-    /// Whether a command is one that this SMMU has (4.1.1 and the text of
-    /// each).
-    fn legal(&self, command: &Command) -> bool {
-        let (idr0, idr3) = (self.profile.idr0, self.profile.idr3);
-        if command.ssec() && names_stream(command.opcode()) {
-            return false;
-        }
-        match command.opcode() {
-            Opcode::PREFETCH_CONFIG | Opcode::PREFETCH_ADDR => true,
-            Opcode::CFGI_STE | Opcode::CFGI_STE_RANGE => true,
-            Opcode::CFGI_CD | Opcode::CFGI_CD_ALL => idr0.s1p(),
-            Opcode::TLBI_NH_ALL
-            | Opcode::TLBI_NH_ASID
-            | Opcode::TLBI_NH_VA
-            | Opcode::TLBI_NH_VAA => idr0.s1p(),
-            Opcode::TLBI_EL2_ALL
-            | Opcode::TLBI_EL2_ASID
-            | Opcode::TLBI_EL2_VA
-            | Opcode::TLBI_EL2_VAA => idr0.hyp(),
-            Opcode::TLBI_S12_VMALL => idr0.s2p(),
-            Opcode::TLBI_S2_IPA => {
-                // A granule without range and hint is reserved (4.4.1.1).
-                let reserved = idr3.ril()
-                    && command.tg() != TLBI_TG_ANY
-                    && command.num() == 0
-                    && command.scale() == 0
-                    && command.ttl() == 0;
-                idr0.s2p() && !reserved
+            // What tells of it comes after what it tells of (3.18).
+            match result {
+                Ok(command) => {
+                    self.counts.commands += 1;
+                    self.consumed.push(command);
+                    if full {
+                        self.wake();
+                    }
+                    if command.opcode() == Opcode::SYNC {
+                        self.counts.syncs += 1;
+                        self.signal_completion(&command);
+                    }
+                }
+                Err(_) => self.activate(Gerror::new().with_cmdq_err(true)),
             }
-            Opcode::TLBI_NSNH_ALL => true,
-            Opcode::ATC_INV => idr0.ats(),
-            Opcode::PRI_RESP => idr0.pri(),
-            Opcode::RESUME | Opcode::STALL_TERM => idr0.stall_model() != 0b01,
-            Opcode::SYNC => command.cs() != 0b11,
-            _ => false,
         }
     }
 
-    fn execute(&mut self, command: Command) {
-        if command.opcode() == Opcode::SYNC {
-            self.counts.syncs += 1;
-        }
-        self.resolve_stalls(&command);
-        if self.mode != Mode::Plain {
-            self.observe_command(&command);
-        }
-    }
-
-    /// Writes an event record, or notes that it was lost (7.2, 7.4).
+    /// Writes an event record, or notes that it was lost; one of a stalled
+    /// transaction waits instead (7.2, 7.4).
     pub(crate) fn record(&mut self, record: EventRecord) {
-        if !self.enabled().eventqen() {
+        if self.regs.stopped {
             return;
         }
-        let base = QueueBase::from(self.regs.eventq_base);
-        let mask = wrap_mask(base.log2size());
+        let blocked = !self.enabled().eventqen() || self.gerror_active().eventq_abt_err();
+        let full = self.event_queue_full();
+        if !(blocked || full) {
+            self.write_event(record);
+        } else if record.stall() {
+            if self.waiting.len() < WAITING {
+                self.waiting.push_back(record);
+            }
+        } else if full && !blocked {
+            self.counts.lost += 1;
+            self.regs.eventq_prod = overflowed(self.regs.eventq_prod, self.regs.eventq_cons);
+        }
+    }
+
+    pub(crate) fn event_queue_full(&self) -> bool {
+        let ring = self.event_ring();
+        ring.used(self.regs.eventq_prod, self.regs.eventq_cons) >= ring.size()
+    }
+
+    fn write_event(&mut self, record: EventRecord) {
+        let ring = self.event_ring();
         let prod = OutputIndex::from(self.regs.eventq_prod);
-        let cons = OutputIndex::from(self.regs.eventq_cons);
-        let write = prod.index() & mask;
-        if write ^ (cons.index() & mask) == mask ^ (mask >> 1) {
-            self.counts.lost += 1;
-            if prod.overflow() == cons.overflow() {
-                self.regs.eventq_prod = prod.with_overflow(!prod.overflow()).into();
-            }
-            return;
-        }
-        let at =
-            ring_base(base, EventRecord::SIZE) + u64::from(write & (mask >> 1)) * EventRecord::SIZE;
+        let empty = ring.used(self.regs.eventq_prod, self.regs.eventq_cons) == 0;
+        let at = ring.at(prod.index());
         if !(self.ram.contains(at) && self.ram.contains(at + 24)) {
-            if !self.gerror_active().eventq_abt_err() {
-                self.regs.gerror ^= u32::from(Gerror::new().with_eventq_abt_err(true));
-            }
+            // A synchronous abort: PROD stays (7.2.2).
             self.counts.lost += 1;
+            self.activate(Gerror::new().with_eventq_abt_err(true));
             return;
         }
         for (index, word) in (0..).zip(record.0) {
             self.device_store(at + index * 8, word);
         }
         self.counts.events += 1;
-        self.regs.eventq_prod = prod.with_index((write + 1) & mask).into();
+        let next = prod.index().wrapping_add(1) & ring.mask;
+        self.regs.eventq_prod = prod.with_index(next).into();
+        if empty {
+            self.raise(Source::EventQueue);
+        }
+    }
+
+    /// Records what waits, as far as there is room.
+    pub(crate) fn flush_events(&mut self) {
+        while !self.waiting.is_empty()
+            && self.enabled().eventqen()
+            && !self.gerror_active().eventq_abt_err()
+            && !self.event_queue_full()
+        {
+            if let Some(record) = self.waiting.pop_front() {
+                self.write_event(record);
+            }
+        }
+    }
+
+    /// `EVENTQ_CONS` was written.
+    pub(crate) fn events_consumed(&mut self, value: u32) {
+        let (ring, r) = (self.event_ring(), &self.regs);
+        if self.enabled().eventqen() {
+            self.look_at_consumer(reg::EVENTQ_BASE, ring, r.eventq_prod, r.eventq_cons, value);
+        }
+        self.regs.eventq_cons = value;
+        self.flush_events();
+        self.retry_unrecorded();
+    }
+
+    /// `PRIQ_CONS` was written.
+    pub(crate) fn requests_consumed(&mut self, value: u32) {
+        let (ring, r) = (self.request_ring(), &self.regs);
+        if self.enabled().priqen() {
+            self.look_at_consumer(reg::PRIQ_BASE, ring, r.priq_prod, r.priq_cons, value);
+        }
+        self.regs.priq_cons = value;
+    }
+
+    /// A consumer index moves forward, and not past the producer (3.5.1).
+    fn look_at_consumer(&mut self, offset: u32, ring: Ring, prod: u32, old: u32, new: u32) {
+        if ring.used(new, old) > ring.used(prod, old) {
+            let (prod, cons) = (prod & ring.mask, new & ring.mask);
+            self.misuse.push(Misuse::Index { offset, prod, cons });
+        }
+    }
+
+    pub(crate) fn request_queue_full(&self) -> bool {
+        let ring = self.request_ring();
+        ring.used(self.regs.priq_prod, self.regs.priq_cons) >= ring.size()
+    }
+
+    /// Appends a page request; `false` when the write aborts. `true` in the
+    /// second place when the queue was empty.
+    pub(crate) fn write_request(&mut self, request: PageRequest) -> (bool, bool) {
+        let ring = self.request_ring();
+        let prod = OutputIndex::from(self.regs.priq_prod);
+        let empty = ring.used(self.regs.priq_prod, self.regs.priq_cons) == 0;
+        let at = ring.at(prod.index());
+        if !(self.ram.contains(at) && self.ram.contains(at + 8)) {
+            self.activate(Gerror::new().with_priq_abt_err(true));
+            return (false, empty);
+        }
+        for (index, word) in (0..).zip(request.0) {
+            self.device_store(at + index * 8, word);
+        }
+        let next = prod.index().wrapping_add(1) & ring.mask;
+        self.regs.priq_prod = prod.with_index(next).into();
+        (true, empty)
     }
 }
 
-/// Index and wrap bit of a queue (3.5.1).
-fn wrap_mask(log2: u8) -> u32 {
-    (2 << log2.min(19)) - 1
-}
-
-/// A queue is aligned to its size, and to 32 bytes, by ignoring address bits
-/// (6.3.26).
-fn ring_base(base: QueueBase, entry: u64) -> u64 {
-    let bytes = (entry << base.log2size().min(19)).max(32);
-    (base.addr_5() << 5) & !(bytes - 1)
-}
-
-fn names_stream(opcode: Opcode) -> bool {
-    matches!(
-        opcode,
-        Opcode::CFGI_STE
-            | Opcode::CFGI_STE_RANGE
-            | Opcode::CFGI_CD
-            | Opcode::CFGI_CD_ALL
-            | Opcode::PREFETCH_CONFIG
-            | Opcode::PREFETCH_ADDR
-            | Opcode::ATC_INV
-            | Opcode::PRI_RESP
-            | Opcode::RESUME
-            | Opcode::STALL_TERM
-    )
+/// `prod` with its overflow flag toggled, unless an overflow is unacknowledged
+/// already (7.4).
+pub(crate) fn overflowed(prod: u32, cons: u32) -> u32 {
+    let (prod, cons) = (OutputIndex::from(prod), OutputIndex::from(cons));
+    if prod.overflow() == cons.overflow() {
+        prod.with_overflow(!prod.overflow()).into()
+    } else {
+        prod.into()
+    }
 }

@@ -222,6 +222,30 @@ impl Ram {
         true
     }
 
+    /// The same with the 32 bits at `at`; what the CPU stored beside them stays
+    /// as unpublished as it was.
+    pub(crate) fn device_store32(&mut self, at: u64, value: u32) -> bool {
+        let (word, shift) = (at & !7, 8 * (at & 4));
+        if !at.is_multiple_of(4) {
+            return false;
+        }
+        let inner = &mut *self.0.borrow_mut();
+        let Some(page) = inner.word_mut(word) else {
+            return false;
+        };
+        let put = |old: u64| old & !(0xffff_ffff << shift) | u64::from(value) << shift;
+        let (seen, old) = (page.seen[slot(word)], page.stored[slot(word)]);
+        page.seen[slot(word)] = put(seen);
+        page.stored[slot(word)] = put(old);
+        if put(seen) == put(old) {
+            inner.pending.remove(&word);
+        }
+        if !inner.coherent {
+            inner.hidden.entry(word).or_insert(old);
+        }
+        true
+    }
+
     /// What devices read at `at`: what reached memory for certain.
     pub(crate) fn device_load(&self, at: u64) -> Option<u64> {
         self.views(at).map(|(seen, _)| seen)

@@ -1,11 +1,18 @@
 //! The SMMU as a whole: what it consists of, and how the CPU side reaches it.
 
+use crate::atc::Atc;
 use crate::cache::Caches;
+use crate::fault::Faults;
+use crate::irq::Interrupt;
 use crate::misuse::Misuse;
+use crate::pri::PageResponse;
 use crate::stall::Stalls;
 use crate::{Profile, Ram};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::Command;
+use smmuv3_spec::event::EventRecord;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 /// What the SMMU does of its own accord.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +41,8 @@ pub(crate) struct Lagging {
     pub(crate) written: u32,
     pub(crate) acting: u32,
     pub(crate) lag: u32,
+    /// Polls that the next change takes at least: an injected fault.
+    pub(crate) stuck: u32,
 }
 
 /// What the registers hold.
@@ -54,8 +63,30 @@ pub(crate) struct Registers {
     pub(crate) eventq_base: u64,
     pub(crate) eventq_prod: u32,
     pub(crate) eventq_cons: u32,
+    pub(crate) priq_base: u64,
+    pub(crate) priq_prod: u32,
+    pub(crate) priq_cons: u32,
+    /// CFG0, CFG1 and CFG2 of a source of interrupts.
     pub(crate) gerror_irq: (u64, u32, u32),
     pub(crate) eventq_irq: (u64, u32, u32),
+    pub(crate) priq_irq: (u64, u32, u32),
+    /// In service failure mode (12.3).
+    pub(crate) stopped: bool,
+}
+
+impl Registers {
+    /// What they hold after reset (6.3). Zero stands for UNKNOWN.
+    pub(crate) fn reset(profile: &Profile) -> Self {
+        let gbpa = Lagging {
+            written: profile.gbpa,
+            acting: profile.gbpa,
+            ..Lagging::default()
+        };
+        Self {
+            gbpa,
+            ..Self::default()
+        }
+    }
 }
 
 /// What happened so far, for tests that want to know that something did.
@@ -67,8 +98,16 @@ pub struct Counts {
     pub syncs: u64,
     /// Events recorded.
     pub events: u64,
-    /// Events lost to a full queue.
+    /// Events and page requests lost to a full queue or an abort.
     pub lost: u64,
+    /// Interrupts, wired and message-signalled.
+    pub interrupts: u64,
+    /// Wake-up events sent to CPUs.
+    pub wakeups: u64,
+    /// Page requests queued.
+    pub requests: u64,
+    /// Answers to page requests, by command or by the SMMU itself.
+    pub responses: u64,
     /// Descriptors looked at by the greedy cache.
     pub descriptors: u64,
 }
@@ -84,6 +123,13 @@ pub struct Smmu {
     pub(crate) consumed: Vec<Command>,
     pub(crate) misuse: Vec<Misuse>,
     pub(crate) counts: Counts,
+    /// Events of stalled transactions that found the queue full or off.
+    pub(crate) waiting: VecDeque<EventRecord>,
+    pub(crate) interrupts: VecDeque<Interrupt>,
+    pub(crate) doorbells: Vec<Range<u64>>,
+    pub(crate) responses: VecDeque<PageResponse>,
+    pub(crate) atcs: BTreeMap<StreamId, Atc>,
+    pub(crate) faults: Faults,
     /// Words that this SMMU or its devices wrote, where somebody asked.
     writes: Option<Vec<u64>>,
     pub(crate) stalled: Stalls,
@@ -121,24 +167,22 @@ impl Smmu {
             Mode::Plain => 0,
             Mode::Greedy { seed } | Mode::Random { seed } => seed,
         };
-        let gbpa = Lagging {
-            written: profile.gbpa,
-            acting: profile.gbpa,
-            lag: 0,
-        };
         Self {
+            regs: Registers::reset(&profile),
             profile,
             mode,
-            regs: Registers {
-                gbpa,
-                ..Registers::default()
-            },
             ram,
             streams: streams.into_iter().collect(),
             caches: Caches::default(),
             consumed: Vec::new(),
             misuse: Vec::new(),
             counts: Counts::default(),
+            waiting: VecDeque::new(),
+            interrupts: VecDeque::new(),
+            doorbells: Vec::new(),
+            responses: VecDeque::new(),
+            atcs: BTreeMap::new(),
+            faults: Faults::default(),
             writes: None,
             stalled: Stalls::default(),
             draw: seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1,
@@ -232,14 +276,27 @@ impl Smmu {
 
     /// A write by the SMMU or by a device behind it. `false` outside memory.
     pub(crate) fn device_store(&mut self, at: u64, value: u64) -> bool {
-        if !self.ram.device_store(at, value) {
-            return false;
+        let stored = self.ram.device_store(at, value);
+        if stored {
+            self.wrote(at);
         }
+        stored
+    }
+
+    /// The same with the 32 bits at `at`.
+    pub(crate) fn device_store32(&mut self, at: u64, value: u32) -> bool {
+        let stored = self.ram.device_store32(at, value);
+        if stored {
+            self.wrote(at & !7);
+        }
+        stored
+    }
+
+    fn wrote(&mut self, at: u64) {
         if let Some(writes) = &mut self.writes {
             writes.push(at);
         }
         self.saw_store(at);
-        true
     }
 
     /// A number below `bound`, from the seed (xorshift).

@@ -4,7 +4,6 @@
 use crate::dma::{Done, Payload, Refusal, Transaction};
 use crate::smmu::Smmu;
 use smmuv3_spec::StreamId;
-use smmuv3_spec::command::{Command, Opcode};
 use smmuv3_spec::control::{OutputIndex, QueueBase};
 use smmuv3_spec::event::EventRecord;
 use std::collections::BTreeMap;
@@ -132,18 +131,6 @@ impl Smmu {
                 Refusal::Ignored(None)
             };
             self.finish(waiting, stag, Err(refusal));
-        }
-    }
-
-    /// What a command does to waiting transactions.
-    pub(crate) fn resolve_stalls(&mut self, command: &Command) {
-        let stream = command.stream();
-        match command.opcode() {
-            Opcode::RESUME => {
-                self.resume(stream, command.stag(), command.retry(), command.abort());
-            }
-            Opcode::STALL_TERM => self.stall_term(stream),
-            _ => {}
         }
     }
 

@@ -80,15 +80,7 @@ impl Walk<'_> {
             return Ok(t.address);
         }
         let ste = self.entry(t)?;
-        let way = Way {
-            t,
-            request: self.request(&ste, t),
-            stage2_faults: OnFault {
-                stall: ste.s2s(),
-                record: ste.s2r(),
-                abort: true,
-            },
-        };
+        let way = self.way(&ste, t);
         let plan = Plan::of(&ste, &smmu.profile);
         let bad_substream = || Ending::abort(fault_record::bad_substream(t));
         match plan {
@@ -100,6 +92,30 @@ impl Walk<'_> {
             Plan::Stage2(regime) => self.no_stage1(&way, Some(&regime)),
             Plan::Stage1 { cds } => self.stages(&way, &cds, None),
             Plan::Nested { cds, stage2 } => self.stages(&way, &cds, Some(&stage2)),
+        }
+    }
+
+    /// Where stage 2 alone takes an address that stage 1 gave: split-stage ATS
+    /// (3.9.1.3).
+    pub(crate) fn second(
+        &mut self,
+        ste: &Ste,
+        regime: &Regime,
+        t: &Transaction,
+    ) -> Result<u64, Ending> {
+        let way = self.way(ste, t);
+        self.no_stage1(&way, Some(regime))
+    }
+
+    fn way<'t>(&self, ste: &Ste, t: &'t Transaction) -> Way<'t> {
+        Way {
+            t,
+            request: self.request(ste, t),
+            stage2_faults: OnFault {
+                stall: ste.s2s(),
+                record: ste.s2r(),
+                abort: true,
+            },
         }
     }
 
@@ -187,6 +203,7 @@ impl Walk<'_> {
         let t = way.t;
         let index = match cds.choose(t.substream) {
             Choice::Index(index) => index,
+            Choice::Bypass if self.split => return self.no_stage1(way, None),
             Choice::Bypass => return self.no_stage1(way, stage2),
             Choice::BadSubstream => return Err(Ending::abort(fault_record::bad_substream(t))),
             Choice::Disabled => return Err(Ending::abort(fault_record::disabled(t))),
@@ -212,6 +229,9 @@ impl Walk<'_> {
         let output = self
             .stage1(half, stage2, t.address, way.request)
             .map_err(ends)?;
+        if self.split {
+            return Ok(output);
+        }
         self.locate("output", output, stage2, way.request)
             .map_err(ends)
     }

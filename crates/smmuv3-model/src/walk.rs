@@ -66,6 +66,8 @@ pub(crate) struct Update {
 pub(crate) struct Walk<'a> {
     pub(crate) smmu: &'a Smmu,
     pub(crate) updates: Vec<Update>,
+    /// Stage 2 does not translate the output of stage 1: split-stage ATS.
+    pub(crate) split: bool,
     /// What was looked at, for those who want to know.
     pub(crate) steps: Option<Vec<Step>>,
     depth: usize,
@@ -76,6 +78,7 @@ impl<'a> Walk<'a> {
         Self {
             smmu,
             updates: Vec::new(),
+            split: false,
             steps: None,
             depth: 0,
         }

@@ -93,7 +93,7 @@ fn a_devices_write_is_logged_and_followed() {
     struct But;
     impl Policy for But {
         fn first_forbidden(&self, _: StreamId, range: Range<u64>, _: bool) -> Option<u64> {
-            (range.start == 0xc000_0000).then_some(range.start)
+            range.contains(&0xc000_0000).then_some(0xc000_0000)
         }
         fn first_foreign(&self, _: Range<u64>) -> Option<u64> {
             None

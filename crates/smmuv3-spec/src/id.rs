@@ -26,7 +26,7 @@ pub struct Idr0 {
     pub hyp: bool,
     /// PCIe ATS is supported.
     pub ats: bool,
-    /// Split-stage (stage 1 only) ATS is supported.
+    /// Split-stage (stage 1 only) ATS is not supported.
     pub ns1ats: bool,
     /// 16-bit ASIDs.
     pub asid16: bool,
