@@ -149,10 +149,12 @@ impl Smmu {
             }
             let ring = self.command_ring();
             let cons = self.regs.cmdq_cons & ring.mask;
-            if cons == self.regs.cmdq_prod & ring.mask {
+            let used = ring.used(self.regs.cmdq_prod, cons);
+            // Of what 3.5.1 allows with inconsistent indices, nothing.
+            if used == 0 || used > ring.size() {
                 return;
             }
-            let full = ring.used(self.regs.cmdq_prod, cons) >= ring.size();
+            let full = used == ring.size();
             let at = ring.at(cons);
             // What was not published is not seen.
             let words = (self.ram.views(at), self.ram.views(at + 8));
