@@ -95,7 +95,7 @@ pub fn nested(entry: [u64; 8], context: [u64; 8]) -> Smmu {
         put(
             &mut smmu,
             TWO + 0x2000 + n * 8,
-            0x8000_0000 + n * 0x20_0000 | RW2 | 1,
+            (0x8000_0000 + n * 0x20_0000) | RW2 | 1,
         );
     }
     smmu
