@@ -17,6 +17,7 @@ mod irq;
 mod layout;
 mod misuse;
 mod oracle;
+mod oracle_ats;
 mod oracle_stage1;
 mod pri;
 mod profile;

@@ -1,5 +1,6 @@
 //! Who could reach what now, and who must not.
 
+use crate::atc::AtcEntry;
 use crate::cache::{Cached, Node, Which};
 use crate::cache_stage1::CachedStage1;
 use crate::smmu::{Mode, Smmu};
@@ -37,6 +38,10 @@ pub enum How {
     Combined(Cached),
     /// By a cached translation of stage 1, with no stage 2 underneath.
     Stage1(CachedStage1),
+    /// By what the endpoint was granted and still holds.
+    Atc(AtcEntry),
+    /// With an address that the endpoint calls translated, and nobody checks.
+    Unchecked,
     /// As a table of stage 1 that the SMMU may still walk.
     Walker,
 }
@@ -113,6 +118,12 @@ impl fmt::Display for Violation {
                         "stage 1 alone maps {:#x}+{:#x} to {:#x} (level {})",
                         c.input, c.size, c.output, c.level
                     ),
+                    How::Atc(entry) => write!(
+                        f,
+                        "its endpoint still holds {:#x}+{:#x} at {:#x}",
+                        entry.input, entry.size, entry.output
+                    ),
+                    How::Unchecked => f.write_str("ATSCHK is off"),
                     How::Walker => f.write_str("a stage 1 table was there"),
                     How::Stale(c) => write!(
                         f,
@@ -178,7 +189,7 @@ impl Smmu {
                 }
             }
         }
-        Ok(())
+        self.check_ats(policy)
     }
 
     /// Whether the SMMU may still use a table in `at .. at + bytes`; for whoever

@@ -66,6 +66,9 @@ impl Profile {
             name: "full",
             idr0: Idr0::new()
                 .with_s2p(true)
+                .with_ats(true)
+                .with_pri(true)
+                .with_msi(true)
                 .with_s1p(true)
                 .with_ttf(0b10)
                 .with_cohacc(true)
@@ -82,6 +85,7 @@ impl Profile {
                 .with_ssidsize(20)
                 .with_cmdqs(19)
                 .with_eventqs(19)
+                .with_priqs(19)
                 .with_attr_perms_ovr(true)
                 .with_attr_types_ovr(true),
             idr3: Idr3::new()

@@ -195,19 +195,17 @@ fn entries_that_stage_1_makes_illegal() {
     assert!(bad(|w| w[0] |= 1 << 48), "S1ContextPtr");
     assert!(bad(|w| w[2] &= !(1 << 51)), "S2AA64");
     assert!(!bad(|w| w[1] |= 3 << 30), "STRW is ignored");
-    // EATS 93:92 is ignored without ATS.
-    assert!(!bad(|w| {
-        w[1] |= 1 << 28;
-        w[2] |= 1 << 57
-    }));
-    let ats = |config: u64, eats: u64, s2s: u64| {
+    let with = |ats: bool, config: u64, eats: u64, s2s: u64| {
         let mut profile = Profile::full();
-        profile.idr0.set_ats(true);
+        profile.idr0.set_ats(ats);
         let word0 = 1 | config << 1 | (CD - 0x4000_0000);
         let entry = [word0, eats << 28, WORD2 | s2s << 57, TWO, 0, 0, 0, 0];
         let mut smmu = running(profile, entry);
         matches!(reads(&mut smmu, 0), Err(Refusal::Event(e)) if e.kind().0 == 0x04)
     };
+    // EATS 93:92 is ignored without ATS.
+    assert!(!with(false, 7, 1, 1));
+    let ats = |config, eats, s2s| with(true, config, eats, s2s);
     // Full ATS not with S2S; split stage only nested and without S2S.
     assert!(ats(6, 1, 1) && ats(7, 1, 1) && !ats(6, 1, 0) && !ats(5, 1, 1));
     assert!(ats(6, 2, 0) && ats(5, 2, 0) && ats(7, 2, 1) && !ats(7, 2, 0));

@@ -121,7 +121,7 @@ fn running(entry: [u64; 8]) -> Smmu {
     smmu.write64(reg::STRTAB_BASE, TABLE);
     smmu.write32(reg::STRTAB_BASE_CFG, 8);
     smmu.write64(reg::CMDQ_BASE, COMMANDS | 8);
-    smmu.write32(reg::CR0, 0b1001);
+    smmu.write32(reg::CR0, 0b1_1001);
     for _ in 0..8 {
         smmu.read32(reg::CR0ACK);
     }
@@ -210,6 +210,60 @@ fn a_table_of_stage_1_is_read_where_it_was() {
 }
 
 /// Stage 2 is what counts: stage 1 may say what it likes.
+fn granted(smmu: &mut Smmu) -> bool {
+    match smmu.check(&less()) {
+        Ok(()) => false,
+        Err(Violation::Reach {
+            page: LOST,
+            how: How::Atc(_),
+            ..
+        }) => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// With `EATS` 1, at 93:92, what the endpoint was granted stays with it.
+#[test]
+fn an_endpoint_keeps_what_it_was_granted() {
+    let mut entry = NESTED;
+    entry[1] |= 1 << 28;
+    let drop = [Command::tlbi_s12_vmall(VMID), sync()];
+    let mut smmu = running(entry);
+    lose_stage2(&mut smmu);
+    run(&mut smmu, &drop);
+    assert!(granted(&mut smmu));
+    let page = |stream, address| Command::atc_inv(stream, None, false, address, 0);
+    for command in [page(StreamId(6), LOST), page(S, PAGE)] {
+        run(&mut smmu, &[command, sync()]);
+        assert!(granted(&mut smmu));
+    }
+    run(&mut smmu, &[page(S, LOST)]);
+    assert!(granted(&mut smmu), "not before the CMD_SYNC");
+    run(&mut smmu, &[sync()]);
+    assert!(!granted(&mut smmu));
+    // In the other order it asks again in between.
+    let mut smmu = running(entry);
+    lose_stage2(&mut smmu);
+    run(&mut smmu, &[page(S, LOST), drop[0], drop[1]]);
+    assert!(granted(&mut smmu));
+}
+
+#[test]
+fn without_a_check_an_endpoint_may_say_anything() {
+    let mut smmu = running(NESTED);
+    smmu.write32(reg::CR0, 0b1001);
+    for _ in 0..8 {
+        smmu.read32(reg::CR0ACK);
+    }
+    assert!(matches!(
+        smmu.check(&all()),
+        Err(Violation::Reach {
+            how: How::Unchecked,
+            ..
+        })
+    ));
+}
+
 #[test]
 fn a_hostile_stage_1_gets_no_further() {
     let mut smmu = running(NESTED);
