@@ -32,7 +32,11 @@ fn split() -> smmuv3_model::Smmu {
     let mut smmu = nested(NESTED, CONTEXT);
     let pages = TWO + 0x3000;
     for n in 0..512 {
-        put(&mut smmu, pages + n * 8, 0x8000_0000 + n * 0x1000 | RW2 | 3);
+        put(
+            &mut smmu,
+            pages + n * 8,
+            (0x8000_0000 + n * 0x1000) | RW2 | 3,
+        );
     }
     put(&mut smmu, BLOCK, pages | 3);
     smmu
@@ -40,7 +44,7 @@ fn split() -> smmuv3_model::Smmu {
 
 /// The stage 2 descriptor of the page at this physical address.
 fn page(at: u64) -> u64 {
-    TWO + 0x3000 + (at - 0x8000_0000 >> 12) * 8
+    TWO + 0x3000 + ((at - 0x8000_0000) >> 12) * 8
 }
 
 #[test]
