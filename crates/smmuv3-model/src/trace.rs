@@ -194,20 +194,15 @@ impl Step {
     }
 
     pub(crate) fn intermediate(what: &str, ipa: u64) -> Self {
-        Self::new(what, ipa, &[], "is an IPA:".to_owned())
+        Self::new(what, ipa, &[], "an IPA, by stage 2:".to_owned())
     }
 
     pub(crate) fn update(at: u64, new: u64) -> Self {
         Self::new("update", at, &[new], "written by the SMMU".to_owned())
     }
 
-    pub(crate) fn aborted(stage: u32, level: u32, at: u64) -> Self {
-        Self::new(
-            format!("S{stage} L{level}"),
-            at,
-            &[],
-            "no memory".to_owned(),
-        )
+    pub(crate) fn aborted(what: impl Into<String>, at: u64) -> Self {
+        Self::new(what, at, &[], "no memory".to_owned())
     }
 
     pub(crate) fn stage1(level: u32, at: u64, word: u64, meaning: &Stage1Meaning) -> Self {

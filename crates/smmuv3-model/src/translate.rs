@@ -122,30 +122,44 @@ impl Walk<'_> {
     /// The stream table entry of a transaction's stream (3.3.2).
     fn entry(&mut self, t: &Transaction) -> Result<Ste, Ending> {
         let smmu = self.smmu;
-        let fetch_failed = |at| Ending::abort(fault_record::fetch(t, EventKind::F_STE_FETCH, at));
+        let failed = |at| Ending::abort(fault_record::fetch(t, EventKind::F_STE_FETCH, at));
         let at = match smmu.place(t.stream) {
             Place::Outside => return Err(self.bad_stream(t)),
             Place::At(at) => at,
             Place::Behind { at, .. } => {
-                let word = self.load(at).ok_or_else(|| fetch_failed(at))?;
+                let word = self.word("L1STD", at).ok_or_else(|| failed(at))?;
                 let behind = smmu.behind(word, t.stream);
                 self.note(|| Step::l1std(at, word, behind));
                 behind.ok_or_else(|| self.bad_stream(t))?
             }
         };
-        let words = self.words(at).ok_or_else(|| fetch_failed(at))?;
+        let words = self.words("STE", at).ok_or_else(|| failed(at))?;
         let ste = Ste(words);
         self.note(|| Step::ste(at, &ste, &Plan::of(&ste, &smmu.profile)));
         Ok(ste)
     }
 
     /// The 8 words of a structure.
-    fn words(&self, at: u64) -> Option<[u64; 8]> {
+    fn words(&mut self, what: &str, at: u64) -> Option<[u64; 8]> {
         let mut words = [0; 8];
         for (word, offset) in words.iter_mut().zip((0..).step_by(8)) {
-            *word = self.load(at.checked_add(offset)?)?;
+            let value = at.checked_add(offset).and_then(|at| self.load(at));
+            *word = self.fetched(what, at, value)?;
         }
         Some(words)
+    }
+
+    /// A level 1 descriptor.
+    fn word(&mut self, what: &str, at: u64) -> Option<u64> {
+        self.fetched(what, at, self.load(at))
+    }
+
+    /// Notes a fetch that failed.
+    fn fetched(&mut self, what: &str, at: u64, value: Option<u64>) -> Option<u64> {
+        if value.is_none() {
+            self.note(|| Step::aborted(what, at));
+        }
+        value
     }
 
     /// C_BAD_STREAMID, where it is recorded at all (6.3.12, RECINVSID).
@@ -247,7 +261,7 @@ impl Walk<'_> {
     ) -> Result<Context, Ending> {
         let (smmu, t) = (self.smmu, way.t);
         let own = Request::own(Class::CD);
-        let fetch_failed = |at| Ending::abort(fault_record::fetch(t, EventKind::F_CD_FETCH, at));
+        let failed = |at| Ending::abort(fault_record::fetch(t, EventKind::F_CD_FETCH, at));
         let reach = match stage2 {
             Some(_) => smmu.profile.input_bits(),
             None => smmu.profile.output_bits(),
@@ -258,7 +272,7 @@ impl Walk<'_> {
                 let at = self
                     .locate("L1CD", from, stage2, own)
                     .map_err(|fault| way.stage2(&fault))?;
-                let word = self.load(at).ok_or_else(|| fetch_failed(at))?;
+                let word = self.word("L1CD", at).ok_or_else(|| failed(at))?;
                 let behind = cds.behind(word, index, reach);
                 self.note(|| Step::l1cd(at, word, behind));
                 behind.ok_or_else(|| Ending::abort(fault_record::bad_substream(t)))?
@@ -267,7 +281,7 @@ impl Walk<'_> {
         let at = self
             .locate("CD", from, stage2, own)
             .map_err(|fault| way.stage2(&fault))?;
-        let cd = Cd(self.words(at).ok_or_else(|| fetch_failed(at))?);
+        let cd = Cd(self.words("CD", at).ok_or_else(|| failed(at))?);
         let e2h = Cr2::from(smmu.regs.cr2).e2h();
         let context = Context::of(&cd, cds, e2h, &smmu.profile);
         self.note(|| Step::cd(at, &cd, &context));

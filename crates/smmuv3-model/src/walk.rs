@@ -180,7 +180,7 @@ impl<'a> Walk<'a> {
             let index = (ipa >> regime.shift(level)) % regime.entries(level);
             let at = table + index * 8;
             let Some(word) = self.load(at) else {
-                self.note(|| Step::aborted(2, level, at));
+                self.note(|| Step::aborted(format!("S2 L{level}"), at));
                 return Err(Fault {
                     fetch: Some(at),
                     ..fault(EventKind::F_WALK_EABT)
@@ -221,7 +221,7 @@ impl<'a> Walk<'a> {
             let what = ["S1 L0", "S1 L1", "S1 L2", "S1 L3"][level.min(3) as usize];
             let at = self.locate(what, from, stage2, own)?;
             let Some(word) = self.load(at) else {
-                self.note(|| Step::aborted(1, level, at));
+                self.note(|| Step::aborted(what, at));
                 return Err(Fault {
                     fetch: Some(at),
                     class: Class::TTD,
