@@ -5,9 +5,12 @@ use smmuv3_model::{Misuse, Violation};
 /// Why a run is not right.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum Finding {
-    /// The SMMU could do what it must not.
-    #[error("{0}")]
-    Violation(Violation),
+    /// An SMMU could do what it must not.
+    #[error("SMMU {0}: {1}")]
+    Violation(usize, Violation),
+    /// The CPUs could do what they must not; the stream stands for them.
+    #[error("the CPUs: {0}")]
+    Cpu(Violation),
     /// The code under test did what the architecture leaves open.
     #[error("{0}")]
     Misuse(Misuse),
@@ -17,4 +20,21 @@ pub enum Finding {
     /// A stream does not reach what it should.
     #[error("stream {0} does not reach {1:#x}, which it should")]
     Lost(u32, u64),
+    /// The host's CPUs do not reach what they should.
+    #[error("the CPUs do not reach {0:#x}, which they should")]
+    CpuLost(u64),
+    /// The ledger did not answer as the books of the oracle say.
+    #[error("the ledger's answer to {0} at {1:#x} is wrong")]
+    Answer(&'static str, u64),
+    /// The ledger does not say what the books of the oracle say.
+    #[error("the ledger is wrong about the page {0:#x}")]
+    Ledger(u64),
+    /// Events were read that differ from those recorded; the number of the
+    /// first since the last time.
+    #[error("event {0} is not the one that the SMMU recorded")]
+    Events(usize),
+    /// The code under test used memory that there is not, or gave memory back
+    /// that it had not been given.
+    #[error("access to {0:#x}, which is not the caller's")]
+    Memory(u64),
 }

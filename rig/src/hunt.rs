@@ -4,15 +4,13 @@ use crate::finding::Finding;
 use crate::mutant::Mutant;
 use crate::op::Op;
 use crate::program::{op, setup};
-use crate::setup::{Setup, run};
+use crate::setup::Setup;
+use crate::start::run;
 use proptest::collection::vec;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::cell::Cell;
 use std::ops::RangeInclusive;
-
-/// Most runs that are spent on making a program shorter.
-const SHRINK_RUNS: u32 = 4096;
 
 /// What to hunt for, and where.
 #[derive(Clone, Debug)]
@@ -27,6 +25,8 @@ pub struct Hunt {
     pub mutant: Mutant,
     /// Operations of one program.
     pub lengths: RangeInclusive<usize>,
+    /// Most runs that are spent on making a program shorter.
+    pub shorten: u32,
 }
 
 /// A program that found something.
@@ -75,7 +75,7 @@ impl Hunt {
     pub fn repeat(&self, seed: u64) -> (u64, Option<Catch>) {
         let config = Config {
             failure_persistence: None,
-            max_shrink_iters: SHRINK_RUNS,
+            max_shrink_iters: self.shorten,
             ..Config::default()
         };
         let mut bytes = [0; 32];

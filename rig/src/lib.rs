@@ -3,20 +3,32 @@
 //! that is asked at every step.
 #![forbid(unsafe_code)]
 
+mod action;
+mod cpu;
+mod earlier;
+mod everywhere;
+mod expected;
 mod finding;
 mod hunt;
 mod machine;
 mod map;
+mod memory;
 mod mutant;
 mod op;
+mod perform;
+mod policy;
+mod port;
 pub mod program;
-mod seams;
+mod recorded;
 mod setup;
+mod start;
 mod world;
 
+pub use action::Action;
 pub use finding::Finding;
 pub use hunt::{Catch, Hunt, Outcome};
 pub use map::STREAMS;
 pub use mutant::Mutant;
 pub use op::Op;
-pub use setup::{Setup, Stopped, run};
+pub use setup::{Counts, Setup, Stopped};
+pub use start::run;

@@ -1,84 +1,113 @@
-//! The machine that the code under test runs on: the model behind the seams,
+//! The machine that the code under test runs on: the models behind the seams,
 //! with one deliberate mistake in between if asked for.
 
+use crate::action::Action;
+use crate::cpu::Cpu;
+use crate::expected::Expected;
 use crate::finding::Finding;
-use crate::map::{OLD, OTHER, POOL, RAM, SPARE, STREAMS};
+use crate::map::{CPU, CPU_POOL, IDS, OLD, OTHER, PAGES, POOL, RAM, SPARE};
 use crate::mutant::Mutant;
-use smmuv3_model::{Mode, Policy, Profile, Smmu};
-use smmuv3_spec::command::Command;
-use smmuv3_spec::control::QueueBase;
-use smmuv3_spec::{StreamId, reg};
+use crate::policy::{Allowed, Rules, for_cpus};
+use crate::recorded::Recorded;
+use crate::setup::Setup;
+use portcullis_addr::{PhysAddr, Range};
+use portcullis_ownership::{Bank, Ledger, Owner};
+use smmuv3_model::{Ram, Refusal, Smmu, Transaction};
+use smmuv3_spec::StreamId;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops;
+use std::sync::atomic::AtomicU32;
 
-/// What each stream may use.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Allowed {
-    pub(crate) streams: BTreeMap<u32, Vec<Range<u64>>>,
+/// One SMMU.
+pub(crate) struct Unit {
+    pub(crate) smmu: RefCell<Smmu>,
+    /// Its command queue.
+    pub(crate) ring: RefCell<ops::Range<u64>>,
+    pub(crate) recorded: RefCell<Recorded>,
+    /// First word of a command whose second is still to come.
+    pub(crate) half: Cell<Option<(u64, u64)>>,
 }
 
 pub(crate) struct Machine {
-    pub(crate) smmu: RefCell<Smmu>,
+    pub(crate) units: Vec<Unit>,
+    pub(crate) cpu: Cpu,
+    pub(crate) ram: RefCell<Ram>,
+    pub(crate) mutant: Mutant,
+    /// What the ledger keeps.
+    pub(crate) entries: Vec<AtomicU32>,
+    pub(crate) expected: RefCell<Expected>,
     pub(crate) live: RefCell<BTreeMap<u64, u64>>,
     pub(crate) time: Cell<u64>,
-    pub(crate) mutant: Mutant,
     pub(crate) held: RefCell<Vec<(u64, u64)>>,
-    /// First word of a command whose second is still to come.
-    pub(crate) half: Cell<Option<(u64, u64)>>,
     pub(crate) finding: Cell<Option<Finding>>,
     /// What holds between operations, and during the one under way.
     pub(crate) allowed: RefCell<Allowed>,
     pub(crate) armed: Cell<bool>,
     /// The driver changes the stream table.
     pub(crate) in_driver: Cell<bool>,
-}
-
-struct Rules<'a> {
-    allowed: &'a Allowed,
-    live: &'a BTreeMap<u64, u64>,
-}
-
-impl Policy for Rules<'_> {
-    fn first_forbidden(&self, stream: StreamId, range: Range<u64>, _write: bool) -> Option<u64> {
-        let allowed = self.allowed.streams.get(&stream.0);
-        let mut at = range.start;
-        // Ranges are ascending and disjoint.
-        for ok in allowed.into_iter().flatten() {
-            if ok.start <= at && at < ok.end {
-                at = ok.end;
-            }
-        }
-        (at < range.end).then_some(at)
-    }
-
-    fn first_foreign(&self, range: Range<u64>) -> Option<u64> {
-        let block = self.live.range(..=range.start).next_back();
-        let covered = block.is_some_and(|(start, size)| start + size >= range.end);
-        (!covered).then_some(range.start)
-    }
+    /// What other CPUs do during the operation under way, each after a number
+    /// of further seams.
+    pub(crate) interrupts: RefCell<VecDeque<(u32, Action)>>,
+    interrupted: Cell<bool>,
+    /// Allocations until memory runs out.
+    pub(crate) starve: Cell<Option<u32>>,
+    /// An allocation failed.
+    pub(crate) starved: Cell<bool>,
 }
 
 impl Machine {
-    pub(crate) fn new(profile: Profile, mode: Mode, mutant: Mutant) -> Self {
-        let streams = (0..STREAMS).map(|n| StreamId(n * 5));
+    pub(crate) fn new(setup: &Setup, mutant: Mutant) -> Self {
+        let banks = [RAM, POOL, CPU_POOL, OTHER, SPARE, OLD, CPU];
+        let profiles = setup.profiles();
+        let coherent = profiles.iter().all(|profile| profile.idr0.cohacc());
+        let ram = Ram::new(banks, coherent);
+        let units = profiles.iter().map(|profile| {
+            let streams = (0..IDS).step_by(5).map(StreamId);
+            Unit {
+                smmu: RefCell::new(Smmu::on(*profile, ram.clone(), setup.mode, streams)),
+                ring: RefCell::new(0..0),
+                recorded: RefCell::default(),
+                half: Cell::new(None),
+            }
+        });
         Self {
-            smmu: RefCell::new(Smmu::new(
-                profile,
-                [RAM, POOL, OTHER, SPARE, OLD],
-                mode,
-                streams,
-            )),
+            units: units.collect(),
+            cpu: Cpu::new(ram.clone(), setup.mode, if setup.cpu_bbm { 2 } else { 0 }),
+            ram: RefCell::new(ram),
+            mutant,
+            entries: (0..PAGES)
+                .map(|_| AtomicU32::new(portcullis_ownership::Entry::initial(Owner::HOST)))
+                .collect(),
+            expected: RefCell::new(Expected::new()),
             live: RefCell::default(),
             time: Cell::new(0),
-            mutant,
             held: RefCell::default(),
-            half: Cell::new(None),
             finding: Cell::new(None),
             allowed: RefCell::default(),
             armed: Cell::new(false),
             in_driver: Cell::new(false),
+            interrupts: RefCell::default(),
+            interrupted: Cell::new(false),
+            starve: Cell::new(None),
+            starved: Cell::new(false),
         }
+    }
+
+    /// The bank of the ledger.
+    ///
+    /// # Panics
+    /// Never: the bank is made of whole pages and has an entry for each.
+    pub(crate) fn bank(&self) -> Bank<'_> {
+        let size = RAM.end - RAM.start;
+        let range = Range::from_size(PhysAddr::new(RAM.start), size).expect("not empty");
+        Bank::new(range, &self.entries).expect("an entry for each page")
+    }
+
+    /// The ledger as another CPU sees it.
+    pub(crate) fn with_ledger<T>(&self, look: impl FnOnce(&Ledger<'_>) -> T) -> T {
+        let banks = [self.bank()];
+        look(&Ledger::new(&banks).expect("one bank is in order"))
     }
 
     pub(crate) fn find(&self, finding: Finding) {
@@ -87,48 +116,90 @@ impl Machine {
         }
     }
 
-    /// Asks the oracle.
+    /// Asks the oracle about every observer.
     pub(crate) fn check(&self) {
         if !self.armed.get() || self.finding.get().is_some() {
             return;
         }
         let (allowed, live) = (self.allowed.borrow(), self.live.borrow());
+        let none = BTreeMap::new();
+        for (index, unit) in self.units.iter().enumerate() {
+            let rules = Rules {
+                streams: allowed.streams.get(index).unwrap_or(&none),
+                live: &live,
+                pools: &[POOL],
+            };
+            let mut smmu = unit.smmu.borrow_mut();
+            if let Err(violation) = smmu.check(&rules) {
+                self.find(Finding::Violation(index, violation));
+            }
+            if let Some(misuse) = smmu.take_misuse().first() {
+                self.find(Finding::Misuse(*misuse));
+            }
+        }
         let rules = Rules {
-            allowed: &allowed,
+            streams: &for_cpus(&allowed.cpus),
             live: &live,
+            pools: &[POOL, CPU_POOL, CPU],
         };
-        let mut smmu = self.smmu.borrow_mut();
+        let mut smmu = self.cpu.smmu.borrow_mut();
         if let Err(violation) = smmu.check(&rules) {
-            self.find(Finding::Violation(violation));
+            self.find(Finding::Cpu(violation));
         }
         if let Some(misuse) = smmu.take_misuse().first() {
             self.find(Finding::Misuse(*misuse));
         }
     }
 
-    /// The ring of the command queue.
-    pub(crate) fn commands(&self) -> Range<u64> {
-        let base = QueueBase::from(self.smmu.borrow_mut().read64(reg::CMDQ_BASE));
-        let at = base.addr_5() << 5;
-        at..at + (Command::SIZE << base.log2size())
+    /// A device's access; its event, if any, is noted.
+    pub(crate) fn transact(&self, unit: usize, access: Transaction) -> Result<u64, Refusal> {
+        let unit = &self.units[unit];
+        let mut smmu = unit.smmu.borrow_mut();
+        let before = smmu.counts();
+        let result = smmu.translate(access);
+        let after = smmu.counts();
+        if let Err(Refusal::Event(record)) = result {
+            unit.recorded.borrow_mut().note(
+                record,
+                after.events > before.events,
+                after.lost > before.lost,
+            );
+        }
+        result
     }
 
-    pub(crate) fn raw_store(&self, at: u64, value: u64) {
-        let done = self.smmu.borrow_mut().store(at, value);
-        assert!(done, "store outside memory at {at:#x}");
-    }
-
-    pub(crate) fn command_store(&self, at: u64, value: u64) {
-        // The first word is stored first; a mutant may want both at once.
-        if at.is_multiple_of(16) {
-            self.half.set(Some((at, value)));
+    /// Another CPU may act now.
+    pub(crate) fn seam(&self) {
+        if self.interrupted.get() || !self.armed.get() {
             return;
         }
-        let Some((first, word)) = self.half.take() else {
-            return self.raw_store(at, value);
+        let due = match self.interrupts.borrow_mut().front_mut() {
+            None => return,
+            Some((0, _)) => true,
+            Some((left, _)) => {
+                *left -= 1;
+                false
+            }
         };
-        let command = self.mutant.command(Command([word, value]));
-        self.raw_store(first, command.0[0]);
-        self.raw_store(at, command.0[1]);
+        if due {
+            self.interrupt();
+        }
+    }
+
+    /// What did not come to pass during the operation does so after it.
+    pub(crate) fn rest(&self) {
+        while !self.interrupts.borrow().is_empty() {
+            self.interrupt();
+        }
+    }
+
+    fn interrupt(&self) {
+        let next = self.interrupts.borrow_mut().pop_front();
+        if let Some((_, action)) = next {
+            self.interrupted.set(true);
+            self.act(&action);
+            self.check();
+            self.interrupted.set(false);
+        }
     }
 }

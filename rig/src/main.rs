@@ -109,6 +109,7 @@ impl Options {
             profile: self.profile.0,
             mutant: self.mutant,
             lengths: 1..=usize::from(self.max_len),
+            shorten: 4096,
         };
         self.report_panics();
         let (ops, catch) = match self.repeat {

@@ -3,19 +3,37 @@
 use portcullis_addr::PAGE_SIZE;
 use std::ops::Range;
 
-/// RAM that the ledger describes.
-pub const RAM: Range<u64> = 0x8000_0000..0x8040_0000;
-/// Memory of the hypervisor's tables and queues.
-pub const POOL: Range<u64> = 0x9000_0000..0x9010_0000;
-/// Memory that devices of the other domain may use.
-pub const OTHER: Range<u64> = 0xa000_0000..0xa001_0000;
-/// Memory for the same domain with another table.
-pub const SPARE: Range<u64> = 0xa010_0000..0xa012_0000;
-/// Nobody's: where an earlier owner of the SMMU had its tables.
-pub const OLD: Range<u64> = 0xb000_0000..0xb010_0000;
-/// Streams of the machine.
+/// Streams of the machine, over all SMMUs.
 pub const STREAMS: u32 = 16;
-/// Where devices signal interrupts.
-pub const DOORBELL: Range<u64> = 0x0809_0000..0x0809_1000;
+
+/// RAM that the ledger describes.
+pub(crate) const RAM: Range<u64> = 0x8000_0000..0x8040_0000;
 /// Pages of [`RAM`].
-pub const PAGES: u64 = (RAM.end - RAM.start) / PAGE_SIZE;
+pub(crate) const PAGES: u64 = (RAM.end - RAM.start) / PAGE_SIZE;
+/// Memory of the tables and queues that SMMUs walk.
+pub(crate) const POOL: Range<u64> = 0x9000_0000..0x9010_0000;
+/// Memory of the tables that only CPUs walk.
+pub(crate) const CPU_POOL: Range<u64> = 0x9800_0000..0x9810_0000;
+/// Memory that devices of the other domain may use.
+pub(crate) const OTHER: Range<u64> = 0xa000_0000..0xa001_0000;
+/// Memory for the same domain with another table.
+pub(crate) const SPARE: Range<u64> = 0xa010_0000..0xa012_0000;
+/// Nobody's: where an earlier owner of an SMMU had its tables.
+pub(crate) const OLD: Range<u64> = 0xb000_0000..0xb010_0000;
+/// Where the model of the CPUs keeps what a CPU has in registers.
+pub(crate) const CPU: Range<u64> = 0xb800_0000..0xb800_3000;
+/// Where devices signal interrupts.
+pub(crate) const DOORBELL: Range<u64> = 0x0809_0000..0x0809_1000;
+/// What the host's CPUs do not get: everything around RAM, so that few entries
+/// of their tables are no block of 1 GiB.
+pub(crate) const WITHHELD: Range<u64> = RAM.end..0xc000_0000;
+
+/// Which SMMU a stream is behind, and its StreamID there. The numbers are not
+/// neighbours, so that a wrong one hits nothing.
+pub(crate) fn place(stream: u32, units: usize) -> (usize, u32) {
+    let (stream, units) = (stream % STREAMS, units as u32);
+    ((stream % units) as usize, stream / units * 5)
+}
+
+/// StreamIDs end here, behind each SMMU.
+pub(crate) const IDS: u32 = STREAMS * 5;

@@ -65,6 +65,16 @@ pub enum Mutant {
     WrongBbm,
     /// ... invalidates before the tables change.
     TooEarly,
+    /// ... forgets the CPUs.
+    ForgetCpus,
+    /// ... forgets the second SMMU.
+    ForgetSecond,
+    /// ... invalidates the first page of a plan only, on the CPUs.
+    CpuFirstPageOnly,
+    /// ... says on the CPUs always that no table was freed.
+    CpuLeafOnly,
+    /// Memory that the SMMU wrote is read without invalidating the cache.
+    NoRefresh,
 }
 
 /// Every mistake and its name.
@@ -97,6 +107,11 @@ const NAMES: &[(Mutant, &str)] = &[
     (Mutant::LedgerOnly, "ledger-only"),
     (Mutant::WrongBbm, "wrong-bbm"),
     (Mutant::TooEarly, "too-early"),
+    (Mutant::ForgetCpus, "forget-cpus"),
+    (Mutant::ForgetSecond, "forget-second"),
+    (Mutant::CpuFirstPageOnly, "cpu-first-page-only"),
+    (Mutant::CpuLeafOnly, "cpu-leaf-only"),
+    (Mutant::NoRefresh, "no-refresh"),
 ];
 
 impl Mutant {

@@ -1,5 +1,7 @@
 //! What a hostile program consists of.
 
+use crate::action::Action;
+
 /// One step of a hostile program. Numbers are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
@@ -11,11 +13,12 @@ pub enum Op {
         /// Number of the domain.
         domain: u8,
     },
-    /// The same for all streams between two StreamIDs.
+    /// The same for all streams between two, as far as they are behind the
+    /// SMMU of the first.
     AttachRange {
-        /// One end, included.
+        /// Number of a stream, included.
         first: u32,
-        /// The other end, included.
+        /// Number of another, included.
         last: u32,
         /// Number of the domain.
         domain: u8,
@@ -31,6 +34,8 @@ pub enum Op {
         page: u64,
         /// How many; 18 and 19 stand for blocks.
         count: u64,
+        /// They become nobody's instead of the hypervisor's.
+        nobody: bool,
     },
     /// Gives pages to the host.
     Give {
@@ -38,29 +43,42 @@ pub enum Op {
         page: u64,
         /// How many; 18 and 19 stand for blocks.
         count: u64,
+        /// They are said to be nobody's instead of the hypervisor's.
+        nobody: bool,
     },
-    /// A device accesses memory.
-    Dma {
-        /// Number of the stream.
-        stream: u32,
-        /// The address that it puts on the bus.
-        address: u64,
-        /// Whether it writes.
-        write: bool,
-    },
-    /// The host writes to memory, if that is its own.
-    Scribble {
-        /// Page of RAM.
-        page: u64,
-        /// Word in it.
-        word: u64,
-        /// What it writes.
-        value: u64,
+    /// Takes or gives a range that need not be made of pages, nor be RAM.
+    Wild {
+        /// Gives instead of taking.
+        give: bool,
+        /// Where it starts, from 32 KiB below RAM.
+        start: u64,
+        /// Its bytes.
+        size: u64,
     },
     /// Reads events and errors.
-    Drain,
-    /// Stops the SMMU and starts it again.
-    Restart,
+    Drain {
+        /// Most events.
+        limit: u32,
+    },
+    /// Stops an SMMU and starts it again.
+    Restart {
+        /// Number of the SMMU.
+        smmu: u32,
+    },
     /// Reuses the VMID of a domain without streams for another table.
     Reuse,
+    /// Lets the next operation run out of memory.
+    Starve {
+        /// Allocations that still succeed.
+        after: u32,
+    },
+    /// Something that needs no lock.
+    Now(Action),
+    /// The same in the middle of the next operation.
+    During {
+        /// Stores, publications and register accesses to wait for.
+        after: u32,
+        /// What happens.
+        action: Action,
+    },
 }

@@ -1,5 +1,6 @@
 //! Random programs.
 
+use crate::action::Action;
 use crate::op::Op;
 use crate::setup::Setup;
 use proptest::prelude::*;
@@ -7,28 +8,53 @@ use smmuv3_model::{Mode, Profile};
 
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
-    // Near the start too, so that operations meet.
-    let page = prop_oneof![0..1024u64, 0..16u64];
     prop_oneof![
         3 => (any::<u32>(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
-        1 => (0..80u32, 0..80u32, 0..3u8)
+        1 => (any::<u32>(), any::<u32>(), 0..3u8)
             .prop_map(|(first, last, domain)| Op::AttachRange { first, last, domain }),
         2 => any::<u32>().prop_map(|stream| Op::Block { stream }),
-        4 => (page.clone(), count()).prop_map(|(page, count)| Op::Take { page, count }),
-        3 => (page.clone(), count()).prop_map(|(page, count)| Op::Give { page, count }),
-        2 => (any::<u32>(), 0x7fff_0000..0xc000_0000u64, any::<bool>())
-            .prop_map(|(stream, address, write)| Op::Dma { stream, address, write }),
-        1 => (page, 0..512u64, any::<u64>())
-            .prop_map(|(page, word, value)| Op::Scribble { page, word, value }),
-        1 => Just(Op::Drain),
-        1 => Just(Op::Restart),
+        4 => (page(), count(), any::<bool>())
+            .prop_map(|(page, count, nobody)| Op::Take { page, count, nobody }),
+        4 => (page(), count(), any::<bool>())
+            .prop_map(|(page, count, nobody)| Op::Give { page, count, nobody }),
+        1 => (any::<bool>(), wild(), wild())
+            .prop_map(|(give, start, size)| Op::Wild { give, start, size }),
+        1 => (0..16u32).prop_map(|limit| Op::Drain { limit }),
+        1 => any::<u32>().prop_map(|smmu| Op::Restart { smmu }),
         2 => Just(Op::Reuse),
+        1 => (0..3u32).prop_map(|after| Op::Starve { after }),
+        4 => action().prop_map(Op::Now),
+        4 => (0..60u32, action()).prop_map(|(after, action)| Op::During { after, action }),
     ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => (any::<u32>(), 0x7fff_0000..0xc000_0000u64, any::<Option<u64>>())
+            .prop_map(|(stream, address, write)| Action::Dma { stream, address, write }),
+        2 => (page(), 0..512u64, any::<u64>())
+            .prop_map(|(page, word, value)| Action::Scribble { page, word, value }),
+        1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Pin { page, count }),
+        1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Unpin { page, count }),
+        1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Begin { page, count }),
+        1 => (page(), 0..8u64, any::<bool>())
+            .prop_map(|(page, count, back)| Action::Pass { page, count, back }),
+    ]
+}
+
+/// Near the start too, so that operations meet.
+fn page() -> impl Strategy<Value = u64> {
+    prop_oneof![0..1024u64, 0..16u64]
 }
 
 /// Mostly a few pages; 18 stands for a block.
 fn count() -> impl Strategy<Value = u64> {
     prop_oneof![3 => 0..20u64, 1 => Just(18)]
+}
+
+/// Mostly whole pages.
+fn wild() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => (0..1088u64).prop_map(|page| page << 12), 1 => any::<u64>()]
 }
 
 /// What there is to run on.
@@ -50,11 +76,19 @@ fn mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
-/// Anything to run on, with the profile of that name if there is one.
-pub fn setup(profile_name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
-    (profile(profile_name), mode(), any::<bool>()).prop_map(|(profile, mode, used)| Setup {
-        profile,
-        mode,
-        used,
+/// Anything to run on, with SMMUs of the profile of that name if there is one.
+pub fn setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
+    let flags = (any::<Option<u64>>(), any::<bool>(), any::<bool>());
+    let second = prop::option::of(profile(name));
+    (profile(name), second, mode(), flags).prop_map(|(profile, second, mode, flags)| {
+        let (used, cpu_bbm, wide) = flags;
+        Setup {
+            profile,
+            second,
+            mode,
+            used,
+            cpu_bbm,
+            wide,
+        }
     })
 }

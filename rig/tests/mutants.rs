@@ -1,50 +1,34 @@
 //! Each deliberate mistake must be found.
 #![allow(missing_docs)]
 
-use portcullis_rig::program::{op, setup};
-use portcullis_rig::{Finding, Mutant, Setup, run};
-use proptest::collection::vec;
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use portcullis_rig::{Finding, Hunt, Mutant};
 use smmuv3_model::{Misuse, Violation};
-use std::cell::Cell;
 
 /// Random programs until one shows the mistake, then the shortest that does.
-/// Panics when none does.
+/// The same programs in every run: a mutant is found or it is not.
 fn hunt(mutant: Mutant) -> Finding {
-    let config = Config {
-        cases: 300,
-        max_shrink_iters: 80,
-        failure_persistence: None,
-        ..Config::default()
+    let hunt = Hunt {
+        ops: 30_000,
+        seed: 1,
+        profile: None,
+        mutant,
+        lengths: 1..=80,
+        shorten: 60,
     };
-    // The same programs in every run: a mutant is found or it is not.
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(config, rng);
-    let last = Cell::new(None);
-    let strategy = (setup(None), vec(op(), 1..30));
-    let result = runner.run(&strategy, |(setup, program)| {
-        match run(setup, mutant, &program) {
-            Ok(_) => Ok(()),
-            Err(stopped) => {
-                last.set(Some(stopped.finding));
-                Err(TestCaseError::fail("found"))
-            }
-        }
-    });
-    match result {
-        Err(TestError::Fail(_, (setup, program))) => {
-            let finding = run(setup, mutant, &program).expect_err("as before").finding;
-            let Setup {
-                profile,
-                mode,
-                used,
-            } = setup;
-            let name = profile.name;
-            println!("{mutant:?}: {name} {mode:?} used={used} {program:?}\n  {finding:?}");
-            finding
-        }
-        other => panic!("{mutant:?} was not found: {other:?}"),
-    }
+    let outcome = hunt.run(|_, _| ());
+    let Some(catch) = outcome.catch else {
+        panic!("{mutant:?} was not found");
+    };
+    println!(
+        "{}: {} {:?}\n  {}",
+        mutant.name(),
+        catch.setup,
+        catch.program,
+        catch.finding
+    );
+    let (_, again) = hunt.repeat(catch.seed);
+    assert_eq!(again.map(|again| again.finding), Some(catch.finding));
+    catch.finding
 }
 
 macro_rules! violates {
@@ -60,32 +44,37 @@ macro_rules! violates {
 }
 
 violates! {
-    no_tlbi: NoTlbi => Finding::Violation(Violation::Reach { .. }),
-    no_tlbi_ipa: NoTlbiIpa => Finding::Violation(Violation::Reach { .. }),
-    no_tlbi_vmid: NoTlbiVmid => Finding::Violation(Violation::Reach { .. }),
-    no_cfgi: NoCfgi => Finding::Violation(Violation::Table { .. }),
-    no_cfgi_all: NoCfgiAll => Finding::Violation(Violation::Table { .. }),
-    no_tlbi_all: NoTlbiAll => Finding::Violation(Violation::Table { .. }),
+    no_tlbi: NoTlbi => Finding::Violation(_, Violation::Reach { .. }),
+    no_tlbi_ipa: NoTlbiIpa => Finding::Violation(_, Violation::Reach { .. }),
+    no_tlbi_vmid: NoTlbiVmid => Finding::Violation(_, Violation::Reach { .. }),
+    no_cfgi: NoCfgi => Finding::Violation(_, Violation::Table { .. }),
+    no_cfgi_all: NoCfgiAll => Finding::Violation(_, Violation::Table { .. }),
+    no_tlbi_all: NoTlbiAll => Finding::Violation(_, Violation::Table { .. }),
     no_sync: NoSync => Finding::Lost(..),
-    no_wait: NoWait => Finding::Violation(Violation::Table { .. }),
-    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }) | Finding::Lost(..),
-    no_gbpa: NoGbpa => Finding::Violation(Violation::Reach { .. }),
+    no_wait: NoWait => Finding::Lost(..) | Finding::Violation(_, Violation::Table { .. }),
+    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }) | Finding::Failed("taking over") | Finding::Lost(..),
+    no_gbpa: NoGbpa => Finding::Violation(_, Violation::Reach { .. }),
     no_wrap: NoWrap => Finding::Misuse(Misuse::Overrun { .. }),
-    wrong_vmid: WrongVmid => Finding::Violation(Violation::Reach { .. }),
-    wrong_stream: WrongStream => Finding::Violation(Violation::Table { .. }),
-    leaf_only: LeafOnly => Finding::Violation(Violation::Table { .. }),
+    wrong_vmid: WrongVmid => Finding::Violation(_, Violation::Reach { .. }),
+    wrong_stream: WrongStream => Finding::Violation(_, Violation::Table { .. }),
+    leaf_only: LeafOnly => Finding::Violation(_, Violation::Table { .. }),
     config_leaf_only: ConfigLeafOnly => Finding::Lost(..),
-    level_hint: LevelHint => Finding::Violation(Violation::Reach { .. }),
-    short_range: ShortRange => Finding::Violation(Violation::Reach { .. }),
-    small_scale: SmallScale => Finding::Violation(Violation::Reach { .. }),
-    next_page: NextPage => Finding::Violation(Violation::Reach { .. }),
-    no_publish: NoPublish => Finding::Violation(Violation::Table { .. }),
-    no_entry_publish: NoEntryPublish => Finding::Violation(Violation::Table { .. }),
-    entry_valid_first: EntryValidFirst => Finding::Violation(Violation::Table { .. }),
-    forget_smmus: ForgetSmmus => Finding::Violation(Violation::Reach { .. }),
-    first_page_only: FirstPageOnly => Finding::Violation(Violation::Reach { .. }),
-    caller_leaf: CallerLeaf => Finding::Violation(Violation::Table { .. }),
-    ledger_only: LedgerOnly => Finding::Violation(Violation::Reach { .. }),
+    level_hint: LevelHint => Finding::Violation(_, Violation::Reach { .. }),
+    short_range: ShortRange => Finding::Violation(_, Violation::Reach { .. }),
+    small_scale: SmallScale => Finding::Violation(_, Violation::Reach { .. }),
+    next_page: NextPage => Finding::Violation(_, Violation::Reach { .. }),
+    no_publish: NoPublish => Finding::Violation(_, Violation::Table { .. }),
+    no_entry_publish: NoEntryPublish => Finding::Violation(_, Violation::Table { .. }),
+    entry_valid_first: EntryValidFirst => Finding::Violation(_, Violation::Table { .. }),
+    forget_smmus: ForgetSmmus => Finding::Violation(_, Violation::Reach { .. }),
+    first_page_only: FirstPageOnly => Finding::Violation(_, Violation::Reach { .. }),
+    caller_leaf: CallerLeaf => Finding::Violation(_, Violation::Table { .. }),
+    ledger_only: LedgerOnly => Finding::Cpu(Violation::Reach { .. }) | Finding::Violation(_, Violation::Reach { .. }),
     wrong_bbm: WrongBbm => Finding::Misuse(Misuse::Conflict { .. }),
-    too_early: TooEarly => Finding::Violation(Violation::Reach { .. }),
+    forget_cpus: ForgetCpus => Finding::Cpu(Violation::Reach { .. }),
+    forget_second: ForgetSecond => Finding::Violation(1, _),
+    cpu_first_page_only: CpuFirstPageOnly => Finding::Cpu(Violation::Reach { .. }),
+    cpu_leaf_only: CpuLeafOnly => Finding::Cpu(Violation::Table { .. }),
+    no_refresh: NoRefresh => Finding::Events(_),
+    too_early: TooEarly => Finding::Violation(_, Violation::Reach { .. }),
 }

@@ -1,0 +1,159 @@
+//! What other CPUs and devices do, at any moment.
+
+use crate::finding::Finding;
+use crate::machine::Machine;
+use crate::map::{self, PAGES, RAM};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
+use portcullis_ownership::Owner;
+use smmuv3_model::{Access, Transaction};
+use smmuv3_spec::StreamId;
+
+/// Something that needs no lock, and so can happen during any operation.
+/// Numbers are taken modulo what there is.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// A device accesses memory.
+    Dma {
+        /// Number of the stream.
+        stream: u32,
+        /// The address that it puts on the bus.
+        address: u64,
+        /// What it writes there; it reads without.
+        write: Option<u64>,
+    },
+    /// A CPU of the host writes to memory, if its stage 2 lets it.
+    Scribble {
+        /// Page of RAM.
+        page: u64,
+        /// Word in it.
+        word: u64,
+        /// What it writes.
+        value: u64,
+    },
+    /// Another CPU counts one more DMA mapping of pages of the host.
+    Pin {
+        /// First page of RAM.
+        page: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Another CPU counts one less.
+    Unpin {
+        /// First page of RAM.
+        page: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Another CPU begins to take pages from the host, and thinks better of it.
+    Begin {
+        /// First page of RAM.
+        page: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Another CPU hands over pages that are in no table.
+    Pass {
+        /// First page of RAM.
+        page: u64,
+        /// How many.
+        count: u64,
+        /// From nobody to the hypervisor, instead of the other way.
+        back: bool,
+    },
+}
+
+/// `count` pages from `page`, some of them perhaps past the end of RAM.
+pub(crate) fn some_pages(page: u64, count: u64) -> Range<PhysAddr> {
+    let start = RAM.start + page % PAGES * PAGE_SIZE;
+    let size = (count % 8 + 1) * PAGE_SIZE;
+    // Neither empty nor near the end of the address space.
+    Range::from_size(PhysAddr::new(start), size).unwrap_or_else(|_| unreachable!())
+}
+
+impl Machine {
+    pub(crate) fn act(&self, action: &Action) {
+        match *action {
+            Action::Dma {
+                stream,
+                address,
+                write,
+            } => self.dma(stream, address & !7, write),
+            Action::Scribble { page, word, value } => {
+                let at = RAM.start + page % PAGES * PAGE_SIZE + word % 512 * 8;
+                if self.cpu.reaches(at) {
+                    self.store_of_host(at, value);
+                }
+            }
+            Action::Pin { page, count } => {
+                let range = some_pages(page, count);
+                let expected = self.expected.borrow_mut().pin(range);
+                let result = self.with_ledger(|ledger| ledger.pin(range, Owner::HOST));
+                self.agree(expected == result, "pin", range);
+            }
+            Action::Unpin { page, count } => {
+                let range = some_pages(page, count);
+                let expected = self.expected.borrow_mut().unpin(range);
+                let result = self.with_ledger(|ledger| ledger.unpin(range));
+                self.agree(expected == result, "unpin", range);
+            }
+            Action::Begin { page, count } => {
+                let range = some_pages(page, count);
+                let expected = self.expected.borrow_mut().begin(range, Owner::HOST);
+                let result = self.with_ledger(|ledger| {
+                    let begun = ledger.begin(range, Owner::HOST, Owner::HYPERVISOR);
+                    begun.map(|transfer| transfer.cancel())
+                });
+                self.agree(expected == result, "begin", range);
+                if expected.is_ok() {
+                    self.expected.borrow_mut().cancel(range);
+                }
+            }
+            Action::Pass { page, count, back } => {
+                let range = some_pages(page, count);
+                let (from, to) = if back {
+                    (Owner::NOBODY, Owner::HYPERVISOR)
+                } else {
+                    (Owner::HYPERVISOR, Owner::NOBODY)
+                };
+                let expected = self.expected.borrow_mut().begin(range, from);
+                let result = self.with_ledger(|ledger| {
+                    let begun = ledger.begin(range, from, to);
+                    begun.map(|transfer| transfer.commit())
+                });
+                self.agree(expected == result, "begin", range);
+                if expected.is_ok() {
+                    self.expected.borrow_mut().commit(range, to);
+                }
+            }
+        }
+    }
+
+    fn agree(&self, same: bool, what: &'static str, range: Range<PhysAddr>) {
+        if !same {
+            self.find(Finding::Answer(what, range.start().raw()));
+        }
+    }
+
+    /// What it reaches is judged by the oracle.
+    fn dma(&self, stream: u32, address: u64, write: Option<u64>) {
+        let (index, id) = map::place(stream, self.units.len());
+        let access = if write.is_some() {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let access = Transaction::new(StreamId(id), address, access);
+        if self.transact(index, access).is_err() {
+            return;
+        }
+        if let Some(value) = write {
+            // The same walk again, so it records nothing.
+            let unit = &self.units[index];
+            let _ = unit
+                .smmu
+                .borrow_mut()
+                .dma_write(StreamId(id), address, value);
+            self.seen_by_others(index, address);
+        }
+    }
+}

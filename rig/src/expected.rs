@@ -1,0 +1,203 @@
+//! Who owns what, as it must be by what was asked for: the oracle's own books,
+//! which share nothing with the ledger but its words.
+
+use crate::map::{PAGES, RAM};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
+use portcullis_ownership::{Entry, Ledger, Owner, PinError, State, TransferError, UnpinError};
+use std::ops;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Page {
+    owner: Owner,
+    leaving: bool,
+    pins: u32,
+}
+
+/// One entry for each page of RAM.
+pub(crate) struct Expected(Vec<Page>);
+
+/// Where a range lies, before anybody asks for owners.
+enum Shape {
+    Unaligned,
+    NotRam,
+    Pages(ops::Range<usize>),
+}
+
+fn shape(range: Range<PhysAddr>) -> Shape {
+    let (start, end) = (range.start().raw(), range.end().raw());
+    if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 {
+        return Shape::Unaligned;
+    }
+    if start < RAM.start || end > RAM.end {
+        return Shape::NotRam;
+    }
+    let page = |at: u64| ((at - RAM.start) / PAGE_SIZE) as usize;
+    Shape::Pages(page(start)..page(end))
+}
+
+fn address(page: usize) -> PhysAddr {
+    PhysAddr::new(RAM.start + page as u64 * PAGE_SIZE)
+}
+
+impl Expected {
+    /// The host has everything.
+    pub(crate) fn new() -> Self {
+        let page = Page {
+            owner: Owner::HOST,
+            leaving: false,
+            pins: 0,
+        };
+        Self(vec![page; PAGES as usize])
+    }
+
+    fn fill(&mut self, range: Range<PhysAddr>, owner: Option<Owner>, leaving: bool) {
+        if let Shape::Pages(pages) = shape(range) {
+            for page in &mut self.0[pages] {
+                page.owner = owner.unwrap_or(page.owner);
+                page.leaving = leaving;
+            }
+        }
+    }
+
+    /// What the ledger must say to a transfer; if it must agree, it has begun.
+    pub(crate) fn begin(
+        &mut self,
+        range: Range<PhysAddr>,
+        from: Owner,
+    ) -> Result<(), TransferError> {
+        let pages = match shape(range) {
+            Shape::Unaligned => return Err(TransferError::Unaligned(range)),
+            Shape::NotRam => return Err(TransferError::NotRam(range)),
+            Shape::Pages(pages) => pages,
+        };
+        for index in pages {
+            let (page, at) = (&self.0[index], address(index));
+            if page.leaving {
+                return Err(TransferError::Leaving { page: at });
+            }
+            if page.owner != from {
+                let owner = page.owner;
+                return Err(TransferError::NotOwner { page: at, owner });
+            }
+            if page.pins != 0 {
+                let count = page.pins;
+                return Err(TransferError::Pinned { page: at, count });
+            }
+        }
+        self.fill(range, None, true);
+        Ok(())
+    }
+
+    pub(crate) fn commit(&mut self, range: Range<PhysAddr>, to: Owner) {
+        self.fill(range, Some(to), false);
+    }
+
+    pub(crate) fn cancel(&mut self, range: Range<PhysAddr>) {
+        self.fill(range, None, false);
+    }
+
+    /// What the ledger must say to a pin by the host; if it must agree, it
+    /// counts.
+    pub(crate) fn pin(&mut self, range: Range<PhysAddr>) -> Result<(), PinError> {
+        let pages = match shape(range) {
+            Shape::Unaligned => return Err(PinError::Unaligned(range)),
+            Shape::NotRam => return Err(PinError::NotRam(range)),
+            Shape::Pages(pages) => pages,
+        };
+        for index in pages.clone() {
+            let page = &self.0[index];
+            if page.owner != Owner::HOST || page.leaving {
+                return Err(PinError::NotOwner {
+                    page: address(index),
+                    owner: page.owner,
+                    state: page.state(),
+                });
+            }
+        }
+        self.0[pages].iter_mut().for_each(|page| page.pins += 1);
+        Ok(())
+    }
+
+    /// What the ledger must say to an unpin.
+    pub(crate) fn unpin(&mut self, range: Range<PhysAddr>) -> Result<(), UnpinError> {
+        let pages = match shape(range) {
+            Shape::Unaligned => return Err(UnpinError::Unaligned(range)),
+            Shape::NotRam => return Err(UnpinError::NotRam(range)),
+            Shape::Pages(pages) => pages,
+        };
+        if let Some(index) = pages.clone().find(|index| self.0[*index].pins == 0) {
+            let page = address(index);
+            return Err(UnpinError::NotPinned { page });
+        }
+        self.0[pages].iter_mut().for_each(|page| page.pins -= 1);
+        Ok(())
+    }
+
+    /// Pages that the host had last, ascending. A page that nobody gets any
+    /// more, since an invalidation failed, is among them: whoever reaches it
+    /// reaches nobody's.
+    pub(crate) fn host(&self) -> Vec<ops::Range<u64>> {
+        self.runs(|page| page.owner == Owner::HOST)
+    }
+
+    /// Pages that the host may use.
+    pub(crate) fn usable(&self) -> Vec<ops::Range<u64>> {
+        self.runs(|page| page.owner == Owner::HOST && !page.leaving)
+    }
+
+    fn runs(&self, wanted: impl Fn(&Page) -> bool) -> Vec<ops::Range<u64>> {
+        let mut runs: Vec<ops::Range<u64>> = Vec::new();
+        for (index, page) in self.0.iter().enumerate() {
+            if !wanted(page) {
+                continue;
+            }
+            let at = address(index).raw();
+            match runs.last_mut() {
+                Some(run) if run.end == at => run.end += PAGE_SIZE,
+                _ => runs.push(at..at + PAGE_SIZE),
+            }
+        }
+        runs
+    }
+
+    /// The first page of which the ledger says something else.
+    pub(crate) fn differs(&self, ledger: &Ledger<'_>) -> Option<u64> {
+        self.0.iter().enumerate().find_map(|(index, page)| {
+            let entry = ledger.entry(address(index));
+            let same = entry.is_some_and(|entry| page.is(entry));
+            (!same).then(|| address(index).raw())
+        })
+    }
+
+    /// Takes over what the ledger says of a range whose change failed: either
+    /// all of it is back with `owner`, or all of it is nobody's any more.
+    /// `false` if it says anything else.
+    pub(crate) fn failed(
+        &mut self,
+        range: Range<PhysAddr>,
+        owner: Owner,
+        ledger: &Ledger<'_>,
+    ) -> bool {
+        let leaving = ledger
+            .entry(range.start())
+            .is_some_and(|entry| entry.state() == State::Leaving);
+        self.fill(range, Some(owner), leaving);
+        self.differs(ledger).is_none()
+    }
+}
+
+impl Page {
+    fn state(&self) -> State {
+        if self.leaving {
+            State::Leaving
+        } else {
+            State::Owned
+        }
+    }
+
+    fn is(&self, entry: Entry) -> bool {
+        entry.owner() == self.owner
+            && entry.state() == self.state()
+            && entry.dma_count() == self.pins
+    }
+}

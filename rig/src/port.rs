@@ -1,0 +1,83 @@
+//! The registers of one SMMU, and time.
+
+use crate::machine::{Machine, Unit};
+use crate::mutant::Mutant;
+use smmuv3_driver::{Clock, Registers};
+use smmuv3_spec::command::Command;
+use smmuv3_spec::control::QueueBase;
+use smmuv3_spec::reg;
+
+/// How the driver reaches one SMMU.
+#[derive(Clone, Copy)]
+pub(crate) struct Port<'m> {
+    pub(crate) machine: &'m Machine,
+    pub(crate) unit: usize,
+}
+
+impl Port<'_> {
+    fn unit(&self) -> &Unit {
+        &self.machine.units[self.unit]
+    }
+}
+
+impl Registers for Port<'_> {
+    fn read32(&self, offset: u32) -> u32 {
+        let value = {
+            let mut smmu = self.unit().smmu.borrow_mut();
+            let value = smmu.read32(offset);
+            match (self.machine.mutant, offset) {
+                (Mutant::NoWait, reg::CMDQ_CONS) => smmu.read32(reg::CMDQ_PROD),
+                (Mutant::NoFenceWait, reg::CR0ACK) => smmu.read32(reg::CR0),
+                (Mutant::NoGbpa, reg::GBPA) => 1 << 20,
+                _ => value,
+            }
+        };
+        self.machine.seam();
+        value
+    }
+
+    fn write32(&self, offset: u32, value: u32) {
+        let mut value = value;
+        match (self.machine.mutant, offset) {
+            (Mutant::NoGbpa, reg::GBPA) => return,
+            (Mutant::NoWrap, reg::CMDQ_PROD) => {
+                let base = self.unit().smmu.borrow_mut().read64(reg::CMDQ_BASE);
+                value &= (1 << QueueBase::from(base).log2size()) - 1;
+            }
+            _ => {}
+        }
+        self.unit().smmu.borrow_mut().write32(offset, value);
+        match offset {
+            // What was cached since the last CMD_SYNC still is.
+            reg::CMDQ_PROD => self.machine.check(),
+            reg::EVENTQ_PROD => self.unit().recorded.borrow_mut().clear(),
+            _ => {}
+        }
+        self.machine.seam();
+    }
+
+    fn read64(&self, offset: u32) -> u64 {
+        self.unit().smmu.borrow_mut().read64(offset)
+    }
+
+    fn write64(&self, offset: u32, value: u64) {
+        self.unit().smmu.borrow_mut().write64(offset, value);
+        if offset == reg::CMDQ_BASE {
+            let base = QueueBase::from(value);
+            let at = base.addr_5() << 5;
+            *self.unit().ring.borrow_mut() = at..at + (Command::SIZE << base.log2size().min(19));
+        }
+        self.machine.seam();
+    }
+}
+
+impl Clock for Machine {
+    fn now_us(&self) -> u64 {
+        self.time.set(self.time.get() + 1);
+        self.time.get()
+    }
+
+    fn relax(&self) {
+        self.time.set(self.time.get() + 1000);
+    }
+}
