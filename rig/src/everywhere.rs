@@ -4,9 +4,9 @@ use crate::machine::Machine;
 use crate::mutant::Mutant;
 use crate::world::Driver;
 use portcullis_addr::{Ipa, PAGE_SIZE, Range};
-use portcullis_isolation::Invalidate;
+use portcullis_isolation::{Invalidate, SmmuError, invalidate_smmus};
 use portcullis_pagetable::Invalidation;
-use smmuv3_driver::{Error, Granule};
+use smmuv3_driver::Granule;
 use smmuv3_spec::Vmid;
 
 /// VMID of the host, on CPUs and SMMUs.
@@ -21,25 +21,9 @@ fn first_page(range: Range<Ipa>) -> Range<Ipa> {
     Range::from_size(range.start(), PAGE_SIZE).unwrap_or(range)
 }
 
-impl Invalidate for Everywhere<'_, '_> {
-    type Error = Error;
-
-    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Error> {
-        let mutant = self.machine.mutant;
-        let Some(range) = plan.range().filter(|_| mutant != Mutant::ForgetCpus) else {
-            return Ok(());
-        };
-        let range = match mutant {
-            Mutant::CpuFirstPageOnly => first_page(range),
-            _ => range,
-        };
-        let leaf = plan.leaf_only() || mutant == Mutant::CpuLeafOnly;
-        let cpu = &self.machine.cpu;
-        cpu.invalidate(HOST_VMID, range, plan.level(), leaf);
-        Ok(())
-    }
-
-    fn smmus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Error> {
+impl Everywhere<'_, '_> {
+    /// The same as [`invalidate_smmus`], with a mistake in it.
+    fn smmus_wrongly(&mut self, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
         let Some(range) = plan.range() else {
             return Ok(());
         };
@@ -56,13 +40,39 @@ impl Invalidate for Everywhere<'_, '_> {
                 continue;
             }
             let (level, granule) = (plan.level(), Granule::Size4K);
-            match driver.tlbi_ipa_range(HOST_VMID, range, granule, level, leaf) {
-                // A fenced one reaches nothing, and drops everything before it
-                // reaches something again.
-                Ok(()) | Err(Error::Fenced) => {}
-                Err(error) => result = Err(error),
-            }
+            let done = driver.tlbi_ipa_range(HOST_VMID, range, granule, level, leaf);
+            result = result.and(done.map_err(|error| SmmuError { index, error }));
         }
         result
+    }
+}
+
+impl Invalidate for Everywhere<'_, '_> {
+    type Error = SmmuError;
+
+    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
+        let mutant = self.machine.mutant;
+        let Some(range) = plan.range().filter(|_| mutant != Mutant::ForgetCpus) else {
+            return Ok(());
+        };
+        let range = match mutant {
+            Mutant::CpuFirstPageOnly => first_page(range),
+            _ => range,
+        };
+        let leaf = plan.leaf_only() || mutant == Mutant::CpuLeafOnly;
+        let cpu = &self.machine.cpu;
+        cpu.invalidate(HOST_VMID, range, plan.level(), leaf);
+        Ok(())
+    }
+
+    fn smmus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
+        match self.machine.mutant {
+            Mutant::ForgetSmmus
+            | Mutant::TooEarly
+            | Mutant::FirstPageOnly
+            | Mutant::CallerLeaf
+            | Mutant::ForgetSecond => self.smmus_wrongly(plan),
+            _ => invalidate_smmus(self.drivers.iter_mut(), HOST_VMID, plan),
+        }
     }
 }
