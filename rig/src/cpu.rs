@@ -32,6 +32,8 @@ impl Cpu {
         let full = Profile::full();
         let profile = Profile {
             name: "cpu",
+            // A CPU has no endpoints.
+            idr0: full.idr0.with_ats(false).with_pri(false),
             idr3: full.idr3.with_bbml(bbml),
             // No host runs yet.
             gbpa: 1 << 20,
