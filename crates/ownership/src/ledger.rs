@@ -1,7 +1,7 @@
 //! Ranges of pages: transfers between owners and DMA counts.
 
+use crate::sync::{AtomicU32, Ordering};
 use crate::{Entry, Owner, Runs, State};
-use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use thiserror::Error;
 

@@ -38,6 +38,7 @@
 mod entry;
 mod ledger;
 mod runs;
+mod sync;
 
 pub use entry::{Entry, Owner, State};
 pub use ledger::{Bank, Ledger, LedgerError, PinError, Transfer, TransferError, UnpinError};

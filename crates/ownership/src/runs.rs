@@ -1,7 +1,7 @@
 //! Maximal ranges of one owner's pages.
 
+use crate::sync::{AtomicU32, Ordering};
 use crate::{Bank, Entry, Owner};
-use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 
 /// Iterator over maximal ranges of pages that rest with one owner.

@@ -1,0 +1,296 @@
+//! The ledger under every order of events that the memory model allows.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p portcullis-ownership --test loom --release`
+//!
+//! A page's contents stand behind its entry: whoever may use the page touches a
+//! cell of loom's, which fails the test when another use is not ordered before
+//! or after it. So these tests also fail when an entry changes in the right way
+//! but with too weak an ordering.
+#![cfg(loom)]
+#![allow(missing_docs)]
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU32;
+use loom::thread::{JoinHandle, spawn};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
+use portcullis_ownership::{Bank, Entry, Ledger, Owner, State};
+use std::ops;
+
+const START: u64 = 0x8000_0000;
+
+/// A few pages of the host's, each with contents.
+struct Ram {
+    entries: Vec<AtomicU32>,
+    contents: Vec<UnsafeCell<()>>,
+}
+
+impl Ram {
+    fn new(pages: usize) -> Arc<Self> {
+        let entry = |_| AtomicU32::new(Entry::initial(Owner::HOST));
+        Arc::new(Self {
+            entries: (0..pages).map(entry).collect(),
+            contents: (0..pages).map(|_| UnsafeCell::new(())).collect(),
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Ledger<'_>) -> T) -> T {
+        let banks = [Bank::new(pages(0..self.entries.len()), &self.entries).unwrap()];
+        act(&Ledger::new(&banks).unwrap())
+    }
+
+    /// What only the one who has the pages may do.
+    fn write(&self, pages: ops::Range<usize>) {
+        for page in &self.contents[pages] {
+            page.with_mut(|_| ());
+        }
+    }
+
+    /// What a device may do whose mapping holds the pages.
+    fn read(&self, pages: ops::Range<usize>) {
+        for page in &self.contents[pages] {
+            page.with(|_| ());
+        }
+    }
+
+    fn entry(&self, page: usize) -> Entry {
+        self.with(|ledger| ledger.entry(pages(page..page + 1).start()).unwrap())
+    }
+
+    /// Takes pages from the host and uses them. Returns whether it got them.
+    fn take(&self, range: ops::Range<usize>, to: Owner) -> bool {
+        self.with(|ledger| {
+            let Ok(transfer) = ledger.begin(pages(range.clone()), Owner::HOST, to) else {
+                return false;
+            };
+            self.write(range);
+            transfer.commit();
+            true
+        })
+    }
+
+    /// Takes pages and gives them back.
+    fn borrow(&self, range: ops::Range<usize>) -> bool {
+        self.with(|ledger| {
+            let asked = pages(range.clone());
+            let Ok(transfer) = ledger.begin(asked, Owner::HOST, Owner::HYPERVISOR) else {
+                return false;
+            };
+            self.write(range);
+            transfer.cancel();
+            true
+        })
+    }
+
+    fn pin(&self, range: ops::Range<usize>) -> bool {
+        self.with(|ledger| ledger.pin(pages(range), Owner::HOST).is_ok())
+    }
+
+    fn unpin(&self, range: ops::Range<usize>) {
+        self.with(|ledger| ledger.unpin(pages(range)).unwrap());
+    }
+
+    /// A device's mapping: pinned, used, unpinned.
+    fn dma(&self, range: ops::Range<usize>) -> bool {
+        let pinned = self.pin(range.clone());
+        if pinned {
+            self.read(range.clone());
+            self.unpin(range);
+        }
+        pinned
+    }
+
+    /// Asserts what a page is when everybody is done.
+    fn rests(&self, page: usize, owner: Owner, pins: u32) {
+        let entry = self.entry(page);
+        let found = (entry.owner(), entry.state(), entry.dma_count());
+        assert_eq!(found, (owner, State::Owned, pins), "page {page}");
+    }
+}
+
+fn pages(range: ops::Range<usize>) -> Range<PhysAddr> {
+    let at = |page: usize| PhysAddr::new(START + page as u64 * PAGE_SIZE);
+    Range::new(at(range.start), at(range.end)).unwrap()
+}
+
+fn cpu<T: 'static>(ram: &Arc<Ram>, act: impl FnOnce(&Ram) -> T + 'static) -> JoinHandle<T> {
+    let ram = Arc::clone(ram);
+    spawn(move || act(&ram))
+}
+
+/// All orders of two CPUs.
+fn two(test: impl Fn() + Sync + Send + 'static) {
+    loom::model(test);
+}
+
+/// Three CPUs have more orders than can be tried; mistakes of this kind need
+/// few changes of the running CPU.
+fn three(test: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(4);
+    model.check(test);
+}
+
+#[test]
+fn a_page_goes_to_one_of_two() {
+    two(|| {
+        let ram = Ram::new(3);
+        let other = cpu(&ram, |ram| ram.take(1..3, Owner::NOBODY));
+        let here = ram.take(0..2, Owner::HYPERVISOR);
+        let there = other.join().unwrap();
+        assert!(!(here && there));
+        // Both may fail, each because of the other's page; then nothing changed.
+        let (left, right) = match (here, there) {
+            (true, _) => (Owner::HYPERVISOR, Owner::HOST),
+            (_, true) => (Owner::HOST, Owner::NOBODY),
+            _ => (Owner::HOST, Owner::HOST),
+        };
+        ram.rests(0, left, 0);
+        ram.rests(1, if here { left } else { right }, 0);
+        ram.rests(2, right, 0);
+    });
+}
+
+#[test]
+fn no_page_moves_while_a_device_uses_it() {
+    two(|| {
+        let ram = Ram::new(3);
+        let device = cpu(&ram, |ram| ram.dma(0..2));
+        let taken = ram.take(1..3, Owner::HYPERVISOR);
+        let used = device.join().unwrap();
+        assert!(taken || used);
+        let owner = if taken {
+            Owner::HYPERVISOR
+        } else {
+            Owner::HOST
+        };
+        ram.rests(0, Owner::HOST, 0);
+        ram.rests(1, owner, 0);
+        ram.rests(2, owner, 0);
+    });
+}
+
+#[test]
+fn a_pin_outlasts_a_refused_transfer() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(1..2));
+        let taker = cpu(&ram, |ram| ram.take(0..2, Owner::HYPERVISOR));
+        // The page beside it is in the taker's hands for a moment.
+        let pinned = ram.pin(0..1);
+        assert!(!taker.join().unwrap());
+        ram.rests(0, Owner::HOST, u32::from(pinned));
+        ram.rests(1, Owner::HOST, 1);
+    });
+}
+
+#[test]
+fn every_pin_counts() {
+    two(|| {
+        let ram = Ram::new(3);
+        let other = cpu(&ram, |ram| ram.pin(1..3));
+        assert!(ram.pin(0..2));
+        assert!(other.join().unwrap());
+        for (page, pins) in [(0, 1), (1, 2), (2, 1)] {
+            ram.rests(page, Owner::HOST, pins);
+        }
+        let other = cpu(&ram, |ram| ram.unpin(1..3));
+        ram.unpin(0..2);
+        other.join().unwrap();
+        for page in 0..3 {
+            ram.rests(page, Owner::HOST, 0);
+        }
+    });
+}
+
+#[test]
+fn a_refused_pin_takes_back_its_own_alone() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.take(1..2, Owner::HYPERVISOR));
+        let other = cpu(&ram, |ram| ram.pin(0..1));
+        assert!(!ram.pin(0..2));
+        assert!(other.join().unwrap());
+        ram.rests(0, Owner::HOST, 1);
+        ram.rests(1, Owner::HYPERVISOR, 0);
+    });
+}
+
+#[test]
+fn a_refused_unpin_gives_back_its_own_alone() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(0..1));
+        let other = cpu(&ram, |ram| ram.pin(0..1));
+        let refused = ram.with(|ledger| ledger.unpin(pages(0..2)).is_err());
+        assert!(refused && other.join().unwrap());
+        ram.rests(0, Owner::HOST, 2);
+        ram.rests(1, Owner::HOST, 0);
+    });
+}
+
+#[test]
+fn a_cancelled_transfer_leaves_the_pages_as_they_were() {
+    two(|| {
+        let ram = Ram::new(2);
+        let device = cpu(&ram, |ram| {
+            let pinned = ram.pin(0..1);
+            if pinned {
+                ram.read(0..1);
+            }
+            pinned
+        });
+        let had = ram.borrow(0..2);
+        let pinned = device.join().unwrap();
+        assert!(had || pinned);
+        ram.rests(0, Owner::HOST, u32::from(pinned));
+        ram.rests(1, Owner::HOST, 0);
+    });
+}
+
+#[test]
+fn the_new_owner_sees_what_the_old_one_left() {
+    two(|| {
+        let ram = Ram::new(1);
+        let taker = cpu(&ram, |ram| ram.take(0..1, Owner::HYPERVISOR));
+        if ram.entry(0).owner() == Owner::HYPERVISOR {
+            ram.read(0..1);
+        }
+        assert!(taker.join().unwrap());
+    });
+}
+
+#[test]
+fn a_refused_transfer_hands_on_what_it_saw() {
+    three(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(1..2));
+        let device = cpu(&ram, |ram| ram.dma(0..1));
+        let refused = cpu(&ram, |ram| ram.take(0..2, Owner::NOBODY));
+        ram.take(0..1, Owner::HYPERVISOR);
+        device.join().unwrap();
+        assert!(!refused.join().unwrap());
+        ram.rests(1, Owner::HOST, 1);
+    });
+}
+
+#[test]
+fn three_want_the_same_page() {
+    three(|| {
+        let ram = Ram::new(2);
+        let device = cpu(&ram, |ram| ram.dma(0..2));
+        let borrower = cpu(&ram, |ram| ram.borrow(0..1));
+        let taken = ram.take(0..2, Owner::HYPERVISOR);
+        let used = device.join().unwrap();
+        let borrowed = borrower.join().unwrap();
+        // Two may refuse each other for a moment, but not all three.
+        assert!(taken || used || borrowed);
+        let owner = if taken {
+            Owner::HYPERVISOR
+        } else {
+            Owner::HOST
+        };
+        ram.rests(0, owner, 0);
+        ram.rests(1, owner, 0);
+    });
+}
