@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 /// The targets, with runs short enough to belong to the tests.
-pub const TARGETS: [Target; 2] = [
+pub const TARGETS: [Target; 3] = [
     Target {
         name: "device_tree",
         runs: 20_000,
@@ -33,6 +33,11 @@ pub const TARGETS: [Target; 2] = [
         name: "boot_args",
         runs: 200_000,
         longest: 512,
+    },
+    Target {
+        name: "model",
+        runs: 20_000,
+        longest: 2_048,
     },
 ];
 
