@@ -203,16 +203,20 @@ fn judge_rig(done: &Done) -> Outcome {
 }
 
 /// The kind of the finding, from the line after the one that says it in words:
-/// `Violation(Reach { .. })` is `Reach`.
+/// `Violation(0, Reach { .. })` is `Reach`.
 fn kind(output: &str) -> Option<String> {
     let mut lines = output.lines();
     lines.find(|line| line.starts_with("found: "))?;
     let line = lines.next()?.trim();
     let end = |c: char| !(c.is_alphanumeric() || c == '_');
-    let mut words = line.split(end).filter(|word| !word.is_empty());
+    let mut words = line.split(end).filter(|word| {
+        // Numbers say which SMMU or stream, not what.
+        word.starts_with(char::is_alphabetic)
+    });
     let outer = words.next()?;
     Some(match outer {
         "Violation" | "Misuse" => words.next().unwrap_or(outer).to_owned(),
+        "Cpu" => format!("Cpu {}", words.next().unwrap_or_default()),
         // Of the others the first word says what; text in quotes says more.
         _ => match line.split('"').nth(1) {
             Some(what) => format!("{outer}: {what}"),
@@ -281,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_rigs_findings_are_read() {
-        let output = "found: stream 5 writes 0x1000\n       Violation(Reach { stream: StreamId(5) })\n\
+        let output = "found: stream 5 writes 0x1000\n       Violation(0, Reach { stream: StreamId(5) })\n\
                       on full, by\n   1  Attach { stream: 5 }\n  12  Drain\nagain: cargo run\n\
                       verify: ops=12 streams=16 violations=1 seed=0x1\n";
         assert_eq!(kind(output).as_deref(), Some("Reach"));
@@ -289,6 +293,8 @@ mod tests {
         let failed = "found: take failed\n       Failed(\"take\")\n";
         assert_eq!(kind(failed).as_deref(), Some("Failed: take"));
         assert_eq!(kind("found: lost\n   Lost(5, 0)").as_deref(), Some("Lost"));
+        let cpu = "found: the CPUs\n       Cpu(Reach { stream: StreamId(0) })\n";
+        assert_eq!(kind(cpu).as_deref(), Some("Cpu Reach"));
         assert_eq!(kind("verify: ops=1"), None);
     }
 }

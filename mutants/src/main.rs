@@ -19,9 +19,9 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(name = "portcullis-mutants")]
 struct Arguments {
-    /// Only mutants whose name contains this.
+    /// Only mutants whose name contains this; may be given several times.
     #[arg(long, value_name = "NAME")]
-    only: Option<String>,
+    only: Vec<String>,
     /// Mutants to build and run at the same time.
     #[arg(long, value_name = "K", default_value_t = cores())]
     jobs: usize,
@@ -62,10 +62,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let root = workspace_root();
     let catalogue = Catalogue::load(&root.join("mutants/catalogue"))?;
     let chosen = |name: &str| {
-        arguments
-            .only
-            .as_ref()
-            .is_none_or(|only| name.contains(only))
+        arguments.only.is_empty() || arguments.only.iter().any(|only| name.contains(only))
     };
     let mutants: Vec<&Mutant> = catalogue
         .mutants
