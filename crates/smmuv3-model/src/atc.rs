@@ -5,13 +5,14 @@
 //! it has asked for everything: whatever the SMMU holds or held for its stream
 //! is in its cache too, until a completed CMD_ATC_INV says otherwise.
 
-use crate::cache::Which;
+use crate::cache::{Cached, Which};
+use crate::context::{CdTable, DefaultSubstream};
 use crate::smmu::{Mode, Smmu};
 use crate::stream::Plan;
+use rustc_hash::FxHashMap;
 use smmuv3_spec::command::{Command, CommandError};
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, SubstreamId};
-use std::collections::HashMap;
 
 /// Entries that an endpoint's cache holds at most in [`Mode::Plain`], where
 /// only what it asked for is there; more displace nothing.
@@ -32,17 +33,49 @@ pub struct AtcEntry {
     pub read: bool,
     /// The endpoint may write.
     pub write: bool,
+    /// It may be held for any other address as well: stage 1 is somebody
+    /// else's. Only an invalidation of every address covers it.
+    pub any_input: bool,
+    /// It may be held for any other substream as well. Only an invalidation
+    /// with `Global` covers it.
+    pub any_substream: bool,
 }
 
 /// An endpoint's cache.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Atc {
     /// `true`: covered by an invalidation that is not complete.
-    entries: HashMap<AtcEntry, bool>,
+    entries: FxHashMap<AtcEntry, bool>,
     /// Does not answer invalidations.
     silent: bool,
     /// Has an invalidation that it did not answer.
     unanswered: bool,
+}
+
+impl AtcEntry {
+    /// What an endpoint without stage 1 of its own gets.
+    fn of(leaf: &Cached) -> Self {
+        Self {
+            substream: None,
+            input: leaf.input,
+            size: leaf.size,
+            output: leaf.output,
+            read: leaf.read,
+            write: leaf.write,
+            any_input: false,
+            any_substream: false,
+        }
+    }
+
+    /// The same by a request with a substream, where the stream has some.
+    fn of_any_substream(self, cds: &CdTable) -> Option<Self> {
+        let with = Self {
+            substream: Some(SubstreamId(0)),
+            any_substream: true,
+            ..self
+        };
+        (cds.max != 0).then_some(with)
+    }
 }
 
 impl Atc {
@@ -107,8 +140,11 @@ impl Smmu {
             return self.entry(stream).is_ok_and(|ste| ste.eats() == eats);
         }
         let entry = self.caches.entries.get(&stream);
-        let says = |word: &u64| Ste([0, *word, 0, 0, 0, 0, 0, 0]).eats() == eats;
-        entry.is_some_and(|entry| entry.values(1, Which::All).iter().any(says))
+        entry.is_some_and(|entry| {
+            let words = entry.values(1, Which::All);
+            let says = |word: &u64| Ste([0, *word, 0, 0, 0, 0, 0, 0]).eats() == eats;
+            words.iter().any(says)
+        })
     }
 
     /// Every endpoint asks for everything.
@@ -121,25 +157,75 @@ impl Smmu {
             if !self.uses_ats(stream, 0b01) {
                 continue;
             }
+            let mut found = Vec::new();
             for plan in self.plans(stream, Which::All) {
-                // Stage 1 may have led anywhere.
-                let (Plan::Stage2(regime) | Plan::Nested { stage2: regime, .. }) = plan else {
-                    continue;
+                match plan {
+                    Plan::Stage2(regime) => {
+                        let leaves = self.caches.leaves.keys();
+                        let own = leaves.filter(|leaf| leaf.vmid == regime.vmid);
+                        found.extend(own.map(AtcEntry::of));
+                    }
+                    Plan::Nested { cds, stage2 } => self.fill_nested(&cds, stage2.vmid, &mut found),
+                    Plan::Stage1 { cds } => self.fill_stage1(stream, &cds, &mut found),
+                    Plan::Abort | Plan::Bad | Plan::Bypass | Plan::NotModelled => {}
+                }
+            }
+            let atc = self.atcs.entry(stream).or_default();
+            atc.entries
+                .extend(found.into_iter().map(|entry| (entry, false)));
+        }
+    }
+
+    /// Stage 1 may lead to any IPA from any address.
+    fn fill_nested(&self, cds: &CdTable, vmid: u16, found: &mut Vec<AtcEntry>) {
+        let leaves = self.caches.leaves.keys().chain(self.caches.combined.keys());
+        for leaf in leaves.filter(|leaf| leaf.vmid == vmid) {
+            let entry = AtcEntry {
+                any_input: true,
+                ..AtcEntry::of(leaf)
+            };
+            found.push(entry);
+            found.extend(entry.of_any_substream(cds));
+        }
+    }
+
+    fn fill_stage1(&mut self, stream: StreamId, cds: &CdTable, found: &mut Vec<AtcEntry>) {
+        if cds.max != 0 && cds.default == DefaultSubstream::Bypass {
+            // Without a substream, input is output (13.6.4).
+            found.push(AtcEntry {
+                substream: None,
+                input: 0,
+                size: 1 << self.profile.output_bits(),
+                output: 0,
+                read: true,
+                write: true,
+                any_input: false,
+                any_substream: false,
+            });
+        }
+        let contexts = self.contexts(stream, cds, Which::All);
+        let halves = contexts.into_iter().map(|c| [c.lower, c.upper]);
+        let halves: Vec<_> = halves.flatten().flatten().collect();
+        for leaf in self.held_stage1() {
+            let own = halves.iter().any(|half| {
+                half.world == leaf.world
+                    && half.vmid == leaf.vmid
+                    && leaf.asid.is_none_or(|asid| asid == half.asid)
+            });
+            if own {
+                let rights = leaf.rights;
+                let entry = AtcEntry {
+                    substream: None,
+                    input: leaf.input,
+                    size: leaf.size,
+                    output: leaf.output,
+                    read: rights.read || rights.read_privileged,
+                    write: rights.write || rights.write_privileged,
+                    any_input: false,
+                    any_substream: false,
                 };
-                let leaves = self.caches.leaves.keys().chain(self.caches.combined.keys());
-                let entries = leaves.filter(|leaf| leaf.vmid == regime.vmid).map(|leaf| {
-                    let entry = AtcEntry {
-                        substream: None,
-                        input: leaf.input,
-                        size: leaf.size,
-                        output: leaf.output,
-                        read: leaf.read,
-                        write: leaf.write,
-                    };
-                    (entry, false)
-                });
-                let atc = self.atcs.entry(stream).or_default();
-                atc.entries.extend(entries);
+                found.push(entry);
+                found.extend(entry.of_any_substream(cds));
             }
         }
     }
@@ -162,8 +248,10 @@ impl Smmu {
         for (entry, doomed) in &mut atc.entries {
             let last = entry.input.saturating_add(entry.size.saturating_sub(1));
             let inside = above(entry.input) <= first && first <= above(last);
+            let inside = inside && (!entry.any_input || bits >= 64);
             let every = command.ssv() && command.global() && entry.substream.is_some();
-            *doomed |= inside && (every || entry.substream == substream);
+            let its = entry.substream == substream && !entry.any_substream;
+            *doomed |= inside && (every || its);
         }
     }
 

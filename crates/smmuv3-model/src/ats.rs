@@ -170,8 +170,13 @@ impl Smmu {
                 privileged: request.privileged && request.substream.is_some(),
                 ..Transaction::new(request.stream, request.address, access)
             };
+            // Both stages permit, whichever the output is of (13.6.3).
+            let output = self.pass(&transaction)?;
+            if !split {
+                return Ok(output);
+            }
             self.pass_by(|walk| {
-                walk.split = split;
+                walk.split = true;
                 walk.attempt(&transaction)
             })
         };
@@ -205,6 +210,8 @@ impl Smmu {
             output: granted.address,
             read: granted.read,
             write: granted.write,
+            any_input: false,
+            any_substream: false,
         };
         self.atcs.entry(request.stream).or_default().hold(entry);
         Completion::Success(granted)

@@ -2,6 +2,7 @@
 
 use crate::cache::Caches;
 use crate::smmu::{Lagging, Registers, Smmu};
+use crate::stall::Stalls;
 use smmuv3_spec::command::CommandError;
 use smmuv3_spec::control::{CmdqCons, Gerror};
 use smmuv3_spec::event::{Class, EventKind, EventRecord};
@@ -79,6 +80,8 @@ impl Smmu {
     pub fn inject(&mut self, fault: Fault) {
         match fault {
             Fault::CommandError(error) => {
+                // The field has 7 bits (6.3.28).
+                let error = CommandError(error.0 & 0x7f);
                 self.faults.command = Some(error).filter(|error| *error != CommandError::NONE);
             }
             Fault::CommandStuck { polls } => self.faults.polls = polls.unwrap_or(u32::MAX),
@@ -146,7 +149,7 @@ impl Smmu {
         self.regs = Registers::reset(&self.profile);
         self.caches = Caches::default();
         self.faults = Faults::default();
-        self.waiting.clear();
+        self.stalled = Stalls::default();
         for atc in self.atcs.values_mut() {
             atc.forget_invalidations();
         }

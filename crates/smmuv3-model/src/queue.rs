@@ -9,9 +9,6 @@ use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
 
-/// Stalled transactions have a tag of 16 bits: no more events can wait.
-const WAITING: usize = 1 << 16;
-
 /// A queue in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
@@ -189,29 +186,30 @@ impl Smmu {
         }
     }
 
-    /// Writes an event record, or notes that it was lost; one of a stalled
-    /// transaction waits instead (7.2, 7.4).
+    /// Writes an event record, or notes that it was lost (7.2, 7.4).
     pub(crate) fn record(&mut self, record: EventRecord) {
         if self.regs.stopped {
             return;
         }
-        let blocked = !self.enabled().eventqen() || self.gerror_active().eventq_abt_err();
-        let full = self.event_queue_full();
-        if !(blocked || full) {
+        if self.event_room() {
             self.write_event(record);
-        } else if record.stall() {
-            if self.waiting.len() < WAITING {
-                self.waiting.push_back(record);
-            }
-        } else if full && !blocked {
+        } else if self.events_pass() {
+            // It is full, so that the record is lost.
             self.counts.lost += 1;
             self.regs.eventq_prod = overflowed(self.regs.eventq_prod, self.regs.eventq_cons);
         }
     }
 
-    pub(crate) fn event_queue_full(&self) -> bool {
+    /// Whether the event queue is on and not broken (7.2.1).
+    fn events_pass(&self) -> bool {
+        self.enabled().eventqen() && !self.gerror_active().eventq_abt_err()
+    }
+
+    /// Whether the event queue takes a record now.
+    pub(crate) fn event_room(&self) -> bool {
         let ring = self.event_ring();
-        ring.used(self.regs.eventq_prod, self.regs.eventq_cons) >= ring.size()
+        let used = ring.used(self.regs.eventq_prod, self.regs.eventq_cons);
+        self.events_pass() && used < ring.size()
     }
 
     fn write_event(&mut self, record: EventRecord) {
@@ -236,19 +234,6 @@ impl Smmu {
         }
     }
 
-    /// Records what waits, as far as there is room.
-    pub(crate) fn flush_events(&mut self) {
-        while !self.waiting.is_empty()
-            && self.enabled().eventqen()
-            && !self.gerror_active().eventq_abt_err()
-            && !self.event_queue_full()
-        {
-            if let Some(record) = self.waiting.pop_front() {
-                self.write_event(record);
-            }
-        }
-    }
-
     /// `EVENTQ_CONS` was written.
     pub(crate) fn events_consumed(&mut self, value: u32) {
         let (ring, r) = (self.event_ring(), &self.regs);
@@ -256,7 +241,6 @@ impl Smmu {
             self.look_at_consumer(reg::EVENTQ_BASE, ring, r.eventq_prod, r.eventq_cons, value);
         }
         self.regs.eventq_cons = value;
-        self.flush_events();
         self.retry_unrecorded();
     }
 

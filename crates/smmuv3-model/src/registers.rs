@@ -95,9 +95,8 @@ impl Smmu {
             reg::AIDR => self.profile.aidr.into(),
             reg::CR0 => r.cr0.written,
             reg::CR0ACK => {
-                let before = self.enabled();
                 if self.regs.cr0.poll() {
-                    self.cr0_changed(before);
+                    self.cr0_changed();
                 }
                 self.regs.cr0.acting
             }
@@ -106,6 +105,7 @@ impl Smmu {
             reg::STATUSR => self.status(),
             reg::GBPA => {
                 self.regs.gbpa.poll();
+                self.stay_stopped();
                 let update = if self.regs.gbpa.lag != 0 {
                     GBPA_UPDATE
                 } else {
@@ -287,6 +287,7 @@ impl Smmu {
             reg::GBPA => {
                 let lag = self.lag();
                 self.regs.gbpa.set(kept & !GBPA_UPDATE, lag);
+                self.stay_stopped();
             }
             reg::IRQ_CTRL => {
                 let lag = self.lag();
@@ -311,7 +312,6 @@ impl Smmu {
     }
 
     fn write_cr0(&mut self, value: u32) {
-        let before = self.enabled();
         let (old, new) = (Cr0::from(self.regs.cr0.written), Cr0::from(value));
         if old.atschk() && !new.atschk() {
             self.look_for_split();
@@ -320,22 +320,16 @@ impl Smmu {
         self.check_indices(on);
         let lag = self.lag();
         if self.regs.cr0.set(value, lag) {
-            self.cr0_changed(before);
+            self.cr0_changed();
         }
     }
 
     /// What CR0 says came into force.
-    fn cr0_changed(&mut self, before: Cr0) {
-        let now = self.enabled();
-        if self.mode != Mode::Plain && now.smmuen() {
+    fn cr0_changed(&mut self) {
+        if self.mode != Mode::Plain && self.enabled().smmuen() {
             self.soak();
         }
-        if before.smmuen() && !now.smmuen() {
-            // Stalled transactions are terminated (6.3.9.6).
-            self.waiting.clear();
-        }
         self.end_stalls_if_off();
-        self.flush_events();
         self.retry_unrecorded();
         self.poll_if_plain();
     }
@@ -347,8 +341,6 @@ impl Smmu {
             self.misuse.push(Misuse::Acknowledge { bits });
         }
         self.regs.gerrorn = value;
-        self.end_stalls_if_off();
-        self.flush_events();
         self.retry_unrecorded();
         self.poll_if_plain();
     }
@@ -357,6 +349,13 @@ impl Smmu {
     /// only what is outside the architecture ends it (12.3).
     pub(crate) fn stop(&mut self) {
         self.regs.stopped = true;
+        self.stay_stopped();
+    }
+
+    fn stay_stopped(&mut self) {
+        if !self.regs.stopped {
+            return;
+        }
         // Traffic does not pass either. Software reads back what it wrote.
         let gbpa = Gbpa::from(self.regs.gbpa.acting).with_abort(true);
         self.regs.gbpa.acting = gbpa.into();

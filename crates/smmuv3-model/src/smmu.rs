@@ -10,7 +10,6 @@ use crate::stall::Stalls;
 use crate::{Profile, Ram};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::Command;
-use smmuv3_spec::event::EventRecord;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -123,8 +122,6 @@ pub struct Smmu {
     pub(crate) consumed: Vec<Command>,
     pub(crate) misuse: Vec<Misuse>,
     pub(crate) counts: Counts,
-    /// Events of stalled transactions that found the queue full or off.
-    pub(crate) waiting: VecDeque<EventRecord>,
     pub(crate) interrupts: VecDeque<Interrupt>,
     pub(crate) doorbells: Vec<Range<u64>>,
     pub(crate) responses: VecDeque<PageResponse>,
@@ -177,7 +174,6 @@ impl Smmu {
             consumed: Vec::new(),
             misuse: Vec::new(),
             counts: Counts::default(),
-            waiting: VecDeque::new(),
             interrupts: VecDeque::new(),
             doorbells: Vec::new(),
             responses: VecDeque::new(),

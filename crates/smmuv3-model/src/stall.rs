@@ -4,7 +4,6 @@
 use crate::dma::{Done, Payload, Refusal, Transaction};
 use crate::smmu::Smmu;
 use smmuv3_spec::StreamId;
-use smmuv3_spec::control::{OutputIndex, QueueBase};
 use smmuv3_spec::event::EventRecord;
 use std::collections::BTreeMap;
 
@@ -74,15 +73,6 @@ impl Smmu {
         };
         self.stalled.waiting.insert((t.stream, stag), waiting);
         Refusal::Stalled(record)
-    }
-
-    /// Whether the event queue takes a record now.
-    fn event_room(&self) -> bool {
-        let log2 = QueueBase::from(self.regs.eventq_base).log2size().min(19);
-        let mask = (2u32 << log2) - 1;
-        let prod = OutputIndex::from(self.regs.eventq_prod).index() & mask;
-        let cons = OutputIndex::from(self.regs.eventq_cons).index() & mask;
-        self.enabled().eventqen() && prod ^ cons != 1 << log2
     }
 
     /// Retries what stalled without a record, once the queue has room. To be
