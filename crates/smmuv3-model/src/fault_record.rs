@@ -43,7 +43,7 @@ pub(crate) fn translation(t: &Transaction, request: Request, fault: &Fault) -> E
         // Of a walk that aborted, the descriptor is recorded in place of the
         // IPA (7.3.12).
         Some(at) => record.with_fetch_address(at),
-        None if !fault.stage2 => record,
+        // Stage 1 has no IPA to record: it is 0.
         None => {
             let reads = fault.kind == EventKind::F_PERMISSION && fault.class == Class::TTD;
             record.with_ipa(fault.ipa).with_ttrnw(reads && fault.read)

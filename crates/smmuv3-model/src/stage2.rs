@@ -26,8 +26,6 @@ pub struct Regime {
     pub hd: bool,
     /// Fetches of CDs and stage 1 descriptors from Device memory fault.
     pub ptw: bool,
-    /// Descriptors encode memory types for forced write-back.
-    pub fwb: bool,
     /// Descriptors of 64 KiB tables hold 52-bit addresses.
     pub wide: bool,
     /// Descriptors are big-endian.
@@ -172,7 +170,6 @@ impl Regime {
             // S2HD without S2HA is reserved and behaves as neither.
             hd: ste.s2ha() && ste.s2hd(),
             ptw: ste.s2ptw(),
-            fwb: ste.s2fwb() && idr3.fwb(),
             wide: oas > 48,
             big_endian: ste.s2endi(),
             xnx: idr3.xnx(),
@@ -264,7 +261,8 @@ impl Regime {
             read: descriptor >> 6 & 1 != 0,
             write: descriptor >> 7 & 1 != 0,
             clean: self.hd && descriptor >> 51 & 1 != 0,
-            device: descriptor >> 4 & (if self.fwb { 1 } else { 3 }) == 0,
+            // With S2FWB, too, where bit 5 is reserved.
+            device: descriptor >> 4 & 3 == 0,
             execute_privileged,
             execute,
             group,

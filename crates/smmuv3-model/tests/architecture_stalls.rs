@@ -93,6 +93,7 @@ fn a_retry_sees_what_changed() {
     put(&mut smmu, ONE + 0x2010, 0x80cc_0000 | RW | 3);
     // Another stream's tag, or another tag, is nobody's.
     resume(&mut smmu, 6, stag, 1, 0);
+    resume(&mut smmu, 6, stag, 0, 1);
     resume(&mut smmu, 5, stag.wrapping_add(1), 0, 1);
     assert_eq!(smmu.stalled(), [(S, stag)]);
     resume(&mut smmu, 5, stag, 1, 0);
@@ -205,6 +206,20 @@ fn the_record_of_a_stall_waits_for_room() {
     let tags: Vec<u16> = smmu.stalled().iter().map(|(_, stag)| *stag).collect();
     let recorded = smmu.load(EVENTS + 8).unwrap() as u16;
     assert!(tags.contains(&recorded));
+}
+
+#[test]
+fn a_tag_is_not_used_twice_while_it_counts() {
+    let mut smmu = with_ars(1, 1, 1);
+    let first = stalls(reads(&mut smmu, HOLE));
+    for _ in 0..=u16::MAX {
+        let other = stalls(reads(&mut smmu, HOLE));
+        assert_ne!(other, first);
+        resume(&mut smmu, 5, other, 0, 1);
+        let prod = smmu.read32(reg::EVENTQ_PROD);
+        smmu.write32(reg::EVENTQ_CONS, prod);
+    }
+    assert_eq!(smmu.stalled(), [(S, first)]);
 }
 
 #[test]

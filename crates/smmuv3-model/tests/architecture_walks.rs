@@ -113,6 +113,13 @@ fn tables_of_64_kib() {
 }
 
 #[test]
+fn bits_15_to_12_are_ignored_without_52_bits() {
+    let mut smmu = stage1([WORD0 & !0xff | 22 | 1 << 6, ONE, 0, 0, 0, 0, 0, 0]);
+    put(&mut smmu, ONE, 0xf000 | 0x8000_0000 | RW | 1);
+    assert_eq!(reads(&mut smmu, 0x1234), Ok(0x8000_1234));
+}
+
+#[test]
 fn addresses_of_52_bits() {
     let mut profile = Profile::full();
     profile.idr5 = Idr5::new().with_oas(6).with_gran64k(true).with_vax(1);
@@ -337,7 +344,8 @@ fn dirty_state() {
         try_with(both, new, write),
         (Ok(0x80aa_0000), clean & !(1 << 7))
     );
-    // HA alone, or no DBM: read-only.
+    // HA alone, HD alone, or no DBM: read-only.
+    event(try_with(1 << 42, clean, write).0, EventKind::F_PERMISSION);
     event(try_with(1 << 43, clean, write).0, EventKind::F_PERMISSION);
     let (result, word) = try_with(both, clean & !(1 << 51), write);
     event(result, EventKind::F_PERMISSION);

@@ -223,6 +223,36 @@ fn stage_2_sets_its_flags_for_every_fetch() {
 }
 
 #[test]
+fn flags_of_stage_2_alone() {
+    // S2AFFD 181, S2HD 183, S2HA 184.
+    let try_with = |bits: u64, page: u64| {
+        let mut smmu = running(Profile::full(), STAGE2);
+        put(&mut smmu, TABLE + 5 * 64 + 16, WORD2 | bits);
+        put(&mut smmu, TWO + 8, page);
+        let result = writes(&mut smmu, 0x4000_0000).map_err(|refusal| refusal.kind());
+        (result, smmu.load(TWO + 8).unwrap())
+    };
+    let (old, clean) = (
+        0x8000_0000 | RW2 & !AF | 1,
+        0x8000_0000 | RW2 & !(1 << 7) | 1 << 51 | 1,
+    );
+    let ok = Ok(0x8000_0000);
+    assert_eq!(try_with(0, old), (Err(Some(EventKind::F_ACCESS)), old));
+    assert_eq!(try_with(1 << 53, old), (ok, old));
+    assert_eq!(try_with(1 << 56, old), (ok, old | AF));
+    assert_eq!(try_with(1 << 56 | 1 << 53, old), (ok, old | AF));
+    assert_eq!(try_with(3 << 55, clean), (ok, clean | 1 << 7));
+    assert_eq!(
+        try_with(1 << 55, clean),
+        (Err(Some(EventKind::F_PERMISSION)), clean)
+    );
+    assert_eq!(
+        try_with(1 << 55, old),
+        (Err(Some(EventKind::F_ACCESS)), old)
+    );
+}
+
+#[test]
 fn updating_stage_1_is_a_write_for_stage_2() {
     // HA 43; the leaf table's page is read-only at stage 2.
     let mut smmu = split();
