@@ -1,5 +1,8 @@
 //! Transactions that wait for software (IHI 0070, 3.12.2, 4.7.1, 4.7.2, 5.5,
 //! 7.2).
+//!
+//! `IDR5.STALL_MAX` promises how many there can be at most; nothing here holds
+//! devices to it.
 
 use crate::dma::{Done, Payload, Refusal, Transaction};
 use crate::smmu::Smmu;
