@@ -531,10 +531,18 @@ fn somebody_elses_stage_1_leads_there_from_anywhere() {
     // none is not those that there are.
     let sid = u64::from(S) << 32 | 0x40;
     let one = sid | 3 << 12 | 1 << 11;
-    for command in [[sid, 0x4000_0000 | 18], [sid, 51], [one, 52], [sid, 52]] {
+    for (command, plain) in [
+        ([sid, 0x4000_0000 | 18], true),
+        ([sid, 51], true),
+        ([one, 52], true),
+        ([sid, 52], false),
+    ] {
         submit(&mut smmu, &[command, SYNC]);
         wait(&mut smmu);
-        assert!(reaches(&mut smmu), "{command:#x?}");
+        let held = smmu.atc(StreamId(S));
+        let without = held.iter().any(|entry| entry.substream.is_none());
+        assert_eq!(without, plain, "{command:#x?}");
+        assert!(held.iter().any(|entry| entry.substream.is_some()));
     }
     submit(&mut smmu, &[[one | 1 << 9, 52], SYNC]);
     wait(&mut smmu);
