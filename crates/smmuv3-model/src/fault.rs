@@ -4,8 +4,9 @@ use crate::cache::Caches;
 use crate::smmu::{Lagging, Registers, Smmu};
 use crate::stall::Stalls;
 use smmuv3_spec::command::CommandError;
-use smmuv3_spec::control::{CmdqCons, Gerror};
+use smmuv3_spec::control::{CmdqCons, Cr0, Gerror};
 use smmuv3_spec::event::{Class, EventKind, EventRecord};
+use smmuv3_spec::reg;
 
 /// A register with an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,47 @@ impl Smmu {
         } else {
             event
         }
+    }
+
+    /// Gives every register field that reset leaves UNKNOWN a random value
+    /// (6.3). To be called out of reset; software that relies on zero fails
+    /// then.
+    pub fn scramble(&mut self) {
+        let before = Cr0::from(self.regs.cr0.written);
+        if u32::from(before) != 0 || self.regs.irq_ctrl.written != 0 {
+            return;
+        }
+        const UNKNOWN: [u32; 22] = [
+            reg::CR1,
+            reg::CR2,
+            reg::STRTAB_BASE,
+            reg::STRTAB_BASE + 4,
+            reg::STRTAB_BASE_CFG,
+            reg::CMDQ_BASE,
+            reg::CMDQ_BASE + 4,
+            reg::CMDQ_PROD,
+            reg::CMDQ_CONS,
+            reg::EVENTQ_BASE,
+            reg::EVENTQ_BASE + 4,
+            reg::EVENTQ_PROD,
+            reg::EVENTQ_CONS,
+            reg::PRIQ_BASE,
+            reg::PRIQ_BASE + 4,
+            reg::PRIQ_PROD,
+            reg::PRIQ_CONS,
+            reg::GERROR_IRQ_CFG0,
+            reg::GERROR_IRQ_CFG1,
+            reg::EVENTQ_IRQ_CFG0,
+            reg::PRIQ_IRQ_CFG0,
+            reg::PRIQ_IRQ_CFG2,
+        ];
+        // These are no writes of software.
+        let misuse = self.misuse.len();
+        for offset in UNKNOWN {
+            let value = self.draw(u32::MAX);
+            self.write32(offset, value);
+        }
+        self.misuse.truncate(misuse);
     }
 
     fn lose_power(&mut self) {

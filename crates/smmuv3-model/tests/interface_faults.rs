@@ -158,3 +158,26 @@ fn power_loss_forgets_all_but_memory() {
     while smmu.read32(0x24) != 1 {}
     assert_eq!(smmu.agreed(StreamId(S)).map(|r| r.vmid), Some(9));
 }
+
+#[test]
+fn reset_leaves_much_unknown() {
+    let mut smmu = fresh(everything(), GREEDY);
+    smmu.scramble();
+    assert_eq!(smmu.take_misuse(), []);
+    let unknown = [
+        0x28, 0x2c, 0x80, 0x88, 0x90, 0x98, 0x9c, 0xa0, 0xc0, 0x68, 0x70, 0xb0, 0x1_00a8, 0x1_00ac,
+        0x1_00c8, 0x1_00cc,
+    ];
+    let set = unknown.iter().filter(|offset| smmu.read32(**offset) != 0);
+    assert!(set.count() > 12);
+    // What reset does define.
+    for offset in [0x20, 0x24, 0x50, 0x54, 0x60, 0x64] {
+        assert_eq!(smmu.read32(offset), 0, "{offset:#x}");
+    }
+    assert_eq!(smmu.read32(0x44), 0x1000);
+    // Not once it is in use.
+    let mut used = running(everything());
+    used.scramble();
+    assert_eq!(used.read64(0x80), TABLE);
+    assert_eq!(used.read32(0x2c), 0);
+}
