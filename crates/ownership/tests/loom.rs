@@ -252,11 +252,14 @@ fn a_cancelled_transfer_leaves_the_pages_as_they_were() {
 fn the_new_owner_sees_what_the_old_one_left() {
     two(|| {
         let ram = Ram::new(1);
-        let taker = cpu(&ram, |ram| ram.take(0..1, Owner::HYPERVISOR));
-        if ram.entry(0).owner() == Owner::HYPERVISOR {
-            ram.read(0..1);
-        }
-        assert!(taker.join().unwrap());
+        // The reader is the other CPU: loom does not let this one come second.
+        let reader = cpu(&ram, |ram| {
+            if ram.entry(0).owner() == Owner::HYPERVISOR {
+                ram.read(0..1);
+            }
+        });
+        assert!(ram.take(0..1, Owner::HYPERVISOR));
+        reader.join().unwrap();
     });
 }
 
