@@ -139,6 +139,11 @@ pub enum HostError<E: fmt::Debug> {
     /// they are out of the tables, but somebody may still hold a translation.
     #[error("invalidation: {0:?}")]
     Invalidation(E),
+    /// An earlier invalidation did not complete, so nobody knows what is still
+    /// cached, also of pages around those that were asked for: a block that was
+    /// being split reached all of them. Nothing has changed.
+    #[error("an earlier invalidation did not complete")]
+    InDoubt,
 }
 
 impl<E: fmt::Debug> From<TableError<Ipa>> for HostError<E> {
@@ -154,6 +159,8 @@ pub struct HostSpace<'a, C, D> {
     dma: Table<Stage2, D>,
     sharing: Sharing,
     shared: SharedEntries,
+    /// An invalidation failed.
+    in_doubt: bool,
 }
 
 impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
@@ -182,6 +189,7 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
             dma: Table::new(tables.geometry, tables.dma_bbm, dma_memory)?,
             sharing: tables.sharing(),
             shared: SharedEntries([0; 64]),
+            in_doubt: false,
         };
         if space.sharing == Sharing::Shared {
             for run in ledger.runs(Owner::HOST) {
@@ -321,10 +329,41 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     ///
     /// # Errors
     /// [`HostError`]. After [`HostError::Ledger`], nothing has changed. After
+    /// [`HostError::InDoubt`] neither: once an invalidation failed, no page
+    /// changes hands any more. After
     /// [`HostError::Table`] neither, unless there was no memory to map again
     /// what was already out: then, as after [`HostError::Invalidation`], the
     /// ledger keeps the pages *leaving*, and nobody gets them.
     pub fn take<I: Invalidate>(
+        &mut self,
+        range: Range<PhysAddr>,
+        to: Owner,
+        invalidate: &mut I,
+    ) -> Result<(), HostError<I::Error>> {
+        self.certain()?;
+        let result = self.take_certain(range, to, invalidate);
+        self.note_doubt(result)
+    }
+
+    /// An error once an invalidation failed: its plan was never completed, so
+    /// that later plans do not cover what is cached.
+    fn certain<E: fmt::Debug>(&self) -> Result<(), HostError<E>> {
+        if self.in_doubt {
+            Err(HostError::InDoubt)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn note_doubt<E: fmt::Debug>(
+        &mut self,
+        result: Result<(), HostError<E>>,
+    ) -> Result<(), HostError<E>> {
+        self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
+        result
+    }
+
+    fn take_certain<I: Invalidate>(
         &mut self,
         range: Range<PhysAddr>,
         to: Owner,
@@ -408,8 +447,20 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     /// # Errors
     /// [`HostError::Ledger`] when they are not `from`'s: nothing has changed.
     /// [`HostError::Table`] when a table is missing memory: the pages belong to
-    /// nobody then, and no table has more than before.
+    /// nobody then, and no table has more than before. [`HostError::InDoubt`]
+    /// as for [`take`](Self::take).
     pub fn give<I: Invalidate>(
+        &mut self,
+        range: Range<PhysAddr>,
+        from: Owner,
+        invalidate: &mut I,
+    ) -> Result<(), HostError<I::Error>> {
+        self.certain()?;
+        let result = self.give_certain(range, from, invalidate);
+        self.note_doubt(result)
+    }
+
+    fn give_certain<I: Invalidate>(
         &mut self,
         range: Range<PhysAddr>,
         from: Owner,

@@ -272,6 +272,34 @@ fn a_failed_invalidation_loses_the_page_to_both() {
     }
 }
 
+/// The page may lie in a block that was being split: then it is out of the
+/// tables, but not out of the TLBs.
+#[test]
+fn no_page_changes_hands_after_a_failed_invalidation() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            let page = range(RAM + 0x100_0000, PAGE_SIZE);
+            let mut recorder = Recorder {
+                fail_smmus: true,
+                ..Recorder::default()
+            };
+            let _ = space.take(page, Owner::HYPERVISOR, &mut recorder);
+            recorder.fail_smmus = false;
+            let next = range(RAM + 0x100_1000, PAGE_SIZE);
+            assert!(matches!(
+                space.take(next, Owner::HYPERVISOR, &mut recorder),
+                Err(HostError::InDoubt)
+            ));
+            assert!(matches!(
+                space.give(next, Owner::HYPERVISOR, &mut recorder),
+                Err(HostError::InDoubt)
+            ));
+            let entry = space.ledger().entry(next.start()).unwrap();
+            assert_eq!((entry.owner(), entry.state()), (Owner::HOST, State::Owned));
+        });
+    }
+}
+
 #[test]
 fn pages_that_devices_hold_and_pages_of_others_stay() {
     Fixture::new(Bbm::Level2).with(|space| {
