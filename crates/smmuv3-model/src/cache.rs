@@ -109,6 +109,10 @@ pub(crate) enum Which {
     All,
 }
 
+/// Most tables of stage 2 that are held; a table that leads to itself has no
+/// end otherwise. Real ones have far fewer for what a rig maps.
+const NODES: usize = 2048;
+
 /// Most mixtures of one entry's words that are looked at.
 const MIXTURES: usize = 256;
 
@@ -217,12 +221,14 @@ impl Caches {
     /// Adds a node; `true` if it was not there, or would not have lasted as
     /// long.
     pub(crate) fn add_node(&mut self, node: Node, fate: Fate) -> bool {
+        let full = self.nodes.len() >= NODES;
         match self.nodes.get_mut(&node) {
             Some(was) if *was > fate => {
                 *was = fate;
                 true
             }
             Some(_) => false,
+            None if full => false,
             None => {
                 self.nodes.insert(node, fate);
                 let last = (node.table + node.bytes() - 1) >> 12;

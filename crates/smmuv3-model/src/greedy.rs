@@ -267,8 +267,11 @@ impl Smmu {
                 }
             }
             // An entry whose use would fault may not be cached (DDI 0487,
-            // D8.16.1: access flag) or grants nothing.
-            Meaning::Leaf(leaf) if leaf.accessed && (leaf.read || leaf.write) => {
+            // D8.16.1: access flag) or grants nothing; but the SMMU may set
+            // the flag itself.
+            Meaning::Leaf(leaf)
+                if (leaf.accessed || node.regime.ha) && (leaf.read || leaf.write || leaf.clean) =>
+            {
                 self.keep(&node, input, &leaf, fate);
             }
             _ => {}
@@ -284,7 +287,8 @@ impl Smmu {
             size: leaf.size,
             output: leaf.output,
             read: leaf.read,
-            write: leaf.write,
+            // The SMMU sets the dirty state itself.
+            write: leaf.write || leaf.clean,
         };
         self.caches.add_leaf(cached, fate);
         if leaf.group > 1 {
