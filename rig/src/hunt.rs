@@ -60,7 +60,7 @@ impl Hunt {
     pub fn run(&self, mut watch: impl FnMut(u64, u64)) -> Outcome {
         let mut outcome = Outcome::default();
         while outcome.ops < self.ops && outcome.catch.is_none() {
-            let seed = mix(self.seed.wrapping_add(outcome.programs));
+            let seed = mix(mix(self.seed).wrapping_add(outcome.programs));
             watch(seed, outcome.ops);
             let (ops, catch) = self.repeat(seed);
             outcome.ops += ops;

@@ -12,7 +12,7 @@ use crate::recorded::Recorded;
 use crate::setup::Setup;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_ownership::{Bank, Ledger, Owner};
-use smmuv3_model::{Ram, Refusal, Smmu, Transaction};
+use smmuv3_model::{Fault, Ram, Refusal, Smmu, Transaction};
 use smmuv3_spec::StreamId;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +25,10 @@ pub(crate) struct Unit {
     /// Its command queue.
     pub(crate) ring: RefCell<ops::Range<u64>>,
     pub(crate) recorded: RefCell<Recorded>,
+    /// Something was broken on purpose: the driver may fail.
+    pub(crate) broken: Cell<bool>,
+    /// It has no power, and the devices behind it have none.
+    pub(crate) off: Cell<bool>,
     /// First word of a command whose second is still to come.
     pub(crate) half: Cell<Option<(u64, u64)>>,
 }
@@ -68,6 +72,8 @@ impl Machine {
                 smmu: RefCell::new(Smmu::on(*profile, ram.clone(), setup.mode, streams)),
                 ring: RefCell::new(0..0),
                 recorded: RefCell::default(),
+                broken: Cell::new(false),
+                off: Cell::new(false),
                 half: Cell::new(None),
             }
         });
@@ -124,6 +130,9 @@ impl Machine {
         let (allowed, live) = (self.allowed.borrow(), self.live.borrow());
         let none = BTreeMap::new();
         for (index, unit) in self.units.iter().enumerate() {
+            if unit.off.get() {
+                continue;
+            }
             let rules = Rules {
                 streams: allowed.streams.get(index).unwrap_or(&none),
                 live: &live,
@@ -133,7 +142,9 @@ impl Machine {
             if let Err(violation) = smmu.check(&rules) {
                 self.find(Finding::Violation(index, violation));
             }
-            if let Some(misuse) = smmu.take_misuse().first() {
+            // Registers that are stuck are written all the same, to fence.
+            let misuse = smmu.take_misuse();
+            if let Some(misuse) = misuse.first().filter(|_| !unit.broken.get()) {
                 self.find(Finding::Misuse(*misuse));
             }
         }
@@ -154,6 +165,9 @@ impl Machine {
     /// A device's access; its event, if any, is noted.
     pub(crate) fn transact(&self, unit: usize, access: Transaction) -> Result<u64, Refusal> {
         let unit = &self.units[unit];
+        if unit.off.get() {
+            return Err(Refusal::Silent);
+        }
         let mut smmu = unit.smmu.borrow_mut();
         let before = smmu.counts();
         let result = smmu.translate(access);
@@ -166,6 +180,22 @@ impl Machine {
             );
         }
         result
+    }
+
+    /// Breaks an SMMU.
+    pub(crate) fn inject(&self, unit: usize, fault: Fault) {
+        let unit = &self.units[unit];
+        let mut smmu = unit.smmu.borrow_mut();
+        let before = smmu.counts();
+        smmu.inject(fault);
+        let after = smmu.counts();
+        unit.recorded
+            .borrow_mut()
+            .flood(after.events - before.events, after.lost > before.lost);
+        // A flood of events is no excuse for anything.
+        if !matches!(fault, Fault::EventFlood(_)) {
+            unit.broken.set(true);
+        }
     }
 
     /// Another CPU may act now.

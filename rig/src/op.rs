@@ -1,6 +1,7 @@
 //! What a hostile program consists of.
 
 use crate::action::Action;
+use smmuv3_model::Fault;
 
 /// One step of a hostile program. Numbers are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,15 @@ pub enum Op {
     Restart {
         /// Number of the SMMU.
         smmu: u32,
+        /// It loses power in between.
+        power: bool,
+    },
+    /// Breaks an SMMU, until it is restarted after a loss of power.
+    Break {
+        /// Number of the SMMU.
+        smmu: u32,
+        /// What is wrong with it.
+        fault: Fault,
     },
     /// Reuses the VMID of a domain without streams for another table.
     Reuse,

@@ -9,10 +9,14 @@ use crate::policy::{Allowed, cpu_ranges};
 use crate::world::World;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::HostError;
-use portcullis_ownership::Owner;
+use portcullis_ownership::{Owner, TransferError};
 use portcullis_pagetable::Error as TableError;
 use smmuv3_driver::Granule;
+use smmuv3_model::Fault;
 use smmuv3_spec::StreamId;
+
+/// The largest block that RAM is mapped with.
+const BLOCK: u64 = 2 << 20;
 
 impl World<'_> {
     pub(crate) fn perform(&mut self, op: &Op, before: &Allowed) -> Result<(), Finding> {
@@ -24,6 +28,8 @@ impl World<'_> {
                 let stage2 = self.domains[usize::from(domain)];
                 if self.drive(unit, "attach", |d| d.attach(StreamId(id), &stage2))? {
                     self.at.insert(stream, domain);
+                } else {
+                    self.half_done(stream, Some(domain));
                 }
             }
             Op::AttachRange {
@@ -36,6 +42,8 @@ impl World<'_> {
                 let (unit, id) = place(stream, self.drivers.len());
                 if self.drive(unit, "block", |d| d.block(StreamId(id)))? {
                     self.at.remove(&stream);
+                } else {
+                    self.half_done(stream, None);
                 }
             }
             Op::Take {
@@ -62,18 +70,19 @@ impl World<'_> {
             }
             Op::Drain { limit } => self.drain(limit),
             Op::Reuse => {
-                if self.at.values().all(|domain| *domain != 2) {
+                let limbo = self.limbo.iter().map(|(_, domain)| domain);
+                if self.at.values().chain(limbo).all(|domain| *domain != 2) {
                     std::mem::swap(&mut self.domains[2], &mut self.spare.0);
                     std::mem::swap(&mut self.last, &mut self.spare.1);
                 }
             }
-            Op::Restart { smmu } => {
-                let unit = smmu as usize % self.drivers.len();
-                let fenced = self.drivers[unit].fence();
-                self.explain(fenced.is_ok(), "fence")?;
-                self.machine.check();
-                let restarted = self.drivers[unit].restart();
-                self.explain(restarted.is_ok(), "restart")?;
+            Op::Restart { smmu, power } => {
+                self.restart(smmu as usize % self.drivers.len(), power)?;
+            }
+            Op::Break { smmu, fault } => {
+                self.machine
+                    .inject(smmu as usize % self.drivers.len(), fault);
+                self.scarred = true;
             }
             Op::Now(action) => self.machine.act(&action),
             // Only prepare the next one.
@@ -103,18 +112,62 @@ impl World<'_> {
         let (low, high) = (StreamId(low), StreamId(high));
         let all = self.drive(unit, "attach_range", |d| d.attach_range(low, high, &stage2))?;
         for stream in streams {
-            let (_, id) = place(stream, units);
-            let attached = self.drivers[unit].attached(StreamId(id));
-            // Without memory for all, some are attached.
-            if all || attached == Some((stage2.vmid, stage2.root)) {
+            if all {
                 self.at.insert(stream, domain);
+            } else {
+                self.half_done(stream, Some(domain));
             }
         }
         Ok(())
     }
 
+    /// A change of a stream failed: what it has then is what its entry says,
+    /// and until a restart a broken SMMU may hold what it had and what it was
+    /// to get.
+    fn half_done(&mut self, stream: u32, wanted: Option<u8>) {
+        let (unit, id) = place(stream, self.drivers.len());
+        let old = self.at.get(&stream).copied();
+        if self.machine.units[unit].broken.get() {
+            self.limbo
+                .extend(old.into_iter().chain(wanted).map(|domain| (stream, domain)));
+        }
+        let attached = self.drivers[unit].attached(StreamId(id));
+        let has = |domain: &u8| {
+            let stage2 = &self.domains[usize::from(*domain)];
+            attached == Some((stage2.vmid, stage2.root))
+        };
+        match wanted.into_iter().chain(old).find(has) {
+            Some(domain) => self.at.insert(stream, domain),
+            None => self.at.remove(&stream),
+        };
+    }
+
+    fn restart(&mut self, unit: usize, power: bool) -> Result<(), Finding> {
+        let hardware = &self.machine.units[unit];
+        let fenced = self.drivers[unit].fence();
+        self.explain(fenced.is_ok() || hardware.broken.get(), "fence")?;
+        self.machine.check();
+        if power {
+            // Devices lose their power first and get it back last.
+            hardware.off.set(true);
+            self.machine.inject(unit, Fault::PowerLoss);
+        }
+        let restarted = self.drivers[unit].restart();
+        if power {
+            hardware.broken.set(false);
+            hardware.smmu.borrow_mut().take_misuse();
+        }
+        self.explain(restarted.is_ok() || hardware.broken.get(), "restart")?;
+        if restarted.is_ok() {
+            hardware.off.set(false);
+            self.limbo
+                .retain(|(stream, _)| place(*stream, self.drivers.len()).0 != unit);
+        }
+        Ok(())
+    }
+
     fn take(&mut self, range: Range<PhysAddr>, to: Owner) -> Result<(), Finding> {
-        let expected = self.machine.expected.borrow_mut().begin(range, Owner::HOST);
+        let expected = self.begin(range, Owner::HOST);
         match self.machine.mutant {
             Mutant::LedgerOnly => {
                 let ledger = *self.space.ledger();
@@ -144,13 +197,18 @@ impl World<'_> {
                 books.commit(range, to);
                 true
             }
-            (Err(expected), Err(HostError::Ledger(error))) => expected == *error,
+            (Err(Some(expected)), Err(HostError::Ledger(error))) => expected == *error,
+            (Err(None), Err(HostError::InDoubt)) => true,
             (Ok(()), Err(error)) => {
                 self.excused(error) && books.failed(range, Owner::HOST, self.space.ledger())
             }
             _ => return Err(Finding::Answer("take", range.start().raw())),
         };
         drop(books);
+        if let Err(HostError::Invalidation(_) | HostError::Table(_)) = result {
+            self.tear(range);
+        }
+        self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
         self.explain(fine, "take")
     }
 
@@ -160,7 +218,7 @@ impl World<'_> {
         range: Range<PhysAddr>,
         from: Owner,
     ) -> Result<(), Finding> {
-        let expected = self.machine.expected.borrow_mut().begin(range, from);
+        let expected = self.begin(range, from);
         if expected.is_ok() {
             let host = self.at.iter().filter(|(_, domain)| **domain == 0);
             let extra = range.start().raw()..range.end().raw();
@@ -183,21 +241,50 @@ impl World<'_> {
                 books.commit(range, Owner::HOST);
                 true
             }
-            (Err(expected), Err(HostError::Ledger(error))) => expected == *error,
+            (Err(Some(expected)), Err(HostError::Ledger(error))) => expected == *error,
+            (Err(None), Err(HostError::InDoubt)) => true,
             (Ok(()), Err(error)) => {
                 self.excused(error) && books.failed(range, from, self.space.ledger())
             }
             _ => return Err(Finding::Answer("give", range.start().raw())),
         };
         drop(books);
+        if let Err(HostError::Invalidation(_) | HostError::Table(_)) = result {
+            self.tear(range);
+        }
+        self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
         self.explain(fine, "give")
+    }
+
+    /// What a transfer must meet with: nothing, the ledger's refusal, or after
+    /// an invalidation failed (`None`) that of the host space.
+    fn begin(&self, range: Range<PhysAddr>, from: Owner) -> Result<(), Option<TransferError>> {
+        if self.in_doubt {
+            return Err(None);
+        }
+        let mut books = self.machine.expected.borrow_mut();
+        books.begin(range, from).map_err(Some)
+    }
+
+    /// A change of the tables was left half-way, as far as blocks reach.
+    fn tear(&mut self, range: Range<PhysAddr>) {
+        if self.scarred {
+            let start = range.start().raw() & !(BLOCK - 1);
+            self.torn
+                .push(start..range.end().raw().next_multiple_of(BLOCK));
+        }
     }
 
     /// Whether the machine is to blame, and not the code under test.
     fn excused<E: std::fmt::Debug>(&self, error: &HostError<E>) -> bool {
         match error {
-            HostError::Table(TableError::OutOfMemory) => self.machine.starved.get(),
-            _ => false,
+            HostError::Table(TableError::OutOfMemory) if self.machine.starved.get() => true,
+            HostError::Table(_) => self.scarred,
+            HostError::Invalidation(_) => {
+                let mut units = self.drivers.iter().zip(&self.machine.units);
+                units.any(|(driver, unit)| driver.is_fenced() || unit.broken.get())
+            }
+            HostError::Ledger(_) | HostError::InDoubt => false,
         }
     }
 

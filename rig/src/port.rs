@@ -22,6 +22,9 @@ impl Port<'_> {
 
 impl Registers for Port<'_> {
     fn read32(&self, offset: u32) -> u32 {
+        if offset == reg::EVENTQ_PROD {
+            self.unit().recorded.borrow_mut().look();
+        }
         let value = {
             let mut smmu = self.unit().smmu.borrow_mut();
             let value = smmu.read32(offset);

@@ -4,7 +4,8 @@ use crate::action::Action;
 use crate::op::Op;
 use crate::setup::Setup;
 use proptest::prelude::*;
-use smmuv3_model::{Mode, Profile};
+use smmuv3_model::{Acknowledgement, Fault, Mode, Profile};
+use smmuv3_spec::command::CommandError;
 
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
@@ -20,11 +21,31 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => (any::<bool>(), wild(), wild())
             .prop_map(|(give, start, size)| Op::Wild { give, start, size }),
         1 => (0..16u32).prop_map(|limit| Op::Drain { limit }),
-        1 => any::<u32>().prop_map(|smmu| Op::Restart { smmu }),
+        2 => (any::<u32>(), any::<bool>())
+            .prop_map(|(smmu, power)| Op::Restart { smmu, power }),
+        1 => (any::<u32>(), fault()).prop_map(|(smmu, fault)| Op::Break { smmu, fault }),
         2 => Just(Op::Reuse),
         1 => (0..3u32).prop_map(|after| Op::Starve { after }),
         4 => action().prop_map(Op::Now),
         4 => (0..60u32, action()).prop_map(|(after, action)| Op::During { after, action }),
+    ]
+}
+
+/// What may be wrong with an SMMU while it has power.
+fn fault() -> impl Strategy<Value = Fault> {
+    let polls = || prop::option::of(1..100u32);
+    let register = prop::sample::select(vec![
+        Acknowledgement::Cr0,
+        Acknowledgement::IrqCtrl,
+        Acknowledgement::Gbpa,
+    ]);
+    prop_oneof![
+        prop::sample::select(vec![CommandError::ILL, CommandError::ABT])
+            .prop_map(Fault::CommandError),
+        polls().prop_map(|polls| Fault::CommandStuck { polls }),
+        (register, polls()).prop_map(|(register, polls)| Fault::AckStuck { register, polls }),
+        any::<u32>().prop_map(Fault::Gerror),
+        (1..40u32).prop_map(Fault::EventFlood),
     ]
 }
 
@@ -60,7 +81,7 @@ fn wild() -> impl Strategy<Value = u64> {
 /// What there is to run on.
 #[must_use]
 pub fn profiles() -> Vec<Profile> {
-    vec![Profile::qemu(), Profile::minimal(), Profile::full()]
+    Profile::ALL.to_vec()
 }
 
 fn profile(name: Option<&str>) -> impl Strategy<Value = Profile> + use<> {

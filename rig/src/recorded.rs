@@ -6,16 +6,31 @@ use std::collections::VecDeque;
 
 #[derive(Default)]
 pub(crate) struct Recorded {
-    records: VecDeque<EventRecord>,
+    /// What the record must be, where that is known.
+    records: VecDeque<Option<EventRecord>>,
     lost: bool,
+    /// What the driver saw when it read EVENTQ_PROD last: how many records
+    /// there were, and whether some had been lost.
+    seen: (usize, bool),
 }
 
 impl Recorded {
     pub(crate) fn note(&mut self, record: EventRecord, kept: bool, lost: bool) {
         if kept {
-            self.records.push_back(record);
+            self.records.push_back(Some(record));
         }
         self.lost |= lost;
+    }
+
+    /// Some more were recorded, nobody knows what.
+    pub(crate) fn flood(&mut self, kept: u64, lost: bool) {
+        self.records.extend((0..kept).map(|_| None));
+        self.lost |= lost;
+    }
+
+    /// The driver reads EVENTQ_PROD.
+    pub(crate) fn look(&mut self) {
+        self.seen = (self.records.len(), self.lost);
     }
 
     /// The queue starts anew.
@@ -27,13 +42,17 @@ impl Recorded {
     /// of the first event that differs.
     pub(crate) fn check(&mut self, read: &[EventRecord], drained: Drained) -> Result<(), usize> {
         for (number, record) in read.iter().enumerate() {
-            if self.records.pop_front() != Some(*record) {
-                return Err(number);
+            match self.records.pop_front() {
+                Some(None) => {}
+                Some(Some(noted)) if noted == *record => {}
+                _ => return Err(number),
             }
         }
-        let lost = std::mem::take(&mut self.lost);
+        let (count, lost) = self.seen;
+        // What was lost since shows the next time, and so do later records.
+        self.lost &= !lost;
         let fine = drained.events as usize == read.len()
-            && drained.more != self.records.is_empty()
+            && drained.more == (count > read.len())
             && drained.overflowed == lost
             && !drained.inconsistent;
         if fine { Ok(()) } else { Err(read.len()) }

@@ -156,6 +156,10 @@ fn host<'m>(
         spare: (stage2(3, spare), SPARE),
         last: OTHER,
         at: BTreeMap::new(),
+        limbo: Vec::new(),
+        scarred: false,
+        in_doubt: false,
+        torn: Vec::new(),
     }
 }
 

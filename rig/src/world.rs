@@ -29,6 +29,17 @@ pub(crate) struct World<'m> {
     pub(crate) last: Range<u64>,
     /// Which domain each stream is in.
     pub(crate) at: BTreeMap<u32, u8>,
+    /// Streams that may still be in these domains too: a broken SMMU could not
+    /// be made to forget them.
+    pub(crate) limbo: Vec<(u32, u8)>,
+    /// Some SMMU was broken at some time; its invalidations that failed left
+    /// changes of tables unfinished for good.
+    pub(crate) scarred: bool,
+    /// An invalidation failed, and no page changes hands any more.
+    pub(crate) in_doubt: bool,
+    /// Blocks that were being split when an invalidation failed: what the host
+    /// kept of them is out of its tables too.
+    pub(crate) torn: Vec<Range<u64>>,
 }
 
 impl World<'_> {
@@ -88,6 +99,12 @@ impl World<'_> {
             let list = Rc::clone(&lists[usize::from(*domain)]);
             allowed.streams[unit].insert(id, list);
         }
+        for (stream, domain) in &self.limbo {
+            let (unit, id) = place(*stream, units);
+            let list = allowed.streams[unit].entry(id).or_default();
+            let more = lists[usize::from(*domain)].iter();
+            *list = ranges(list.iter().chain(more).cloned());
+        }
         allowed
     }
 
@@ -146,7 +163,7 @@ impl World<'_> {
             Err(Error::NoMemory { .. }) => self.machine.starved.get(),
             // Something must have been the matter before.
             Err(Error::Fenced) => true,
-            Err(_) => false,
+            Err(_) => self.machine.units[unit].broken.get(),
         };
         self.explain(excused, what)?;
         Ok(false)
@@ -161,13 +178,17 @@ impl World<'_> {
         Err(self.machine.finding.get().unwrap_or(Finding::Failed(what)))
     }
 
+    fn is_torn(&self, domain: usize, at: u64) -> bool {
+        domain == 0 && self.torn.iter().any(|block| block.contains(&at))
+    }
+
     /// Each attached stream must reach what it has: a rig in which nothing
     /// works would find nothing.
     fn reachable(&self) -> Result<(), Finding> {
         let lists = [0, 1, 2].map(|domain| self.ranges_of(domain));
         for (stream, domain) in &self.at {
             let (unit, id) = place(*stream, self.drivers.len());
-            if self.drivers[unit].is_fenced() {
+            if self.drivers[unit].is_fenced() || self.machine.units[unit].broken.get() {
                 continue;
             }
             let domain = usize::from(*domain);
@@ -181,7 +202,10 @@ impl World<'_> {
                 _ => return Err(Finding::Lost(*stream, 0)),
             }
             for range in &lists[domain] {
-                for at in [range.start, range.end - 8] {
+                for at in ends(range) {
+                    if self.is_torn(domain, at) {
+                        continue;
+                    }
                     let access = Transaction::new(StreamId(id), at, Access::Write);
                     if self.machine.transact(unit, access) != Ok(at) {
                         return Err(Finding::Lost(*stream, at));
@@ -190,12 +214,17 @@ impl World<'_> {
             }
         }
         for range in &lists[0] {
-            for at in [range.start, range.end - 8] {
-                if !self.machine.cpu.reaches(at) {
+            for at in ends(range) {
+                if !self.is_torn(0, at) && !self.machine.cpu.reaches(at) {
                     return Err(Finding::CpuLost(at));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The first and the last word.
+fn ends(range: &Range<u64>) -> [u64; 2] {
+    [range.start, range.end - 8]
 }
