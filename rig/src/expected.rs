@@ -201,3 +201,39 @@ impl Page {
             && entry.dma_count() == self.pins
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_ownership::Bank;
+    use std::sync::atomic::AtomicU32;
+
+    /// The books must notice what they were not told.
+    #[test]
+    fn a_ledger_of_another_opinion_is_noticed() {
+        let entries: Vec<_> = (0..PAGES)
+            .map(|_| AtomicU32::new(Entry::initial(Owner::HOST)))
+            .collect();
+        let all = Range::from_size(PhysAddr::new(RAM.start), RAM.end - RAM.start).unwrap();
+        let banks = [Bank::new(all, &entries).unwrap()];
+        let ledger = Ledger::new(&banks).unwrap();
+        let mut books = Expected::new();
+        assert_eq!(books.differs(&ledger), None);
+        let second = Range::from_size(address(1), PAGE_SIZE).unwrap();
+        ledger.pin(second, Owner::HOST).unwrap();
+        assert_eq!(books.differs(&ledger), Some(RAM.start + PAGE_SIZE));
+        assert_eq!(books.pin(second), Ok(()));
+        assert_eq!(books.differs(&ledger), None);
+        let refused = books.begin(all, Owner::HOST);
+        let page = address(1);
+        assert_eq!(refused, Err(TransferError::Pinned { page, count: 1 }));
+        books.unpin(second).unwrap();
+        books.begin(second, Owner::HOST).unwrap();
+        assert_eq!(
+            books.begin(second, Owner::HOST),
+            Err(TransferError::Leaving { page })
+        );
+        assert_eq!(books.host().len(), 1, "lost pages count as the host's");
+        assert_eq!(books.usable().len(), 2);
+    }
+}

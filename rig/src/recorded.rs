@@ -58,3 +58,35 @@ impl Recorded {
         if fine { Ok(()) } else { Err(read.len()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Order, loss and what came too late to be seen.
+    #[test]
+    fn events_are_compared_in_order() {
+        let event = |n| EventRecord([n, 0, 0, 0]);
+        let drained = |events, overflowed, more| Drained {
+            events,
+            overflowed,
+            more,
+            ..Drained::default()
+        };
+        let mut recorded = Recorded::default();
+        for n in 1..=3 {
+            recorded.note(event(n), true, false);
+        }
+        recorded.look();
+        recorded.note(event(4), true, false);
+        recorded.note(event(5), false, true);
+        let read = [event(1), event(2), event(3)];
+        assert_eq!(recorded.check(&read, drained(3, false, false)), Ok(()));
+        recorded.look();
+        assert_eq!(recorded.check(&[event(4)], drained(1, true, false)), Ok(()));
+        recorded.note(event(6), true, false);
+        recorded.look();
+        let other = [event(7)];
+        assert_eq!(recorded.check(&other, drained(1, false, false)), Err(0));
+    }
+}

@@ -51,7 +51,7 @@ violates! {
     no_cfgi_all: NoCfgiAll => Finding::Violation(_, Violation::Table { .. }),
     no_tlbi_all: NoTlbiAll => Finding::Violation(_, Violation::Table { .. }),
     no_sync: NoSync => Finding::Lost(..),
-    no_wait: NoWait => Finding::Lost(..) | Finding::Violation(_, Violation::Table { .. }),
+    no_wait: NoWait => Finding::Lost(..) | Finding::Violation(..),
     no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }) | Finding::Failed("taking over") | Finding::Lost(..),
     no_gbpa: NoGbpa => Finding::Violation(_, Violation::Reach { .. }),
     no_wrap: NoWrap => Finding::Misuse(Misuse::Overrun { .. }),
