@@ -20,10 +20,10 @@ pub const SCRATCH: u64 = 0x4002_0000;
 /// Stream tables.
 pub const STREAMS: Range<u64> = 0x4010_0000..0x4040_0000;
 /// Translation tables and context descriptors.
-pub const TABLES: Range<u64> = 0x4100_0000..0x4400_0000;
+pub const TABLES: Range<u64> = 0x4100_0000..0x4200_0000;
 /// What devices read and write. Each word of it has a value of its own at the
 /// start, see [`initial`].
-pub const DATA: [Range<u64>; 2] = [0x5000_0000..0x5040_0000, 0x7fc0_0000..0x8000_0000];
+pub const DATA: [Range<u64>; 2] = [0x5000_0000..0x5008_0000, 0x7ff8_0000..0x8000_0000];
 /// Nothing answers here, on the emulated machine as well.
 pub const HOLE: Range<u64> = 0x8000_0000..0x40_0000_0000;
 

@@ -1,6 +1,17 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod case;
+pub mod compare;
+pub mod deviations;
+pub mod emulator;
+pub mod facts;
+pub mod generate;
 pub mod layout;
 pub mod machine;
+pub mod model;
 pub mod qtest;
+pub mod random;
+pub mod second;
+pub mod streams;
+pub mod tables;

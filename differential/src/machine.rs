@@ -180,7 +180,7 @@ impl Machine {
             words,
             _directory: directory,
         };
-        let ready = machine.prepare();
+        let ready = machine.prepare().and_then(|()| machine.fill());
         ready.map_err(|error| machine.explain(error))?;
         Ok(machine)
     }
@@ -214,15 +214,6 @@ impl Machine {
             self.qtest.writew(at + 4, 0b110)?;
             self.qtest.readl(device.bar)?;
         }
-        for range in layout::DATA {
-            for page in range.step_by(4096) {
-                let bytes: Vec<u8> = (page..page + 4096)
-                    .step_by(4)
-                    .flat_map(|at| layout::initial(at).to_le_bytes())
-                    .collect();
-                self.qtest.write(page, &bytes)?;
-            }
-        }
         for (answer, device) in self.qtest.run()?.iter().zip(DEVICES) {
             // Identification: a version and "ed".
             if answer.value() != 0x0100_00ed {
@@ -233,6 +224,23 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Gives all memory of cases what it holds at the start.
+    pub(crate) fn fill(&mut self) -> Result<(), qtest::Error> {
+        for range in [layout::STREAMS, layout::TABLES] {
+            self.qtest.clear(range.start, range.end - range.start)?;
+        }
+        for range in layout::DATA {
+            for page in range.step_by(4096) {
+                let bytes: Vec<u8> = (page..page + 4096)
+                    .step_by(4)
+                    .flat_map(|at| layout::initial(at).to_le_bytes())
+                    .collect();
+                self.qtest.write(page, &bytes)?;
+            }
+        }
+        self.qtest.run().map(drop)
     }
 
     /// Makes a device read `count` bytes at `address` to its buffer.

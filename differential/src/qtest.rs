@@ -144,7 +144,9 @@ impl Qtest {
     pub fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error> {
         let mut digits = String::with_capacity(bytes.len() * 2);
         for byte in bytes {
-            let _ = write!(digits, "{byte:02x}");
+            for nibble in [byte >> 4, byte & 0xf] {
+                digits.push(char::from_digit(nibble.into(), 16).unwrap_or('0'));
+            }
         }
         let length = bytes.len();
         self.queue(

@@ -1,0 +1,61 @@
+//! Runs a case on both sides and compares after every step.
+
+use crate::case::{Case, Seen, Step};
+use crate::deviations::{self, Context, Deviation};
+use crate::emulator::Emulator;
+use crate::facts::Facts;
+use crate::machine::{Error, Machine};
+use crate::model::{Model, Outcome};
+
+/// How a case ended.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Everything was the same.
+    Agree,
+    /// QEMU does something else, and it is known and documented.
+    Explained(&'static Deviation),
+    /// The two differ.
+    Differ(Box<Difference>),
+}
+
+/// The step at which both differ.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Its number.
+    pub step: usize,
+    /// What the model did.
+    pub model: Outcome,
+    /// What QEMU did.
+    pub qemu: Seen,
+}
+
+/// Runs `case`, up to the first step at which both differ.
+///
+/// # Errors
+/// When QEMU does not answer.
+pub fn run(machine: &mut Machine, case: &Case) -> Result<Verdict, Error> {
+    let mut model = Model::new(case);
+    let mut emulator = Emulator::new(machine, case)?;
+    let mut verdict = Verdict::Agree;
+    let mut wrote = false;
+    for (step, what) in case.steps.iter().enumerate() {
+        let outcome = model.step(what);
+        if outcome.skip {
+            break;
+        }
+        let qemu = emulator.step(what, outcome.probe)?;
+        if qemu == outcome.seen {
+            continue;
+        }
+        wrote = matches!(what, Step::Access(access) if access.write.is_some());
+        let facts = Facts::at(case, step);
+        let context = Context { case, step, model: &outcome, qemu: &qemu, facts };
+        verdict = match deviations::find(&context) {
+            Some(deviation) => Verdict::Explained(deviation),
+            None => Verdict::Differ(Box::new(Difference { step, model: outcome, qemu })),
+        };
+        break;
+    }
+    emulator.finish(wrote)?;
+    Ok(verdict)
+}

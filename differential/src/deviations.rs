@@ -1,0 +1,246 @@
+//! What QEMU does otherwise than the architecture says.
+//!
+//! Each entry is as narrow as it can be made: it looks at the case and at what
+//! both sides did, and explains nothing else.
+
+use crate::case::{Case, Seen};
+use crate::facts::{Facts, address};
+use crate::model::Outcome;
+
+/// One known difference.
+#[derive(Debug)]
+pub struct Deviation {
+    /// A short name.
+    pub name: &'static str,
+    /// Where the architecture (IHI 0070) says what the model does.
+    pub section: &'static str,
+    /// What QEMU does.
+    pub qemu: &'static str,
+    /// Whether it explains a difference.
+    pub explains: fn(&Context<'_>) -> bool,
+}
+
+/// What there is to look at.
+pub struct Context<'a> {
+    /// The case.
+    pub case: &'a Case,
+    /// The number of the step.
+    pub step: usize,
+    /// What the model did.
+    pub model: &'a Outcome,
+    /// What QEMU did.
+    pub qemu: &'a Seen,
+    /// What the case says there, if the step is an access.
+    pub facts: Option<Facts>,
+}
+
+impl Context<'_> {
+    /// The number of the one event that the model recorded in this step; 0
+    /// without.
+    fn ours(&self) -> u64 {
+        self.model.seen.events.first().map_or(0, |event| event[0] & 0xff)
+    }
+
+    /// The same of QEMU.
+    fn theirs(&self) -> u64 {
+        self.qemu.events.first().map_or(0, |event| event[0] & 0xff)
+    }
+
+    /// Whether the model's answer is this event, or would be if stage 2 were
+    /// configured to record faults.
+    fn ours_or_silent(&self, kind: u64) -> bool {
+        let silent = self.model.refusal.is_some() && self.model.seen.events.is_empty();
+        let recorded = |facts: &Facts| Some(facts.ste[2] >> 58 & 1 != 0);
+        self.ours() == kind || silent && !self.holds(recorded)
+    }
+
+    /// Whether something holds for the access.
+    fn holds(&self, check: impl FnOnce(&Facts) -> Option<bool>) -> bool {
+        self.facts.as_ref().and_then(check).unwrap_or(false)
+    }
+}
+
+/// All known differences.
+pub const KNOWN: &[Deviation] = &[
+    Deviation {
+        name: "ipa-offset",
+        section: "7.3.12 to 7.3.16",
+        qemu: "records the offset within the page in the bits below the IPA, which are RES0",
+        explains: |context| {
+            let (model, qemu) = (&context.model.seen, context.qemu);
+            let mut events = qemu.events.clone();
+            for (event, ours) in events.iter_mut().zip(&model.events) {
+                if event[3] & !0xfff == ours[3] && matches!(event[0] & 0xff, 0x10..=0x13) {
+                    event[3] = ours[3];
+                }
+            }
+            Seen { events, ..qemu.clone() } == *model
+        },
+    },
+    Deviation {
+        name: "stream-table-alignment",
+        section: "5.1 L1STD.L2Ptr, 6.3.24",
+        qemu: "does not ignore all address bits below the size of a stream table",
+        explains: |context| context.holds(|facts| Some(facts.place?.unaligned)),
+    },
+    Deviation {
+        name: "span-beyond-split",
+        section: "5.1 L1STD.Span",
+        qemu: "takes a Span that is reserved or larger than SPLIT + 1",
+        explains: |context| {
+            context.ours() == 0x02
+                && context.holds(|facts| {
+                    Some(context.case.two_level() && facts.place?.span > (facts.split + 1).min(11))
+                })
+        },
+    },
+    Deviation {
+        name: "outside-span",
+        section: "5.1 L1STD.Span, 7.3.3",
+        qemu: "counts 2^Span entries instead of 2^(Span - 1), and reports C_BAD_STE beyond",
+        explains: |context| {
+            matches!(context.ours(), 0 | 0x02)
+                && context.holds(|facts| {
+                    let span = facts.place?.span;
+                    Some(context.case.two_level() && span > 0 && facts.index() >> (span - 1) != 0)
+                })
+        },
+    },
+    Deviation {
+        name: "recinvsid",
+        section: "6.3.12 CR2.RECINVSID",
+        qemu: "records C_BAD_STREAMID with RECINVSID clear",
+        explains: |context| {
+            context.case.cr2 & 0b10 == 0
+                && context.model.seen.events.is_empty()
+                && context.theirs() == 0x02
+        },
+    },
+    Deviation {
+        name: "bypass-address-size",
+        section: "3.4",
+        qemu: "records no event for an input beyond the IAS of a bypassed stage 1, and lets one \
+               beyond the OAS pass where both stages are bypassed",
+        explains: |context| {
+            context.ours() == 0x11
+                && context.qemu.events.is_empty()
+                && context.holds(|facts| {
+                    Some(facts.config() & 1 == 0 && facts.access.address >> 44 != 0)
+                })
+        },
+    },
+    Deviation {
+        name: "s2t0sz-by-s2ps",
+        section: "5.2 STE.S2T0SZ, 3.4",
+        qemu: "limits the size of the input of stage 2 by S2PS instead of the IAS",
+        explains: |context| {
+            context.ours() != 0x04
+                && context.theirs() == 0x04
+                && context.holds(|facts| {
+                    let second = facts.second()?;
+                    Some(second.shape.bits > second.output)
+                })
+        },
+    },
+    Deviation {
+        name: "s2ha-s2hd",
+        section: "5.2 STE.S2HA",
+        qemu: "takes S2HA and S2HD although IDR0.HTTU is 0",
+        explains: |context| {
+            context.ours() == 0x04
+                && context.theirs() != 0x04
+                && context.holds(|facts| Some(facts.second().is_some() && facts.ste[2] >> 55 & 3 != 0))
+        },
+    },
+    Deviation {
+        name: "concatenated-roots",
+        section: "5.2 STE.S2TTB; DDI 0487, D8.2.2",
+        qemu: "reads the first of several root tables of stage 2 for every input",
+        explains: |context| {
+            context.holds(|facts| {
+                let shape = facts.second()?.shape;
+                let one = shape.shift(shape.start) + shape.granule - 3;
+                Some(one < shape.bits && facts.access.address >> one & 0xf != 0)
+            })
+        },
+    },
+    Deviation {
+        name: "table-address-size",
+        section: "3.4, 7.3.14",
+        qemu: "does not check the size of the address in a table descriptor",
+        explains: |context| {
+            context.ours_or_silent(0x11)
+                && context.holds(|facts| {
+                    let second = facts.second()?;
+                    let path = facts.path(&second, facts.access.address, &|at| at);
+                    let large = |word| address(word, &second.shape) >> second.output != 0;
+                    Some(path.iter().any(|visit| !visit.leaf && large(visit.word)))
+                })
+        },
+    },
+    Deviation {
+        name: "reserved-blocks",
+        section: "DDI 0487, D8.3.1",
+        qemu: "takes blocks at levels that have none",
+        explains: |context| {
+            context.ours_or_silent(0x10)
+                && context.holds(|facts| {
+                    let second = facts.second()?;
+                    let path = facts.path(&second, facts.access.address, &|at| at);
+                    let first = if second.shape.granule == 12 { 1 } else { 2 };
+                    let last = path.last()?;
+                    Some(last.word & 0b11 == 0b01 && last.level < first)
+                })
+        },
+    },
+    Deviation {
+        name: "start-level",
+        section: "5.2 STE.S2SL0; DDI 0487, D8.2.4",
+        qemu: "takes a start level of stage 2 at which nothing is left to resolve",
+        explains: |context| {
+            context.ours() == 0x04
+                && context.holds(|facts| {
+                    let shape = facts.second()?.shape;
+                    Some(shape.bits <= shape.shift(shape.start))
+                })
+        },
+    },
+    Deviation {
+        name: "s2ttb-high-bits",
+        section: "5.2 STE.S2TTB",
+        qemu: "ignores bits 51:48 of S2TTB",
+        explains: |context| {
+            context.ours() == 0x04
+                && context.theirs() != 0x04
+                && context.holds(|facts| {
+                    Some(facts.second().is_some() && facts.ste[3] >> 48 & 0xf != 0)
+                })
+        },
+    },
+    Deviation {
+        name: "address-size-last",
+        section: "3.4; DDI 0487, D8.15.1",
+        qemu: "checks the size of a block's or page's address after its access flag and permissions",
+        explains: |context| {
+            context.ours() == 0x11
+                && matches!(context.theirs(), 0x12 | 0x13)
+                && context.model.seen.events[0][0] >> 8 == context.qemu.events[0][0] >> 8
+        },
+    },
+    Deviation {
+        name: "hit-permission",
+        section: "7.3.16, 5.2 STE.S2R",
+        qemu: "records no F_PERMISSION of stage 2 alone when the translation is in its TLB",
+        explains: |context| {
+            context.ours() == 0x13
+                && context.qemu.events.is_empty()
+                && context.holds(|facts| Some(facts.config() == 0b110))
+        },
+    },
+];
+
+/// The first that explains what was seen.
+#[must_use]
+pub fn find(context: &Context<'_>) -> Option<&'static Deviation> {
+    KNOWN.iter().find(|deviation| (deviation.explains)(context))
+}
