@@ -156,9 +156,10 @@ impl Regime {
         if base >> output_bits != 0 {
             return None;
         }
-        // The root is aligned to its size by ignoring bits (5.2, S2TTB), and to
-        // 64 bytes at least.
-        let bytes = (8u64 << (input_bits - shift)).max(64);
+        // The root is aligned to its size by ignoring bits, and to 64 bytes
+        // where its address may have 52 bits (5.2, S2TTB).
+        let least = if output_bits > 48 { 64 } else { 8 };
+        let bytes = (8u64 << (input_bits - shift)).max(least);
         Some(Self {
             vmid: ste.s2vmid(),
             granule,
