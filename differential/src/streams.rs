@@ -61,8 +61,8 @@ fn nested(random: &mut Random, log2: u64) -> Streams {
             let span = match random.below(20) {
                 0 if random.chance(50) => 0,
                 // Just large enough.
-                1..=4 => 65 - u64::from(within.leading_zeros()),
-                5 if random.chance(25) => random.below(12),
+                1 => 65 - u64::from(within.leading_zeros()),
+                2 if random.chance(25) => random.below(12),
                 _ => split + 1,
             };
             let bytes = 64u64 << span.max(1).saturating_sub(1);
