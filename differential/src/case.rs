@@ -58,6 +58,19 @@ impl Case {
         self.table_config >> 16 & 0b11 == 1
     }
 
+    /// Whether some entry enables stage 2 with `S2AA64` clear, at any time: QEMU
+    /// ends itself on meeting one.
+    #[must_use]
+    pub fn ends_qemu(&self) -> bool {
+        (0..=self.steps.len()).any(|step| {
+            let memory = self.memory_before(step);
+            let word = |at| memory.get(&at).copied().unwrap_or(0);
+            self.entries
+                .values()
+                .any(|at| word(*at) & 0b1101 == 0b1101 && word(at + 16) >> 51 & 1 == 0)
+        })
+    }
+
     /// All words that memory holds at some time, with what they hold last
     /// before step `at`.
     #[must_use]

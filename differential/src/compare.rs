@@ -59,3 +59,12 @@ pub fn run(machine: &mut Machine, case: &Case) -> Result<Verdict, Error> {
     emulator.finish(wrote)?;
     Ok(verdict)
 }
+
+impl Difference {
+    /// The kinds of the events on both sides: what a smaller case has to keep.
+    #[must_use]
+    pub fn kinds(&self) -> (Vec<u64>, Vec<u64>) {
+        let kinds = |seen: &Seen| seen.events.iter().map(|event| event[0] & 0xff).collect();
+        (kinds(&self.model.seen), kinds(&self.qemu))
+    }
+}

@@ -50,8 +50,12 @@ impl Context<'_> {
     /// configured to record faults.
     fn ours_or_silent(&self, kind: u64) -> bool {
         let silent = self.model.refusal.is_some() && self.model.seen.events.is_empty();
-        let recorded = |facts: &Facts| Some(facts.ste[2] >> 58 & 1 != 0);
-        self.ours() == kind || silent && !self.holds(recorded)
+        // S2R and R, where there is such a stage.
+        let quiet = |facts: &Facts| {
+            let second = facts.second().is_some() && facts.ste[2] >> 58 & 1 == 0;
+            Some(second || facts.first().is_some() && facts.cd()[0] >> 45 & 1 == 0)
+        };
+        self.ours() == kind || silent && self.holds(quiet)
     }
 
     /// Whether the model may have left out a C_BAD_STREAMID.
@@ -176,10 +180,10 @@ pub const KNOWN: &[Deviation] = &[
         explains: |context| {
             context.ours_or_silent(0x11)
                 && context.holds(|facts| {
-                    let second = facts.second()?;
-                    let path = facts.path(&second, facts.access.address, &|at| at);
-                    let large = |word| address(word, &second.shape) >> second.output != 0;
-                    Some(path.iter().any(|visit| !visit.leaf && large(visit.word)))
+                    Some(facts.visits().iter().any(|visit| {
+                        let large = address(visit.word, &visit.regime.shape) >> visit.regime.output;
+                        !visit.leaf && large != 0
+                    }))
                 })
         },
     },
@@ -190,11 +194,10 @@ pub const KNOWN: &[Deviation] = &[
         explains: |context| {
             context.ours_or_silent(0x10)
                 && context.holds(|facts| {
-                    let second = facts.second()?;
-                    let path = facts.path(&second, facts.access.address, &|at| at);
-                    let first = if second.shape.granule == 12 { 1 } else { 2 };
-                    let last = path.last()?;
-                    Some(last.word & 0b11 == 0b01 && last.level < first)
+                    Some(facts.visits().iter().any(|visit| {
+                        let first = if visit.regime.shape.granule == 12 { 1 } else { 2 };
+                        visit.word & 0b11 == 0b01 && visit.level < first
+                    }))
                 })
         },
     },

@@ -3,7 +3,7 @@
 use crate::case::{Access, Case, Step};
 use crate::machine::DEVICES;
 use crate::second::{OUTPUT_BITS, SIZES};
-use crate::tables::Shape;
+use crate::tables::{Shape, Stage};
 use std::collections::BTreeMap;
 
 /// Where an address goes without the alignment that the architecture does.
@@ -19,8 +19,12 @@ pub struct Place {
 }
 
 /// One descriptor on the way to a translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Visit {
+    /// The stage it belongs to.
+    pub stage: Stage,
+    /// How that is configured.
+    pub regime: Regime,
     /// Its level.
     pub level: u32,
     /// What it says.
@@ -137,32 +141,95 @@ impl Facts {
         Some(Regime { shape, root: self.ste[3] & 0x000f_ffff_ffff_fff0 & !low, output: output.min(OUTPUT_BITS) })
     }
 
-    /// The descriptors that a walk for `input` passes, whatever they allow.
+    /// Stage 1 as the CD configures it for the access, legal or not.
     #[must_use]
-    pub fn path(&self, regime: &Regime, input: u64, real: &dyn Fn(u64) -> u64) -> Vec<Visit> {
+    pub fn first(&self) -> Option<Regime> {
+        if self.config() & 0b101 != 0b101 {
+            return None;
+        }
+        let cd = self.cd();
+        let upper = self.access.address >> 55 & 1 != 0;
+        let place = if upper { 16 } else { 0 };
+        let granule = match (field(cd[0], place + 6, 2), upper) {
+            (0, false) | (2, true) => 12,
+            (2, false) | (1, true) => 14,
+            (1, false) | (3, true) => 16,
+            _ => return None,
+        };
+        let bits = 64 - field(cd[0], place, 6).clamp(16, 39) as u32;
+        let start = 4 - (bits - granule).div_ceil(granule - 3);
+        let shape = Shape { granule, bits, start };
+        let output = SIZES.get(field(cd[0], 32, 3) as usize).map_or(OUTPUT_BITS, |bits| *bits);
+        let low = 8 * shape.entries(start) - 1;
+        let root = cd[1 + usize::from(upper)] & 0x000f_ffff_ffff_fff0 & !low;
+        Some(Regime { shape, root, output: output.min(OUTPUT_BITS) })
+    }
+
+    /// The context descriptor; zeros without.
+    #[must_use]
+    pub fn cd(&self) -> [u64; 8] {
+        let pointer = self.ste[0] & 0x000f_ffff_ffff_ffc0;
+        let at = self.real(pointer, &mut Vec::new()).unwrap_or(0);
+        [0, 8, 16, 24, 32, 40, 48, 56].map(|offset| self.word(at + offset))
+    }
+
+    /// Where an address of stage 1's structures is, and what is visited to
+    /// find out.
+    fn real(&self, address: u64, visits: &mut Vec<Visit>) -> Option<u64> {
+        match self.second() {
+            Some(second) => self.walk(Stage::Two, &second, address, visits),
+            None => Some(address),
+        }
+    }
+
+    /// The descriptors that the access passes, whatever they allow, those for
+    /// the CD and for the tables of stage 1 included.
+    #[must_use]
+    pub fn visits(&self) -> Vec<Visit> {
+        let mut visits = Vec::new();
+        let mut address = Some(self.access.address);
+        if self.config() & 1 != 0 {
+            self.real(self.ste[0] & 0x000f_ffff_ffff_ffc0, &mut visits);
+            address = self.first().and_then(|first| {
+                self.walk(Stage::One, &first, self.access.address, &mut visits)
+            });
+        }
+        if let (Some(address), Some(second)) = (address, self.second()) {
+            self.walk(Stage::Two, &second, address, &mut visits);
+        }
+        visits
+    }
+
+    fn walk(
+        &self,
+        stage: Stage,
+        regime: &Regime,
+        input: u64,
+        visits: &mut Vec<Visit>,
+    ) -> Option<u64> {
         let shape = regime.shape;
         let mut table = regime.root;
-        let mut path = Vec::new();
         for level in shape.start..4 {
             let index = input >> shape.shift(level) & (shape.entries(level) - 1);
-            let word = self.word(real(table + index * 8));
+            let mut at = table + index * 8;
+            if stage == Stage::One {
+                at = self.real(at, visits)?;
+            }
+            let word = self.word(at);
             let leaf = word & 0b11 != 0b11 || level == 3;
-            path.push(Visit { level, word, leaf });
+            visits.push(Visit { stage, regime: *regime, level, word, leaf });
             if leaf {
-                break;
+                let low = (1 << shape.shift(level)) - 1;
+                return (word & 1 != 0).then_some(word & 0xffff_ffff_f000 & !low | input & low);
             }
             table = address(word, &shape);
         }
-        path
+        None
     }
 }
 
 /// The address in a table descriptor.
 #[must_use]
 pub fn address(word: u64, shape: &Shape) -> u64 {
-    let mut at = word & 0x0000_ffff_ffff_f000 & (u64::MAX << shape.granule);
-    if shape.granule == 16 {
-        at |= field(word, 12, 4) << 48;
-    }
-    at
+    word & 0x0000_ffff_ffff_f000 & (u64::MAX << shape.granule)
 }

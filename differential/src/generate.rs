@@ -1,6 +1,7 @@
 //! Random cases.
 
 use crate::case::{Access, Case, Step};
+use crate::first::{self, First};
 use crate::layout::{self, DATA};
 use crate::machine::DEVICES;
 use crate::random::Random;
@@ -22,6 +23,8 @@ pub struct Target {
     pub size: u64,
     /// The descriptor that ends the path.
     pub leaf: Option<u64>,
+    /// The IPA, if that descriptor is of stage 2 under a stage 1.
+    pub middle: Option<u64>,
 }
 
 /// Case `number` of a run with `seed`.
@@ -41,6 +44,17 @@ pub struct Draft {
     pub(crate) build: Build,
     case: Case,
     targets: Vec<Vec<Target>>,
+    tags: Vec<Tags>,
+}
+
+/// What the translations of a device are tagged with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tags {
+    vmid: u64,
+    /// With stage 1.
+    asid: Option<u64>,
+    /// log2 of the granule of the first stage there is.
+    granule: u32,
 }
 
 impl Draft {
@@ -56,7 +70,12 @@ impl Draft {
             entries: streams.entries,
             steps: Vec::new(),
         };
-        Self { build: Build::new(random), case, targets: vec![Vec::new(); DEVICES.len()] }
+        Self {
+            build: Build::new(random),
+            case,
+            targets: vec![Vec::new(); DEVICES.len()],
+            tags: vec![Tags::default(); DEVICES.len()],
+        }
     }
 
     pub(crate) fn random(&mut self) -> &mut Random {
@@ -100,7 +119,119 @@ impl Draft {
     }
 
     fn translating(&mut self, index: usize) -> [u64; 8] {
-        self.only_second(index)
+        match self.random().below(10) {
+            0..4 => self.only_second(index),
+            4..7 => self.with_first(index, false),
+            _ => self.with_first(index, true),
+        }
+    }
+
+    /// Stage 1, with stage 2 below it or without.
+    fn with_first(&mut self, index: usize, nested: bool) -> [u64; 8] {
+        let granule = self.random().pick(&[12u32, 12, 14, 16]);
+        let mut ste = [1 | 0b101 << 1, 0, self.random().bits(16), 0, 0, 0, 0, 0];
+        let mut below = None;
+        if nested {
+            // QEMU reads a table beyond its first page of stage 2 wrongly.
+            let second = loop {
+                let second = second::choose(self.random());
+                if second.shape.granule >= granule || self.random().chance(4) {
+                    break second;
+                }
+            };
+            let tree = self.build.tree(Stage::Two, second.shape);
+            ste = [1 | 0b111 << 1, 0, second.word, tree.root, 0, 0, 0, 0];
+            self.build.second = Some(tree);
+            below = Some(second);
+        }
+        let least = below.map_or(32, |second| second.shape.bits);
+        let mut first = first::choose(self.random(), granule, least);
+        let mut tree = self.build.tree(Stage::One, first.half.shape);
+        first.cd[1 + usize::from(first.half.upper)] |= tree.root;
+        let rounds = 1 + self.random().below(4);
+        for _ in 0..rounds {
+            self.fill_first(index, &first, below.as_ref(), &mut tree);
+        }
+        if self.random().chance(8) {
+            first::spoil(self.random(), &mut first.cd, first.half.upper);
+        }
+        let real = self.build.allocate(64);
+        for (offset, word) in (0..).step_by(8).zip(first.cd) {
+            if word != 0 {
+                self.build.words.insert(real + offset, word);
+            }
+        }
+        let named = self.build.behind(Stage::One, real, 64);
+        self.build.reveal(named, real);
+        ste[0] |= named;
+        if self.random().chance(2) {
+            ste[0] = ste[0] & 0xf | layout::HOLE.start;
+        }
+        if self.random().chance(5) {
+            // S1Fmt, S1DSS: ignored without substreams. STRW: RES0 without EL2.
+            ste[0] |= self.random().bits(2) << 4;
+            ste[1] |= self.random().bits(2) | self.random().bits(2) << 30;
+        }
+        if self.random().chance(1) {
+            ste[1] |= 1 << 27; // S1STALLD
+        }
+        if nested && self.random().chance(5) {
+            second::spoil(self.random(), &mut ste);
+        }
+        self.build.second = None;
+        self.tags[index] = Tags {
+            vmid: ste[2] & 0xffff,
+            asid: Some(first.cd[0] >> 48),
+            granule: first.half.shape.granule,
+        };
+        ste
+    }
+
+    fn fill_first(
+        &mut self,
+        index: usize,
+        first: &First,
+        second: Option<&Second>,
+        tree: &mut Tree,
+    ) {
+        let output = self.output();
+        // Where stage 1 leads, and how stage 2 goes on from there.
+        let mut middle = output;
+        let shape = first.half.shape;
+        let random = self.random();
+        let level = random.pick(&shape.leaf_levels());
+        let size = 1u64 << shape.shift(level);
+        let mut reach = size;
+        let mut lower = None;
+        if let Some(second) = second {
+            let level = random.pick(&second.shape.leaf_levels());
+            let size = 1u64 << second.shape.shift(level);
+            middle = input(random, second.shape.bits, size) | output & (size - 1);
+            reach = reach.min(size);
+            let leaf = second::leaf(random, output & !(size - 1), level == 3);
+            let damage = damage(random, &second.shape, level, second.output);
+            if let Some(mut tree) = self.build.second.take() {
+                lower = self.build.insert(Stage::Two, &mut tree, middle, level, leaf, damage);
+                self.build.second = Some(tree);
+            }
+        }
+        let random = self.random();
+        let mut from = input(random, shape.bits, size) | middle & (size - 1);
+        let leaf = first::leaf(random, middle & !(size - 1), level == 3);
+        let damage = damage(random, &shape, level, first.output);
+        let at = self.build.insert(Stage::One, tree, from, level, leaf, damage);
+        let random = self.random();
+        if first.half.upper {
+            from |= u64::MAX << shape.bits;
+        }
+        if first.top_byte && random.chance(50) {
+            from ^= random.bits(8) << 56;
+        }
+        let target = Target { input: from, output, size: reach, leaf: at, middle: None };
+        self.targets[index].push(target);
+        if lower.is_some() {
+            self.targets[index].push(Target { leaf: lower, middle: Some(middle), ..target });
+        }
     }
 
     /// Stage 2 alone.
@@ -109,6 +240,8 @@ impl Draft {
         let mut tree = self.build.tree(Stage::Two, second.shape);
         self.fill_second(index, &second, &mut tree);
         let mut ste = [1 | 0b110 << 1, 0, second.word, tree.root, 0, 0, 0, 0];
+        let (vmid, granule) = (second.word & 0xffff, second.shape.granule);
+        self.tags[index] = Tags { vmid, asid: None, granule };
         // The root is aligned to its size by ignoring bits.
         if self.random().chance(4) {
             let bytes = (8 * second.shape.entries(second.shape.start)).max(64);
@@ -130,7 +263,7 @@ impl Draft {
             let leaf = second::leaf(random, output & !(size - 1), level == 3);
             let damage = damage(random, &second.shape, level, second.output);
             let at = self.build.insert(Stage::Two, tree, input, level, leaf, damage);
-            self.targets[index].push(Target { input, output, size, leaf: at });
+            self.targets[index].push(Target { input, output, size, leaf: at, middle: None });
         }
     }
 
@@ -162,6 +295,7 @@ impl Draft {
             device = self.random().below(DEVICES.len() as u64) as usize;
         }
         let targets = std::mem::take(&mut self.targets[device]);
+        let first = self.tags[device].asid.is_some();
         let random = self.random();
         let mut address = 0x5000_0000 + (random.bits(19) & !0xfff);
         let mut lands = Some(address);
@@ -178,7 +312,7 @@ impl Draft {
                     8..13 => address ^ 1 << (12 + random.below(32)),
                     // Far out: QEMU records less than it has to.
                     13 => address ^ 1 << (12 + random.below(52)),
-                    14..18 => (address & !(target.size - 1)) + target.size - last,
+                    14..18 => (address | (target.size - 1)) - (last - 1),
                     18..21 => address & !(target.size - 1),
                     _ => random.bits(44) >> random.below(30),
                 };
@@ -192,7 +326,8 @@ impl Draft {
         let random = self.random();
         let write = random.chance(50).then(|| random.next() as u32 | 1);
         // Mostly within the sizes of addresses: see `bypass-address-size`.
-        let address = if random.chance(98) { address & 0xfff_ffff_ffff } else { address } & !3;
+        let small = !first && random.chance(98);
+        let address = if small { address & 0xfff_ffff_ffff } else { address } & !3;
         self.case.steps.push(Step::Access(Access { device, address, write, lands }));
     }
 
@@ -204,7 +339,7 @@ impl Draft {
             .filter(|(_, target)| target.leaf.is_some())
             .collect();
         let mut commands = vec![];
-        if let Some((_, target)) = (!leaves.is_empty()).then(|| self.random().pick(&leaves)) {
+        if let Some((device, target)) = (!leaves.is_empty()).then(|| self.random().pick(&leaves)) {
             let at = target.leaf.unwrap_or(0);
             let old = self.build.words.get(&at).copied().unwrap_or(0);
             let random = self.random();
@@ -215,7 +350,8 @@ impl Draft {
                 _ => old ^ 1 << random.pick(&[21u32, 33, 53, 54, 12, 16]),
             };
             self.case.steps.push(Step::Store(vec![(at, new)]));
-            commands.push([0x30, 0]);
+            let tags = self.tags[device];
+            commands = invalidate(self.random(), &target, tags);
         }
         if self.random().chance(20) {
             commands.push(CFGI_ALL);
@@ -223,6 +359,44 @@ impl Draft {
         commands.push(SYNC);
         self.case.steps.push(Step::Commands(commands));
     }
+}
+
+/// Commands that cover a leaf that changed (4.4).
+fn invalidate(random: &mut Random, target: &Target, tags: Tags) -> Vec<[u64; 2]> {
+    let vmid = tags.vmid << 32;
+    let asid = tags.asid.unwrap_or(0) << 48;
+    let page = |address: u64| address & !0xfff;
+    let everything = [0x30, 0];
+    match random.below(10) {
+        0..3 => return vec![everything],
+        3 => return vec![[0x28 | vmid, 0]], // TLBI_S12_VMALL
+        _ => {}
+    }
+    match (target.middle, tags.asid) {
+        // By IPA, and then all of stage 1 that may have been combined with it.
+        (Some(ipa), _) => vec![ranged(random, 0x2a | vmid, page(ipa), 12), [0x10 | vmid, 0]],
+        (None, None) => vec![ranged(random, 0x2a | vmid, page(target.input), tags.granule)],
+        (None, Some(_)) => match random.below(6) {
+            0 => vec![[0x10 | vmid, 0]],        // TLBI_NH_ALL
+            1 => vec![[0x11 | vmid | asid, 0]], // TLBI_NH_ASID
+            2 => vec![ranged(random, 0x13 | vmid, page(target.input), tags.granule)], // NH_VAA
+            _ => vec![ranged(random, 0x12 | vmid | asid, page(target.input), tags.granule)],
+        },
+    }
+}
+
+/// An invalidation by address, of one page or of a range around it.
+fn ranged(random: &mut Random, command: u64, address: u64, granule: u32) -> [u64; 2] {
+    let leaf = random.bits(1);
+    if random.chance(60) {
+        return [command, address | leaf];
+    }
+    let scale = random.below(5);
+    // One page with a granule and without a hint is reserved (4.4.1.1).
+    let num = 1 + random.below(31);
+    let unit = 1u64 << (u64::from(granule) + scale);
+    let tg = u64::from((granule - 10) / 2);
+    [command | num << 12 | scale << 20, address & !(unit - 1) | tg << 10 | leaf]
 }
 
 /// An input address whose bits below `size` are zero, often at an edge.

@@ -75,9 +75,25 @@ pub enum Error {
         /// What QEMU said.
         words: String,
     },
+    /// It happened during a case.
+    #[error("{what}: {source}")]
+    Case {
+        /// The case.
+        what: String,
+        /// What happened.
+        source: Box<Error>,
+    },
     /// A device did not finish.
     #[error("a transfer of stream {0:#x} does not end")]
     Stuck(u32),
+}
+
+impl Error {
+    /// Says during what it happened.
+    #[must_use]
+    pub fn during(self, what: String) -> Self {
+        Self::Case { what, source: Box::new(self) }
+    }
 }
 
 impl From<qtest::Error> for Error {
@@ -228,7 +244,8 @@ impl Machine {
 
     /// Gives all memory of cases what it holds at the start.
     pub(crate) fn fill(&mut self) -> Result<(), qtest::Error> {
-        for range in [layout::STREAMS, layout::TABLES] {
+        // QEMU leaves a device tree at the start.
+        for range in [layout::RAM.start..layout::STREAMS.end, layout::TABLES] {
             self.qtest.clear(range.start, range.end - range.start)?;
         }
         for range in layout::DATA {

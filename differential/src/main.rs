@@ -1,37 +1,62 @@
 //! Compares the model of the SMMUv3 with QEMU's.
 
-use portcullis_differential::machine::Machine;
-use portcullis_differential::{generate,compare};
-use portcullis_lab::setup::{apt::Apt, qemu};
-use portcullis_lab::workspace::Workspace;
+use clap::Parser;
+use portcullis_differential::campaign::{self, CASES, Plan};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    let workspace = Workspace::here();
-    let _lock = workspace.lock("set-up")?;
-    let qemu = match qemu::find(&workspace, None)? {
-        Some(qemu) => qemu,
-        None => qemu::install(&workspace, &mut Apt::new(&workspace))?,
+/// Compares the model of the SMMUv3 with the one that QEMU emulates.
+///
+/// Exit status 0 when everything agrees or is a known deviation of QEMU's.
+#[derive(Parser)]
+struct Arguments {
+    /// Random cases to run.
+    #[arg(long, value_name = "N", default_value_t = CASES)]
+    cases: u64,
+    /// Seed of the cases.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Run this case of the seed alone.
+    #[arg(long, value_name = "K")]
+    only: Option<u64>,
+    /// Workers, with two QEMUs each.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    jobs: u64,
+    /// Go on after a difference, and count them by kind.
+    #[arg(long)]
+    keep_going: bool,
+    /// The qemu-system-aarch64 to use, 9.2 or later [default: the project's].
+    #[arg(long, value_name = "PATH")]
+    qemu: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let plan = Plan {
+        cases: arguments.cases,
+        seed: arguments.seed,
+        only: arguments.only,
+        jobs: arguments.jobs,
+        keep_going: arguments.keep_going,
+        qemu: arguments.qemu,
     };
-    let mut ms = [Machine::start(&qemu)?, Machine::start(&qemu)?];
-    let n: u64 = std::env::args().nth(1).unwrap().parse()?;
-    let show: u64 = std::env::args().nth(2).unwrap().parse()?;
-    let mut agree=0; let mut differ=0; let t = std::time::Instant::now();
-    let mut kinds = std::collections::BTreeMap::<String,(u64,u64)>::new();
-    for k in 0..n {
-        let case = generate::case(1, k);
-        match compare::run(&mut ms[(k%2) as usize], &case)? {
-            compare::Verdict::Agree => agree += 1,
-            compare::Verdict::Explained(d) => { kinds.entry(d.name.to_owned()).or_insert((0,k)).0 += 1; }
-            compare::Verdict::Differ(d) => { differ += 1;
-                let e = |s: &portcullis_differential::case::Seen| s.events.iter().map(|e| format!("{:x}", e[0]&0xff)).collect::<Vec<_>>().join(",");
-                let key = format!("model ev[{}] data {} | qemu ev[{}] prod {}", e(&d.model.seen), d.model.seen.data==d.qemu.data, e(&d.qemu), d.model.seen.produced==d.qemu.produced);
-                let en = kinds.entry(key).or_insert((0,k)); en.0 += 1;
-                if differ <= show || show == 1000000+k { println!("case {k} step {} {:x?}\n  model {:x?}\n  qemu  {:x?}\n", d.step, case.steps[d.step], d.model, d.qemu);
-                 if show >= 1000000 { println!("{:x?}", case); } }
+    match campaign::run(&plan) {
+        Ok(summary) => {
+            for (name, count) in &summary.explained {
+                println!("{count:6} {name}");
             }
+            for (kind, (count, first)) in &summary.kinds {
+                println!("{count:6} differ, such as case {first}: {kind}");
+            }
+            if let Some(text) = &summary.difference {
+                println!("{text}");
+            }
+            println!("{}", summary.line());
+            if summary.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
-    println!("{:?} agree {agree} differ {differ}", t.elapsed());
-    for (k,v) in kinds { println!("{v:?} {k}"); }
-    Ok(())
 }

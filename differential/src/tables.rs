@@ -143,8 +143,11 @@ impl Build {
     pub fn reveal(&mut self, named: u64, real: u64) {
         if let Some(mut second) = self.second.take() {
             let mask = (1u64 << second.shape.granule) - 1;
-            // Readable and writable, access flag set, Normal memory.
-            let leaf = real & !mask | 0x7ff;
+            // Readable and writable, access flag set, Normal memory; seldom not.
+            let mut leaf = real & !mask | 0x7ff;
+            if self.random.chance(2) {
+                leaf ^= self.random.pick(&[1u64 << 0, 1 << 6, 1 << 7, 1 << 10, 1 << 33]);
+            }
             self.insert(Stage::Two, &mut second, named, 3, leaf, None);
             self.second = Some(second);
         }
