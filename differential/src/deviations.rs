@@ -6,6 +6,7 @@
 use crate::case::{Case, Seen};
 use crate::facts::{Facts, address};
 use crate::model::Outcome;
+use crate::tables::Stage;
 
 /// One known difference.
 #[derive(Debug)]
@@ -243,6 +244,100 @@ pub const KNOWN: &[Deviation] = &[
             context.ours() == 0x13
                 && context.qemu.events.is_empty()
                 && context.holds(|facts| Some(facts.config() == 0b110))
+        },
+    },
+    Deviation {
+        name: "descriptor-stage",
+        section: "7.3.12 to 7.3.16, S2 and IPA",
+        qemu: "treats a stage 2 fault of a stage 1 table walk as one of stage 1: S2 is 0, CD.R \
+               decides instead of S2R, and the IPA is that of the table",
+        explains: |context| {
+            const S2: u64 = 1 << 39;
+            let walk = |word: u64| word >> 40 & 0b11 == 1;
+            let nested = context.holds(|facts| Some(facts.config() == 0b111));
+            nested
+                && match (&context.model.seen.events[..], &context.qemu.events[..]) {
+                    ([ours], [theirs]) => {
+                        walk(ours[1])
+                            && ours[0] == theirs[0]
+                            && ours[1] == theirs[1] | S2
+                            && ours[2] == theirs[2]
+                            && ours[3] & !0xffff == theirs[3] & !0xffff
+                    }
+                    ([ours], []) => walk(ours[1]) && ours[1] & S2 != 0,
+                    ([], [theirs]) => {
+                        context.ours_or_silent(0) && walk(theirs[1]) && theirs[1] & S2 == 0
+                    }
+                    _ => false,
+                }
+        },
+    },
+    Deviation {
+        name: "aptable-first",
+        section: "DDI 0487, D8.15.1",
+        qemu: "takes what APTable forbids for a fault before it reads the next level",
+        explains: |context| {
+            context.theirs() == 0x13
+                && context.holds(|facts| {
+                    let writes = facts.access.write.is_some();
+                    Some(writes && facts.visits().iter().any(|visit| {
+                        visit.stage == Stage::One && !visit.leaf && visit.word >> 62 & 1 != 0
+                    }))
+                })
+        },
+    },
+    Deviation {
+        name: "table-beyond-page",
+        section: "3.4.3, 13.4; DDI 0487, D8.1.1",
+        qemu: "translates the first byte of a stage 1 table alone by stage 2, and takes what lies \
+               behind it in physical memory for the rest",
+        explains: |context| {
+            context.holds(|facts| {
+                let (first, second) = (facts.first()?, facts.second()?);
+                Some(first.shape.granule > second.shape.granule)
+            })
+        },
+    },
+    Deviation {
+        name: "tbi1",
+        section: "5.4 CD.TBI",
+        qemu: "uses TBI0 in place of TBI1",
+        explains: |context| {
+            context.holds(|facts| {
+                let tbi = facts.cd()[0] >> 38 & 0b11;
+                let upper = facts.access.address >> 55 & 1 != 0;
+                Some(facts.config() & 1 != 0 && upper && matches!(tbi, 1 | 2))
+            })
+        },
+    },
+    Deviation {
+        name: "unprivileged",
+        section: "13.4.1; DDI 0487, D8.4.1",
+        qemu: "lets unprivileged accesses do what AP[1] and APTable[0] leave to privileged ones",
+        explains: |context| {
+            context.ours() == 0x13
+                && context.model.seen.events[0][1] >> 39 & 1 == 0
+                && context.holds(|facts| {
+                    Some(facts.visits().iter().any(|visit| {
+                        let table = !visit.leaf && visit.word >> 61 & 1 != 0;
+                        visit.stage == Stage::One
+                            && (table || visit.leaf && visit.word >> 6 & 1 == 0)
+                    }))
+                })
+        },
+    },
+    Deviation {
+        name: "cd-fetch-address",
+        section: "7.3.10",
+        qemu: "records the FetchAddr of F_CD_FETCH where InputAddr is in other events",
+        explains: |context| match (&context.model.seen.events[..], &context.qemu.events[..]) {
+            ([ours], [theirs]) => {
+                ours[0] & 0xff == 0x09
+                    && ours[0] == theirs[0]
+                    && theirs[2] & !0x3f == ours[3] & !0x3f
+                    && theirs[3] == 0
+            }
+            _ => false,
         },
     },
 ];
