@@ -3,7 +3,7 @@
 //! Each entry is as narrow as it can be made: it looks at the case and at what
 //! both sides did, and explains nothing else.
 
-use crate::case::{Case, Seen};
+use crate::case::{Case, Seen, Step};
 use crate::facts::{Facts, address};
 use crate::model::Outcome;
 use crate::tables::Stage;
@@ -62,6 +62,34 @@ impl Context<'_> {
     /// Whether the model may have left out a C_BAD_STREAMID.
     fn unrecorded_stream(&self) -> bool {
         self.case.cr2 & 0b10 == 0 && self.model.refusal.is_some() && self.ours() == 0
+    }
+
+    /// Both recorded one event, of the same kind, and all that differs is in
+    /// these bits of words 1 and 3.
+    fn same_but(&self, word1: u64, word3: u64) -> Option<(u64, u64)> {
+        match (&self.model.seen.events[..], &self.qemu.events[..]) {
+            ([ours], [theirs])
+                if ours[0] == theirs[0]
+                    && ours[2] == theirs[2]
+                    && (ours[1] ^ theirs[1]) & !word1 == 0
+                    && (ours[3] ^ theirs[3]) & !word3 == 0 =>
+            {
+                Some((ours[1] ^ theirs[1], theirs[3]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the device had an access before this one, so that something of
+    /// it may be in QEMU's TLB.
+    fn may_hit(&self) -> bool {
+        let Some(facts) = &self.facts else {
+            return false;
+        };
+        self.case.steps[..self.step].iter().any(|step| match step {
+            Step::Access(access) => access.device == facts.access.device,
+            _ => false,
+        })
     }
 
     /// Whether something holds for the access.
@@ -170,7 +198,9 @@ pub const KNOWN: &[Deviation] = &[
             context.holds(|facts| {
                 let shape = facts.second()?.shape;
                 let one = shape.shift(shape.start) + shape.granule - 3;
-                Some(one < shape.bits && facts.access.address >> one & 0xf != 0)
+                Some(facts.visits().iter().any(|visit| {
+                    visit.stage == Stage::Two && one < shape.bits && visit.input >> one & 0xf != 0
+                }))
             })
         },
     },
@@ -239,11 +269,14 @@ pub const KNOWN: &[Deviation] = &[
     Deviation {
         name: "hit-permission",
         section: "7.3.16, 5.2 STE.S2R",
-        qemu: "records no F_PERMISSION of stage 2 alone when the translation is in its TLB",
+        qemu: "on a hit in its TLB, checks no read permission, and records for stage 2 what R \
+               and not S2R says, without an IPA",
         explains: |context| {
-            context.ours() == 0x13
-                && context.qemu.events.is_empty()
-                && context.holds(|facts| Some(facts.config() == 0b110))
+            context.ours_or_silent(0x13)
+                && context.may_hit()
+                && (context.qemu.events.is_empty()
+                    || context.same_but(0, u64::MAX).is_some_and(|(_, ipa)| ipa == 0))
+                && context.holds(|facts| Some(facts.second().is_some()))
         },
     },
     Deviation {
@@ -273,16 +306,22 @@ pub const KNOWN: &[Deviation] = &[
         },
     },
     Deviation {
-        name: "aptable-first",
-        section: "DDI 0487, D8.15.1",
-        qemu: "takes what APTable forbids for a fault before it reads the next level",
+        name: "aptable",
+        section: "DDI 0487, D8.4.2, D8.15.1",
+        qemu: "takes what APTable forbids for a fault before it reads the next level, and \
+               forgets about it in its TLB",
         explains: |context| {
-            context.theirs() == 0x13
+            let before = context.theirs() == 0x13;
+            (before || context.ours_or_silent(0x13) && context.may_hit())
                 && context.holds(|facts| {
                     let writes = facts.access.write.is_some();
-                    Some(writes && facts.visits().iter().any(|visit| {
-                        visit.stage == Stage::One && !visit.leaf && visit.word >> 62 & 1 != 0
-                    }))
+                    Some(
+                        writes
+                            && facts.visits().iter().any(|visit| {
+                                let table = visit.stage == Stage::One && !visit.leaf;
+                                table && visit.word >> 62 & 1 != 0
+                            }),
+                    )
                 })
         },
     },
@@ -324,6 +363,60 @@ pub const KNOWN: &[Deviation] = &[
                             && (table || visit.leaf && visit.word >> 6 & 1 == 0)
                     }))
                 })
+        },
+    },
+    Deviation {
+        name: "structure-rnw",
+        section: "7.3.12 to 7.3.16, RnW",
+        qemu: "records its own read of a CD or of the first table, not the write that led to it",
+        explains: |context| {
+            const RNW: u64 = 1 << 35;
+            let class = context.model.seen.events.first().map_or(2, |event| event[1] >> 40 & 0b11);
+            context.same_but(RNW, 0xfff).is_some_and(|(word1, _)| word1 == RNW) && class < 2
+        },
+    },
+    Deviation {
+        name: "bases-early",
+        section: "3.4, 7.3.13",
+        qemu: "translates both table bases by stage 2 when it reads the CD, before it knows \
+               whether the input needs them",
+        explains: |context| {
+            let theirs = context.qemu.events.first().map_or(1, |event| event[1] >> 40 & 0b11);
+            context.ours_or_silent(0x10)
+                && theirs == 1
+                && context.holds(|facts| {
+                    let first = facts.first()?;
+                    let top = facts.access.address >> first.shape.bits;
+                    Some(facts.second().is_some() && top != 0)
+                })
+        },
+    },
+    Deviation {
+        name: "base-cached",
+        section: "4.4 CMD_TLBI_S2_IPA, 3.21.3",
+        qemu: "keeps where stage 2 led to the tables' base with the CD, past invalidations of \
+               stage 2",
+        explains: |context| {
+            let changed = |at: u64| {
+                let steps = &context.case.steps[..context.step];
+                let last = steps.iter().rposition(|step| match step {
+                    Step::Store(words) => words.iter().any(|word| word.0 == at),
+                    _ => false,
+                });
+                let flushed = |step: &Step| match step {
+                    Step::Commands(commands) => commands.iter().any(|command| command[0] == 4),
+                    _ => false,
+                };
+                last.is_some_and(|last| !steps[last..].iter().any(flushed))
+            };
+            context.holds(|facts| {
+                let root = facts.first()?.root;
+                facts.second()?;
+                Some(facts.visits().iter().any(|visit| {
+                    let base = visit.input >> 16 == root >> 16;
+                    visit.stage == Stage::Two && base && changed(visit.at)
+                }))
+            })
         },
     },
     Deviation {

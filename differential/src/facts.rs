@@ -25,6 +25,10 @@ pub struct Visit {
     pub stage: Stage,
     /// How that is configured.
     pub regime: Regime,
+    /// What is translated.
+    pub input: u64,
+    /// Where it is in memory.
+    pub at: u64,
     /// Its level.
     pub level: u32,
     /// What it says.
@@ -217,7 +221,7 @@ impl Facts {
             }
             let word = self.word(at);
             let leaf = word & 0b11 != 0b11 || level == 3;
-            visits.push(Visit { stage, regime: *regime, level, word, leaf });
+            visits.push(Visit { stage, regime: *regime, input, at, level, word, leaf });
             if leaf {
                 let low = (1 << shape.shift(level)) - 1;
                 return (word & 1 != 0).then_some(word & 0xffff_ffff_f000 & !low | input & low);
