@@ -8,6 +8,9 @@ use crate::facts::{Facts, address};
 use crate::model::Outcome;
 use crate::tables::Stage;
 
+/// TTRnW in word 1 of a record.
+const TTRNW: u64 = 1 << 44;
+
 /// One known difference.
 #[derive(Debug)]
 pub struct Deviation {
@@ -283,7 +286,7 @@ pub const KNOWN: &[Deviation] = &[
         name: "descriptor-stage",
         section: "7.3.12 to 7.3.16, S2 and IPA",
         qemu: "treats a stage 2 fault of a stage 1 table walk as one of stage 1: S2 is 0, CD.R \
-               decides instead of S2R, and the IPA is that of the table",
+               decides instead of S2R, IPA or FetchAddr is the IPA of the table; records no TTRnW",
         explains: |context| {
             const S2: u64 = 1 << 39;
             let walk = |word: u64| word >> 40 & 0b11 == 1;
@@ -291,11 +294,16 @@ pub const KNOWN: &[Deviation] = &[
             nested
                 && match (&context.model.seen.events[..], &context.qemu.events[..]) {
                     ([ours], [theirs]) => {
+                        let table = |facts: &Facts| {
+                            let ipa = theirs[3] >> 16;
+                            Some(facts.visits().iter().any(|visit| visit.input >> 16 == ipa))
+                        };
                         walk(ours[1])
                             && ours[0] == theirs[0]
-                            && ours[1] == theirs[1] | S2
+                            && ours[1] & !TTRNW == theirs[1] | S2
                             && ours[2] == theirs[2]
-                            && ours[3] & !0xffff == theirs[3] & !0xffff
+                            && (ours[3] >> 16 == theirs[3] >> 16
+                                || context.ours() == 0x0b && context.holds(table))
                     }
                     ([ours], []) => walk(ours[1]) && ours[1] & S2 != 0,
                     ([], [theirs]) => {
@@ -354,8 +362,9 @@ pub const KNOWN: &[Deviation] = &[
         section: "13.4.1; DDI 0487, D8.4.1",
         qemu: "lets unprivileged accesses do what AP[1] and APTable[0] leave to privileged ones",
         explains: |context| {
-            context.ours() == 0x13
-                && context.model.seen.events[0][1] >> 39 & 1 == 0
+            let first = |event: &[u64; 4]| event[1] >> 39 & 1 == 0;
+            context.ours_or_silent(0x13)
+                && context.model.seen.events.iter().all(first)
                 && context.holds(|facts| {
                     Some(facts.visits().iter().any(|visit| {
                         let table = !visit.leaf && visit.word >> 61 & 1 != 0;
@@ -368,11 +377,15 @@ pub const KNOWN: &[Deviation] = &[
     Deviation {
         name: "structure-rnw",
         section: "7.3.12 to 7.3.16, RnW",
-        qemu: "records its own read of a CD or of the first table, not the write that led to it",
+        qemu: "records its own read of a CD or of the first table, not the write that led to it, \
+               and no TTRnW",
         explains: |context| {
             const RNW: u64 = 1 << 35;
             let class = context.model.seen.events.first().map_or(2, |event| event[1] >> 40 & 0b11);
-            context.same_but(RNW, 0xfff).is_some_and(|(word1, _)| word1 == RNW) && class < 2
+            context
+                .same_but(RNW | TTRNW, 0xfff)
+                .is_some_and(|(word1, _)| word1 & !TTRNW == RNW || word1 == TTRNW)
+                && class < 2
         },
     },
     Deviation {

@@ -61,7 +61,9 @@ pub fn choose(random: &mut Random, granule: u32, least: u32) -> First {
     }
     let top_byte = random.chance(30);
     low |= random.bits(2) << 36; // WXN, UWXN
-    low |= u64::from(top_byte) << (38 + u32::from(upper)); // TBI
+    // The bit of the half in use, and mostly the other one, which QEMU takes.
+    let tbi = if random.chance(5) { 1 << u32::from(upper) } else { 0b11 };
+    low |= if top_byte { tbi << 38 } else { 0 };
     low |= random.bits(6) << 8 | random.bits(6) << 24; // IR, OR, SH of both
     let (place, other) = if upper { (16, 0) } else { (0, 16) };
     low |= u64::from(64 - main.shape.bits) << place | granule_code(upper, granule) << (place + 6);
@@ -99,7 +101,7 @@ pub fn leaf(random: &mut Random, output: u64, page: bool) -> u64 {
     // AttrIndx, NS, SH, nG; DBM, PXN, UXN; ignored bits.
     word |= random.bits(4) << 2 | random.bits(2) << 8 | random.bits(1) << 11;
     word |= random.bits(1) << 51 | random.bits(2) << 53 | random.bits(4) << 55;
-    if random.chance(96) {
+    if random.chance(99) {
         word |= 1 << 6; // AP[1]: unprivileged
     }
     if random.chance(20) {

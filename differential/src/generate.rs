@@ -152,7 +152,7 @@ impl Draft {
         for _ in 0..rounds {
             self.fill_first(index, &first, below.as_ref(), &mut tree);
         }
-        if self.random().chance(8) {
+        if self.random().chance(7) {
             first::spoil(self.random(), &mut first.cd, first.half.upper);
         }
         let real = self.build.allocate(64);
@@ -272,7 +272,7 @@ impl Draft {
         let range = self.random().pick(&[0usize, 1]);
         let range = DATA[range].clone();
         let at = range.start + self.random().below(range.end - range.start);
-        if self.random().chance(92) { at & !0xfff } else { at & !3 }
+        if self.random().chance(95) { at & !0xfff } else { at & !3 }
     }
 
     fn finish(mut self) -> Case {
@@ -419,10 +419,12 @@ pub fn damage(random: &mut Random, shape: &Shape, level: u32, output: u32) -> Op
     let at = shape.start + random.below(u64::from(level - shape.start) + 1) as u32;
     Some(match random.below(4) {
         0 => Damage::Invalid(at),
-        1 => Damage::Reserved(at),
+        // At a level without blocks seldom: QEMU takes them.
+        1 if at >= 2 || random.chance(20) => Damage::Reserved(at),
+        1 => Damage::Invalid(at),
         2 => {
             // In a table descriptor seldom: QEMU does not look.
-            let at = if random.chance(80) { level } else { at };
+            let at = if random.chance(90) { level } else { at };
             Damage::Large(at, output + random.below(u64::from(48 - output.min(47))) as u32)
         }
         _ => Damage::Hole(at),

@@ -33,7 +33,7 @@ pub fn choose(random: &mut Random) -> Second {
         }
         // One entry at least resolved, 16 tables side by side at most. More
         // than one seldom: QEMU has it wrong.
-        let tables = if random.chance(5) { 4 } else { 0 };
+        let tables = if random.chance(2) { 4 } else { 0 };
         if bits > shift && bits <= shift + stride + tables {
             break (start, bits);
         }
@@ -44,7 +44,7 @@ pub fn choose(random: &mut Random) -> Second {
     };
     // QEMU refuses inputs larger than the output size; see the deviations.
     let fitting: Vec<usize> =
-        (0..SIZES.len()).filter(|index| SIZES[*index] >= bits || random.chance(3)).collect();
+        (0..SIZES.len()).filter(|index| SIZES[*index] >= bits || random.chance(1)).collect();
     let ps = random.pick(&fitting);
     let tg = match granule {
         12 => 0u64,
