@@ -4,6 +4,7 @@ use crate::case::{Case, Seen, Step};
 use crate::deviations::{self, Context, Deviation};
 use crate::emulator::Emulator;
 use crate::facts::Facts;
+use crate::layout;
 use crate::machine::{Error, Machine};
 use crate::model::{Model, Outcome};
 
@@ -39,16 +40,22 @@ pub fn run(machine: &mut Machine, case: &Case) -> Result<Verdict, Error> {
     let mut verdict = Verdict::Agree;
     let mut wrote = false;
     for (step, what) in case.steps.iter().enumerate() {
-        let outcome = model.step(what);
+        let facts = Facts::at(case, step);
+        let mut what = what.clone();
+        if let (Step::Access(access), Some(facts)) = (&mut what, &facts) {
+            // Memory is looked at even if no side says that it was written.
+            let output = facts.output(&mut Vec::new()).map(|at| at & !3);
+            access.lands = output.filter(|at| layout::is_data(*at)).or(access.lands);
+        }
+        let outcome = model.step(&what);
         if outcome.skip {
             break;
         }
-        let qemu = emulator.step(what, outcome.probe)?;
+        let qemu = emulator.step(&what, outcome.probe)?;
         if qemu == outcome.seen {
             continue;
         }
         wrote = matches!(what, Step::Access(access) if access.write.is_some());
-        let facts = Facts::at(case, step);
         let context = Context { case, step, model: &outcome, qemu: &qemu, facts };
         verdict = match deviations::find(&context) {
             Some(deviation) => Verdict::Explained(deviation),

@@ -248,15 +248,20 @@ pub const KNOWN: &[Deviation] = &[
         },
     },
     Deviation {
-        name: "s2ttb-high-bits",
-        section: "5.2 STE.S2TTB",
-        qemu: "ignores bits 51:48 of S2TTB",
+        name: "base-high-bits",
+        section: "5.2 STE.S2TTB, 5.4 CD.TTB0",
+        qemu: "ignores bits 51:48 of S2TTB and TTBx",
         explains: |context| {
-            context.ours() == 0x04
-                && context.theirs() != 0x04
-                && context.holds(|facts| {
-                    Some(facts.second().is_some() && facts.ste[3] >> 48 & 0xf != 0)
-                })
+            let high = |word: u64| word >> 48 & 0xf != 0;
+            match context.ours() {
+                0x04 => context
+                    .holds(|facts| Some(facts.second().is_some() && high(facts.ste[3]))),
+                0x0a => context.holds(|facts| {
+                    let cd = facts.cd();
+                    Some(high(cd[1]) || high(cd[2]))
+                }),
+                _ => false,
+            }
         },
     },
     Deviation {
@@ -383,9 +388,47 @@ pub const KNOWN: &[Deviation] = &[
             const RNW: u64 = 1 << 35;
             let class = context.model.seen.events.first().map_or(2, |event| event[1] >> 40 & 0b11);
             context
-                .same_but(RNW | TTRNW, 0xfff)
+                .same_but(RNW | TTRNW, 0xffff)
                 .is_some_and(|(word1, _)| word1 & !TTRNW == RNW || word1 == TTRNW)
                 && class < 2
+        },
+    },
+    Deviation {
+        name: "s2ptw",
+        section: "5.2 STE.S2PTW",
+        qemu: "lets stage 1 structures be in what stage 2 calls Device memory",
+        explains: |context| {
+            context.ours_or_silent(0x13)
+                && context.holds(|facts| {
+                    let ptw = facts.ste[2] >> 54 & 1 != 0 && facts.config() == 0b111;
+                    let device = |word: u64| word >> 4 & 0b11 == 0;
+                    let visits = facts.visits();
+                    Some(
+                        ptw && visits.iter().any(|visit| {
+                            visit.stage == Stage::Two && visit.leaf && device(visit.word)
+                        }),
+                    )
+                })
+        },
+    },
+    Deviation {
+        name: "tagged-hits",
+        section: "3.4.1, 4.4.2",
+        qemu: "keeps the ignored top byte of an address in its TLB, and finds no such entry when \
+               the address without it is invalidated",
+        explains: |context| {
+            let changed = context.case.steps[..context.step]
+                .iter()
+                .any(|step| matches!(step, Step::Store(_)));
+            changed
+                && context.may_hit()
+                && context.holds(|facts| {
+                    let address = facts.access.address;
+                    let upper = address >> 55 & 1;
+                    let tagged = address >> 56 != upper * 0xff;
+                    let tbi = facts.cd()[0] >> (38 + upper) & 1 != 0;
+                    Some(facts.first().is_some() && tagged && tbi)
+                })
         },
     },
     Deviation {

@@ -191,17 +191,22 @@ impl Facts {
     #[must_use]
     pub fn visits(&self) -> Vec<Visit> {
         let mut visits = Vec::new();
-        let mut address = Some(self.access.address);
-        if self.config() & 1 != 0 {
-            self.real(self.ste[0] & 0x000f_ffff_ffff_ffc0, &mut visits);
-            address = self.first().and_then(|first| {
-                self.walk(Stage::One, &first, self.access.address, &mut visits)
-            });
-        }
-        if let (Some(address), Some(second)) = (address, self.second()) {
-            self.walk(Stage::Two, &second, address, &mut visits);
-        }
+        self.output(&mut visits);
         visits
+    }
+
+    /// Where the access leads if everything is allowed, and what is visited on
+    /// the way.
+    pub fn output(&self, visits: &mut Vec<Visit>) -> Option<u64> {
+        let mut address = self.access.address;
+        if self.config() & 0b101 == 0b101 {
+            self.real(self.ste[0] & 0x000f_ffff_ffff_ffc0, visits);
+            address = self.walk(Stage::One, &self.first()?, address, visits)?;
+        }
+        match self.second() {
+            Some(second) => self.walk(Stage::Two, &second, address, visits),
+            None => Some(address),
+        }
     }
 
     fn walk(

@@ -342,15 +342,17 @@ impl Draft {
         if let Some((device, target)) = (!leaves.is_empty()).then(|| self.random().pick(&leaves)) {
             let at = target.leaf.unwrap_or(0);
             let old = self.build.words.get(&at).copied().unwrap_or(0);
+            let tags = self.tags[device];
             let random = self.random();
             let new = match random.below(4) {
                 0 => old ^ 1,
+                // Not AP[1], which QEMU does not look at.
+                1 if tags.asid.is_some() && target.middle.is_none() => old ^ 1 << 7,
                 1 => old ^ random.bits(2) << 6,
                 2 => old ^ 1 << 10,
                 _ => old ^ 1 << random.pick(&[21u32, 33, 53, 54, 12, 16]),
             };
             self.case.steps.push(Step::Store(vec![(at, new)]));
-            let tags = self.tags[device];
             commands = invalidate(self.random(), &target, tags);
         }
         if self.random().chance(20) {
@@ -365,7 +367,8 @@ impl Draft {
 fn invalidate(random: &mut Random, target: &Target, tags: Tags) -> Vec<[u64; 2]> {
     let vmid = tags.vmid << 32;
     let asid = tags.asid.unwrap_or(0) << 48;
-    let page = |address: u64| address & !0xfff;
+    // Commands need not honour TBI (4.4.2): the address without a tag.
+    let page = |address: u64| (address << 8).cast_signed().wrapping_shr(8) as u64 & !0xfff;
     let everything = [0x30, 0];
     match random.below(10) {
         0..3 => return vec![everything],
@@ -422,7 +425,7 @@ pub fn damage(random: &mut Random, shape: &Shape, level: u32, output: u32) -> Op
         // At a level without blocks seldom: QEMU takes them.
         1 if at >= 2 || random.chance(20) => Damage::Reserved(at),
         1 => Damage::Invalid(at),
-        2 => {
+        2 if random.chance(50) => {
             // In a table descriptor seldom: QEMU does not look.
             let at = if random.chance(90) { level } else { at };
             Damage::Large(at, output + random.below(u64::from(48 - output.min(47))) as u32)

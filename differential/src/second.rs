@@ -76,7 +76,8 @@ pub fn spoil(random: &mut Random, ste: &mut [u64; 8]) {
         0 => ste[2] |= 3 << 46,                                        // S2TG
         1 => ste[2] = ste[2] & !(0x3f << 32) | random.bits(6) << 32,   // S2T0SZ
         2 => ste[2] = ste[2] & !(3 << 38) | random.bits(2) << 38,      // S2SL0
-        3 => ste[3] |= 1 << (32 + random.below(20)),                   // S2TTB
+        // S2TTB; not where QEMU has devices, above 256 GiB.
+        3 => ste[3] |= 1 << random.pick(&[32u32, 33, 35, 36, 37, 41, 43, 44, 46, 47, 49, 51]),
         4 => ste[2] |= 1 << 52,                                        // S2ENDI
         5 => ste[2] |= (1 + random.below(3)) << 55,                    // S2HD, S2HA
         6 => ste[2] |= 1 << 57,                                        // S2S
