@@ -113,12 +113,13 @@ pub fn run(plan: &Plan) -> Result<Summary, Error> {
                 machine.explain(error).during(what)
             })?;
             let mut text = None;
-            let mut kinds = None;
+            let (mut kinds, mut whole) = (None, None);
             if let Verdict::Differ(difference) = &verdict
                 && plan.keep_going
             {
                 let (model, qemu) = difference.kinds();
                 kinds = Some(format!("model {model:x?} QEMU {qemu:x?}"));
+                whole = Some(report::text(plan.seed, number, &case, difference));
             } else if let Verdict::Differ(difference) = verdict.clone() {
                 stop.store(true, Ordering::Relaxed);
                 let (case, difference) = shrink::shrink(machine, &case, *difference)?;
@@ -136,6 +137,7 @@ pub fn run(plan: &Plan) -> Result<Summary, Error> {
                 (Verdict::Differ(_), None) => {
                     summary.cases += 1;
                     let kinds = kinds.unwrap_or_default();
+                    summary.difference = summary.difference.take().or(whole);
                     summary.kinds.entry(kinds).or_insert((0, number)).0 += 1;
                 }
                 (Verdict::Explained(deviation), None) => summary.count(Some(deviation)),

@@ -51,7 +51,10 @@ pub fn run(machine: &mut Machine, case: &Case) -> Result<Verdict, Error> {
         if outcome.skip {
             break;
         }
-        let qemu = emulator.step(&what, outcome.probe)?;
+        let mut qemu = emulator.step(&what, outcome.probe)?;
+        if outcome.unclean {
+            qemu.data = outcome.seen.data;
+        }
         if qemu == outcome.seen {
             continue;
         }

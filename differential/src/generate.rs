@@ -324,7 +324,7 @@ impl Draft {
         }
         self.targets[device] = targets;
         let random = self.random();
-        let write = random.chance(50).then(|| random.next() as u32 | 1);
+        let write = random.chance(50).then(|| random.next() as u32 & !1 | 2);
         // Mostly within the sizes of addresses: see `bypass-address-size`.
         let small = !first && random.chance(98);
         let address = if small { address & 0xfff_ffff_ffff } else { address } & !3;

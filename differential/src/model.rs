@@ -16,6 +16,9 @@ pub struct Outcome {
     pub probe: Option<u64>,
     /// Why an access was refused, or that it could not be tried.
     pub refusal: Option<Refusal>,
+    /// What a read gave is not compared: memory that QEMU may have written by
+    /// mistake in an earlier case, and that nobody cleans.
+    pub unclean: bool,
     /// A write that would change what tables are made of: it is left out.
     pub skip: bool,
 }
@@ -93,7 +96,12 @@ impl<'a> Model<'a> {
         let result = self.smmu.translate(Transaction::new(stream, access.address, kind));
         outcome.probe = access.lands;
         match (result, access.write) {
-            (Ok(at), None) => outcome.seen.data = Some(self.look(at)),
+            (Ok(at), None) => {
+                let known = [layout::RAM.start..layout::STREAMS.end, layout::TABLES];
+                let known = known.iter().any(|range| range.contains(&at));
+                outcome.unclean = !known && !layout::is_data(at);
+                outcome.seen.data = Some(self.look(at));
+            }
             (Err(_), None) => outcome.seen.data = Some(0),
             (Ok(at), Some(value)) if layout::is_data(at) => {
                 self.data.insert(at, value);
