@@ -441,9 +441,11 @@ pub const KNOWN: &[Deviation] = &[
             context.ours_or_silent(0x10)
                 && theirs == 1
                 && context.holds(|facts| {
-                    let first = facts.first()?;
-                    let top = facts.access.address >> first.shape.bits;
-                    Some(facts.second().is_some() && top != 0)
+                    let upper = facts.access.address >> 55 & 1 != 0;
+                    let off = facts.cd()[0] >> if upper { 30 } else { 14 } & 1 != 0;
+                    let bits = facts.first().map_or(64, |first| first.shape.bits);
+                    let outside = bits < 64 && facts.access.address >> bits != 0;
+                    Some(facts.config() == 0b111 && (off || outside))
                 })
         },
     },
