@@ -36,7 +36,14 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { cases: CASES, seed: 1, only: None, jobs: 2, keep_going: false, qemu: None }
+        Self {
+            cases: CASES,
+            seed: 1,
+            only: None,
+            jobs: 2,
+            keep_going: false,
+            qemu: None,
+        }
     }
 }
 
@@ -66,7 +73,10 @@ impl Summary {
     #[must_use]
     pub fn line(&self) -> String {
         let explained: u64 = self.explained.values().sum();
-        format!("differential: cases={} agree={} explained={explained}", self.cases, self.agree)
+        format!(
+            "differential: cases={} agree={} explained={explained}",
+            self.cases, self.agree
+        )
     }
 
     fn count(&mut self, explained: Option<&'static Deviation>) {
@@ -160,7 +170,10 @@ pub fn run(plan: &Plan) -> Result<Summary, Error> {
                 })
             })
             .collect();
-        workers.into_iter().filter_map(|worker| worker.join().ok()).collect()
+        workers
+            .into_iter()
+            .filter_map(|worker| worker.join().ok())
+            .collect()
     });
     let (summary, progress) = match summary.into_inner() {
         Ok(both) => both,
@@ -199,7 +212,11 @@ impl Progress {
             }
             bar
         });
-        Self { bar, total, last: Instant::now() }
+        Self {
+            bar,
+            total,
+            last: Instant::now(),
+        }
     }
 
     fn at(&mut self, done: u64) {

@@ -35,8 +35,17 @@ pub struct Difference {
 /// # Errors
 /// When QEMU does not answer.
 pub fn run(machine: &mut Machine, case: &Case) -> Result<Verdict, Error> {
+    run_against(machine, case, case)
+}
+
+/// As [`run`], with other memory at the start for QEMU: shows that a difference
+/// would be found.
+///
+/// # Errors
+/// When QEMU does not answer.
+pub fn run_against(machine: &mut Machine, case: &Case, other: &Case) -> Result<Verdict, Error> {
     let mut model = Model::new(case);
-    let mut emulator = Emulator::new(machine, case)?;
+    let mut emulator = Emulator::new(machine, other)?;
     let mut verdict = Verdict::Agree;
     let mut wrote = false;
     for (step, what) in case.steps.iter().enumerate() {
@@ -59,10 +68,20 @@ pub fn run(machine: &mut Machine, case: &Case) -> Result<Verdict, Error> {
             continue;
         }
         wrote = matches!(what, Step::Access(access) if access.write.is_some());
-        let context = Context { case, step, model: &outcome, qemu: &qemu, facts };
+        let context = Context {
+            case,
+            step,
+            model: &outcome,
+            qemu: &qemu,
+            facts,
+        };
         verdict = match deviations::find(&context) {
             Some(deviation) => Verdict::Explained(deviation),
-            None => Verdict::Differ(Box::new(Difference { step, model: outcome, qemu })),
+            None => Verdict::Differ(Box::new(Difference {
+                step,
+                model: outcome,
+                qemu,
+            })),
         };
         break;
     }

@@ -49,7 +49,10 @@ impl<'a> Emulator<'a> {
         q.writeq(register(reg::CMDQ_BASE), layout::CMDQ | 4)?;
         q.writel(register(reg::CMDQ_PROD), 0)?;
         q.writel(register(reg::CMDQ_CONS), 0)?;
-        for (at, command) in (layout::CMDQ..).step_by(16).zip([CFGI_ALL, TLBI_NSNH_ALL, SYNC]) {
+        for (at, command) in (layout::CMDQ..)
+            .step_by(16)
+            .zip([CFGI_ALL, TLBI_NSNH_ALL, SYNC])
+        {
             q.writeq(at, command[0])?;
             q.writeq(at + 8, command[1])?;
         }
@@ -59,17 +62,30 @@ impl<'a> Emulator<'a> {
         q.writel(register(reg::CR0), 0b1000)?;
         q.writel(register(reg::CMDQ_PROD), 3)?;
         q.writel(register(reg::CR0), 0)?;
-        q.writeq(register(reg::CMDQ_BASE), layout::CMDQ | u64::from(case.command_log2))?;
+        q.writeq(
+            register(reg::CMDQ_BASE),
+            layout::CMDQ | u64::from(case.command_log2),
+        )?;
         q.writel(register(reg::CMDQ_PROD), 0)?;
         q.writel(register(reg::CMDQ_CONS), 0)?;
         q.clear(layout::CMDQ, 0x30)?;
-        q.writeq(register(reg::EVENTQ_BASE), layout::EVENTQ | u64::from(case.event_log2))?;
+        q.writeq(
+            register(reg::EVENTQ_BASE),
+            layout::EVENTQ | u64::from(case.event_log2),
+        )?;
         q.writel(register(reg::EVENTQ_PROD), 0)?;
         q.writel(register(reg::EVENTQ_CONS), 0)?;
         q.writel(register(reg::CR0), QUEUES)?;
         q.writel(register(reg::CR0), ALL)?;
         q.run()?;
-        Ok(Self { machine, case, written, data: BTreeSet::new(), produced: 0, commands: 0 })
+        Ok(Self {
+            machine,
+            case,
+            written,
+            data: BTreeSet::new(),
+            produced: 0,
+            commands: 0,
+        })
     }
 
     /// Does one step; `probe` is where memory is looked at after a write.
@@ -95,7 +111,9 @@ impl<'a> Emulator<'a> {
                     self.written.insert(at >> 12);
                     self.commands = (self.commands + 1) & mask;
                 }
-                self.machine.qtest.writel(register(reg::CMDQ_PROD), self.commands)?;
+                self.machine
+                    .qtest
+                    .writel(register(reg::CMDQ_PROD), self.commands)?;
             }
             Step::Acknowledge => {
                 let q = &mut self.machine.qtest;

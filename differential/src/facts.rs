@@ -74,7 +74,13 @@ impl Facts {
         };
         let memory = case.memory_before(step);
         let split = field(case.table_config.into(), 6, 5);
-        let mut facts = Self { memory, access: *access, split, place: None, ste: [0; 8] };
+        let mut facts = Self {
+            memory,
+            access: *access,
+            split,
+            place: None,
+            ste: [0; 8],
+        };
         facts.place = facts.find(case, DEVICES[access.device].stream.into());
         if let Some(place) = facts.place {
             for (word, offset) in (0..).step_by(8).zip(0..8) {
@@ -99,7 +105,11 @@ impl Facts {
         if !case.two_level() {
             let low = (64 << log2) - 1;
             let entry = (base & !low) + stream * 64;
-            return Some(Place { entry, unaligned: base & low != 0, span: log2 + 1 });
+            return Some(Place {
+                entry,
+                unaligned: base & low != 0,
+                span: log2 + 1,
+            });
         }
         let low = (8u64 << log2.saturating_sub(self.split)).max(64) - 1;
         let word = self.word((base & !low) + (stream >> self.split) * 8);
@@ -139,10 +149,20 @@ impl Facts {
             _ => return None,
         };
         let start = u64::checked_sub(deepest, field(word, 38, 2))? as u32;
-        let shape = Shape { granule, bits: 64 - field(word, 32, 6).min(63) as u32, start };
-        let output = SIZES.get(field(word, 48, 3) as usize).map_or(OUTPUT_BITS, |bits| *bits);
+        let shape = Shape {
+            granule,
+            bits: 64 - field(word, 32, 6).min(63) as u32,
+            start,
+        };
+        let output = SIZES
+            .get(field(word, 48, 3) as usize)
+            .map_or(OUTPUT_BITS, |bits| *bits);
         let low = (8 * shape.entries(start)).max(64) - 1;
-        Some(Regime { shape, root: self.ste[3] & 0x000f_ffff_ffff_fff0 & !low, output: output.min(OUTPUT_BITS) })
+        Some(Regime {
+            shape,
+            root: self.ste[3] & 0x000f_ffff_ffff_fff0 & !low,
+            output: output.min(OUTPUT_BITS),
+        })
     }
 
     /// Stage 1 as the CD configures it for the access, legal or not.
@@ -162,11 +182,21 @@ impl Facts {
         };
         let bits = 64 - field(cd[0], place, 6).clamp(16, 39) as u32;
         let start = 4 - (bits - granule).div_ceil(granule - 3);
-        let shape = Shape { granule, bits, start };
-        let output = SIZES.get(field(cd[0], 32, 3) as usize).map_or(OUTPUT_BITS, |bits| *bits);
+        let shape = Shape {
+            granule,
+            bits,
+            start,
+        };
+        let output = SIZES
+            .get(field(cd[0], 32, 3) as usize)
+            .map_or(OUTPUT_BITS, |bits| *bits);
         let low = 8 * shape.entries(start) - 1;
         let root = cd[1 + usize::from(upper)] & 0x000f_ffff_ffff_fff0 & !low;
-        Some(Regime { shape, root, output: output.min(OUTPUT_BITS) })
+        Some(Regime {
+            shape,
+            root,
+            output: output.min(OUTPUT_BITS),
+        })
     }
 
     /// The context descriptor; zeros without.
@@ -226,7 +256,15 @@ impl Facts {
             }
             let word = self.word(at);
             let leaf = word & 0b11 != 0b11 || level == 3;
-            visits.push(Visit { stage, regime: *regime, input, at, level, word, leaf });
+            visits.push(Visit {
+                stage,
+                regime: *regime,
+                input,
+                at,
+                level,
+                word,
+                leaf,
+            });
             if leaf {
                 let low = (1 << shape.shift(level)) - 1;
                 return (word & 1 != 0).then_some(word & 0xffff_ffff_f000 & !low | input & low);

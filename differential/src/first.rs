@@ -32,7 +32,14 @@ fn half(random: &mut Random, upper: bool, granule: u32) -> Half {
     let bits = 25 + random.below(24) as u32;
     // What whole tables leave over is for the root (DDI 0487, D8.2.5).
     let levels = (bits - granule).div_ceil(stride);
-    Half { upper, shape: Shape { granule, bits, start: 4 - levels } }
+    Half {
+        upper,
+        shape: Shape {
+            granule,
+            bits,
+            start: 4 - levels,
+        },
+    }
 }
 
 /// TG0 or TG1.
@@ -49,7 +56,9 @@ fn granule_code(upper: bool, granule: u32) -> u64 {
 pub fn choose(random: &mut Random, granule: u32, least: u32) -> First {
     let upper = random.chance(30);
     let main = half(random, upper, granule);
-    let fitting: Vec<usize> = (0..SIZES.len()).filter(|ips| SIZES[*ips] >= least).collect();
+    let fitting: Vec<usize> = (0..SIZES.len())
+        .filter(|ips| SIZES[*ips] >= least)
+        .collect();
     let ips = random.pick(&fitting);
     let mut low = 1 << 31 | (ips as u64) << 32 | 1 << 41 | 1 << 46; // V, IPS, AA64, A
     low |= random.bits(16) << 48; // ASID
@@ -62,36 +71,45 @@ pub fn choose(random: &mut Random, granule: u32, least: u32) -> First {
     let top_byte = random.chance(30);
     low |= random.bits(2) << 36; // WXN, UWXN
     // The bit of the half in use, and mostly the other one, which QEMU takes.
-    let tbi = if random.chance(5) { 1 << u32::from(upper) } else { 0b11 };
+    let tbi = if random.chance(5) {
+        1 << u32::from(upper)
+    } else {
+        0b11
+    };
     low |= if top_byte { tbi << 38 } else { 0 };
     low |= random.bits(6) << 8 | random.bits(6) << 24; // IR, OR, SH of both
     let (place, other) = if upper { (16, 0) } else { (0, 16) };
     low |= u64::from(64 - main.shape.bits) << place | granule_code(upper, granule) << (place + 6);
     // The other half is off, its fields ignored.
     low |= random.bits(8) << other | 1 << (other + 14);
-    let mut cd = [low, 0, 0, random.next(), 0, 0, 0, 0];
+    let mut cd = [low, 0, 0, random.word(), 0, 0, 0, 0];
     let ignored = if upper { 1 } else { 2 };
     cd[ignored] = random.bits(40) << 12;
     if random.chance(20) {
         cd[1 + usize::from(upper)] |= 1 << 60; // HAD
     }
-    First { half: main, output: SIZES[ips].min(OUTPUT_BITS), cd, top_byte }
+    First {
+        half: main,
+        output: SIZES[ips].min(OUTPUT_BITS),
+        cd,
+        top_byte,
+    }
 }
 
 /// Makes a CD illegal, or at least odd.
 pub fn spoil(random: &mut Random, cd: &mut [u64; 8], upper: bool) {
     let place = if upper { 16 } else { 0 };
     match random.below(10) {
-        0 => cd[0] &= !(1 << 31),                                    // V
-        1 => cd[0] &= !(1 << 41),                                    // AA64
-        2 => cd[0] &= !(1 << 46),                                    // A
-        3 => cd[0] |= 1 << 44,                                       // S
-        4 => cd[0] |= (1 + random.below(3)) << 42,                   // HD, HA
-        5 => cd[0] |= 1 << 15,                                       // ENDI
+        0 => cd[0] &= !(1 << 31),                                        // V
+        1 => cd[0] &= !(1 << 41),                                        // AA64
+        2 => cd[0] &= !(1 << 46),                                        // A
+        3 => cd[0] |= 1 << 44,                                           // S
+        4 => cd[0] |= (1 + random.below(3)) << 42,                       // HD, HA
+        5 => cd[0] |= 1 << 15,                                           // ENDI
         6 => cd[0] = cd[0] & !(0x3f << place) | random.bits(6) << place, // TxSZ
         7 => cd[0] = cd[0] & !(3 << (place + 6)) | random.bits(2) << (place + 6), // TGx
         8 => cd[1 + usize::from(upper)] |= 1 << (40 + random.below(12)), // TTBx
-        _ => cd[0] |= 1 << (place + 14),                             // EPDx
+        _ => cd[0] |= 1 << (place + 14),                                 // EPDx
     }
 }
 

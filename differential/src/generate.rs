@@ -2,6 +2,7 @@
 
 use crate::case::{Access, Case, Step};
 use crate::first::{self, First};
+use crate::invalidate::{Tags, invalidate};
 use crate::layout::{self, DATA};
 use crate::machine::DEVICES;
 use crate::random::Random;
@@ -45,16 +46,6 @@ pub struct Draft {
     case: Case,
     targets: Vec<Vec<Target>>,
     tags: Vec<Tags>,
-}
-
-/// What the translations of a device are tagged with.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tags {
-    vmid: u64,
-    /// With stage 1.
-    asid: Option<u64>,
-    /// log2 of the granule of the first stage there is.
-    granule: u32,
 }
 
 impl Draft {
@@ -211,7 +202,9 @@ impl Draft {
             let leaf = second::leaf(random, output & !(size - 1), level == 3);
             let damage = damage(random, &second.shape, level, second.output);
             if let Some(mut tree) = self.build.second.take() {
-                lower = self.build.insert(Stage::Two, &mut tree, middle, level, leaf, damage);
+                lower = self
+                    .build
+                    .insert(Stage::Two, &mut tree, middle, level, leaf, damage);
                 self.build.second = Some(tree);
             }
         }
@@ -219,7 +212,9 @@ impl Draft {
         let mut from = input(random, shape.bits, size) | middle & (size - 1);
         let leaf = first::leaf(random, middle & !(size - 1), level == 3);
         let damage = damage(random, &shape, level, first.output);
-        let at = self.build.insert(Stage::One, tree, from, level, leaf, damage);
+        let at = self
+            .build
+            .insert(Stage::One, tree, from, level, leaf, damage);
         let random = self.random();
         if first.half.upper {
             from |= u64::MAX << shape.bits;
@@ -227,10 +222,20 @@ impl Draft {
         if first.top_byte && random.chance(50) {
             from ^= random.bits(8) << 56;
         }
-        let target = Target { input: from, output, size: reach, leaf: at, middle: None };
+        let target = Target {
+            input: from,
+            output,
+            size: reach,
+            leaf: at,
+            middle: None,
+        };
         self.targets[index].push(target);
         if lower.is_some() {
-            self.targets[index].push(Target { leaf: lower, middle: Some(middle), ..target });
+            self.targets[index].push(Target {
+                leaf: lower,
+                middle: Some(middle),
+                ..target
+            });
         }
     }
 
@@ -241,7 +246,11 @@ impl Draft {
         self.fill_second(index, &second, &mut tree);
         let mut ste = [1 | 0b110 << 1, 0, second.word, tree.root, 0, 0, 0, 0];
         let (vmid, granule) = (second.word & 0xffff, second.shape.granule);
-        self.tags[index] = Tags { vmid, asid: None, granule };
+        self.tags[index] = Tags {
+            vmid,
+            asid: None,
+            granule,
+        };
         // The root is aligned to its size by ignoring bits.
         if self.random().chance(4) {
             let bytes = (8 * second.shape.entries(second.shape.start)).max(64);
@@ -262,8 +271,16 @@ impl Draft {
             let input = input(random, second.shape.bits, size) | output & (size - 1);
             let leaf = second::leaf(random, output & !(size - 1), level == 3);
             let damage = damage(random, &second.shape, level, second.output);
-            let at = self.build.insert(Stage::Two, tree, input, level, leaf, damage);
-            self.targets[index].push(Target { input, output, size, leaf: at, middle: None });
+            let at = self
+                .build
+                .insert(Stage::Two, tree, input, level, leaf, damage);
+            self.targets[index].push(Target {
+                input,
+                output,
+                size,
+                leaf: at,
+                middle: None,
+            });
         }
     }
 
@@ -272,7 +289,11 @@ impl Draft {
         let range = self.random().pick(&[0usize, 1]);
         let range = DATA[range].clone();
         let at = range.start + self.random().below(range.end - range.start);
-        if self.random().chance(95) { at & !0xfff } else { at & !3 }
+        if self.random().chance(95) {
+            at & !0xfff
+        } else {
+            at & !3
+        }
     }
 
     fn finish(mut self) -> Case {
@@ -324,11 +345,20 @@ impl Draft {
         }
         self.targets[device] = targets;
         let random = self.random();
-        let write = random.chance(50).then(|| random.next() as u32 & !1 | 2);
+        let write = random.chance(50).then(|| random.word() as u32 & !1 | 2);
         // Mostly within the sizes of addresses: see `bypass-address-size`.
         let small = !first && random.chance(98);
-        let address = if small { address & 0xfff_ffff_ffff } else { address } & !3;
-        self.case.steps.push(Step::Access(Access { device, address, write, lands }));
+        let address = if small {
+            address & 0xfff_ffff_ffff
+        } else {
+            address
+        } & !3;
+        self.case.steps.push(Step::Access(Access {
+            device,
+            address,
+            write,
+            lands,
+        }));
     }
 
     /// Changes a leaf, and invalidates what was cached of it.
@@ -363,45 +393,6 @@ impl Draft {
     }
 }
 
-/// Commands that cover a leaf that changed (4.4).
-fn invalidate(random: &mut Random, target: &Target, tags: Tags) -> Vec<[u64; 2]> {
-    let vmid = tags.vmid << 32;
-    let asid = tags.asid.unwrap_or(0) << 48;
-    // Commands need not honour TBI (4.4.2): the address without a tag.
-    let page = |address: u64| (address << 8).cast_signed().wrapping_shr(8) as u64 & !0xfff;
-    let everything = [0x30, 0];
-    match random.below(10) {
-        0..3 => return vec![everything],
-        3 => return vec![[0x28 | vmid, 0]], // TLBI_S12_VMALL
-        _ => {}
-    }
-    match (target.middle, tags.asid) {
-        // By IPA, and then all of stage 1 that may have been combined with it.
-        (Some(ipa), _) => vec![ranged(random, 0x2a | vmid, page(ipa), 12), [0x10 | vmid, 0]],
-        (None, None) => vec![ranged(random, 0x2a | vmid, page(target.input), tags.granule)],
-        (None, Some(_)) => match random.below(6) {
-            0 => vec![[0x10 | vmid, 0]],        // TLBI_NH_ALL
-            1 => vec![[0x11 | vmid | asid, 0]], // TLBI_NH_ASID
-            2 => vec![ranged(random, 0x13 | vmid, page(target.input), tags.granule)], // NH_VAA
-            _ => vec![ranged(random, 0x12 | vmid | asid, page(target.input), tags.granule)],
-        },
-    }
-}
-
-/// An invalidation by address, of one page or of a range around it.
-fn ranged(random: &mut Random, command: u64, address: u64, granule: u32) -> [u64; 2] {
-    let leaf = random.bits(1);
-    if random.chance(60) {
-        return [command, address | leaf];
-    }
-    let scale = random.below(5);
-    // One page with a granule and without a hint is reserved (4.4.1.1).
-    let num = 1 + random.below(31);
-    let unit = 1u64 << (u64::from(granule) + scale);
-    let tg = u64::from((granule - 10) / 2);
-    [command | num << 12 | scale << 20, address & !(unit - 1) | tg << 10 | leaf]
-}
-
 /// An input address whose bits below `size` are zero, often at an edge.
 pub fn input(random: &mut Random, bits: u32, size: u64) -> u64 {
     let all = u64::MAX >> (64 - bits);
@@ -428,7 +419,10 @@ pub fn damage(random: &mut Random, shape: &Shape, level: u32, output: u32) -> Op
         2 if random.chance(50) => {
             // In a table descriptor seldom: QEMU does not look.
             let at = if random.chance(90) { level } else { at };
-            Damage::Large(at, output + random.below(u64::from(48 - output.min(47))) as u32)
+            Damage::Large(
+                at,
+                output + random.below(u64::from(48 - output.min(47))) as u32,
+            )
         }
         _ => Damage::Hole(at),
     })

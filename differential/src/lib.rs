@@ -9,6 +9,7 @@ pub mod emulator;
 pub mod facts;
 pub mod first;
 pub mod generate;
+pub mod invalidate;
 pub mod layout;
 pub mod machine;
 pub mod model;

@@ -92,7 +92,10 @@ impl Error {
     /// Says during what it happened.
     #[must_use]
     pub fn during(self, what: String) -> Self {
-        Self::Case { what, source: Box::new(self) }
+        Self::Case {
+            what,
+            source: Box::new(self),
+        }
     }
 }
 

@@ -52,7 +52,11 @@ fn main() -> ExitCode {
                 println!("{text}");
             }
             println!("{}", summary.line());
-            if summary.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if summary.passed() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             eprintln!("error: {error}");

@@ -44,9 +44,18 @@ impl<'a> Model<'a> {
         smmu.write32(reg::STRTAB_BASE_CFG, case.table_config);
         smmu.write32(reg::CR2, case.cr2);
         smmu.write64(reg::CMDQ_BASE, layout::CMDQ | u64::from(case.command_log2));
-        smmu.write64(reg::EVENTQ_BASE, layout::EVENTQ | u64::from(case.event_log2));
+        smmu.write64(
+            reg::EVENTQ_BASE,
+            layout::EVENTQ | u64::from(case.event_log2),
+        );
         smmu.write32(reg::CR0, 0b1101);
-        Self { case, smmu, data: BTreeMap::new(), produced: 0, commands: 0 }
+        Self {
+            case,
+            smmu,
+            data: BTreeMap::new(),
+            produced: 0,
+            commands: 0,
+        }
     }
 
     /// Does one step.
@@ -93,7 +102,9 @@ impl<'a> Model<'a> {
             None => smmuv3_model::Access::Read,
         };
         let stream = StreamId(DEVICES[access.device].stream);
-        let result = self.smmu.translate(Transaction::new(stream, access.address, kind));
+        let result = self
+            .smmu
+            .translate(Transaction::new(stream, access.address, kind));
         outcome.probe = access.lands;
         match (result, access.write) {
             (Ok(at), None) => {
@@ -120,7 +131,11 @@ impl<'a> Model<'a> {
     /// 32 bits of memory; 0 where there is none.
     fn look(&self, at: u64) -> u32 {
         if layout::is_data(at) {
-            return self.data.get(&at).copied().unwrap_or_else(|| layout::initial(at));
+            return self
+                .data
+                .get(&at)
+                .copied()
+                .unwrap_or_else(|| layout::initial(at));
         }
         let word = self.smmu.load(at & !7).unwrap_or(0);
         (word >> (8 * (at & 4))) as u32

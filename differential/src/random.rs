@@ -9,12 +9,12 @@ impl Random {
     #[must_use]
     pub fn new(seed: u64, number: u64) -> Self {
         let mut mixed = Self(seed);
-        let start = mixed.next();
+        let start = mixed.word();
         Self(start ^ number.wrapping_mul(0xd134_2543_de82_ef95))
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -23,12 +23,16 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.word() % bound.max(1)
     }
 
     /// A number of `bits` bits.
     pub fn bits(&mut self, bits: u32) -> u64 {
-        if bits == 0 { 0 } else { self.next() >> (64 - bits.min(64)) }
+        if bits == 0 {
+            0
+        } else {
+            self.word() >> (64 - bits.min(64))
+        }
     }
 
     /// True in `percent` of a hundred cases.

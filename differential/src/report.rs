@@ -11,7 +11,11 @@ use std::fmt::Write as _;
 #[must_use]
 pub fn text(seed: u64, number: u64, case: &Case, difference: &Difference) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "case {number} differs at step {}, made smaller:", difference.step);
+    let _ = writeln!(
+        text,
+        "case {number} differs at step {}, made smaller:",
+        difference.step
+    );
     let _ = writeln!(
         text,
         "  STRTAB_BASE {:#x}  STRTAB_BASE_CFG {:#x}  CR2 {:#x}",
@@ -49,18 +53,25 @@ fn describe(step: &Step) -> String {
         Step::Access(access) => {
             let stream = DEVICES[access.device].stream;
             match access.write {
-                Some(value) => format!("stream {stream:#x} writes {value:#x} to {:#x}", access.address),
+                Some(value) => format!(
+                    "stream {stream:#x} writes {value:#x} to {:#x}",
+                    access.address
+                ),
                 None => format!("stream {stream:#x} reads {:#x}", access.address),
             }
         }
         Step::Store(words) => {
-            let words: Vec<String> =
-                words.iter().map(|(at, word)| format!("[{at:#x}] = {word:#x}")).collect();
+            let words: Vec<String> = words
+                .iter()
+                .map(|(at, word)| format!("[{at:#x}] = {word:#x}"))
+                .collect();
             format!("store {}", words.join(", "))
         }
         Step::Commands(commands) => {
-            let commands: Vec<String> =
-                commands.iter().map(|[low, high]| format!("{low:#x}:{high:#x}")).collect();
+            let commands: Vec<String> = commands
+                .iter()
+                .map(|[low, high]| format!("{low:#x}:{high:#x}"))
+                .collect();
             format!("commands {}", commands.join(", "))
         }
         Step::Acknowledge => "acknowledge the global errors".to_owned(),

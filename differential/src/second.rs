@@ -43,8 +43,9 @@ pub fn choose(random: &mut Random) -> Second {
         _ => 3 - start,
     };
     // QEMU refuses inputs larger than the output size; see the deviations.
-    let fitting: Vec<usize> =
-        (0..SIZES.len()).filter(|index| SIZES[*index] >= bits || random.chance(1)).collect();
+    let fitting: Vec<usize> = (0..SIZES.len())
+        .filter(|index| SIZES[*index] >= bits || random.chance(1))
+        .collect();
     let ps = random.pick(&fitting);
     let tg = match granule {
         12 => 0u64,
@@ -67,21 +68,29 @@ pub fn choose(random: &mut Random) -> Second {
     if random.chance(20) {
         word |= 1 << 54; // S2PTW
     }
-    Second { shape: Shape { granule, bits, start }, output: SIZES[ps].min(OUTPUT_BITS), word }
+    Second {
+        shape: Shape {
+            granule,
+            bits,
+            start,
+        },
+        output: SIZES[ps].min(OUTPUT_BITS),
+        word,
+    }
 }
 
 /// Makes an entry's stage 2 illegal, or at least odd.
 pub fn spoil(random: &mut Random, ste: &mut [u64; 8]) {
     match random.below(8) {
-        0 => ste[2] |= 3 << 46,                                        // S2TG
-        1 => ste[2] = ste[2] & !(0x3f << 32) | random.bits(6) << 32,   // S2T0SZ
-        2 => ste[2] = ste[2] & !(3 << 38) | random.bits(2) << 38,      // S2SL0
+        0 => ste[2] |= 3 << 46,                                      // S2TG
+        1 => ste[2] = ste[2] & !(0x3f << 32) | random.bits(6) << 32, // S2T0SZ
+        2 => ste[2] = ste[2] & !(3 << 38) | random.bits(2) << 38,    // S2SL0
         // S2TTB; not where QEMU has devices, above 256 GiB.
         3 => ste[3] |= 1 << random.pick(&[32u32, 33, 35, 36, 37, 41, 43, 44, 46, 47, 49, 51]),
-        4 => ste[2] |= 1 << 52,                                        // S2ENDI
-        5 => ste[2] |= (1 + random.below(3)) << 55,                    // S2HD, S2HA
-        6 => ste[2] |= 1 << 57,                                        // S2S
-        _ => ste[2] = ste[2] & !(7 << 48) | random.bits(3) << 48,      // S2PS
+        4 => ste[2] |= 1 << 52,                                   // S2ENDI
+        5 => ste[2] |= (1 + random.below(3)) << 55,               // S2HD, S2HA
+        6 => ste[2] |= 1 << 57,                                   // S2S
+        _ => ste[2] = ste[2] & !(7 << 48) | random.bits(3) << 48, // S2PS
     }
 }
 
@@ -90,7 +99,11 @@ pub fn leaf(random: &mut Random, output: u64, page: bool) -> u64 {
     let mut word = output | 1 | u64::from(page) << 1;
     // MemAttr, SH; ignored bits.
     word |= random.bits(4) << 2 | random.bits(2) << 8 | random.bits(4) << 55;
-    word |= if random.chance(70) { 0b11 } else { random.bits(2) } << 6; // S2AP
+    word |= if random.chance(70) {
+        0b11
+    } else {
+        random.bits(2)
+    } << 6; // S2AP
     if random.chance(92) {
         word |= 1 << 10; // AF
     }

@@ -21,8 +21,16 @@ pub struct Streams {
 
 /// A table, now and then one that is too small for some stream.
 pub fn table(random: &mut Random, two_level: bool) -> Streams {
-    let log2 = if random.chance(95) { 12 + random.below(3) } else { random.below(17) };
-    if two_level { nested(random, log2) } else { linear(random, log2) }
+    let log2 = if random.chance(95) {
+        12 + random.below(3)
+    } else {
+        random.below(17)
+    };
+    if two_level {
+        nested(random, log2)
+    } else {
+        linear(random, log2)
+    }
 }
 
 fn linear(random: &mut Random, log2: u64) -> Streams {
@@ -69,16 +77,23 @@ fn nested(random: &mut Random, log2: u64) -> Streams {
             let second = next.next_multiple_of(bytes);
             next = second + bytes + 0x1000;
             if random.chance(3) {
-                return crate::layout::HOLE.start + random.bits(30) & !(bytes - 1) | span;
+                return (crate::layout::HOLE.start + random.bits(30)) & !(bytes - 1) | span;
             }
             second | span | noise(random, bytes)
         });
         let span = *word & 0x1f;
         let bytes = 64u64 << span.max(1).saturating_sub(1);
-        entries.insert(device.stream, (*word & 0x000f_ffff_ffff_ffc0 & !(bytes - 1)) + within * 64);
+        entries.insert(
+            device.stream,
+            (*word & 0x000f_ffff_ffff_ffc0 & !(bytes - 1)) + within * 64,
+        );
     }
     // Now and then the first level is where nothing is.
-    let place = if random.chance(2) { crate::layout::HOLE.start } else { place };
+    let place = if random.chance(2) {
+        crate::layout::HOLE.start
+    } else {
+        place
+    };
     Streams {
         base: place | noise(random, bytes),
         config: (1 << 16 | split << 6 | log2) as u32,
@@ -89,5 +104,9 @@ fn nested(random: &mut Random, log2: u64) -> Streams {
 
 /// Address bits that alignment makes ignored, seldom.
 fn noise(random: &mut Random, bytes: u64) -> u64 {
-    if random.chance(1) { random.bits(40) & (bytes - 1) & !0x3f } else { 0 }
+    if random.chance(1) {
+        random.bits(40) & (bytes - 1) & !0x3f
+    } else {
+        0
+    }
 }

@@ -50,7 +50,9 @@ impl Shape {
     #[must_use]
     pub fn leaf_levels(&self) -> Vec<u32> {
         let first = if self.granule == 12 { 1 } else { 2 };
-        (first.max(self.start)..4).filter(|level| self.shift(*level) <= self.bits).collect()
+        (first.max(self.start)..4)
+            .filter(|level| self.shift(*level) <= self.bits)
+            .collect()
     }
 }
 
@@ -101,7 +103,12 @@ impl Build {
     /// Empty memory.
     #[must_use]
     pub fn new(random: Random) -> Self {
-        Self { words: BTreeMap::new(), next: layout::TABLES.start, second: None, random }
+        Self {
+            words: BTreeMap::new(),
+            next: layout::TABLES.start,
+            second: None,
+            random,
+        }
     }
 
     /// A piece of memory for tables, aligned to its size.
@@ -119,12 +126,19 @@ impl Build {
         let bytes = 8 * shape.entries(shape.start);
         let table = self.table(stage, bytes);
         let tables = BTreeMap::from([((shape.start, 0), table)]);
-        Tree { shape, root: table.named, tables }
+        Tree {
+            shape,
+            root: table.named,
+            tables,
+        }
     }
 
     fn table(&mut self, stage: Stage, bytes: u64) -> Table {
         let real = self.allocate(bytes);
-        Table { named: self.behind(stage, real, bytes), real }
+        Table {
+            named: self.behind(stage, real, bytes),
+            real,
+        }
     }
 
     /// The address under which stage 1 finds what is at `real`: an IPA that is
@@ -146,7 +160,9 @@ impl Build {
             // Readable and writable, access flag set, Normal memory; seldom not.
             let mut leaf = real & !mask | 0x7ff;
             if self.random.chance(1) {
-                leaf ^= self.random.pick(&[1u64 << 0, 1 << 6, 1 << 7, 1 << 10, 1 << 33]);
+                leaf ^= self
+                    .random
+                    .pick(&[1u64 << 0, 1 << 6, 1 << 7, 1 << 10, 1 << 33]);
             }
             self.insert(Stage::Two, &mut second, named, 3, leaf, None);
             self.second = Some(second);
