@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Cases that a run has unless told otherwise: enough for 20,000 that agree.
-pub const CASES: u64 = 25_000;
+pub const CASES: u64 = 26_000;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl Summary {
 /// When QEMU cannot be had, does not start or ends. That it does something
 /// else than the model is no error, see [`Summary::difference`].
 pub fn run(plan: &Plan) -> Result<Summary, Error> {
-    let qemu = get_qemu(plan)?;
+    let qemu = qemu(plan)?;
     let numbers = match plan.only {
         Some(number) => number..number + 1,
         None => 0..plan.cases,
@@ -128,7 +128,14 @@ pub fn run(plan: &Plan) -> Result<Summary, Error> {
                 && plan.keep_going
             {
                 let (model, qemu) = difference.kinds();
-                kinds = Some(format!("model {model:x?} QEMU {qemu:x?}"));
+                let (ours, theirs) = (&difference.model.seen, &difference.qemu);
+                kinds = Some(format!(
+                    "model {model:x?} {:x} {:x} QEMU {qemu:x?} {:x} {:x}",
+                    ours.consumed >> 24,
+                    ours.errors,
+                    theirs.consumed >> 24,
+                    theirs.errors
+                ));
                 whole = Some(report::text(plan.seed, number, &case, difference));
             } else if let Verdict::Differ(difference) = verdict.clone() {
                 stop.store(true, Ordering::Relaxed);
@@ -186,7 +193,11 @@ pub fn run(plan: &Plan) -> Result<Summary, Error> {
     Ok(summary)
 }
 
-fn get_qemu(plan: &Plan) -> Result<qemu::Qemu, Error> {
+/// The QEMU of a plan; it is downloaded if it is not there.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn qemu(plan: &Plan) -> Result<qemu::Qemu, Error> {
     let workspace = Workspace::here();
     let _lock = workspace.lock("set-up")?;
     Ok(match qemu::find(&workspace, plan.qemu.as_deref())? {

@@ -16,6 +16,12 @@ pub struct Case {
     pub event_log2: u32,
     /// log2 of the commands that the command queue holds.
     pub command_log2: u32,
+    /// Records are taken from the event queue after every step. Else it fills.
+    pub drain: bool,
+    /// Where the event queue starts, wrap bit included.
+    pub event_start: u32,
+    /// Where the command queue starts, wrap bit included.
+    pub command_start: u32,
     /// Memory other than zero before the first step, by address.
     pub words: BTreeMap<u64, u64>,
     /// Addresses of the entries of streams, for those that read a report.

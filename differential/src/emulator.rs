@@ -66,15 +66,15 @@ impl<'a> Emulator<'a> {
             register(reg::CMDQ_BASE),
             layout::CMDQ | u64::from(case.command_log2),
         )?;
-        q.writel(register(reg::CMDQ_PROD), 0)?;
-        q.writel(register(reg::CMDQ_CONS), 0)?;
+        q.writel(register(reg::CMDQ_PROD), case.command_start)?;
+        q.writel(register(reg::CMDQ_CONS), case.command_start)?;
         q.clear(layout::CMDQ, 0x30)?;
         q.writeq(
             register(reg::EVENTQ_BASE),
             layout::EVENTQ | u64::from(case.event_log2),
         )?;
-        q.writel(register(reg::EVENTQ_PROD), 0)?;
-        q.writel(register(reg::EVENTQ_CONS), 0)?;
+        q.writel(register(reg::EVENTQ_PROD), case.event_start)?;
+        q.writel(register(reg::EVENTQ_CONS), case.event_start)?;
         q.writel(register(reg::CR0), QUEUES)?;
         q.writel(register(reg::CR0), ALL)?;
         q.run()?;
@@ -83,8 +83,8 @@ impl<'a> Emulator<'a> {
             case,
             written,
             data: BTreeSet::new(),
-            produced: 0,
-            commands: 0,
+            produced: case.event_start,
+            commands: case.command_start,
         })
     }
 
@@ -139,7 +139,9 @@ impl<'a> Emulator<'a> {
         for at in &records {
             q.read(*at, 32)?;
         }
-        q.writel(register(reg::EVENTQ_CONS), seen.produced)?;
+        if self.case.drain {
+            q.writel(register(reg::EVENTQ_CONS), seen.produced)?;
+        }
         for answer in q.run()? {
             if let Ok(record) = answer.words().try_into() {
                 seen.events.push(record);

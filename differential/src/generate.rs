@@ -1,6 +1,7 @@
 //! Random cases.
 
 use crate::case::{Access, Case, Step};
+use crate::commands;
 use crate::first::{self, First};
 use crate::invalidate::{Tags, invalidate};
 use crate::layout::{self, DATA};
@@ -50,13 +51,19 @@ pub struct Draft {
 
 impl Draft {
     fn new(mut random: Random, streams: Streams) -> Self {
+        let command_log2 = 4 + random.below(4) as u32;
+        let drain = random.chance(98);
+        let event_log2 = if drain { 4 + random.below(4) as u32 } else { 1 };
         let case = Case {
             table: streams.base,
             table_config: streams.config,
             // RECINVSID mostly; PTM and E2H do not matter here.
             cr2: if random.chance(95) { 0b010 } else { 0 },
-            event_log2: 4 + random.below(4) as u32,
-            command_log2: 4 + random.below(4) as u32,
+            event_log2,
+            command_log2,
+            drain,
+            event_start: random.bits(event_log2 + 1) as u32,
+            command_start: random.bits(command_log2 + 1) as u32,
             words: streams.words,
             entries: streams.entries,
             steps: Vec::new(),
@@ -306,8 +313,24 @@ impl Draft {
                 self.access();
             }
         }
+        if self.random().chance(25) {
+            self.stray();
+        }
         self.case.words.append(&mut self.build.words);
         self.case
+    }
+
+    /// Commands of all kinds, at the end: an error among them stops the queue,
+    /// and nothing can be made certain afterwards.
+    fn stray(&mut self) {
+        for _ in 0..1 + self.random().below(3) {
+            let count = 1 + self.random().below(3);
+            let commands = (0..count).map(|_| commands::stray(self.random())).collect();
+            self.case.steps.push(Step::Commands(commands));
+            if self.random().chance(50) {
+                self.case.steps.push(Step::Acknowledge);
+            }
+        }
     }
 
     fn access(&mut self) {

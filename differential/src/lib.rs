@@ -3,6 +3,7 @@
 
 pub mod campaign;
 pub mod case;
+pub mod commands;
 pub mod compare;
 pub mod deviations;
 pub mod emulator;

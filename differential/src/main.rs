@@ -7,14 +7,15 @@ use std::process::ExitCode;
 
 /// Compares the model of the SMMUv3 with the one that QEMU emulates.
 ///
-/// Exit status 0 when everything agrees or is a known deviation of QEMU's.
+/// Exit status 0 when everything agrees or is a known deviation of QEMU's, 3
+/// when something else was found. The last line says what was run.
 #[derive(Parser)]
 struct Arguments {
     /// Random cases to run.
     #[arg(long, value_name = "N", default_value_t = CASES)]
     cases: u64,
     /// Seed of the cases.
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value = "1", value_parser = number)]
     seed: u64,
     /// Run this case of the seed alone.
     #[arg(long, value_name = "K")]
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
             if summary.passed() {
                 ExitCode::SUCCESS
             } else {
-                ExitCode::FAILURE
+                FOUND.into()
             }
         }
         Err(error) => {
@@ -63,4 +64,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Exit status when both sides differ.
+const FOUND: u8 = 3;
+
+/// A number, decimal or with 0x before it.
+fn number(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "give a number, such as 7 or 0x7".to_owned())
 }

@@ -48,13 +48,17 @@ impl<'a> Model<'a> {
             reg::EVENTQ_BASE,
             layout::EVENTQ | u64::from(case.event_log2),
         );
+        smmu.write32(reg::CMDQ_PROD, case.command_start);
+        smmu.write32(reg::CMDQ_CONS, case.command_start);
+        smmu.write32(reg::EVENTQ_PROD, case.event_start);
+        smmu.write32(reg::EVENTQ_CONS, case.event_start);
         smmu.write32(reg::CR0, 0b1101);
         Self {
             case,
             smmu,
             data: BTreeMap::new(),
-            produced: 0,
-            commands: 0,
+            produced: case.event_start,
+            commands: case.command_start,
         }
     }
 
@@ -90,7 +94,9 @@ impl<'a> Model<'a> {
             seen.events.push([word(0), word(8), word(16), word(24)]);
         }
         self.produced = seen.produced;
-        self.smmu.write32(reg::EVENTQ_CONS, seen.produced);
+        if self.case.drain {
+            self.smmu.write32(reg::EVENTQ_CONS, seen.produced);
+        }
         seen.consumed = self.smmu.read32(reg::CMDQ_CONS);
         seen.errors = self.smmu.read32(reg::GERROR) ^ self.smmu.read32(reg::GERRORN);
         outcome

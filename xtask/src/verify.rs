@@ -30,7 +30,7 @@ pub struct Verify {
         long,
         value_name = "N",
         requires = "against_qemu",
-        default_value_t = 20_000
+        default_value_t = 26_000
     )]
     cases: u64,
 }

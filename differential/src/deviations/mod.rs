@@ -3,6 +3,7 @@
 //! Each entry is as narrow as it can be made: it looks at the case and at what
 //! both sides did, and explains nothing else.
 
+mod commands;
 mod nested;
 mod records;
 mod second;
@@ -44,14 +45,11 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The number of the one event that the model recorded in this step; 0
-    /// without.
+    /// The number of the event that the model recorded, or had no room for, in
+    /// this step; 0 without.
     fn ours(&self) -> u64 {
-        self.model
-            .seen
-            .events
-            .first()
-            .map_or(0, |event| event[0] & 0xff)
+        let kind = self.model.refusal.and_then(|refusal| refusal.kind());
+        kind.map_or(0, |kind| kind.0.into())
     }
 
     /// The same of QEMU.
@@ -113,6 +111,7 @@ impl Context<'_> {
 /// All known differences, those first that only change a record.
 pub fn known() -> impl Iterator<Item = &'static Deviation> {
     let groups = [
+        commands::KNOWN,
         records::KNOWN,
         streams::KNOWN,
         second::KNOWN,
