@@ -33,7 +33,7 @@ fn commands(case: &Case, step: usize) -> impl Iterator<Item = [u64; 2]> {
 pub(super) const KNOWN: &[Deviation] = &[
     Deviation {
         name: "absent-commands",
-        section: "4.4.3, 4.5, 4.6, 4.1.1",
+        section: "4.1.3, 4.4.2, 4.5, 4.6, 4.7",
         qemu: "ignores commands of EL2, EL3, ATS, PRI and the stall model, which it does not \
                have, where CERROR_ILL is right",
         explains: |context| {

@@ -8,7 +8,7 @@ use crate::tables::Stage;
 pub(super) const KNOWN: &[Deviation] = &[
     Deviation {
         name: "table-beyond-page",
-        section: "3.4.3, 13.4; DDI 0487, D8.1.1",
+        section: "3.4.3",
         qemu: "translates the first byte of a stage 1 table alone by stage 2, and takes what lies \
                behind it in physical memory for the rest",
         explains: |context| {
@@ -20,7 +20,7 @@ pub(super) const KNOWN: &[Deviation] = &[
     },
     Deviation {
         name: "base-cached",
-        section: "4.4 CMD_TLBI_S2_IPA, 3.21.3",
+        section: "4.4.3.1",
         qemu: "keeps where stage 2 led to the tables' base with the CD, past invalidations of \
                stage 2",
         explains: |context| {

@@ -45,7 +45,7 @@ pub(super) const KNOWN: &[Deviation] = &[
     },
     Deviation {
         name: "start-level",
-        section: "5.2 STE.S2SL0; DDI 0487, D8.2.4",
+        section: "5.2 STE.S2SL0; DDI 0487, D8.2.5",
         qemu: "takes a start level of stage 2 at which nothing is left to resolve",
         explains: |context| {
             context.ours() == 0x04

@@ -41,7 +41,7 @@ pub(super) const KNOWN: &[Deviation] = &[
     },
     Deviation {
         name: "address-size-last",
-        section: "3.4; DDI 0487, D8.15.1",
+        section: "3.4; DDI 0487, D8.15",
         qemu: "checks the size of a block's or page's address after its access flag and permissions",
         explains: |context| {
             context.ours() == 0x11
@@ -51,7 +51,7 @@ pub(super) const KNOWN: &[Deviation] = &[
     },
     Deviation {
         name: "aptable",
-        section: "DDI 0487, D8.4.2, D8.15.1",
+        section: "DDI 0487, D8.4.2, D8.15",
         qemu: "takes what APTable forbids for a fault before it reads the next level, and \
                forgets about it in its TLB",
         explains: |context| {
