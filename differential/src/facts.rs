@@ -216,6 +216,12 @@ impl Facts {
         }
     }
 
+    /// Where the root of stage 1 is in memory.
+    #[must_use]
+    pub fn base(&self) -> Option<u64> {
+        self.real(self.first()?.root, &mut Vec::new())
+    }
+
     /// The descriptors that the access passes, whatever they allow, those for
     /// the CD and for the tables of stage 1 included.
     #[must_use]

@@ -32,6 +32,11 @@ pub fn shrink(
         }
         let words: Vec<u64> = best.0.words.keys().copied().collect();
         for at in words {
+            // Without a base, tables would be where QEMU has its flash.
+            let base = best.0.words.get(&at).is_some_and(|word| word & 1 == 0);
+            if base {
+                continue;
+            }
             let mut smaller = best.0.clone();
             smaller.words.remove(&at);
             attempt(machine, smaller, &mut best, &mut left)?;

@@ -68,4 +68,15 @@ pub(super) const KNOWN: &[Deviation] = &[
                 })
         },
     },
+    Deviation {
+        name: "base-truncated",
+        section: "3.4, 5.4 CD.IPS",
+        qemu: "cuts the physical address of the first table to the bits of IPS",
+        explains: |context| {
+            context.holds(|facts| {
+                let first = facts.first()?;
+                Some(facts.second().is_some() && facts.base()? >> first.output != 0)
+            })
+        },
+    },
 ];
