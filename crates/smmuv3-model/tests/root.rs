@@ -11,7 +11,7 @@ const ROOT: u64 = 0x4001_0000;
 /// input and so 4 entries, 32 bytes, at level 2, and this S2TTB. Each entry of
 /// the page of the root maps 32 MiB to another address.
 fn root_entry(s2ttb: u64) -> u64 {
-    let banks = [TABLE..TABLE + 0x4000_0000];
+    let banks = std::iter::once(TABLE..TABLE + 0x4000_0000);
     let mut smmu = Smmu::new(Profile::qemu(), banks, Mode::Plain, []);
     // V, Config stage 2; S2T0SZ 37, S2SL0 1, S2TG 16 KiB, S2PS 44 bits,
     // S2AA64, S2R.
