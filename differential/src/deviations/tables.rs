@@ -2,7 +2,7 @@
 
 use super::Deviation;
 use crate::case::Step;
-use crate::facts::address;
+use crate::facts::{Facts, address};
 use crate::tables::Stage;
 
 /// In the order in which they are tried.
@@ -55,7 +55,11 @@ pub(super) const KNOWN: &[Deviation] = &[
         qemu: "takes what APTable forbids for a fault before it reads the next level, and \
                forgets about it in its TLB",
         explains: |context| {
-            let before = context.theirs() == 0x13;
+            let quiet = |facts: &Facts| Some(facts.cd()[0] >> 45 & 1 == 0);
+            let before = match context.theirs() {
+                0 => context.holds(quiet),
+                kind => kind == 0x13,
+            };
             (before || context.ours_or_silent(0x13) && context.may_hit())
                 && context.holds(|facts| {
                     let writes = facts.access.write.is_some();
