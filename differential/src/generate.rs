@@ -9,7 +9,7 @@ use crate::machine::DEVICES;
 use crate::random::Random;
 use crate::second::{self, Second};
 use crate::streams::{self, Streams};
-use crate::tables::{Build, Damage, Shape, Stage, Tree};
+use crate::tables::{Build, Stage, Tree, damage, input};
 
 const CFGI_ALL: [u64; 2] = [0x04, 31];
 const SYNC: [u64; 2] = [0x46, 0];
@@ -414,39 +414,4 @@ impl Draft {
         commands.push(SYNC);
         self.case.steps.push(Step::Commands(commands));
     }
-}
-
-/// An input address whose bits below `size` are zero, often at an edge.
-pub fn input(random: &mut Random, bits: u32, size: u64) -> u64 {
-    let all = u64::MAX >> (64 - bits);
-    let value = match random.below(5) {
-        0 => 0,
-        1 => all,
-        2 => 1 << random.below(u64::from(bits)),
-        _ => random.bits(bits),
-    };
-    value & !(size - 1)
-}
-
-/// What is wrong with a path to `level`: mostly nothing.
-pub fn damage(random: &mut Random, shape: &Shape, level: u32, output: u32) -> Option<Damage> {
-    if !random.chance(30) {
-        return None;
-    }
-    let at = shape.start + random.below(u64::from(level - shape.start) + 1) as u32;
-    Some(match random.below(4) {
-        0 => Damage::Invalid(at),
-        // At a level without blocks seldom: QEMU takes them.
-        1 if at >= 2 || random.chance(20) => Damage::Reserved(at),
-        1 => Damage::Invalid(at),
-        2 if random.chance(50) => {
-            // In a table descriptor seldom: QEMU does not look.
-            let at = if random.chance(90) { level } else { at };
-            Damage::Large(
-                at,
-                output + random.below(u64::from(48 - output.min(47))) as u32,
-            )
-        }
-        _ => Damage::Hole(at),
-    })
 }
