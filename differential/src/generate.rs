@@ -296,7 +296,7 @@ impl Draft {
         let range = self.random().pick(&[0usize, 1]);
         let range = DATA[range].clone();
         let at = range.start + self.random().below(range.end - range.start);
-        if self.random().chance(95) {
+        if self.random().chance(98) {
             at & !0xfff
         } else {
             at & !3

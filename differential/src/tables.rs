@@ -159,7 +159,7 @@ impl Build {
             let mask = (1u64 << second.shape.granule) - 1;
             // Readable and writable, access flag set, Normal memory; seldom not.
             let mut leaf = real & !mask | 0x7ff;
-            if self.random.chance(1) {
+            if self.random.below(300) == 0 {
                 leaf ^= self
                     .random
                     .pick(&[1u64 << 0, 1 << 6, 1 << 7, 1 << 10, 1 << 33]);
