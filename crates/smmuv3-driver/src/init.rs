@@ -4,7 +4,7 @@ use crate::event::EventQueue;
 use crate::queue::CommandQueue;
 use crate::smmu::Hardware;
 use crate::table::{Shape, StreamTable, fill_with_abort};
-use crate::wait::{REGISTER_US, poll};
+use crate::wait::{REGISTER_US, poll, settle};
 use crate::{
     Clock, Config, Error, Features, InitError, Quirks, Registers, Smmu, Stats, Wait, fence,
 };
@@ -258,6 +258,7 @@ const IRQ_CTRL_MASK: u32 = 0x7;
 /// Writes CR0 and waits until the SMMU follows (6.3.9, 6.3.10).
 fn write_cr0<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>, value: Cr0) -> Result<(), Error> {
     let value = u32::from(value);
+    settle(&hw.regs, &hw.clock, (reg::CR0, reg::CR0ACK), CR0_MASK);
     hw.regs.write32(reg::CR0, value);
     poll(&hw.clock, REGISTER_US, || {
         (hw.regs.read32(reg::CR0ACK) & CR0_MASK == value).then_some(())
@@ -271,6 +272,8 @@ fn write_irq_ctrl<R: Registers, M, C: Clock>(
     value: IrqCtrl,
 ) -> Result<(), Error> {
     let value = u32::from(value);
+    let registers = (reg::IRQ_CTRL, reg::IRQ_CTRLACK);
+    settle(&hw.regs, &hw.clock, registers, IRQ_CTRL_MASK);
     hw.regs.write32(reg::IRQ_CTRL, value);
     poll(&hw.clock, REGISTER_US, || {
         (hw.regs.read32(reg::IRQ_CTRLACK) & IRQ_CTRL_MASK == value).then_some(())

@@ -1,6 +1,6 @@
 //! Bounded waits.
 
-use crate::Clock;
+use crate::{Clock, Registers};
 
 /// Longest wait for a register to follow, in microseconds. The architecture
 /// gives no bound; implementations answer in microseconds.
@@ -29,4 +29,19 @@ pub(crate) fn poll<T>(
         }
         clock.relax();
     }
+}
+
+/// Waits until the fields in `mask` of a register are as its acknowledgement
+/// says: a field must not change again before its last change is in force
+/// (6.3.9, 6.3.16). If that never ends, the caller's own wait will tell.
+pub(crate) fn settle(
+    regs: &impl Registers,
+    clock: &impl Clock,
+    (register, acknowledgement): (u32, u32),
+    mask: u32,
+) {
+    let _ = poll(clock, REGISTER_US, || {
+        let differ = regs.read32(register) ^ regs.read32(acknowledgement);
+        (differ & mask == 0).then_some(())
+    });
 }
