@@ -23,6 +23,8 @@ pub struct Cached {
     pub granule: u32,
     /// Level of the descriptor.
     pub level: u32,
+    /// The descriptor says that its neighbours are alike (DDI 0487, D8.7.1).
+    pub hint: bool,
     /// First input address.
     pub input: u64,
     /// Bytes.

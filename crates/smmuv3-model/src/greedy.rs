@@ -283,6 +283,7 @@ impl Smmu {
             vmid: node.regime.vmid,
             granule: node.regime.granule,
             level: node.level,
+            hint: leaf.group > 1,
             input,
             size: leaf.size,
             output: leaf.output,
@@ -319,7 +320,9 @@ impl Smmu {
             open.retain(|o| o.vmid == leaf.vmid && o.input + (o.size - 1) >= leaf.input);
             let other = open.iter().find(|o| {
                 let moved = o.output.wrapping_sub(o.input) != leaf.output.wrapping_sub(leaf.input);
-                moved || o.level != leaf.level && !sizes_may_differ
+                // The hint stands for a size, too.
+                let sizes = o.level != leaf.level || o.hint != leaf.hint;
+                moved || sizes && !sizes_may_differ
             });
             if let Some(other) = other {
                 found = Some(Misuse::Conflict {

@@ -123,9 +123,13 @@ impl Smmu {
         }
         self.regs.cmdq_prod = value;
         self.poll_if_plain();
+        // Now and then a greedy one is already there.
+        if self.mode != Mode::Plain && !self.faults.is_stuck() && self.draw(4) == 0 {
+            self.poll_commands();
+        }
     }
 
-    /// `CMDQ_CONS` is being read: a greedy SMMU moves only now, and not far.
+    /// `CMDQ_CONS` is being read: a greedy SMMU moves mostly now, and not far.
     pub(crate) fn poll_commands(&mut self) {
         if self.faults.stuck() {
             return;
