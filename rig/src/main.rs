@@ -154,7 +154,7 @@ impl Options {
     /// The command that runs one program again.
     fn again(&self, seed: u64) -> String {
         let mut command = format!(
-            "cargo run --release -p portcullis-rig -- hunt --repeat {seed:#x} --max-len {}",
+            "cargo run --profile hunt -p portcullis-rig -- hunt --repeat {seed:#x} --max-len {}",
             self.max_len
         );
         if let Profile(Some(name)) = self.profile {

@@ -73,9 +73,9 @@ pub fn short() -> anyhow::Result<bool> {
     Ok(passed)
 }
 
-/// Optimised, since a hunt is as good as it is long.
+/// In the profile for it, since a hunt is as good as it is long.
 fn program(package: &str) -> Command {
     let mut command = crate::test::cargo("run");
-    command.args(["--quiet", "--release", "--package", package, "--"]);
+    command.args(["--quiet", "--profile", "hunt", "--package", package, "--"]);
     command
 }
