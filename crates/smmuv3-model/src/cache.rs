@@ -6,11 +6,12 @@
 
 use crate::cache_stage1::Stage1Caches;
 use crate::reach::Reach;
+use crate::scope::Scope;
 use crate::stage2::Regime;
 use crate::stream::Plan;
 use rustc_hash::FxHashMap;
 use smmuv3_spec::StreamId;
-use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
+use smmuv3_spec::command::{Command, Opcode};
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -333,9 +334,17 @@ impl Caches {
                 self.doom_combined(vmid);
             }
             Opcode::TLBI_S2_IPA => {
-                let scope = Scope::of(command, ril);
-                let node = |node: &Node| scope.hits_node(node);
-                self.doom_tlb(Fate::Stage2Ends, |leaf| scope.hits_leaf(leaf), node);
+                let (scope, vmid) = (Scope::of(command, ril), command.vmid().0);
+                let leaf = |leaf: &Cached| {
+                    leaf.vmid == vmid
+                        && scope.hits_leaf(leaf.granule, leaf.level, leaf.input, leaf.size)
+                };
+                let node = |node: &Node| {
+                    let granule = node.regime.granule;
+                    node.regime.vmid == vmid
+                        && scope.hits_table(granule, node.level, node.input, node.span())
+                };
+                self.doom_tlb(Fate::Stage2Ends, leaf, node);
             }
             // By ASID or address, some other stage 1 entry keeps it.
             Opcode::TLBI_NH_ALL => self.doom_combined(command.vmid().0),
@@ -407,68 +416,5 @@ impl Caches {
             held.doomed.clear();
         }
         self.entries.values_mut().for_each(Entry::settle);
-    }
-}
-
-/// What CMD_TLBI_S2_IPA is required to drop, and no more (4.4.1.1, 4.4.3.1).
-struct Scope {
-    vmid: u16,
-    start: u64,
-    last: u64,
-    granule: Option<u32>,
-    level: Option<u32>,
-    leaf: bool,
-}
-
-impl Scope {
-    fn of(command: &Command, ril: bool) -> Self {
-        let start = command.address();
-        let mut scope = Self {
-            vmid: command.vmid().0,
-            start,
-            last: start | 0xfff,
-            granule: None,
-            level: None,
-            leaf: command.leaf(),
-        };
-        if ril && command.tg() != TLBI_TG_ANY {
-            let granule = match command.tg() {
-                TLBI_TG_4K => 12,
-                TLBI_TG_16K => 14,
-                _ => 16,
-            };
-            scope.granule = Some(granule);
-            let hint = u32::from(command.ttl());
-            // Level 1 of 16 KiB tables means nothing without 52 bits.
-            if hint != 0 && !(hint == 1 && granule == 14) {
-                scope.level = Some(hint);
-            }
-            // SCALE has 5 bits without IDR5.DS.
-            let unit = u32::from(command.scale() & 31) + granule;
-            let bytes = (u128::from(command.num()) + 1) << unit;
-            let last = u128::from(start) + bytes - 1;
-            scope.last = u64::try_from(last).unwrap_or(u64::MAX);
-        }
-        scope
-    }
-
-    fn overlaps(&self, input: u64, size: u64) -> bool {
-        input <= self.last && self.start <= input + (size - 1)
-    }
-
-    fn hits_leaf(&self, leaf: &Cached) -> bool {
-        leaf.vmid == self.vmid
-            && self.granule.is_none_or(|granule| granule == leaf.granule)
-            && self.level.is_none_or(|level| level == leaf.level)
-            && self.overlaps(leaf.input, leaf.size)
-    }
-
-    fn hits_node(&self, node: &Node) -> bool {
-        !self.leaf
-            && node.regime.vmid == self.vmid
-            && self.granule.is_none_or(|g| g == node.regime.granule)
-            // Tables from the start to the one that holds the leaf.
-            && self.level.is_none_or(|level| node.level <= level)
-            && self.overlaps(node.input, node.span())
     }
 }

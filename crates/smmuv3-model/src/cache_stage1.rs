@@ -3,10 +3,11 @@
 
 use crate::cache::{Entry, Held, Which};
 use crate::cd::World;
+use crate::scope::Scope;
 use crate::stage1::{Half, Limits, Rights};
 use rustc_hash::FxHashMap;
 use smmuv3_spec::StreamId;
-use smmuv3_spec::command::{Command, Opcode, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
+use smmuv3_spec::command::{Command, Opcode};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of table that are looked at as one: no stage 2 page is smaller.
@@ -179,7 +180,9 @@ impl Stage1Caches {
                 vmid: leaf.vmid,
                 asid: leaf.asid,
             };
-            *doomed |= of(&tag) && scope.as_ref().is_none_or(|scope| scope.hits_leaf(leaf));
+            let hits =
+                |scope: &Scope| scope.hits_leaf(leaf.granule, leaf.level, leaf.input, leaf.size);
+            *doomed |= of(&tag) && scope.as_ref().is_none_or(hits);
         }
         for (piece, doomed) in &mut self.pieces {
             let half = &piece.half;
@@ -189,7 +192,11 @@ impl Stage1Caches {
                 // A table descriptor is nobody's but its own ASID's.
                 asid: Some(half.asid),
             };
-            *doomed |= of(&tag) && scope.as_ref().is_none_or(|scope| scope.hits_piece(piece));
+            let hits = |scope: &Scope| {
+                let (granule, span) = (half.granule, piece.span());
+                scope.hits_table(granule, piece.level, piece.input, span)
+            };
+            *doomed |= of(&tag) && scope.as_ref().is_none_or(hits);
         }
     }
 
@@ -233,63 +240,5 @@ impl Tag {
     /// Whether it is this ASID's, or everybody's.
     fn is(&self, asid: u16) -> bool {
         self.asid.is_none_or(|own| own == asid)
-    }
-}
-
-/// The addresses that a command by VA is required to drop, and no more
-/// (4.4.1.1). An address covers the entry that translates it.
-struct Scope {
-    start: u64,
-    last: u64,
-    granule: Option<u32>,
-    level: Option<u32>,
-    leaf: bool,
-}
-
-impl Scope {
-    fn of(command: &Command, ril: bool) -> Self {
-        let start = command.address();
-        let mut scope = Self {
-            start,
-            last: start | 0xfff,
-            granule: None,
-            level: None,
-            leaf: command.leaf(),
-        };
-        if ril && command.tg() != TLBI_TG_ANY {
-            let granule = match command.tg() {
-                TLBI_TG_4K => 12,
-                TLBI_TG_16K => 14,
-                _ => 16,
-            };
-            scope.granule = Some(granule);
-            let hint = u32::from(command.ttl());
-            if hint != 0 && !(hint == 1 && granule == 14) {
-                scope.level = Some(hint);
-            }
-            let unit = u32::from(command.scale() & 31) + granule;
-            let bytes = (u128::from(command.num()) + 1) << unit;
-            // The address does not wrap.
-            scope.last = u64::try_from(u128::from(start) + bytes - 1).unwrap_or(u64::MAX);
-        }
-        scope
-    }
-
-    fn overlaps(&self, input: u64, size: u64) -> bool {
-        input <= self.last && self.start <= input.saturating_add(size - 1)
-    }
-
-    fn hits_leaf(&self, leaf: &CachedStage1) -> bool {
-        self.granule.is_none_or(|granule| granule == leaf.granule)
-            && self.level.is_none_or(|level| level == leaf.level)
-            && self.overlaps(leaf.input, leaf.size)
-    }
-
-    fn hits_piece(&self, piece: &Piece) -> bool {
-        !self.leaf
-            && self.granule.is_none_or(|g| g == piece.half.granule)
-            // Tables from the start to the one that holds the leaf.
-            && self.level.is_none_or(|level| piece.level <= level)
-            && self.overlaps(piece.input, piece.span().max(1))
     }
 }

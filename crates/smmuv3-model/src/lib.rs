@@ -25,6 +25,7 @@ mod queue;
 mod ram;
 mod reach;
 mod registers;
+mod scope;
 mod smmu;
 mod stage1;
 mod stage2;
