@@ -13,7 +13,6 @@ use crate::stream::{Place, Plan};
 use rustc_hash::FxHashSet;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{Command, Opcode};
-use smmuv3_spec::control::StrtabBaseCfg;
 use smmuv3_spec::ste::Ste;
 use std::collections::BTreeSet;
 
@@ -51,8 +50,7 @@ impl Smmu {
             self.note_nesting();
             return;
         }
-        let cfg = StrtabBaseCfg::from(self.regs.strtab_base_cfg);
-        let split = (cfg.fmt() != 0).then(|| cfg.split());
+        let split = self.split();
         let ril = self.profile.idr3.ril();
         self.caches.doom(command, split, ril);
         self.caches.combine();

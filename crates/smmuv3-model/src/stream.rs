@@ -110,25 +110,37 @@ impl Smmu {
         StrtabBaseCfg::from(self.regs.strtab_base_cfg)
     }
 
+    /// StreamID bits that the second level of the stream table resolves, if it
+    /// has one; what is reserved in SPLIT behaves as 6 (6.3.25).
+    pub(crate) fn split(&self) -> Option<u8> {
+        let cfg = self.table_config();
+        let two_levels = cfg.fmt() == FMT_TWO_LEVEL && self.profile.idr0.st_level() != 0;
+        let split = match cfg.split() {
+            split @ (8 | 10) => split,
+            _ => 6,
+        };
+        two_levels.then_some(split)
+    }
+
     /// The stream table's place for a stream.
     pub(crate) fn place(&self, stream: StreamId) -> Place {
-        let cfg = self.table_config();
         let base = StrtabBase::from(self.regs.strtab_base).addr_6() << 6;
-        let bits = cfg.log2size().min(self.profile.idr1.sidsize());
+        // SIDSIZE limits the StreamIDs, but not what the base is aligned to
+        // (6.3.24, 6.3.25).
+        let log2 = self.table_config().log2size();
         let stream = u64::from(stream.0);
-        if stream >> bits.min(32) != 0 {
+        if stream >> log2.min(self.profile.idr1.sidsize()).min(32) != 0 {
             return Place::Outside;
         }
-        // The base is aligned to the table by ignoring bits (6.3.24).
-        if cfg.fmt() != FMT_TWO_LEVEL || self.profile.idr0.st_level() == 0 {
-            let bytes = Ste::SIZE << bits;
-            return Place::At((base & !(bytes - 1)) + stream * Ste::SIZE);
-        }
-        let bytes = (L1Std::SIZE << bits.saturating_sub(cfg.split())).max(64);
-        let index = stream >> cfg.split();
+        let below = |bits: u8| u64::MAX.checked_shl(bits.into()).unwrap_or(0);
+        let Some(split) = self.split() else {
+            return Place::At((base & below(log2 + 6)) + stream * Ste::SIZE);
+        };
+        let index = stream >> split;
+        let aligned = base & below(log2.saturating_sub(split) + 3) & below(6);
         Place::Behind {
             index,
-            at: (base & !(bytes - 1)) + index * L1Std::SIZE,
+            at: aligned + index * L1Std::SIZE,
         }
     }
 
@@ -136,7 +148,7 @@ impl Smmu {
     /// has none for this stream (5.1.1).
     pub(crate) fn behind(&self, word: u64, stream: StreamId) -> Option<u64> {
         let l1 = L1Std([word]);
-        let (span, split) = (l1.span(), self.table_config().split());
+        let (span, split) = (l1.span(), self.split()?);
         if span == 0 || span > 11 || span > split + 1 {
             return None;
         }
