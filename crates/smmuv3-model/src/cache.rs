@@ -116,6 +116,10 @@ pub(crate) enum Which {
 /// end otherwise. Real ones have far fewer for what a rig maps.
 const NODES: usize = 2048;
 
+/// Most entries that those tables have together: a root of large pages can
+/// have as many as 256 tables of small ones.
+const ENTRIES: u64 = 1 << 18;
+
 /// Most mixtures of one entry's words that are looked at.
 const MIXTURES: usize = 256;
 
@@ -194,6 +198,15 @@ impl Entry {
 pub(crate) struct Caches {
     pub(crate) leaves: FxHashMap<Cached, Fate>,
     pub(crate) nodes: FxHashMap<Node, Fate>,
+    /// A node did not fit.
+    pub(crate) overflowed: bool,
+    /// Entries of all nodes.
+    node_entries: u64,
+    /// Leaves by VMID, size and first input address; some are not there any
+    /// more.
+    by_input: FxHashMap<(u16, u64, u64), Vec<Cached>>,
+    /// Sizes that leaves have or had.
+    sizes: BTreeSet<u64>,
     /// Stage 2 halves of translations that combine both stages; `true`: doomed.
     /// Stage 1 is whoever's, and may have led anywhere.
     pub(crate) combined: FxHashMap<Cached, bool>,
@@ -224,16 +237,21 @@ impl Caches {
     /// Adds a node; `true` if it was not there, or would not have lasted as
     /// long.
     pub(crate) fn add_node(&mut self, node: Node, fate: Fate) -> bool {
-        let full = self.nodes.len() >= NODES;
+        let entries = node.regime.entries(node.level);
+        let full = self.nodes.len() >= NODES || self.node_entries + entries > ENTRIES;
         match self.nodes.get_mut(&node) {
             Some(was) if *was > fate => {
                 *was = fate;
                 true
             }
             Some(_) => false,
-            None if full => false,
+            None if full => {
+                self.overflowed = true;
+                false
+            }
             None => {
                 self.nodes.insert(node, fate);
+                self.node_entries += entries;
                 let last = (node.table + node.bytes() - 1) >> 12;
                 for page in node.table >> 12..=last {
                     self.tables.entry(page).or_default().push(node);
@@ -251,6 +269,9 @@ impl Caches {
             }
             Slot::Vacant(slot) => {
                 slot.insert(fate);
+                let key = (leaf.vmid, leaf.size, leaf.input);
+                self.by_input.entry(key).or_default().push(leaf);
+                self.sizes.insert(leaf.size);
                 self.changed = true;
                 self.conflicts = true;
             }
@@ -304,9 +325,33 @@ impl Caches {
         }
     }
 
-    /// Drops the node from the index too.
+    /// Where an address of a VMID may lead by stage 2, to read.
+    pub(crate) fn leads_to(&self, vmid: u16, address: u64) -> Vec<u64> {
+        let keys = self
+            .sizes
+            .iter()
+            .map(|size| (vmid, *size, address & !(size - 1)));
+        let leaves = keys.filter_map(|key| self.by_input.get(&key)).flatten();
+        let mut places: Vec<u64> = leaves
+            .filter(|leaf| leaf.read && self.leaves.get(leaf).is_some_and(|f| *f != Fate::Ends))
+            .map(|leaf| leaf.output + (address - leaf.input))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    /// Drops what is gone from the indices too.
     pub(crate) fn reindex(&mut self) {
-        let nodes = &self.nodes;
+        let (nodes, leaves) = (&self.nodes, &self.leaves);
+        self.node_entries = nodes
+            .keys()
+            .map(|node| node.regime.entries(node.level))
+            .sum();
+        self.by_input.retain(|_, list| {
+            list.retain(|leaf| leaves.contains_key(leaf));
+            !list.is_empty()
+        });
         self.tables.retain(|_, list| {
             list.retain(|node| nodes.contains_key(node));
             !list.is_empty()

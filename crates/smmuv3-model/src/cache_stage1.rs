@@ -13,6 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bytes of table that are looked at as one: no stage 2 page is smaller.
 pub(crate) const PIECE: u64 = 4096;
 
+/// Most pieces and translations that are held: whoever owns stage 1 can make as
+/// many as memory has room for.
+const PIECES: usize = 1 << 12;
+const LEAVES: usize = 1 << 16;
+
 /// A stage 1 translation in the TLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CachedStage1 {
@@ -78,12 +83,14 @@ pub(crate) struct Stage1Caches {
 impl Stage1Caches {
     /// Adds a piece; `true` if it was not there, or only doomed and is now live.
     pub(crate) fn add_piece(&mut self, piece: Piece, doomed: bool) -> bool {
+        let full = self.pieces.len() >= PIECES;
         match self.pieces.get_mut(&piece) {
             Some(was) if *was && !doomed => {
                 *was = false;
                 true
             }
             Some(_) => false,
+            None if full => false,
             None => {
                 self.pieces.insert(piece, doomed);
                 self.tables.entry(piece.at >> 12).or_default().push(piece);
@@ -93,8 +100,14 @@ impl Stage1Caches {
     }
 
     pub(crate) fn add_leaf(&mut self, leaf: CachedStage1, doomed: bool) {
-        let was = self.leaves.entry(leaf).or_insert(doomed);
-        *was &= doomed;
+        let full = self.leaves.len() >= LEAVES;
+        match self.leaves.get_mut(&leaf) {
+            Some(was) => *was &= doomed,
+            None if full => {}
+            None => {
+                self.leaves.insert(leaf, doomed);
+            }
+        }
     }
 
     /// Dooms the context descriptors of the streams that `of` names, and their

@@ -43,6 +43,9 @@ impl Smmu {
     pub(crate) fn observe_command(&mut self, command: &Command) {
         self.forget_some();
         self.look_for_conflict();
+        if std::mem::take(&mut self.caches.overflowed) {
+            self.misuse.push(Misuse::TooManyTables);
+        }
         if command.opcode() == Opcode::SYNC {
             // What can be fetched again by now was, before the CMD_SYNC.
             self.soak_again();

@@ -6,14 +6,14 @@
 //! `Caches::combined`). What is held here says where stage 1 leads on its own,
 //! and where the SMMU reads its tables from.
 
-use crate::cache::{Fate, Which};
+use crate::cache::Which;
 use crate::cache_stage1::{CachedStage1, PIECE, Piece};
 use crate::cd::Context;
 use crate::context::{CdPlace, CdTable};
 use crate::smmu::Smmu;
 use crate::stage1::{Half, Limits, Stage1Leaf, Stage1Meaning};
 use crate::stream::Plan;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::cd::Cd;
 use smmuv3_spec::control::Cr2;
@@ -25,15 +25,26 @@ const SUBSTREAMS: u32 = 4;
 const PLACES: u32 = 4;
 /// Most pieces of tables of one half of an address space.
 const PIECES: u32 = 256;
+/// Most descriptors, addresses and context descriptors that are looked at in
+/// one round. Owners of stage 1 have as many tables as they like, so that what
+/// is left out is no part of what makes a stream safe.
+const STEPS: u64 = 1 << 18;
 
 /// What was looked at in one round.
 #[derive(Default)]
 struct Seen {
     places: FxHashMap<(Half, u32, u64), u32>,
     pieces: FxHashMap<Half, u32>,
+    steps: u64,
 }
 
 impl Seen {
+    /// Whether there is time for so many steps.
+    fn step(&mut self, steps: u64) -> bool {
+        self.steps = self.steps.saturating_add(steps);
+        self.steps <= STEPS
+    }
+
     /// Whether to look at a piece, too.
     fn take(&mut self, piece: &Piece) -> bool {
         let places = self
@@ -43,7 +54,7 @@ impl Seen {
         let pieces = self.pieces.entry(piece.half).or_default();
         *places += 1;
         *pieces += 1;
-        *places <= PLACES && *pieces <= PIECES
+        *places <= PLACES && *pieces <= PIECES && self.step(piece.entries)
     }
 }
 
@@ -59,10 +70,14 @@ impl Smmu {
                     Plan::Nested { cds, stage2 } => (cds, Some(stage2.vmid)),
                     _ => continue,
                 };
+                // A plan can have as many contexts as words were stored.
+                if !seen.step(1 << 10) {
+                    break;
+                }
                 self.fetch_contexts(stream, &cds, under);
                 for context in self.contexts(stream, &cds, Which::Live) {
                     for half in [context.lower, context.upper].into_iter().flatten() {
-                        self.enter(under, half, &mut work);
+                        self.enter(under, half, &mut work, &mut seen);
                     }
                 }
             }
@@ -76,14 +91,15 @@ impl Smmu {
             self.soak_stage1();
         }
         let pieces = self.caches.stage1.tables.get(&(at >> 12)).cloned();
+        let mut round = Seen::default();
         for piece in pieces.into_iter().flatten() {
             let index = at.wrapping_sub(piece.at) / 8;
             if index < piece.entries {
                 let doomed = self.caches.stage1.pieces.get(&piece).copied();
                 let doomed = doomed.unwrap_or(false);
                 let mut work = Vec::new();
-                self.look_at_stage1(&piece, index, doomed, &mut work);
-                self.expand_stage1(work, doomed, &mut Seen::default());
+                self.look_at_stage1(&piece, index, doomed, &mut work, &mut round);
+                self.expand_stage1(work, doomed, &mut round);
             }
         }
     }
@@ -94,12 +110,13 @@ impl Smmu {
         let e2h = Cr2::from(self.regs.cr2).e2h();
         let held = &self.caches.stage1.cds;
         let mut contexts = Vec::new();
+        let mut known = FxHashSet::default();
         for (_, entry) in held.range((stream, 0)..=(stream, u32::MAX)) {
             // The owner may store faster than anybody looks; what is left out
             // is no part of what makes a stream safe.
             for words in entry.mixtures(which).0 {
                 if let Ok(context) = Context::of(&Cd(words), cds, e2h, &self.profile)
-                    && !contexts.contains(&context)
+                    && known.insert(context)
                 {
                     contexts.push(context);
                 }
@@ -114,17 +131,7 @@ impl Smmu {
         let Some(vmid) = under else {
             return vec![address];
         };
-        let mut places: Vec<u64> = self
-            .caches
-            .leaves
-            .iter()
-            .filter(|(leaf, fate)| **fate != Fate::Ends && leaf.vmid == vmid && leaf.read)
-            .filter(|(leaf, _)| leaf.input <= address && address - leaf.input < leaf.size)
-            .map(|(leaf, _)| leaf.output + (address - leaf.input))
-            .collect();
-        places.sort_unstable();
-        places.dedup();
-        places
+        self.caches.leads_to(vmid, address)
     }
 
     fn fetch_contexts(&mut self, stream: StreamId, cds: &CdTable, under: Option<u16>) {
@@ -189,7 +196,7 @@ impl Smmu {
     }
 
     /// The root of a half.
-    fn enter(&self, under: Option<u16>, half: Half, work: &mut Vec<Piece>) {
+    fn enter(&self, under: Option<u16>, half: Half, work: &mut Vec<Piece>, seen: &mut Seen) {
         // Upper addresses are all ones above the input size.
         let input = if half.upper {
             u64::MAX << half.input_bits
@@ -205,14 +212,14 @@ impl Smmu {
             entries: half.entries(half.start),
             limits: Limits::default(),
         };
-        self.cut(&above, half.root, work);
+        self.cut(&above, half.root, work, seen);
     }
 
     /// The pieces of a table, as `whole` is but for its place, at `address`.
-    fn cut(&self, whole: &Piece, address: u64, work: &mut Vec<Piece>) {
+    fn cut(&self, whole: &Piece, address: u64, work: &mut Vec<Piece>, seen: &mut Seen) {
         let (half, level) = (whole.half, whole.level);
         let mut done = 0;
-        while done < whole.entries {
+        while done < whole.entries && seen.step(1) {
             let at = address + done * 8;
             let entries = (whole.entries - done).min((PIECE - at % PIECE) / 8);
             for place in self.places_of(whole.under, at) {
@@ -233,20 +240,27 @@ impl Smmu {
             if seen.take(&piece) {
                 self.caches.stage1.add_piece(piece, doomed);
                 for index in 0..piece.entries {
-                    self.look_at_stage1(&piece, index, doomed, &mut work);
+                    self.look_at_stage1(&piece, index, doomed, &mut work, seen);
                 }
             }
         }
     }
 
-    fn look_at_stage1(&mut self, piece: &Piece, index: u64, doomed: bool, work: &mut Vec<Piece>) {
+    fn look_at_stage1(
+        &mut self,
+        piece: &Piece,
+        index: u64,
+        doomed: bool,
+        work: &mut Vec<Piece>,
+        round: &mut Seen,
+    ) {
         self.counts.descriptors += 1;
         let Some((seen, stored)) = self.ram.views(piece.at + index * 8) else {
             return;
         };
-        self.look_at_stage1_value(piece, index, seen, doomed, work);
+        self.look_at_stage1_value(piece, index, seen, doomed, work, round);
         if stored != seen {
-            self.look_at_stage1_value(piece, index, stored, doomed, work);
+            self.look_at_stage1_value(piece, index, stored, doomed, work, round);
         }
     }
 
@@ -257,6 +271,7 @@ impl Smmu {
         word: u64,
         doomed: bool,
         work: &mut Vec<Piece>,
+        round: &mut Seen,
     ) {
         let half = piece.half;
         let input = piece.input + (index << half.shift(piece.level));
@@ -269,7 +284,7 @@ impl Smmu {
                     limits: piece.limits.and(limits),
                     ..*piece
                 };
-                self.cut(&below, address, work);
+                self.cut(&below, address, work, round);
             }
             Stage1Meaning::Leaf(leaf) if leaf.accessed || half.ha => {
                 self.keep_stage1(piece, input, &leaf, doomed);

@@ -105,6 +105,10 @@ pub enum Misuse {
         /// The stream.
         stream: u32,
     },
+    /// More tables of stage 2 than the model looks at: what lies behind the others
+    /// goes unnoticed.
+    #[error("too many tables, or too large ones, to look at")]
+    TooManyTables,
     /// Two cached translations overlap that may not, because the tables changed
     /// without break-before-make (DDI 0487, D8.17.1; IDR3.BBML).
     #[error("VMID {vmid}: levels {levels:?} both translate {input:#x}")]
