@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 impl Smmu {
     /// A CPU stored to `at`.
     pub(crate) fn observe_store(&mut self, at: u64) {
-        if !self.enabled().smmuen() {
+        if !self.may_translate() {
             return;
         }
         if self.caches.config_pages.contains(&(at >> 12)) {
@@ -91,7 +91,7 @@ impl Smmu {
     }
 
     fn soak_tables(&mut self, all: bool) {
-        if !self.enabled().smmuen() {
+        if !self.may_translate() {
             return;
         }
         let going = self.caches.going();
@@ -118,7 +118,7 @@ impl Smmu {
 
     /// Reads configuration for every stream, and walks from what is new.
     fn fetch_config(&mut self) {
-        if !self.enabled().smmuen() {
+        if !self.may_translate() {
             return;
         }
         for stream in self.streams.clone() {

@@ -7,7 +7,6 @@ use crate::smmu::{Mode, Smmu};
 use crate::stage2::Regime;
 use crate::stream::Plan;
 use smmuv3_spec::StreamId;
-use smmuv3_spec::control::Gbpa;
 use std::fmt;
 use std::ops::Range;
 
@@ -161,11 +160,11 @@ impl Smmu {
     /// # Errors
     /// The first [`Violation`], in order of streams.
     pub fn check(&mut self, policy: &impl Policy) -> Result<(), Violation> {
-        if !self.enabled().smmuen() {
-            if Gbpa::from(self.regs.gbpa.acting).abort() {
-                return Ok(());
-            }
-            return self.check_open(policy, How::Disabled);
+        if self.may_bypass() {
+            self.check_open(policy, How::Disabled)?;
+        }
+        if !self.may_translate() {
+            return Ok(());
         }
         if self.mode == Mode::Plain {
             return Ok(());

@@ -62,6 +62,24 @@ impl Smmu {
         Cr0::from(self.regs.cr0.acting | self.regs.cr0.written)
     }
 
+    /// Whether translation is on, or may be: a change takes effect at any point
+    /// before its Update completes (6.3.9).
+    pub(crate) fn may_translate(&self) -> bool {
+        !self.regs.stopped && self.guarding().smmuen()
+    }
+
+    /// Whether traffic passes untranslated, or may already or still do so,
+    /// since SMMUEN or GBPA are about to change.
+    pub(crate) fn may_bypass(&self) -> bool {
+        let r = &self.regs;
+        let open = |gbpa: u32| !Gbpa::from(gbpa).abort();
+        if r.stopped {
+            return open(r.gbpa.acting);
+        }
+        let off = !Cr0::from(r.cr0.acting & r.cr0.written).smmuen();
+        off && (open(r.gbpa.acting) || open(r.gbpa.written))
+    }
+
     /// Whether the location has a meaning on the other page only.
     fn misplaced(&mut self, offset: u32) -> bool {
         let misplaced = match offset {
@@ -321,6 +339,9 @@ impl Smmu {
         let lag = self.lag();
         if self.regs.cr0.set(value, lag) {
             self.cr0_changed();
+        } else if self.mode != Mode::Plain && on.smmuen() {
+            // It may look from now on.
+            self.soak();
         }
     }
 
