@@ -3,10 +3,9 @@
 use crate::finding::Finding;
 use crate::mutant::Mutant;
 use crate::op::Op;
-use crate::program::{op, setup};
+use crate::program::{program, setup};
 use crate::setup::Setup;
 use crate::start::run;
-use proptest::collection::vec;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::cell::Cell;
@@ -84,7 +83,7 @@ impl Hunt {
         }
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(config, rng);
-        let strategy = (setup(self.profile), vec(op(), self.lengths.clone()));
+        let strategy = (setup(self.profile), program(self.lengths.clone()));
         let tree = match strategy.new_tree(&mut runner) {
             Ok(tree) => tree,
             // No strategy here rejects what it drew.

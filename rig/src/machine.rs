@@ -5,7 +5,7 @@ use crate::action::Action;
 use crate::cpu::Cpu;
 use crate::expected::Expected;
 use crate::finding::Finding;
-use crate::map::{CPU, CPU_POOL, IDS, OLD, OTHER, PAGES, POOL, RAM, SPARE};
+use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, POOL, RAM, SPARE, ids};
 use crate::mutant::Mutant;
 use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
@@ -67,7 +67,7 @@ impl Machine {
         let coherent = profiles.iter().all(|profile| profile.idr0.cohacc());
         let ram = Ram::new(banks, coherent);
         let units = profiles.iter().map(|profile| {
-            let streams = (0..IDS).step_by(5).map(StreamId);
+            let streams = ids(profiles.len()).map(StreamId);
             Unit {
                 smmu: RefCell::new(Smmu::on(*profile, ram.clone(), setup.mode, streams)),
                 ring: RefCell::new(0..0),

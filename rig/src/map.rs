@@ -7,7 +7,7 @@ use std::ops::Range;
 pub const STREAMS: u32 = 16;
 
 /// RAM that the ledger describes.
-pub(crate) const RAM: Range<u64> = 0x8000_0000..0x8040_0000;
+pub(crate) const RAM: Range<u64> = 0x8000_0000..0x8080_0000;
 /// Pages of [`RAM`].
 pub(crate) const PAGES: u64 = (RAM.end - RAM.start) / PAGE_SIZE;
 /// Memory of the tables and queues that SMMUs walk.
@@ -28,12 +28,25 @@ pub(crate) const DOORBELL: Range<u64> = 0x0809_0000..0x0809_1000;
 /// of their tables are no block of 1 GiB.
 pub(crate) const WITHHELD: Range<u64> = RAM.end..0xc000_0000;
 
-/// Which SMMU a stream is behind, and its StreamID there. The numbers are not
-/// neighbours, so that a wrong one hits nothing.
+/// StreamIDs behind an SMMU, in the order in which streams get them. They lie
+/// in four second-level tables of 64 entries, of which two are like none
+/// other's neighbours and two are next to each other. Some are first or last in
+/// theirs, so that streams can cover a whole one; the others have no neighbour,
+/// so that a wrong number hits nothing.
+const STREAM_IDS: [u32; STREAMS as usize] = [
+    0, 127, 64, 191, 10, 63, 128, 70, 1, 192, 255, 126, 65, 75, 150, 220,
+];
+
+/// Which SMMU a stream is behind, and its StreamID there.
 pub(crate) fn place(stream: u32, units: usize) -> (usize, u32) {
     let (stream, units) = (stream % STREAMS, units as u32);
-    ((stream % units) as usize, stream / units * 5)
+    let id = STREAM_IDS[(stream / units) as usize];
+    ((stream % units) as usize, id)
 }
 
-/// StreamIDs end here, behind each SMMU.
-pub(crate) const IDS: u32 = STREAMS * 5;
+/// The StreamIDs of the streams behind each of `units` SMMUs, at least.
+pub(crate) fn ids(units: usize) -> impl Iterator<Item = u32> {
+    STREAM_IDS
+        .into_iter()
+        .take((STREAMS as usize).div_ceil(units))
+}

@@ -1,18 +1,20 @@
 //! Random programs.
 
 use crate::action::Action;
+use crate::map::PAGES;
 use crate::op::Op;
 use crate::setup::Setup;
 use proptest::prelude::*;
 use smmuv3_model::{Acknowledgement, Fault, Mode, Profile};
 use smmuv3_spec::command::CommandError;
+use std::ops::RangeInclusive;
 
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (any::<u32>(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
-        1 => (any::<u32>(), any::<u32>(), 0..3u8)
-            .prop_map(|(first, last, domain)| Op::AttachRange { first, last, domain }),
+        // Rare, since where tables exist it is as much work as a hundred others.
+        1 => prop_oneof![attach_range(), any::<u32>().prop_map(|stream| Op::Block { stream })],
         2 => any::<u32>().prop_map(|stream| Op::Block { stream }),
         4 => (page(), count(), any::<bool>())
             .prop_map(|(page, count, nobody)| Op::Take { page, count, nobody }),
@@ -29,6 +31,22 @@ pub fn op() -> impl Strategy<Value = Op> {
         4 => action().prop_map(Op::Now),
         4 => (0..60u32, action()).prop_map(|(after, action)| Op::During { after, action }),
     ]
+}
+
+fn attach_range() -> impl Strategy<Value = Op> {
+    (any::<u32>(), any::<u32>(), 0..3u8).prop_map(|(first, last, domain)| Op::AttachRange {
+        first,
+        last,
+        domain,
+    })
+}
+
+/// Operations, of which the first often covers whole second-level tables of the
+/// stream table: only where there is none yet can they be one.
+pub fn program(lengths: RangeInclusive<usize>) -> impl Strategy<Value = Vec<Op>> {
+    let first = prop::option::weighted(0.3, attach_range());
+    let rest = prop::collection::vec(op(), lengths);
+    (first, rest).prop_map(|(first, rest)| first.into_iter().chain(rest).collect())
 }
 
 /// What may be wrong with an SMMU while it has power.
@@ -65,7 +83,7 @@ fn action() -> impl Strategy<Value = Action> {
 
 /// Near the start too, so that operations meet.
 fn page() -> impl Strategy<Value = u64> {
-    prop_oneof![0..1024u64, 0..16u64]
+    prop_oneof![2 => 0..PAGES, 1 => 0..1024u64, 3 => 0..16u64]
 }
 
 /// Mostly a few pages; 18 stands for a block.
@@ -75,7 +93,7 @@ fn count() -> impl Strategy<Value = u64> {
 
 /// Mostly whole pages.
 fn wild() -> impl Strategy<Value = u64> {
-    prop_oneof![3 => (0..1088u64).prop_map(|page| page << 12), 1 => any::<u64>()]
+    prop_oneof![3 => (0..PAGES + 64).prop_map(|page| page << 12), 1 => any::<u64>()]
 }
 
 /// What there is to run on.
