@@ -40,14 +40,14 @@ fn address(page: usize) -> PhysAddr {
 }
 
 impl Expected {
-    /// The host has everything.
-    pub(crate) fn new() -> Self {
-        let page = Page {
-            owner: Owner::HOST,
+    /// What each page's first owner is, by its number.
+    pub(crate) fn new(owner: impl Fn(u64) -> Owner) -> Self {
+        let page = |number| Page {
+            owner: owner(number),
             leaving: false,
             pins: 0,
         };
-        Self(vec![page; PAGES as usize])
+        Self((0..PAGES).map(page).collect())
     }
 
     fn fill(&mut self, range: Range<PhysAddr>, owner: Option<Owner>, leaving: bool) {
@@ -217,7 +217,7 @@ mod tests {
         let all = Range::from_size(PhysAddr::new(RAM.start), RAM.end - RAM.start).unwrap();
         let banks = [Bank::new(all, &entries).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
-        let mut books = Expected::new();
+        let mut books = Expected::new(|_| Owner::HOST);
         assert_eq!(books.differs(&ledger), None);
         let second = Range::from_size(address(1), PAGE_SIZE).unwrap();
         ledger.pin(second, Owner::HOST).unwrap();

@@ -11,7 +11,7 @@ use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
 use crate::setup::Setup;
 use portcullis_addr::{PhysAddr, Range};
-use portcullis_ownership::{Bank, Ledger, Owner};
+use portcullis_ownership::{Bank, Entry, Ledger};
 use smmuv3_model::{Fault, Ram, Refusal, Smmu, Transaction};
 use smmuv3_spec::StreamId;
 use std::cell::{Cell, RefCell};
@@ -83,9 +83,9 @@ impl Machine {
             ram: RefCell::new(ram),
             mutant,
             entries: (0..PAGES)
-                .map(|_| AtomicU32::new(portcullis_ownership::Entry::initial(Owner::HOST)))
+                .map(|page| AtomicU32::new(Entry::initial(setup.first_owner(page))))
                 .collect(),
-            expected: RefCell::new(Expected::new()),
+            expected: RefCell::new(Expected::new(|page| setup.first_owner(page))),
             live: RefCell::default(),
             time: Cell::new(0),
             held: RefCell::default(),

@@ -1,6 +1,7 @@
 //! Where everything lies in the machine.
 
 use portcullis_addr::PAGE_SIZE;
+use portcullis_ownership::Owner;
 use std::ops::Range;
 
 /// Streams of the machine, over all SMMUs.
@@ -10,6 +11,15 @@ pub const STREAMS: u32 = 16;
 pub(crate) const RAM: Range<u64> = 0x8000_0000..0x8080_0000;
 /// Pages of [`RAM`].
 pub(crate) const PAGES: u64 = (RAM.end - RAM.start) / PAGE_SIZE;
+/// Who has a page of [`RAM`] at first, where not all of it is the host's.
+pub(crate) fn first_owner(page: u64) -> Owner {
+    match page {
+        5 | 520..530 => Owner::HYPERVISOR,
+        1024..1536 => Owner::NOBODY,
+        _ => Owner::HOST,
+    }
+}
+
 /// Memory of the tables and queues that SMMUs walk.
 pub(crate) const POOL: Range<u64> = 0x9000_0000..0x9010_0000;
 /// Memory of the tables that only CPUs walk.

@@ -33,7 +33,7 @@ pub enum Op {
     Take {
         /// First page of RAM.
         page: u64,
-        /// How many; 18 and 19 stand for blocks.
+        /// How many; from 18 on what is special, see `perform::pages`.
         count: u64,
         /// They become nobody's instead of the hypervisor's.
         nobody: bool,
@@ -42,7 +42,7 @@ pub enum Op {
     Give {
         /// First page of RAM.
         page: u64,
-        /// How many; 18 and 19 stand for blocks.
+        /// How many; from 18 on what is special, see `perform::pages`.
         count: u64,
         /// They are said to be nobody's instead of the hypervisor's.
         nobody: bool,

@@ -310,20 +310,27 @@ fn owner(nobody: bool) -> Owner {
     }
 }
 
-/// `count` pages (1 to 16, or a whole block) from `page`, inside RAM.
+/// Pages inside RAM, from `page` on as far as `count` leaves that open: mostly
+/// up to sixteen of them, else whole blocks or groups, more than a command may
+/// name at once, or what lies at the edge of a table.
 fn pages(page: u64, count: u64) -> Range<PhysAddr> {
-    let count = match count % 20 {
-        18 => 512,
-        19 => 32,
-        n => n.clamp(1, 16),
+    const TABLE: u64 = BLOCK / PAGE_SIZE;
+    let page = page % PAGES;
+    let block = page / TABLE * TABLE;
+    let (first, count) = match count % 32 {
+        n @ 0..18 => (page, n.clamp(1, 16)),
+        18 => (block, TABLE),
+        19 => (page / 32 * 32, 32),
+        // As many as no single range command covers.
+        20..24 => (page, 17 + count / 32 % 784),
+        24 => (block, TABLE + 1),
+        25 => (block + TABLE - 1, 2),
+        26 => (block + TABLE - 1, 1),
+        27 => (block, 1),
+        n => (page / 16 * 16 + n - 27, 16),
     };
-    let first = (page % PAGES).min(PAGES - count);
-    let first = if count > 16 {
-        first / count * count
-    } else {
-        first
-    };
-    let start = PhysAddr::new(RAM.start + first * PAGE_SIZE);
+    let count = count.min(PAGES);
+    let start = RAM.start + first.min(PAGES - count) * PAGE_SIZE;
     // Neither empty nor near the end of the address space.
-    Range::from_size(start, count * PAGE_SIZE).unwrap_or_else(|_| unreachable!())
+    Range::from_size(PhysAddr::new(start), count * PAGE_SIZE).unwrap_or_else(|_| unreachable!())
 }

@@ -86,9 +86,10 @@ fn page() -> impl Strategy<Value = u64> {
     prop_oneof![2 => 0..PAGES, 1 => 0..1024u64, 3 => 0..16u64]
 }
 
-/// Mostly a few pages; 18 stands for a block.
+/// Mostly a few pages; 18 stands for a block, others for what is special, see
+/// `perform::pages`.
 fn count() -> impl Strategy<Value = u64> {
-    prop_oneof![3 => 0..20u64, 1 => Just(18)]
+    prop_oneof![4 => 0..20u64, 1 => Just(18), 1 => 0..32u64 * 784]
 }
 
 /// Mostly whole pages.
@@ -117,15 +118,21 @@ fn mode() -> impl Strategy<Value = Mode> {
 
 /// Anything to run on, with SMMUs of the profile of that name if there is one.
 pub fn setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
-    let flags = (any::<Option<u64>>(), any::<bool>(), any::<bool>());
+    let flags = (
+        any::<Option<u64>>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
     let second = prop::option::of(profile(name));
     (profile(name), second, mode(), flags).prop_map(|(profile, second, mode, flags)| {
-        let (used, cpu_bbm, wide) = flags;
+        let (used, carved, cpu_bbm, wide) = flags;
         Setup {
             profile,
             second,
             mode,
             used,
+            carved,
             cpu_bbm,
             wide,
         }

@@ -1,6 +1,8 @@
 //! What a program runs on, and how it ends.
 
 use crate::finding::Finding;
+use crate::map::first_owner;
+use portcullis_ownership::Owner;
 use smmuv3_model::{Mode, Profile};
 use std::fmt;
 
@@ -16,6 +18,8 @@ pub struct Setup {
     /// Somebody had the SMMUs before and left them running; the number decides
     /// what else was written to their registers, 0 is nothing.
     pub used: Option<u64>,
+    /// Some pages are not the host's at first.
+    pub carved: bool,
     /// CPUs allow block sizes to change at any time (BBM level 2).
     pub cpu_bbm: bool,
     /// The host's input addresses have 40 bits instead of 36.
@@ -31,8 +35,18 @@ impl Setup {
             second: None,
             mode,
             used: None,
+            carved: false,
             cpu_bbm: false,
             wide: false,
+        }
+    }
+
+    /// Who has a page of RAM at first.
+    pub(crate) fn first_owner(&self, page: u64) -> Owner {
+        if self.carved {
+            first_owner(page)
+        } else {
+            Owner::HOST
         }
     }
 
@@ -50,6 +64,9 @@ impl fmt::Display for Setup {
         write!(f, ", {:?}", self.mode)?;
         if let Some(seed) = self.used {
             write!(f, ", used before (noise {seed:#x})")?;
+        }
+        if self.carved {
+            f.write_str(", some pages not the host's")?;
         }
         if self.cpu_bbm {
             f.write_str(", CPUs with BBM level 2")?;
