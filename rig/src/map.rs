@@ -38,8 +38,11 @@ pub(crate) const DOORBELL: Range<u64> = 0x0809_0000..0x0809_1000;
 /// of their tables are no block of 1 GiB.
 pub(crate) const WITHHELD: Range<u64> = RAM.end..0xc000_0000;
 
+/// Entries of a second-level stream table.
+pub(crate) const LEAF: u32 = 64;
+
 /// StreamIDs behind an SMMU, in the order in which streams get them. They lie
-/// in four second-level tables of 64 entries, of which two are like none
+/// in four second-level tables of [`LEAF`] entries, of which two are like none
 /// other's neighbours and two are next to each other. Some are first or last in
 /// theirs, so that streams can cover a whole one; the others have no neighbour,
 /// so that a wrong number hits nothing.

@@ -21,6 +21,8 @@ pub enum Op {
         first: u32,
         /// Number of another, included.
         last: u32,
+        /// All that share a second-level table with one of them too.
+        whole: bool,
         /// Number of the domain.
         domain: u8,
     },

@@ -2,7 +2,7 @@
 
 use crate::everywhere::{Everywhere, HOST_VMID};
 use crate::finding::Finding;
-use crate::map::{PAGES, RAM, STREAMS, place};
+use crate::map::{LEAF, PAGES, RAM, STREAMS, place};
 use crate::mutant::Mutant;
 use crate::op::Op;
 use crate::policy::{Allowed, cpu_ranges};
@@ -35,8 +35,9 @@ impl World<'_> {
             Op::AttachRange {
                 first,
                 last,
+                whole,
                 domain,
-            } => self.attach_range(before, first % STREAMS, last % STREAMS, domain % 3)?,
+            } => self.attach_range(before, [first, last], whole, domain % 3)?,
             Op::Block { stream } => {
                 let stream = stream % STREAMS;
                 let (unit, id) = place(stream, self.drivers.len());
@@ -94,14 +95,17 @@ impl World<'_> {
     fn attach_range(
         &mut self,
         before: &Allowed,
-        first: u32,
-        last: u32,
+        [first, last]: [u32; 2],
+        whole: bool,
         domain: u8,
     ) -> Result<(), Finding> {
         let units = self.drivers.len();
         let (unit, a) = place(first, units);
         let (_, b) = place(last, units);
-        let (low, high) = (a.min(b), a.max(b));
+        let (mut low, mut high) = (a.min(b), a.max(b));
+        if whole {
+            (low, high) = (low / LEAF * LEAF, high / LEAF * LEAF + LEAF - 1);
+        }
         let inside = |stream: &u32| {
             let (at, id) = place(*stream, units);
             at == unit && (low..=high).contains(&id)

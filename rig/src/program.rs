@@ -34,19 +34,66 @@ pub fn op() -> impl Strategy<Value = Op> {
 }
 
 fn attach_range() -> impl Strategy<Value = Op> {
-    (any::<u32>(), any::<u32>(), 0..3u8).prop_map(|(first, last, domain)| Op::AttachRange {
+    (any::<u32>(), any::<u32>(), any::<bool>(), 0..3u8).prop_map(|(first, last, whole, domain)| {
+        Op::AttachRange {
+            first,
+            last,
+            whole,
+            domain,
+        }
+    })
+}
+
+/// All streams that share one second-level table, or a few.
+fn attach_table(domain: u8) -> impl Strategy<Value = Op> {
+    let streams = (any::<u32>(), prop::option::weighted(0.2, any::<u32>()));
+    streams.prop_map(move |(first, last)| Op::AttachRange {
         first,
-        last,
+        last: last.unwrap_or(first),
+        whole: true,
         domain,
     })
 }
 
-/// Operations, of which the first often covers whole second-level tables of the
-/// stream table: only where there is none yet can they be one.
-pub fn program(lengths: RangeInclusive<usize>) -> impl Strategy<Value = Vec<Op>> {
-    let first = prop::option::weighted(0.3, attach_range());
-    let rest = prop::collection::vec(op(), lengths);
-    (first, rest).prop_map(|(first, rest)| first.into_iter().chain(rest).collect())
+/// A stream leaves the last domain, whose VMID then has other tables, and
+/// others join it, perhaps from the domain with the same tables.
+fn handover() -> impl Strategy<Value = Vec<Op>> {
+    let table = attach_table(2).prop_map(|join| vec![join]);
+    let single = any::<u32>().prop_map(|stream| {
+        let attach = |domain| Op::Attach { stream, domain };
+        vec![attach(1), attach(2)]
+    });
+    let join = prop_oneof![table, single];
+    (any::<bool>(), any::<u32>(), join).prop_map(|(before, stream, join)| {
+        let leave = [
+            Op::Attach { stream, domain: 2 },
+            Op::Block { stream },
+            Op::Reuse,
+        ];
+        let before = before.then_some(Op::Reuse).into_iter();
+        before.chain(leave).chain(join).collect()
+    })
+}
+
+/// How many programs begin: with whole second-level tables of the stream table,
+/// since only what has no table yet can be given one in common.
+fn beginning() -> impl Strategy<Value = Vec<Op>> {
+    let some = prop_oneof![
+        4 => (0..3u8).prop_flat_map(attach_table),
+        1 => any::<u32>().prop_map(|stream| Op::Block { stream }),
+        1 => (any::<u32>(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
+    ];
+    prop_oneof![
+        6 => Just(Vec::new()),
+        3 => prop::collection::vec(some, 1..5),
+        1 => handover(),
+    ]
+}
+
+/// A whole program, of which so many operations are [any](op).
+pub fn program(any: RangeInclusive<usize>) -> impl Strategy<Value = Vec<Op>> {
+    let rest = prop::collection::vec(op(), any);
+    (beginning(), rest).prop_map(|(first, rest)| first.into_iter().chain(rest).collect())
 }
 
 /// What may be wrong with an SMMU while it has power.
