@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Long enough for a first build on a slow machine.
 const BUILD: Duration = Duration::from_secs(1800);
 
+/// Runs of the rig to make a program shorter: that it was found is enough.
+const SHORTEN: &str = "100";
+
 /// How long and where to look.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
@@ -124,6 +127,7 @@ impl Hunter {
                 command
                     .args(["--ops", &self.search.ops.to_string()])
                     .args(["--seed", &self.search.seed.to_string()])
+                    .args(["--shorten", SHORTEN])
                     .args(seam.into_iter().flat_map(|name| ["--mutant", name]));
                 let done = process::run(&mut command, self.search.patience)?;
                 Ok((judge_rig(&done), done.took))
@@ -146,12 +150,19 @@ impl Hunter {
 
     fn build_rig(&self) -> anyhow::Result<()> {
         let mut command = self.tree.cargo("build");
-        command.args(["--quiet", "--locked", "--release", "-p", "portcullis-rig"]);
+        command.args([
+            "--quiet",
+            "--locked",
+            "--profile",
+            "hunt",
+            "-p",
+            "portcullis-rig",
+        ]);
         built(&process::run(&mut command, BUILD)?)
     }
 
     fn rig(&self) -> Command {
-        let mut command = Command::new(self.tree.target().join("release/portcullis-rig"));
+        let mut command = Command::new(self.tree.target().join("hunt/portcullis-rig"));
         command.arg("hunt").current_dir(self.tree.root());
         command
     }

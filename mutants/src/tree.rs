@@ -107,16 +107,19 @@ impl Tree {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command.arg(verb).current_dir(&self.root);
         command.env("CARGO_TARGET_DIR", &self.target);
-        // Quick to build again; what the product's profile adds to that, the
-        // rig does not need.
+        // Quick to build again.
         for (key, value) in [
-            ("LTO", "off"),
             ("CODEGEN_UNITS", "64"),
             ("INCREMENTAL", "true"),
             ("DEBUG", "0"),
         ] {
-            command.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
+            command.env(format!("CARGO_PROFILE_HUNT_{key}"), value);
         }
+        // The model never changes, and does most of the work.
+        command.args([
+            "--config",
+            "profile.hunt.package.smmuv3-model.codegen-units=1",
+        ]);
         command
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::action::Action;
 use crate::cpu::Cpu;
+use crate::earlier::{Earlier, is_fenced};
 use crate::expected::Expected;
 use crate::finding::Finding;
 use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, POOL, RAM, SPARE, ids};
@@ -29,6 +30,8 @@ pub(crate) struct Unit {
     pub(crate) broken: Cell<bool>,
     /// It has no power, and the devices behind it have none.
     pub(crate) off: Cell<bool>,
+    /// What an earlier owner may still do.
+    pub(crate) earlier: Cell<Earlier>,
     /// First word of a command whose second is still to come.
     pub(crate) half: Cell<Option<(u64, u64)>>,
 }
@@ -74,6 +77,7 @@ impl Machine {
                 recorded: RefCell::default(),
                 broken: Cell::new(false),
                 off: Cell::new(false),
+                earlier: Cell::new(Earlier::Anything),
                 half: Cell::new(None),
             }
         });
@@ -140,7 +144,11 @@ impl Machine {
             };
             let mut smmu = unit.smmu.borrow_mut();
             if let Err(violation) = smmu.check(&rules) {
-                self.find(Finding::Violation(index, violation));
+                if !unit.earlier.get().excuses(&mut smmu) {
+                    self.find(Finding::Violation(index, violation));
+                }
+            } else if unit.earlier.get() != Earlier::Nothing && is_fenced(&mut smmu) {
+                unit.earlier.set(Earlier::Nothing);
             }
             // Registers that are stuck are written all the same, to fence.
             let misuse = smmu.take_misuse();

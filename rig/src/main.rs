@@ -48,6 +48,9 @@ struct Options {
     /// Most operations of one program.
     #[arg(long, value_name = "L", default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..=1000))]
     max_len: u16,
+    /// Most runs that are spent on making what was found shorter.
+    #[arg(long, value_name = "K", default_value_t = 4096)]
+    shorten: u32,
     /// Name the mistakes that --mutant knows, and do nothing else.
     #[arg(long)]
     list_mutants: bool,
@@ -109,7 +112,7 @@ impl Options {
             profile: self.profile.0,
             mutant: self.mutant,
             lengths: 1..=usize::from(self.max_len),
-            shorten: 4096,
+            shorten: self.shorten,
         };
         self.report_panics();
         let (ops, catch) = match self.repeat {

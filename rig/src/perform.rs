@@ -150,7 +150,15 @@ impl World<'_> {
         let hardware = &self.machine.units[unit];
         let fenced = self.drivers[unit].fence();
         self.explain(fenced.is_ok() || hardware.broken.get(), "fence")?;
+        let streams = fenced.is_ok().then(|| {
+            // Nothing passes a fence.
+            let mut allowed = self.machine.allowed.borrow_mut();
+            std::mem::take(&mut allowed.streams[unit])
+        });
         self.machine.check();
+        if let Some(streams) = streams {
+            self.machine.allowed.borrow_mut().streams[unit] = streams;
+        }
         if power {
             // Devices lose their power first and get it back last.
             hardware.off.set(true);
@@ -331,7 +339,8 @@ fn pages(page: u64, count: u64) -> Range<PhysAddr> {
         25 => (block + TABLE - 1, 2),
         26 => (block + TABLE - 1, 1),
         27 => (block, 1),
-        n => (page / 16 * 16 + n - 27, 16),
+        28 => (block, 2 * TABLE),
+        n => (page / 16 * 16 + n - 28, 16),
     };
     let count = count.min(PAGES);
     let start = RAM.start + first.min(PAGES - count) * PAGE_SIZE;

@@ -35,6 +35,10 @@ impl Registers for Port<'_> {
                 _ => value,
             }
         };
+        // What is acknowledged here came into force.
+        if matches!(offset, reg::CR0ACK | reg::GBPA) {
+            self.machine.check();
+        }
         self.machine.seam();
         value
     }
@@ -52,7 +56,7 @@ impl Registers for Port<'_> {
         self.unit().smmu.borrow_mut().write32(offset, value);
         match offset {
             // What was cached since the last CMD_SYNC still is.
-            reg::CMDQ_PROD => self.machine.check(),
+            reg::CMDQ_PROD | reg::CR0 | reg::GBPA => self.machine.check(),
             reg::EVENTQ_PROD => self.unit().recorded.borrow_mut().clear(),
             _ => {}
         }

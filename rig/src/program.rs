@@ -14,7 +14,10 @@ pub fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (any::<u32>(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
         // Rare, since where tables exist it is as much work as a hundred others.
-        1 => prop_oneof![attach_range(), any::<u32>().prop_map(|stream| Op::Block { stream })],
+        1 => prop_oneof![
+            1 => attach_range(),
+            2 => any::<u32>().prop_map(|stream| Op::Block { stream }),
+        ],
         2 => any::<u32>().prop_map(|stream| Op::Block { stream }),
         4 => (page(), count(), any::<bool>())
             .prop_map(|(page, count, nobody)| Op::Take { page, count, nobody }),
@@ -75,8 +78,50 @@ fn handover() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// How many programs begin: with whole second-level tables of the stream table,
-/// since only what has no table yet can be given one in common.
+/// Pages around the edges of blocks change hands in an order that chance seldom
+/// finds.
+fn edges() -> impl Strategy<Value = Vec<Op>> {
+    let take = |page, count| Op::Take {
+        page,
+        count,
+        nobody: false,
+    };
+    let give = |page, count| Op::Give {
+        page,
+        count,
+        nobody: false,
+    };
+    (0..PAGES / 512 - 1, 0..4u8, any::<u32>()).prop_map(move |(block, which, stream)| {
+        let first = block * 512;
+        let (next, inside) = (first + 512, first + 9);
+        // The last page of the block, and the first.
+        let (last, one) = (26, 27);
+        let rest = match which {
+            // A block that was split and is whole again goes with its table.
+            0 => vec![take(inside, 0), give(inside, 0), take(first, 28)],
+            // All of a block goes, then the last page, which comes back.
+            1 => vec![
+                take(first, 20 + 32 * 494),
+                take(first, last),
+                give(first, last),
+            ],
+            // Next to each other, in two tables.
+            2 => vec![
+                take(next, one),
+                take(first, last),
+                give(next, one),
+                give(first, last),
+            ],
+            // A block and some pages of another at once.
+            _ => vec![take(inside + 512, 0), take(first, 24), give(first, 24)],
+        };
+        let host = Op::Attach { stream, domain: 0 };
+        [host].into_iter().chain(rest).collect()
+    })
+}
+
+/// How many programs begin: often with whole second-level tables of the stream
+/// table, since only what has no table yet can be given one in common.
 fn beginning() -> impl Strategy<Value = Vec<Op>> {
     let some = prop_oneof![
         4 => (0..3u8).prop_flat_map(attach_table),
@@ -84,9 +129,10 @@ fn beginning() -> impl Strategy<Value = Vec<Op>> {
         1 => (any::<u32>(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
     ];
     prop_oneof![
-        6 => Just(Vec::new()),
+        5 => Just(Vec::new()),
         3 => prop::collection::vec(some, 1..5),
         1 => handover(),
+        1 => edges(),
     ]
 }
 

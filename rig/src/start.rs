@@ -1,6 +1,6 @@
 //! From reset to a running machine, and through a program.
 
-use crate::earlier::earlier_owner;
+use crate::earlier::{Earlier, earlier_owner};
 use crate::everywhere::HOST_VMID;
 use crate::finding::Finding;
 use crate::machine::Machine;
@@ -30,20 +30,26 @@ use std::ops;
 /// When the machine cannot be set up, which is a defect of the rig.
 pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Stopped> {
     let machine = Machine::new(&setup, mutant);
+    for unit in &machine.units {
+        // What reset leaves unknown is anything.
+        unit.smmu.borrow_mut().scramble();
+    }
     if let Some(noise) = setup.used {
         earlier_owner(&machine, noise);
     }
+    machine.allowed.borrow_mut().streams = vec![BTreeMap::new(); machine.units.len()];
+    machine.armed.set(true);
     let mut drivers = Vec::new();
-    for (unit, hardware) in machine.units.iter().enumerate() {
-        hardware.smmu.borrow_mut().take_misuse();
+    for unit in 0..machine.units.len() {
         let port = Port {
             machine: &machine,
             unit,
         };
         drivers.push(Driver::new(port, &machine, &machine, config()));
     }
-    machine.allowed.borrow_mut().streams = vec![BTreeMap::new(); drivers.len()];
-    machine.armed.set(true);
+    for unit in &machine.units {
+        unit.earlier.set(Earlier::Nothing);
+    }
     machine.check();
     if let Some(finding) = machine.finding.get() {
         return Err(finding.into());
