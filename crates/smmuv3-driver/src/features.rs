@@ -176,6 +176,16 @@ impl Features {
         bits.min(if self.aidr.minor() == 0 { 48 } else { 52 })
     }
 
+    /// Bits of an input address of stage 2: as many as of an output address,
+    /// and at least 40 where VMSAv8-32 tables exist (3.4).
+    pub(crate) fn input_bits(&self) -> u8 {
+        if self.idr0.ttf() & 1 != 0 {
+            self.output_bits().max(40)
+        } else {
+            self.output_bits()
+        }
+    }
+
     /// Bits of a StreamID.
     #[must_use]
     pub fn stream_bits(&self) -> u8 {

@@ -42,6 +42,15 @@ pub enum Stage1Error {
         /// `S1Fmt`.
         format: u8,
     },
+    /// The context descriptors lie beyond every address that stage 2 could
+    /// translate (3.4.3).
+    #[error("S1ContextPtr {pointer:#x} needs more than {bits} bits")]
+    Pointer {
+        /// `S1ContextPtr`.
+        pointer: u64,
+        /// Bits of an IPA.
+        bits: u8,
+    },
     /// `S1DSS` is reserved.
     #[error("S1DSS 0b11 is reserved")]
     Default,
@@ -96,6 +105,10 @@ impl Stage1 {
         }
         if self.entry.s1dss() == S1DSS_RESERVED {
             return Err(Stage1Error::Default);
+        }
+        let (pointer, bits) = (self.entry.s1contextptr(), features.input_bits());
+        if pointer >> bits != 0 {
+            return Err(Stage1Error::Pointer { pointer, bits });
         }
         Ok(())
     }

@@ -211,11 +211,7 @@ impl Stage2 {
     }
 
     fn check_input(&self, features: &Features) -> Result<(), Stage2Error> {
-        // IAS is OAS, or at least 40 where AArch32 tables exist (3.4).
-        let mut input = features.output_bits();
-        if features.idr0.ttf() & 1 != 0 {
-            input = input.max(40);
-        }
+        let input = features.input_bits();
         let large = self.granule == Granule::Size64K && features.aidr.minor() > 0;
         let least = (64 - input).max(if large { 12 } else { 16 });
         let most = match (features.idr3.stt(), self.granule) {

@@ -35,9 +35,10 @@ fn driver(fake: &Fake) -> Driver<'_> {
 }
 
 /// An STE with every bit set that an untrusted party could set, but legal in
-/// what is taken: S1Fmt 0b01 (5:4), S1CDMax 5 (63:59), S1DSS 0b10 (65:64).
+/// what is taken: S1Fmt 0b01 (5:4), S1ContextPtr of 44 bits (55:6), S1CDMax 5
+/// (63:59), S1DSS 0b10 (65:64).
 const GREEDY: Ste = Ste([
-    0x2fff_ffff_ffff_ffdf,
+    0x2f00_0fff_ffff_ffdf,
     0xffff_ffff_ffff_fffe,
     u64::MAX,
     u64::MAX,
@@ -59,7 +60,7 @@ fn only_what_is_listed_passes() {
     smmu.attach_nested(STREAM, &Stage1::from_untrusted(&GREEDY), &HOST)
         .unwrap();
     let entry = fake.entry(STREAM);
-    assert_eq!(entry.0[0], 0x28ff_ffff_ffff_ffdf);
+    assert_eq!(entry.0[0], 0x2800_0fff_ffff_ffdf);
     assert_eq!(entry.0[1], 0xfe | 1 << 19 | 1 << 27);
     assert_eq!(entry.0[2..], own.0[2..]);
     assert_eq!(smmu.attached(STREAM), Some((HOST.vmid, HOST.root)));
@@ -67,7 +68,7 @@ fn only_what_is_listed_passes() {
     let one = Ste([GREEDY.0[0] & !(0x1f << 59), u64::MAX, 0, 0, 0, 0, 0, 0]);
     smmu.attach_nested(STREAM, &Stage1::from_untrusted(&one), &HOST)
         .unwrap();
-    assert_eq!(fake.entry(STREAM).0[0], 0x00ff_ffff_ffff_ffcf);
+    assert_eq!(fake.entry(STREAM).0[0], 0x0000_0fff_ffff_ffcf);
     assert_eq!(fake.entry(STREAM).0[1] & 0xff, 0xfc);
 }
 
@@ -118,6 +119,12 @@ fn what_would_be_illegal_is_refused() {
         Stage1Error::Format { format: 3 }
     );
     assert_eq!(refuse(&able(), substreams(2), 3), Stage1Error::Default);
+    // OAS of 44 bits, and no VMSAv8-32 that would make it 40 at least.
+    let pointer = 1 << 44;
+    assert_eq!(
+        refuse(&able(), pointer, 0),
+        Stage1Error::Pointer { pointer, bits: 44 }
+    );
     // S1P, no CD2L.
     let linear = Fake::with(|state| {
         state.set(reg::IDR0, 0x0d44_101b_u32);
