@@ -453,9 +453,12 @@ impl Caches {
         self.config_doomed = false;
         self.changed = true;
         self.leaves.retain(|_, fate| *fate == Fate::Live);
+        let before = self.nodes.len();
         self.nodes.retain(|_, fate| *fate == Fate::Live);
         self.combined.retain(|_, doomed| !*doomed);
-        self.reindex();
+        if self.nodes.len() != before {
+            self.reindex();
+        }
         self.stage1.settle();
         for held in self.l1.values_mut() {
             held.doomed.clear();

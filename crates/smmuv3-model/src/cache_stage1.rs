@@ -216,8 +216,11 @@ impl Stage1Caches {
     /// A CMD_SYNC completed: what is doomed goes.
     pub(crate) fn settle(&mut self) {
         self.leaves.retain(|_, doomed| !*doomed);
+        let before = self.pieces.len();
         self.pieces.retain(|_, doomed| !*doomed);
-        self.reindex();
+        if self.pieces.len() != before {
+            self.reindex();
+        }
         for held in self.l1.values_mut() {
             held.doomed.clear();
         }

@@ -10,7 +10,6 @@ use crate::misuse::Misuse;
 use crate::smmu::{Mode, Smmu};
 use crate::stage2::{LeafEntry, Meaning, Regime};
 use crate::stream::{Place, Plan};
-use rustc_hash::FxHashSet;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{Command, Opcode};
 use smmuv3_spec::ste::Ste;
@@ -95,23 +94,33 @@ impl Smmu {
             return;
         }
         let going = self.caches.going();
+        // Which entries of a table to look at again.
         let again = |node: &Node| {
-            let hull = going.get(&node.regime.vmid);
-            let last = node.input + (node.span() - 1);
-            all || hull.is_some_and(|hull| node.input <= hull.1 && hull.0 <= last)
+            let entries = node.regime.entries(node.level);
+            if all {
+                return Some(0..entries);
+            }
+            let (first, last) = *going.get(&node.regime.vmid)?;
+            let shift = node.regime.shift(node.level);
+            let index = |address: u64| address.checked_sub(node.input).map(|at| at >> shift);
+            let (first, last) = (index(first).unwrap_or(0), index(last)?);
+            (first < entries).then(|| first..(last + 1).min(entries))
         };
-        let roots = self.roots();
         let nodes = self.caches.nodes.iter();
-        let live: Vec<Node> = nodes
-            .filter(|(node, fate)| **fate == Fate::Live && again(node))
-            .map(|(node, _)| *node)
+        let live: Vec<_> = nodes
+            .filter(|(_, fate)| **fate == Fate::Live)
+            .filter_map(|(node, _)| Some((*node, again(node)?)))
             .collect();
-        let work = live
-            .into_iter()
-            .chain(roots)
-            .filter(|node| self.caches.add_node(*node, Fate::Live) || again(node))
+        let roots = self.roots().into_iter();
+        let mut fresh: Vec<Node> = roots
+            .filter(|root| self.caches.add_node(*root, Fate::Live))
             .collect();
-        self.expand_all(work);
+        for (node, entries) in live {
+            for index in entries {
+                self.look_at(node, index, Fate::Live, &mut fresh);
+            }
+        }
+        self.expand(fresh, Fate::Live);
         self.caches.combine();
         self.soak_stage1();
     }
@@ -216,19 +225,6 @@ impl Smmu {
         while let Some(node) = work.pop() {
             for index in 0..node.regime.entries(node.level) {
                 self.look_at(node, index, fate, &mut work);
-            }
-        }
-    }
-
-    /// The same, also for those that they already led to.
-    fn expand_all(&mut self, work: Vec<Node>) {
-        let mut done: FxHashSet<Node> = FxHashSet::default();
-        let mut work = work;
-        while let Some(node) = work.pop() {
-            if done.insert(node) {
-                for index in 0..node.regime.entries(node.level) {
-                    self.look_at(node, index, Fate::Live, &mut work);
-                }
             }
         }
     }
