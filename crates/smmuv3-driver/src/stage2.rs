@@ -171,8 +171,8 @@ impl Stage2 {
                 bits,
             });
         }
-        self.check_input(features)?;
-        self.check_output(features)?;
+        let root_bytes = self.check_input(features)?;
+        self.check_output(features, root_bytes)?;
 
         let (cache, share) = if features.coherent() {
             (CACHE_WB, SHARE_INNER)
@@ -210,7 +210,8 @@ impl Stage2 {
             .with_s2ttb(self.root.raw()))
     }
 
-    fn check_input(&self, features: &Features) -> Result<(), Stage2Error> {
+    /// Bytes of the root, all its tables together.
+    fn check_input(&self, features: &Features) -> Result<u64, Stage2Error> {
         let input = features.input_bits();
         let large = self.granule == Granule::Size64K && features.aidr.minor() > 0;
         let least = (64 - input).max(if large { 12 } else { 16 });
@@ -236,13 +237,13 @@ impl Stage2 {
         let below = self.granule.log2() + self.granule.stride() * (3 - level);
         let ipa = 64 - self.t0sz;
         if ipa > below && ipa <= below + self.granule.stride() + 4 {
-            Ok(())
+            Ok(8 << (ipa - below))
         } else {
             Err(error)
         }
     }
 
-    fn check_output(&self, features: &Features) -> Result<(), Stage2Error> {
+    fn check_output(&self, features: &Features, root_bytes: u64) -> Result<(), Stage2Error> {
         let wide = self.granule == Granule::Size64K;
         let bits = match self.ps {
             0 => 32,
@@ -257,10 +258,11 @@ impl Stage2 {
         if bits == 0 || bits > features.output_bits() {
             return Err(Stage2Error::OutputSize { ps: self.ps });
         }
-        // The SMMU would silently round the root down to its own alignment; 64
-        // bytes is the least any configuration has.
+        // The SMMU would silently round the root down to its size, and read
+        // what is not its table. 64 bytes is the most that small ones need.
+        let alignment = root_bytes.max(64);
         let reach = if wide { bits } else { bits.min(48) };
-        if !self.root.is_aligned(64) || self.root.raw() >> reach != 0 {
+        if !self.root.is_aligned(alignment) || self.root.raw() >> reach != 0 {
             return Err(Stage2Error::Root { root: self.root });
         }
         Ok(())

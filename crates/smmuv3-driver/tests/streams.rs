@@ -393,6 +393,12 @@ fn what_would_be_an_illegal_entry_is_refused() {
                 most: 39,
             },
         ),
+        // 40 bits from level 1 are 1024 entries, two tables side by side.
+        (
+            same,
+            with(|s| s.root = PhysAddr::new(0x8010_1000)),
+            root(0x8010_1000),
+        ),
         // 4 KiB: level 1 resolves 31 to 43 bits, level 2 22 to 34.
         (same, with(|s| s.t0sz = 20), level(1, 20)),
         (same, with(|s| s.t0sz = 34), level(1, 34)),
