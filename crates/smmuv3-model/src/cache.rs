@@ -202,8 +202,8 @@ pub(crate) struct Caches {
     pub(crate) overflowed: bool,
     /// Entries of all nodes.
     node_entries: u64,
-    /// Leaves by VMID, size and first input address; some are not there any
-    /// more.
+    /// Leaves of the VMIDs with two stages by VMID, size and first input
+    /// address; some are not there any more.
     by_input: FxHashMap<(u16, u64, u64), Vec<Cached>>,
     /// Sizes that leaves have or had.
     sizes: BTreeSet<u64>,
@@ -269,17 +269,42 @@ impl Caches {
             }
             Slot::Vacant(slot) => {
                 slot.insert(fate);
-                let key = (leaf.vmid, leaf.size, leaf.input);
-                self.by_input.entry(key).or_default().push(leaf);
-                self.sizes.insert(leaf.size);
-                self.changed = true;
                 self.conflicts = true;
+                if !self.changed {
+                    self.reach.entry(leaf.vmid).or_default().add(&leaf);
+                }
+                if self.nested.contains(&leaf.vmid) {
+                    self.index(leaf);
+                }
             }
         }
         self.doomed |= fate != Fate::Live;
-        if fate != Fate::Ends && self.nested.contains(&leaf.vmid) {
-            self.combined.insert(leaf, false);
-            self.changed = true;
+        let combines = fate != Fate::Ends && self.nested.contains(&leaf.vmid);
+        if combines && self.combined.insert(leaf, false).is_none() && !self.changed {
+            let reach = self.reach_combined.entry(leaf.vmid).or_default();
+            reach.add(&leaf);
+        }
+    }
+
+    fn index(&mut self, leaf: Cached) {
+        let key = (leaf.vmid, leaf.size, leaf.input);
+        self.by_input.entry(key).or_default().push(leaf);
+        self.sizes.insert(leaf.size);
+    }
+
+    /// These VMIDs are used in two stages from now on, and no others.
+    pub(crate) fn set_nested(&mut self, nested: BTreeSet<u16>) {
+        if self.nested == nested {
+            return;
+        }
+        self.nested = nested;
+        self.by_input.clear();
+        let leaves = self.leaves.keys().copied();
+        let indexed: Vec<Cached> = leaves
+            .filter(|leaf| self.nested.contains(&leaf.vmid))
+            .collect();
+        for leaf in indexed {
+            self.index(leaf);
         }
     }
 
@@ -319,8 +344,7 @@ impl Caches {
         }
         for (leaf, fate) in &self.leaves {
             if *fate != Fate::Ends && self.nested.contains(&leaf.vmid) {
-                self.combined.insert(*leaf, false);
-                self.changed = true;
+                self.changed |= self.combined.insert(*leaf, false).is_none();
             }
         }
     }
@@ -456,7 +480,7 @@ impl Caches {
         let before = self.nodes.len();
         self.nodes.retain(|_, fate| *fate == Fate::Live);
         self.combined.retain(|_, doomed| !*doomed);
-        if self.nodes.len() != before {
+        if self.nodes.len() != before || !self.nested.is_empty() {
             self.reindex();
         }
         self.stage1.settle();

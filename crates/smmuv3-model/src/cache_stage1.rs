@@ -203,7 +203,7 @@ impl Stage1Caches {
                 world: half.world,
                 vmid: half.vmid,
                 // A table descriptor is nobody's but its own ASID's.
-                asid: Some(half.asid),
+                asid: (half.world != World::El2).then_some(half.asid),
             };
             let hits = |scope: &Scope| {
                 let (granule, span) = (half.granule, piece.span());

@@ -15,6 +15,9 @@ use smmuv3_spec::command::{Command, Opcode};
 use smmuv3_spec::ste::Ste;
 use std::collections::BTreeSet;
 
+/// Most level 1 descriptors that are looked at for no stream's sake.
+const DESCRIPTORS: u32 = 256;
+
 impl Smmu {
     /// A CPU stored to `at`.
     pub(crate) fn observe_store(&mut self, at: u64) {
@@ -60,7 +63,7 @@ impl Smmu {
 
     /// Which VMIDs some stream may use in two stages now.
     fn note_nesting(&mut self) {
-        self.caches.nested = self
+        let nested = self
             .streams
             .clone()
             .into_iter()
@@ -70,6 +73,7 @@ impl Smmu {
                 _ => None,
             })
             .collect();
+        self.caches.set_nested(nested);
     }
 
     /// Caches everything that can be reached now, whatever was held before: the
@@ -130,6 +134,7 @@ impl Smmu {
         if !self.may_translate() {
             return;
         }
+        self.fetch_descriptors();
         for stream in self.streams.clone() {
             for at in self.fetch_places(stream) {
                 self.fetch_entry(stream, at);
@@ -145,6 +150,25 @@ impl Smmu {
         self.expand(work, Fate::Live);
         self.caches.combine();
         self.soak_stage1();
+    }
+
+    /// Reads the first level of the stream table, for streams that nobody asked
+    /// about too: what it leads to may be prefetched (3.21.3).
+    fn fetch_descriptors(&mut self) {
+        let Some(split) = self.split() else { return };
+        for index in 0..DESCRIPTORS {
+            // Never more than 8 + 10 bits.
+            let Place::Behind { index, at } = self.place(StreamId(index << split)) else {
+                return;
+            };
+            // Without a span it leads nowhere.
+            let Some(words) = self.ram.views(at).filter(|words| *words != (0, 0)) else {
+                continue;
+            };
+            let held = self.caches.l1.entry(index).or_default();
+            held.add(words.0);
+            held.add(words.1);
+        }
     }
 
     /// Where an entry of `stream` may be read from now.

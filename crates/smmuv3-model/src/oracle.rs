@@ -203,6 +203,19 @@ impl Smmu {
             at,
             level: node.level,
         });
+        let inside = |array: &Range<u64>| array.start < at + bytes && at < array.end;
+        let arrays = self.caches.l1.iter().flat_map(|(index, held)| {
+            let arrays = held.all().into_iter().filter_map(|word| self.array(word));
+            arrays.map(move |array| (*index, array))
+        });
+        let mut arrays = arrays.filter(|(_, array)| self.enabled().smmuen() && inside(array));
+        let first = first.or_else(|| {
+            let (index, array) = arrays.next()?;
+            let split = self.split().unwrap_or(0);
+            let stream = StreamId(u32::try_from(index << split).unwrap_or(u32::MAX));
+            let at = array.start.max(at);
+            Some(Violation::Entry { stream, at })
+        });
         first.or_else(|| {
             let mut entries = self.caches.entries.iter();
             entries.find_map(|(stream, entry)| {
@@ -319,6 +332,17 @@ impl Smmu {
                 at: policy.first_foreign(range).unwrap_or(node.table),
                 level: node.level,
             });
+        }
+        // Whatever a level 1 descriptor leads to may be prefetched, for streams
+        // that nobody asked about too (3.21.3).
+        for (index, held) in &self.caches.l1 {
+            for array in held.all().into_iter().filter_map(|word| self.array(word)) {
+                if let Some(at) = policy.first_foreign(array) {
+                    let split = self.split().unwrap_or(0);
+                    let stream = StreamId(u32::try_from(index << split).unwrap_or(u32::MAX));
+                    return Err(Violation::Entry { stream, at });
+                }
+            }
         }
         for (stream, entry) in &self.caches.entries {
             for at in &entry.from {

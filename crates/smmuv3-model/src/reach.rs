@@ -34,6 +34,15 @@ impl Reach {
         reach
     }
 
+    /// One translation more.
+    pub(crate) fn add(&mut self, leaf: &Cached) {
+        let range = leaf.output..leaf.output.saturating_add(leaf.size);
+        if leaf.write {
+            join(&mut self.write, &range);
+        }
+        join(&mut self.any, &range);
+    }
+
     /// Whether `stream` may touch all of it.
     pub(crate) fn is_allowed(&self, policy: &impl Policy, stream: StreamId) -> bool {
         let fine = |ranges: &[Range<u64>], write| {
@@ -59,9 +68,36 @@ fn merge(ranges: &mut Vec<Range<u64>>) {
     });
 }
 
+/// Adds a range to ranges that are ascending and disjoint, and stay so.
+fn join(ranges: &mut Vec<Range<u64>>, range: &Range<u64>) {
+    let first = ranges.partition_point(|other| other.end < range.start);
+    let rest = ranges[first..].partition_point(|other| other.start <= range.end);
+    let touched = first..first + rest;
+    let joined = ranges[touched.clone()]
+        .iter()
+        .fold(range.clone(), |all, other| {
+            all.start.min(other.start)..all.end.max(other.end)
+        });
+    ranges.splice(touched, [joined]);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::merge;
+    use super::{join, merge};
+
+    #[test]
+    fn one_by_one_is_the_same() {
+        let all = [8..9, 0..2, 2..4, 1..3, 20..30, 6..7, 6..8, 5..25];
+        for count in 0..=all.len() {
+            let mut together = all[..count].to_vec();
+            merge(&mut together);
+            let mut single = Vec::new();
+            all[..count]
+                .iter()
+                .for_each(|range| join(&mut single, range));
+            assert_eq!(single, together);
+        }
+    }
 
     #[test]
     fn ranges_that_touch_become_one() {

@@ -144,6 +144,12 @@ impl Smmu {
         }
     }
 
+    /// The entries that a level 1 descriptor leads to, if it is valid.
+    pub(crate) fn array(&self, word: u64) -> Option<std::ops::Range<u64>> {
+        let first = self.behind(word, StreamId(0))?;
+        Some(first..first + (Ste::SIZE << (L1Std([word]).span() - 1)))
+    }
+
     /// Where the entry is if the level 1 descriptor is `word`; `None` when it
     /// has none for this stream (5.1.1).
     pub(crate) fn behind(&self, word: u64, stream: StreamId) -> Option<u64> {

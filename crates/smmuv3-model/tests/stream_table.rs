@@ -2,7 +2,7 @@
 //! (IHI 0070, 6.3.24, 6.3.25).
 #![allow(missing_docs)]
 
-use smmuv3_model::{Access, Mode, Profile, Smmu, Transaction};
+use smmuv3_model::{Access, Mode, Policy, Profile, Smmu, Transaction, Violation};
 use smmuv3_spec::StreamId;
 
 const RAM: u64 = 0x4000_0000;
@@ -93,5 +93,45 @@ fn tables_too_large_for_any_address_are_at_0() {
     for cfg in [58, 63, 63 | 1 << 16 | 6 << 6] {
         // There is no memory at 0.
         assert!(!passes(RAM, cfg, &[(RAM, BYPASS)], 0));
+    }
+}
+
+/// Memory for tables ends at 0x4002_0000; no stream may reach anything.
+struct Tables;
+
+impl Policy for Tables {
+    fn first_forbidden(&self, _: StreamId, range: std::ops::Range<u64>, _: bool) -> Option<u64> {
+        Some(range.start)
+    }
+
+    fn first_foreign(&self, range: std::ops::Range<u64>) -> Option<u64> {
+        (range.end > 0x4002_0000).then_some(range.start.max(0x4002_0000))
+    }
+}
+
+/// 3.21.3: entries that are reachable may be prefetched, whoever uses them.
+#[test]
+fn a_descriptor_of_other_streams_must_not_lead_astray() {
+    // The last array that fits, and the first that does not.
+    for (descriptor, good) in [(0, true), (0x4001_f000 | 7, true), (0x4002_0000 | 7, false)] {
+        let banks = std::iter::once(RAM..RAM + 0x4000_0000);
+        let mode = Mode::Greedy { seed: 1 };
+        let mut smmu = Smmu::new(Profile::full(), banks, mode, [StreamId(3)]);
+        for (at, word) in [(RAM, 0x4001_0000 | 7), (RAM + 5 * 8, descriptor)] {
+            assert!(smmu.ram_mut().settle(at, word));
+        }
+        smmu.write64(STRTAB_BASE, RAM);
+        smmu.write32(STRTAB_BASE_CFG, TWO_LEVELS | 6 << 6);
+        smmu.write32(CR0, 0b1_0001);
+        while smmu.read32(0x24) & 1 == 0 {}
+        let checked = smmu.check(&Tables);
+        let astray = matches!(
+            checked,
+            Err(Violation::Entry {
+                at: 0x4002_0000,
+                ..
+            })
+        );
+        assert_eq!((checked.is_ok(), astray), (good, !good), "{descriptor:#x}");
     }
 }
