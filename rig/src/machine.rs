@@ -14,7 +14,8 @@ use crate::setup::Setup;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_ownership::{Bank, Entry, Ledger};
 use smmuv3_model::{Fault, Ram, Refusal, Smmu, Transaction};
-use smmuv3_spec::StreamId;
+use smmuv3_spec::id::{Idr0, Idr1};
+use smmuv3_spec::{StreamId, reg};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops;
@@ -34,6 +35,17 @@ pub(crate) struct Unit {
     pub(crate) earlier: Cell<Earlier>,
     /// First word of a command whose second is still to come.
     pub(crate) half: Cell<Option<(u64, u64)>>,
+}
+
+impl Unit {
+    /// Whether its stream table has two levels, and so few StreamIDs that the
+    /// driver makes second levels of [`LEAF`](crate::map::LEAF) entries.
+    pub(crate) fn has_tables_of_leaf(&self) -> bool {
+        let mut smmu = self.smmu.borrow_mut();
+        let idr0 = Idr0::from(smmu.read32(reg::IDR0));
+        let idr1 = Idr1::from(smmu.read32(reg::IDR1));
+        idr0.st_level() != 0 && idr1.sidsize() <= 16
+    }
 }
 
 pub(crate) struct Machine {

@@ -103,7 +103,10 @@ impl World<'_> {
         let (unit, a) = place(first, units);
         let (_, b) = place(last, units);
         let (mut low, mut high) = (a.min(b), a.max(b));
-        if whole {
+        if !self.machine.units[unit].has_tables_of_leaf() {
+            // Each would be attached by itself: much work, and nothing new.
+            high = high.min(low + 16);
+        } else if whole {
             (low, high) = (low / LEAF * LEAF, high / LEAF * LEAF + LEAF - 1);
         }
         let inside = |stream: &u32| {
