@@ -12,7 +12,7 @@ use std::time::Duration;
 const BUILD: Duration = Duration::from_secs(1800);
 
 /// Runs of the rig to make a program shorter: that it was found is enough.
-const SHORTEN: &str = "100";
+const SHORTEN: &str = "300";
 
 /// How long and where to look.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@
 mod action;
 mod cpu;
 mod earlier;
+mod enable;
 mod everywhere;
 mod expected;
 mod finding;

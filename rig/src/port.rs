@@ -54,6 +54,9 @@ impl Registers for Port<'_> {
             _ => {}
         }
         self.unit().smmu.borrow_mut().write32(offset, value);
+        if offset == reg::CR0 && value & 1 != 0 {
+            self.machine.look_at_stream_table(self.unit());
+        }
         match offset {
             // What was cached since the last CMD_SYNC still is.
             reg::CMDQ_PROD | reg::CR0 | reg::GBPA => self.machine.check(),
