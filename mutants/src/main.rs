@@ -26,7 +26,7 @@ struct Arguments {
     #[arg(long, value_name = "K", default_value_t = cores())]
     jobs: usize,
     /// Operations that the rig may run for one mutant.
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = 40_000)]
     ops: u64,
     /// Decides the rig's programs.
     #[arg(long, value_name = "S", default_value_t = 1)]

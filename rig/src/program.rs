@@ -105,12 +105,13 @@ fn edges() -> impl Strategy<Value = Vec<Op>> {
                 take(first, last),
                 give(first, last),
             ],
-            // Next to each other, in two tables.
+            // The first page of a table after one in the middle of the table
+            // before it, which was made later.
             2 => vec![
                 take(next, one),
-                take(first, last),
+                take(first + 100, 0),
+                take(first + 101, 0),
                 give(next, one),
-                give(first, last),
             ],
             // A block and some pages of another at once.
             _ => vec![take(inside + 512, 0), take(first, 24), give(first, 24)],
