@@ -12,7 +12,7 @@ use portcullis_isolation::HostError;
 use portcullis_ownership::{Owner, TransferError};
 use portcullis_pagetable::Error as TableError;
 use smmuv3_driver::Granule;
-use smmuv3_model::Fault;
+use smmuv3_model::{Access, Fault, Transaction};
 use smmuv3_spec::StreamId;
 
 /// The largest block that RAM is mapped with.
@@ -268,7 +268,36 @@ impl World<'_> {
             self.tear(range);
         }
         self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
-        self.explain(fine, "give")
+        self.explain(fine, "give")?;
+        if result.is_ok() {
+            self.reach_given(range)?;
+        }
+        Ok(())
+    }
+
+    /// What was given is reached: between operations only the ends of all that
+    /// the host has are looked at, and this may lie in the middle.
+    fn reach_given(&self, range: Range<PhysAddr>) -> Result<(), Finding> {
+        let units = self.drivers.len();
+        for at in [range.start().raw(), range.end().raw() - 8] {
+            if self.is_torn(0, at) {
+                continue;
+            }
+            if !self.machine.cpu.reaches(at) {
+                return Err(Finding::CpuLost(at));
+            }
+            for (stream, _) in self.at.iter().filter(|(_, domain)| **domain == 0) {
+                let (unit, id) = place(*stream, units);
+                if self.drivers[unit].is_fenced() || self.machine.units[unit].broken.get() {
+                    continue;
+                }
+                let access = Transaction::new(StreamId(id), at, Access::Write);
+                if self.machine.transact(unit, access) != Ok(at) {
+                    return Err(Finding::Lost(*stream, at));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What a transfer must meet with: nothing, the ledger's refusal, or after

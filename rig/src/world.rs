@@ -178,7 +178,7 @@ impl World<'_> {
         Err(self.machine.finding.get().unwrap_or(Finding::Failed(what)))
     }
 
-    fn is_torn(&self, domain: usize, at: u64) -> bool {
+    pub(crate) fn is_torn(&self, domain: usize, at: u64) -> bool {
         domain == 0 && self.torn.iter().any(|block| block.contains(&at))
     }
 
