@@ -3,6 +3,7 @@
 use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::{self, PAGES, RAM};
+use crate::plant;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_ownership::Owner;
 use smmuv3_model::{Access, Transaction};
@@ -16,6 +17,10 @@ pub enum Action {
     Dma {
         /// Number of the stream.
         stream: u32,
+        /// The address space within the device, if it names one.
+        substream: Option<u32>,
+        /// It says that it is privileged.
+        privileged: bool,
         /// The address that it puts on the bus.
         address: u64,
         /// What it writes there; it reads without.
@@ -29,6 +34,14 @@ pub enum Action {
         word: u64,
         /// What it writes.
         value: u64,
+    },
+    /// A CPU of the host writes context descriptors and tables of a stage 1, as
+    /// far as its stage 2 lets it.
+    Plant {
+        /// Page of RAM, the first of five.
+        page: u64,
+        /// What they look like: 0 maps all RAM to itself.
+        shape: u64,
     },
     /// Another CPU counts one more DMA mapping of pages of the host.
     Pin {
@@ -75,9 +88,29 @@ impl Machine {
         match *action {
             Action::Dma {
                 stream,
+                substream,
+                privileged,
                 address,
                 write,
-            } => self.dma(stream, address & !7, write),
+            } => {
+                let (unit, id) = map::place(stream, self.units.len());
+                let access = Transaction {
+                    substream,
+                    privileged,
+                    ..Transaction::new(StreamId(id), address & !7, Access::Read)
+                };
+                self.dma(unit, access, write);
+            }
+            Action::Plant { page, shape } => {
+                let units = self.units.iter();
+                let profiles = units.map(|unit| *unit.smmu.borrow().profile());
+                let profiles: Vec<_> = profiles.collect();
+                for (at, value) in plant::stage1(page, shape, &profiles) {
+                    if self.cpu.reaches(at) {
+                        self.store_of_host(at, value);
+                    }
+                }
+            }
             Action::Scribble { page, word, value } => {
                 let at = RAM.start + page % PAGES * PAGE_SIZE + word % 512 * 8;
                 if self.cpu.reaches(at) {
@@ -135,25 +168,10 @@ impl Machine {
     }
 
     /// What it reaches is judged by the oracle.
-    fn dma(&self, stream: u32, address: u64, write: Option<u64>) {
-        let (index, id) = map::place(stream, self.units.len());
-        let access = if write.is_some() {
-            Access::Write
-        } else {
-            Access::Read
+    fn dma(&self, unit: usize, access: Transaction, write: Option<u64>) {
+        let _ = match write {
+            Some(value) => self.noted(unit, access.stream, |smmu| smmu.write(access, value)),
+            None => self.transact(unit, access).map(|_| ()),
         };
-        let access = Transaction::new(StreamId(id), address, access);
-        if self.transact(index, access).is_err() {
-            return;
-        }
-        if let Some(value) = write {
-            // The same walk again, so it records nothing.
-            let unit = &self.units[index];
-            let _ = unit
-                .smmu
-                .borrow_mut()
-                .dma_write(StreamId(id), address, value);
-            self.seen_by_others(index, address);
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a run can find.
 
 use smmuv3_model::{Misuse, Violation};
+use smmuv3_spec::StreamId;
 
 /// Why a run is not right.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -23,8 +24,12 @@ pub enum Finding {
     /// The host's CPUs do not reach what they should.
     #[error("the CPUs do not reach {0:#x}, which they should")]
     CpuLost(u64),
-    /// The ledger did not answer as the books of the oracle say.
-    #[error("the ledger's answer to {0} at {1:#x} is wrong")]
+    /// A transaction of this stream waits for software, which it must not: the
+    /// stream may not stall, or was blocked.
+    #[error("a transaction of {0} waits, which it must not")]
+    Waits(StreamId),
+    /// The ledger or the driver did not answer as the books of the oracle say.
+    #[error("the answer to {0} at {1:#x} is wrong")]
     Answer(&'static str, u64),
     /// The ledger does not say what the books of the oracle say.
     #[error("the ledger is wrong about the page {0:#x}")]

@@ -12,12 +12,12 @@ use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
 use crate::setup::Setup;
 use portcullis_addr::{PhysAddr, Range};
-use portcullis_ownership::{Bank, Entry, Ledger};
+use portcullis_ownership::{Bank, Entry, Ledger, Owner};
 use smmuv3_model::{Fault, Ram, Refusal, Smmu, Transaction};
 use smmuv3_spec::id::{Idr0, Idr1};
 use smmuv3_spec::{StreamId, reg};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops;
 use std::sync::atomic::AtomicU32;
 
@@ -29,6 +29,11 @@ pub(crate) struct Unit {
     pub(crate) recorded: RefCell<Recorded>,
     /// Something was broken on purpose: the driver may fail.
     pub(crate) broken: Cell<bool>,
+    /// Commands were made to be refused, and nothing worse: the driver may say
+    /// so, and go on.
+    pub(crate) refuses: Cell<bool>,
+    /// A bit flips in the next command on its way to memory.
+    pub(crate) flips: Cell<bool>,
     /// It has no power, and the devices behind it have none.
     pub(crate) off: Cell<bool>,
     /// What an earlier owner may still do.
@@ -45,6 +50,11 @@ impl Unit {
         let idr0 = Idr0::from(smmu.read32(reg::IDR0));
         let idr1 = Idr1::from(smmu.read32(reg::IDR1));
         idr0.st_level() != 0 && idr1.sidsize() <= 16
+    }
+
+    /// Whether what is asked of it may fail.
+    pub(crate) fn may_fail(&self) -> bool {
+        self.broken.get() || self.refuses.get()
     }
 }
 
@@ -69,6 +79,10 @@ pub(crate) struct Machine {
     /// of further seams.
     pub(crate) interrupts: RefCell<VecDeque<(u32, Action)>>,
     interrupted: Cell<bool>,
+    /// Streams whose faults may stall, by SMMU.
+    pub(crate) may_stall: RefCell<BTreeSet<(usize, StreamId)>>,
+    /// What is being taken from the host.
+    pub(crate) taking: Cell<Option<Range<PhysAddr>>>,
     /// Allocations until memory runs out.
     pub(crate) starve: Cell<Option<u32>>,
     /// An allocation failed.
@@ -83,11 +97,15 @@ impl Machine {
         let ram = Ram::new(banks, coherent);
         let units = profiles.iter().map(|profile| {
             let streams = ids(profiles.len()).map(StreamId);
+            let mut smmu = Smmu::on(*profile, ram.clone(), setup.mode, streams);
+            smmu.log_writes(true);
             Unit {
-                smmu: RefCell::new(Smmu::on(*profile, ram.clone(), setup.mode, streams)),
+                smmu: RefCell::new(smmu),
                 ring: RefCell::new(0..0),
                 recorded: RefCell::default(),
                 broken: Cell::new(false),
+                refuses: Cell::new(false),
+                flips: Cell::new(false),
                 off: Cell::new(false),
                 earlier: Cell::new(Earlier::Anything),
                 half: Cell::new(None),
@@ -111,6 +129,8 @@ impl Machine {
             in_driver: Cell::new(false),
             interrupts: RefCell::default(),
             interrupted: Cell::new(false),
+            may_stall: RefCell::default(),
+            taking: Cell::new(None),
             starve: Cell::new(None),
             starved: Cell::new(false),
         }
@@ -143,6 +163,7 @@ impl Machine {
         if !self.armed.get() || self.finding.get().is_some() {
             return;
         }
+        self.look_at_ledger();
         let (allowed, live) = (self.allowed.borrow(), self.live.borrow());
         let none = BTreeMap::new();
         for (index, unit) in self.units.iter().enumerate() {
@@ -164,7 +185,7 @@ impl Machine {
             }
             // Registers that are stuck are written all the same, to fence.
             let misuse = smmu.take_misuse();
-            if let Some(misuse) = misuse.first().filter(|_| !unit.broken.get()) {
+            if let Some(misuse) = misuse.first().filter(|_| !unit.may_fail()) {
                 self.find(Finding::Misuse(*misuse));
             }
         }
@@ -182,24 +203,62 @@ impl Machine {
         }
     }
 
-    /// A device's access; its event, if any, is noted.
+    /// From the moment on at which the ledger says that pages have another
+    /// owner, the host must not reach them any more.
+    fn look_at_ledger(&self) {
+        let Some(range) = self.taking.get() else {
+            return;
+        };
+        let owner = self.with_ledger(|ledger| ledger.entry(range.start()));
+        if owner.is_some_and(|entry| entry.owner() != Owner::HOST) {
+            self.taking.set(None);
+            let gone = range.start().raw()..range.end().raw();
+            self.allowed.borrow_mut().forbid(&gone);
+        }
+    }
+
+    /// A device's access, by a walk; what it reaches is judged by the oracle.
     pub(crate) fn transact(&self, unit: usize, access: Transaction) -> Result<u64, Refusal> {
-        let unit = &self.units[unit];
+        self.noted(unit, access.stream, |smmu| smmu.translate(access))
+    }
+
+    /// Something that a device does: its event, if any, is noted, and what it
+    /// and the SMMU write to memory is told to every observer.
+    pub(crate) fn noted<T>(
+        &self,
+        index: usize,
+        stream: StreamId,
+        act: impl FnOnce(&mut Smmu) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let unit = &self.units[index];
         if unit.off.get() {
             return Err(Refusal::Silent);
         }
-        let mut smmu = unit.smmu.borrow_mut();
-        let before = smmu.counts();
-        let result = smmu.translate(access);
-        let after = smmu.counts();
-        if let Err(Refusal::Event(record)) = result {
-            unit.recorded.borrow_mut().note(
-                record,
-                after.events > before.events,
-                after.lost > before.lost,
-            );
+        let before = unit.smmu.borrow().counts();
+        let result = act(&mut unit.smmu.borrow_mut());
+        let after = unit.smmu.borrow().counts();
+        let (kept, lost) = (after.events - before.events, after.lost > before.lost);
+        let record = result.as_ref().err().and_then(Refusal::event);
+        let mut recorded = unit.recorded.borrow_mut();
+        match record {
+            Some(record) => recorded.note(record, kept == 1, lost),
+            // What was ignored counts as done, and may have been recorded.
+            None => recorded.flood(kept, lost),
         }
+        let waits = matches!(result, Err(Refusal::Stalled(_)));
+        if waits && !self.may_stall.borrow().contains(&(index, stream)) {
+            self.find(Finding::Waits(stream));
+        }
+        self.spread(index);
         result
+    }
+
+    /// Tells every other observer what an SMMU and its devices wrote.
+    pub(crate) fn spread(&self, unit: usize) {
+        let writes = self.units[unit].smmu.borrow_mut().take_writes();
+        for at in writes {
+            self.seen_by_others(unit, at);
+        }
     }
 
     /// Breaks an SMMU.
@@ -212,9 +271,11 @@ impl Machine {
         unit.recorded
             .borrow_mut()
             .flood(after.events - before.events, after.lost > before.lost);
-        // A flood of events is no excuse for anything.
-        if !matches!(fault, Fault::EventFlood(_)) {
-            unit.broken.set(true);
+        match fault {
+            // No excuse for anything.
+            Fault::EventFlood(_) => {}
+            Fault::CommandError(_) => unit.refuses.set(true),
+            _ => unit.broken.set(true),
         }
     }
 

@@ -54,7 +54,11 @@ impl Machine {
         let Some((first, word)) = unit.half.take() else {
             return self.raw_store(at, value);
         };
-        let command = self.mutant.command(Command([word, value]));
+        let mut command = self.mutant.command(Command([word, value]));
+        if unit.flips.take() {
+            // To an opcode that there is not.
+            command.0[0] |= 0x80;
+        }
         self.raw_store(first, command.0[0]);
         self.raw_store(at, command.0[1]);
     }

@@ -14,7 +14,18 @@ pub enum Op {
         /// Number of the domain.
         domain: u8,
     },
-    /// The same for all streams between two, as far as they are behind the
+    /// The same with a stage 1 on top, as an entry that the host wrote has it.
+    AttachNested {
+        /// Number of the stream.
+        stream: u32,
+        /// Number of the domain.
+        domain: u8,
+        /// The entry's first two words.
+        entry: [u64; 2],
+        /// Faults of stage 1 may stall.
+        stalls: bool,
+    },
+    /// The same as [`Attach`](Self::Attach) for all streams between two, as far as they are behind the
     /// SMMU of the first.
     AttachRange {
         /// Number of a stream, included.
@@ -76,6 +87,12 @@ pub enum Op {
         smmu: u32,
         /// What is wrong with it.
         fault: Fault,
+    },
+    /// Flips a bit in the next command for an SMMU, so that it is refused until
+    /// it is stored again.
+    Flip {
+        /// Number of the SMMU.
+        smmu: u32,
     },
     /// Reuses the VMID of a domain without streams for another table.
     Reuse,

@@ -26,12 +26,22 @@ impl World<'_> {
                 let (unit, id) = place(stream, self.drivers.len());
                 self.also(before, [stream], &self.ranges_of(domain));
                 let stage2 = self.domains[usize::from(domain)];
-                if self.drive(unit, "attach", |d| d.attach(StreamId(id), &stage2))? {
-                    self.at.insert(stream, domain);
-                } else {
-                    self.half_done(stream, Some(domain));
+                let mut failed = None;
+                let done = self.drive(unit, "attach", |driver| {
+                    let result = driver.attach(StreamId(id), &stage2);
+                    result.inspect_err(|error| failed = Some(*error))
+                })?;
+                if done {
+                    self.attached(stream, domain);
                 }
+                self.check_failure(stream, domain, failed)?;
             }
+            Op::AttachNested {
+                stream,
+                domain,
+                entry,
+                stalls,
+            } => self.attach_nested(before, stream % STREAMS, domain % 3, entry, stalls)?,
             Op::AttachRange {
                 first,
                 last,
@@ -42,7 +52,7 @@ impl World<'_> {
                 let stream = stream % STREAMS;
                 let (unit, id) = place(stream, self.drivers.len());
                 if self.drive(unit, "block", |d| d.block(StreamId(id)))? {
-                    self.at.remove(&stream);
+                    self.blocked(stream);
                 } else {
                     self.half_done(stream, None);
                 }
@@ -85,6 +95,12 @@ impl World<'_> {
                     .inject(smmu as usize % self.drivers.len(), fault);
                 self.scarred = true;
             }
+            Op::Flip { smmu } => {
+                let unit = &self.machine.units[smmu as usize % self.drivers.len()];
+                unit.flips.set(true);
+                unit.refuses.set(true);
+                self.scarred = true;
+            }
             Op::Now(action) => self.machine.act(&action),
             // Only prepare the next one.
             Op::Starve { .. } | Op::During { .. } => {}
@@ -120,7 +136,7 @@ impl World<'_> {
         let all = self.drive(unit, "attach_range", |d| d.attach_range(low, high, &stage2))?;
         for stream in streams {
             if all {
-                self.at.insert(stream, domain);
+                self.attached(stream, domain);
             } else {
                 self.half_done(stream, Some(domain));
             }
@@ -134,7 +150,7 @@ impl World<'_> {
     fn half_done(&mut self, stream: u32, wanted: Option<u8>) {
         let (unit, id) = place(stream, self.drivers.len());
         let old = self.at.get(&stream).copied();
-        if self.machine.units[unit].broken.get() {
+        if self.machine.units[unit].may_fail() {
             self.limbo
                 .extend(old.into_iter().chain(wanted).map(|domain| (stream, domain)));
         }
@@ -144,9 +160,15 @@ impl World<'_> {
             attached == Some((stage2.vmid, stage2.root))
         };
         match wanted.into_iter().chain(old).find(has) {
-            Some(domain) => self.at.insert(stream, domain),
-            None => self.at.remove(&stream),
-        };
+            // With a stage 1 if it had one: a new entry is never left behind.
+            Some(domain) => {
+                self.at.insert(stream, domain);
+            }
+            None => {
+                self.at.remove(&stream);
+                self.nested.remove(&stream);
+            }
+        }
     }
 
     fn restart(&mut self, unit: usize, power: bool) -> Result<(), Finding> {
@@ -165,14 +187,16 @@ impl World<'_> {
         if power {
             // Devices lose their power first and get it back last.
             hardware.off.set(true);
+            hardware.flips.set(false);
             self.machine.inject(unit, Fault::PowerLoss);
         }
         let restarted = self.drivers[unit].restart();
         if power {
             hardware.broken.set(false);
+            hardware.refuses.set(false);
             hardware.smmu.borrow_mut().take_misuse();
         }
-        self.explain(restarted.is_ok() || hardware.broken.get(), "restart")?;
+        self.explain(restarted.is_ok() || hardware.may_fail(), "restart")?;
         if restarted.is_ok() {
             hardware.off.set(false);
             self.limbo
@@ -205,7 +229,9 @@ impl World<'_> {
             drivers: &mut self.drivers,
             machine: self.machine,
         };
+        self.machine.taking.set(expected.is_ok().then_some(range));
         let result = self.space.take(range, to, &mut everywhere);
+        self.machine.taking.set(None);
         let mut books = self.machine.expected.borrow_mut();
         let fine = match (expected, &result) {
             (Ok(()), Ok(())) => {
@@ -326,7 +352,7 @@ impl World<'_> {
             HostError::Table(_) => self.scarred,
             HostError::Invalidation(_) => {
                 let mut units = self.drivers.iter().zip(&self.machine.units);
-                units.any(|(driver, unit)| driver.is_fenced() || unit.broken.get())
+                units.any(|(driver, unit)| driver.is_fenced() || unit.may_fail())
             }
             HostError::Ledger(_) | HostError::InDoubt => false,
         }

@@ -18,6 +18,24 @@ pub(crate) struct Allowed {
     pub(crate) cpus: Ranges,
 }
 
+impl Allowed {
+    /// Takes a range away from everybody.
+    pub(crate) fn forbid(&mut self, gone: &Range<u64>) {
+        let without = |list: &Ranges| {
+            let parts = list.iter().flat_map(|range| {
+                let before = range.start..range.end.min(gone.start);
+                let after = range.start.max(gone.end)..range.end;
+                [before, after].into_iter().filter(|part| !part.is_empty())
+            });
+            ranges(parts)
+        };
+        for list in self.streams.iter_mut().flat_map(BTreeMap::values_mut) {
+            *list = without(list);
+        }
+        self.cpus = without(&self.cpus);
+    }
+}
+
 /// Sorts and joins.
 pub(crate) fn ranges(list: impl IntoIterator<Item = Range<u64>>) -> Ranges {
     let mut list: Vec<Range<u64>> = list.into_iter().collect();

@@ -3,6 +3,7 @@
 use crate::machine::{Machine, Unit};
 use crate::mutant::Mutant;
 use smmuv3_driver::{Clock, Registers};
+use smmuv3_model::Smmu;
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::QueueBase;
 use smmuv3_spec::reg;
@@ -20,13 +21,26 @@ impl Port<'_> {
     }
 }
 
+impl Port<'_> {
+    /// Does something that may let transactions that wait go on: then they may
+    /// write to memory, and be recorded.
+    fn retrying<T>(&self, act: impl FnOnce(&mut Smmu) -> T) -> T {
+        let before = self.unit().smmu.borrow().counts();
+        let result = act(&mut self.unit().smmu.borrow_mut());
+        let after = self.unit().smmu.borrow().counts();
+        let (kept, lost) = (after.events - before.events, after.lost > before.lost);
+        self.unit().recorded.borrow_mut().flood(kept, lost);
+        self.machine.spread(self.unit);
+        result
+    }
+}
+
 impl Registers for Port<'_> {
     fn read32(&self, offset: u32) -> u32 {
         if offset == reg::EVENTQ_PROD {
             self.unit().recorded.borrow_mut().look();
         }
-        let value = {
-            let mut smmu = self.unit().smmu.borrow_mut();
+        let value = self.retrying(|smmu| {
             let value = smmu.read32(offset);
             match (self.machine.mutant, offset) {
                 (Mutant::NoWait, reg::CMDQ_CONS) => smmu.read32(reg::CMDQ_PROD),
@@ -34,7 +48,7 @@ impl Registers for Port<'_> {
                 (Mutant::NoGbpa, reg::GBPA) => 1 << 20,
                 _ => value,
             }
-        };
+        });
         // What is acknowledged here came into force.
         if matches!(offset, reg::CR0ACK | reg::GBPA) {
             self.machine.check();
@@ -53,7 +67,7 @@ impl Registers for Port<'_> {
             }
             _ => {}
         }
-        self.unit().smmu.borrow_mut().write32(offset, value);
+        self.retrying(|smmu| smmu.write32(offset, value));
         if offset == reg::CR0 && value & 1 != 0 {
             self.machine.look_at_stream_table(self.unit());
         }

@@ -12,13 +12,17 @@ use std::ops::RangeInclusive;
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        3 => (any::<u32>(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
+        3 => (stream(), 0..3u8).prop_map(|(stream, domain)| Op::Attach { stream, domain }),
+        2 => (stream(), prop_oneof![2 => Just(0u8), 1 => 0..3u8], entry(), any::<bool>())
+            .prop_map(|(stream, domain, entry, stalls)| {
+                Op::AttachNested { stream, domain, entry, stalls }
+            }),
         // Rare, since where tables exist it is as much work as a hundred others.
         1 => prop_oneof![
             1 => attach_range(),
-            2 => any::<u32>().prop_map(|stream| Op::Block { stream }),
+            2 => stream().prop_map(|stream| Op::Block { stream }),
         ],
-        2 => any::<u32>().prop_map(|stream| Op::Block { stream }),
+        2 => stream().prop_map(|stream| Op::Block { stream }),
         4 => (page(), count(), any::<bool>())
             .prop_map(|(page, count, nobody)| Op::Take { page, count, nobody }),
         4 => (page(), count(), any::<bool>())
@@ -29,6 +33,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         2 => (any::<u32>(), any::<bool>())
             .prop_map(|(smmu, power)| Op::Restart { smmu, power }),
         1 => (any::<u32>(), fault()).prop_map(|(smmu, fault)| Op::Break { smmu, fault }),
+        1 => any::<u32>().prop_map(|smmu| Op::Flip { smmu }),
         2 => Just(Op::Reuse),
         1 => (0..3u32).prop_map(|after| Op::Starve { after }),
         4 => action().prop_map(Op::Now),
@@ -163,16 +168,77 @@ fn fault() -> impl Strategy<Value = Fault> {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        3 => (any::<u32>(), 0x7fff_0000..0xc000_0000u64, any::<Option<u64>>())
-            .prop_map(|(stream, address, write)| Action::Dma { stream, address, write }),
-        2 => (page(), 0..512u64, any::<u64>())
+        3 => dma(),
+        2 => (page(), 0..512u64, word())
             .prop_map(|(page, word, value)| Action::Scribble { page, word, value }),
+        1 => (planted(), prop_oneof![1 => Just(0), 3 => any::<u64>()])
+            .prop_map(|(page, shape)| Action::Plant { page, shape }),
         1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Pin { page, count }),
         1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Unpin { page, count }),
         1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Begin { page, count }),
         1 => (page(), 0..8u64, any::<bool>())
             .prop_map(|(page, count, back)| Action::Pass { page, count, back }),
     ]
+}
+
+/// Mostly without a substream; often where planted tables map something.
+fn dma() -> impl Strategy<Value = Action> {
+    let substream = prop_oneof![2 => Just(None), 1 => (0..4u32).prop_map(Some)];
+    let address = prop_oneof![
+        0x7fff_0000..0xc000_0000u64,
+        0x8000_0000..0x8001_0000u64,
+        any::<u64>()
+    ];
+    let rest = (any::<bool>(), any::<Option<u64>>());
+    (stream(), substream, address, rest).prop_map(|(stream, substream, address, rest)| {
+        let (privileged, write) = rest;
+        Action::Dma {
+            stream,
+            substream,
+            privileged,
+            address,
+            write,
+        }
+    })
+}
+
+/// Any, but two of them often, so that operations meet.
+fn stream() -> impl Strategy<Value = u32> {
+    prop_oneof![2 => any::<u32>(), 1 => 0..2u32]
+}
+
+/// What a host writes: anything, or something like a descriptor.
+fn word() -> impl Strategy<Value = u64> {
+    // A table or page, a block, and the same without access flag, read-only,
+    // not for the unprivileged.
+    let low = prop::sample::select(vec![0x743u64, 0x741, 0x343, 0x7c3, 0x703, 0x3]);
+    prop_oneof![
+        any::<u64>(),
+        (page(), low).prop_map(|(page, low)| (0x8000_0000 + (page << 12)) | low),
+    ]
+}
+
+/// Where stage 1 tables are likely, near the start so that operations meet.
+fn planted() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => (0..4u64).prop_map(|n| n * 5), 1 => 0..1024u64]
+}
+
+/// The first two words of a stream table entry that a host wrote: mostly one
+/// that can be used, with anything around it.
+fn entry() -> impl Strategy<Value = [u64; 2]> {
+    let pointer = prop_oneof![
+        8 => planted().prop_map(|page| 0x8000_0000 + (page << 12)),
+        1 => any::<u64>().prop_map(|bits| bits & 0x00ff_ffff_ffff_ffc0),
+    ];
+    // S1CDMax in 63:59, S1Fmt in 5:4, S1DSS in 1:0 of the second.
+    let substreams = prop_oneof![3 => Just(0), 3 => 1..4u64, 1 => 0..32u64];
+    let format = prop_oneof![2 => Just(0), 1 => 0..4u64];
+    let rest = (0..16u64, prop_oneof![Just(0), any::<u64>()], 0..4u64);
+    (pointer, substreams, format, rest).prop_map(|(pointer, substreams, format, rest)| {
+        let (config, high, default) = rest;
+        let low = pointer | config | format << 4 | substreams << 59;
+        [low, high & !3 | default]
+    })
 }
 
 /// Near the start too, so that operations meet.

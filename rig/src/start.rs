@@ -162,6 +162,7 @@ fn host<'m>(
         spare: (stage2(3, spare), SPARE),
         last: OTHER,
         at: BTreeMap::new(),
+        nested: BTreeMap::new(),
         limbo: Vec::new(),
         scarred: false,
         in_doubt: false,

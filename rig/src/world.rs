@@ -29,6 +29,9 @@ pub(crate) struct World<'m> {
     pub(crate) last: Range<u64>,
     /// Which domain each stream is in.
     pub(crate) at: BTreeMap<u32, u8>,
+    /// Those of them that have a stage 1, and whether it lets everything pass
+    /// that comes without a substream.
+    pub(crate) nested: BTreeMap<u32, bool>,
     /// Streams that may still be in these domains too: a broken SMMU could not
     /// be made to forget them.
     pub(crate) limbo: Vec<(u32, u8)>,
@@ -155,15 +158,21 @@ impl World<'_> {
         what: &'static str,
         call: impl FnOnce(&mut Driver<'_>) -> Result<(), Error>,
     ) -> Result<bool, Finding> {
+        let fenced = self.drivers[unit].is_fenced();
         self.machine.in_driver.set(true);
         let result = call(&mut self.drivers[unit]);
         self.machine.in_driver.set(false);
+        if fenced != (result == Err(Error::Fenced)) {
+            return Err(Finding::Answer(what, unit as u64));
+        }
+        let hardware = &self.machine.units[unit];
         let excused = match result {
             Ok(()) => return Ok(true),
             Err(Error::NoMemory { .. }) => self.machine.starved.get(),
             // Something must have been the matter before.
             Err(Error::Fenced) => true,
-            Err(_) => self.machine.units[unit].broken.get(),
+            Err(Error::Command { .. }) => hardware.may_fail(),
+            Err(_) => hardware.broken.get(),
         };
         self.explain(excused, what)?;
         Ok(false)
@@ -200,6 +209,10 @@ impl World<'_> {
             match agreed {
                 Some(r) if r.vmid == stage2.vmid.0 && r.root == stage2.root.raw() => {}
                 _ => return Err(Finding::Lost(*stream, 0)),
+            }
+            // Where else a stage 1 leads is its owner's affair.
+            if self.nested.get(stream) == Some(&false) {
+                continue;
             }
             for range in &lists[domain] {
                 for at in ends(range) {
