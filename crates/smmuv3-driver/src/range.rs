@@ -140,7 +140,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
         self.hw.mem.publish(own, bytes);
         self.link(l1, own);
-        self.run_or_fence(&[Command::cfgi_all()])?;
-        Ok(PhysAddr::new(own.raw() + index * Ste::SIZE))
+        let at = PhysAddr::new(own.raw() + index * Ste::SIZE);
+        self.run_or_fence(&[Command::cfgi_all()])
+            .inspect_err(|_| self.abort_after_restart(at))?;
+        Ok(at)
     }
 }

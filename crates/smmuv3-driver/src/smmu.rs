@@ -224,12 +224,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// Makes `target` the entry of `stream`.
     fn put(&mut self, stream: StreamId, target: Ste) -> Result<(), Error> {
         let at = self.place(stream)?;
-        self.replace(stream, at, target).inspect_err(|_| {
-            // The caller was told that the stream is not attached, so it must
-            // not be found attached once the SMMU runs again.
-            store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
-            self.hw.mem.publish(at, Ste::SIZE);
-        })
+        self.replace(stream, at, target)
+            .inspect_err(|_| self.abort_after_restart(at))
+    }
+
+    /// After a failure that fenced: the caller was told that the stream is not
+    /// attached, so it must not be found attached once the SMMU runs again.
+    pub(crate) fn abort_after_restart(&self, at: PhysAddr) {
+        store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
+        self.hw.mem.publish(at, Ste::SIZE);
     }
 
     /// Stores `target` in the entry at `at`; any failure fences.

@@ -111,6 +111,21 @@ fn a_common_table_that_changed_is_not_used_again() {
     }
 }
 
+/// Its entry in the copy says what the common table said, until then.
+#[test]
+fn a_stream_whose_copy_failed_is_not_attached_after_a_restart() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    smmu.attach_range(StreamId(0), StreamId(127), &HOST)
+        .unwrap();
+    fake.faults(|faults| faults.refuse.push((Opcode::CFGI_STE_RANGE, 1)));
+    let result = smmu.attach(StreamId(3), &OTHER);
+    assert!(matches!(result, Err(Error::Command { .. })), "{result:?}");
+    assert!(smmu.is_fenced());
+    assert_eq!(root(&smmu, 3), None);
+    assert_eq!(root(&smmu, 4), Some(HOST.root));
+}
+
 #[test]
 fn without_memory_for_a_copy_a_block_fences() {
     let fake = Fake::new();
