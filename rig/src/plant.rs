@@ -70,7 +70,7 @@ pub(crate) fn stage1(page: u64, shape: u64, profiles: &[Profile]) -> Vec<(u64, u
             cd |= HD;
         }
     }
-    if bit(14) && bit(15) && stalls {
+    if bit(14) && stalls {
         cd |= S;
     }
     // AFFD, WXN, PAN.
