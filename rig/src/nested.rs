@@ -100,7 +100,7 @@ impl World<'_> {
             self.at.insert(stream, domain);
             self.nested.insert(stream, asked.bypasses());
             if !stalls {
-                self.machine.may_stall.borrow_mut().remove(&may);
+                self.no_stalls(stream);
             }
         }
         Ok(())
@@ -143,20 +143,23 @@ impl World<'_> {
 
     /// A stream has the stage 2 of a domain and nothing else.
     pub(crate) fn attached(&mut self, stream: u32, domain: u8) {
-        let (unit, id) = place(stream, self.drivers.len());
         self.at.insert(stream, domain);
         self.nested.remove(&stream);
-        let may = (unit, StreamId(id));
-        self.machine.may_stall.borrow_mut().remove(&may);
+        self.no_stalls(stream);
     }
 
-    /// A stream aborts: none of its transactions waits any more, since nobody
-    /// would answer it.
+    /// A stream aborts.
     pub(crate) fn blocked(&mut self, stream: u32) {
-        let (unit, id) = place(stream, self.drivers.len());
-        let id = StreamId(id);
         self.at.remove(&stream);
         self.nested.remove(&stream);
+        self.no_stalls(stream);
+    }
+
+    /// None of a stream's transactions waits any more, or will: what waited
+    /// under its old entry ended with it, since nobody would answer it.
+    fn no_stalls(&self, stream: u32) {
+        let (unit, id) = place(stream, self.drivers.len());
+        let id = StreamId(id);
         self.machine.may_stall.borrow_mut().remove(&(unit, id));
         let waiting = self.machine.units[unit].smmu.borrow().stalled();
         if waiting.iter().any(|(stream, _)| *stream == id) {
