@@ -313,6 +313,10 @@ impl World<'_> {
                 return Err(Finding::CpuLost(at));
             }
             for (stream, _) in self.at.iter().filter(|(_, domain)| **domain == 0) {
+                // Where its own stage 1 leads is nobody's business.
+                if self.nested.get(stream) == Some(&false) {
+                    continue;
+                }
                 let (unit, id) = place(*stream, units);
                 if self.drivers[unit].is_fenced() || self.machine.units[unit].broken.get() {
                     continue;
