@@ -126,6 +126,36 @@ fn edges() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
+/// A device waits for an answer, and its stream is taken from it. The address is
+/// none that planted tables map.
+fn waits() -> impl Strategy<Value = Vec<Op>> {
+    (stream(), any::<bool>()).prop_map(|(stream, block)| {
+        let plant = Action::Plant {
+            page: 0,
+            shape: 1 << 14,
+        };
+        let access = Action::Dma {
+            stream,
+            substream: None,
+            privileged: false,
+            address: 0x1000,
+            write: Some(0),
+        };
+        let nested = Op::AttachNested {
+            stream,
+            domain: 0,
+            entry: [0x8000_0000, 0],
+            stalls: true,
+        };
+        let last = if block {
+            Op::Block { stream }
+        } else {
+            Op::Attach { stream, domain: 1 }
+        };
+        vec![Op::Now(plant), nested, Op::Now(access), last]
+    })
+}
+
 /// How many programs begin: often with whole second-level tables of the stream
 /// table, since only what has no table yet can be given one in common.
 fn beginning() -> impl Strategy<Value = Vec<Op>> {
@@ -139,6 +169,7 @@ fn beginning() -> impl Strategy<Value = Vec<Op>> {
         3 => prop::collection::vec(some, 1..5),
         1 => handover(),
         1 => edges(),
+        1 => waits(),
     ]
 }
 
