@@ -95,6 +95,21 @@ fn unmapping_all_gives_all_tables_back() {
     assert_eq!(arena.bytes_in_use(), 0);
 }
 
+/// The hint must be 0 where entries of several levels changed.
+#[test]
+fn a_plan_over_two_levels_names_none() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level2);
+    table
+        .map(range(0, 0x20_2000), PhysAddr::new(0), RW)
+        .unwrap();
+    let plan = table.unmap(range(0, 0x20_1000)).unwrap();
+    // A block and a page; the other page keeps the table.
+    assert!(plan.leaf_only());
+    assert_eq!(plan.level(), None);
+    table.complete(plan).unwrap();
+}
+
 #[test]
 fn a_block_is_split_in_two_steps_without_bbm_support() {
     for bbm in [Bbm::Level0, Bbm::Level1, Bbm::Level2] {
