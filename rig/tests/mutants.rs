@@ -52,7 +52,11 @@ violates! {
     no_tlbi_all: NoTlbiAll => Finding::Violation(_, Violation::Table { .. }),
     no_sync: NoSync => Finding::Lost(..),
     no_wait: NoWait => Finding::Lost(..) | Finding::Violation(..),
-    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. }) | Finding::Failed("taking over") | Finding::Lost(..),
+    // What is read of registers that are not in force yet decides how it shows.
+    no_fence_wait: NoFenceWait => Finding::Misuse(Misuse::Guarded { .. })
+        | Finding::Failed("taking over")
+        | Finding::Lost(..)
+        | Finding::Violation(..),
     no_gbpa: NoGbpa => Finding::Violation(_, Violation::Reach { .. }),
     no_wrap: NoWrap => Finding::Misuse(Misuse::Overrun { .. }),
     wrong_vmid: WrongVmid => Finding::Violation(_, Violation::Reach { .. }),
