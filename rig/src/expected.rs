@@ -11,6 +11,8 @@ struct Page {
     owner: Owner,
     leaving: bool,
     pins: u32,
+    /// The host nearly had it, and may reach it for good.
+    exposed: bool,
 }
 
 /// One entry for each page of RAM.
@@ -46,6 +48,7 @@ impl Expected {
             owner: owner(number),
             leaving: false,
             pins: 0,
+            exposed: false,
         };
         Self((0..PAGES).map(page).collect())
     }
@@ -137,7 +140,17 @@ impl Expected {
     /// more, since an invalidation failed, is among them: whoever reaches it
     /// reaches nobody's.
     pub(crate) fn host(&self) -> Vec<ops::Range<u64>> {
-        self.runs(|page| page.owner == Owner::HOST)
+        self.runs(|page| page.owner == Owner::HOST || page.exposed && page.leaving)
+    }
+
+    /// The host was to have a range, which then failed, as did the invalidation
+    /// that was to undo it: it is nobody's, and the host may still reach it.
+    pub(crate) fn expose(&mut self, range: Range<PhysAddr>) {
+        if let Shape::Pages(pages) = shape(range) {
+            self.0[pages]
+                .iter_mut()
+                .for_each(|page| page.exposed = true);
+        }
     }
 
     /// Pages that the host may use.

@@ -289,6 +289,9 @@ impl World<'_> {
             }
             _ => return Err(Finding::Answer("give", range.start().raw())),
         };
+        if matches!(result, Err(HostError::Invalidation(_))) {
+            books.expose(range);
+        }
         drop(books);
         if let Err(HostError::Invalidation(_) | HostError::Table(_)) = result {
             self.tear(range);

@@ -447,8 +447,10 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     /// # Errors
     /// [`HostError::Ledger`] when they are not `from`'s: nothing has changed.
     /// [`HostError::Table`] when a table is missing memory: the pages belong to
-    /// nobody then, and no table has more than before. [`HostError::InDoubt`]
-    /// as for [`take`](Self::take).
+    /// nobody then, and no table has more than before.
+    /// [`HostError::Invalidation`] when undoing that failed: the same, but the
+    /// host may still reach them by what is cached. [`HostError::InDoubt`] as
+    /// for [`take`](Self::take).
     pub fn give<I: Invalidate>(
         &mut self,
         range: Range<PhysAddr>,
