@@ -3,7 +3,7 @@
 //!
 //! | key | values | default |
 //! |---|---|---|
-//! | `host-iommu` | `identity` (`nested` and `paravirt` are known, not built) | `identity` |
+//! | `host-iommu` | `identity`, `nested` (`paravirt` is known, not built) | `identity` |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
@@ -12,8 +12,7 @@ use crate::fdt::Fdt;
 use crate::text::Word;
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str =
-    "use host-iommu=identity, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested, log=error|warn|info|debug or console=<alias, node path or stdout>";
 
 /// What the host sees of the SMMUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +22,10 @@ pub enum HostIommu {
     /// may reach, at the same addresses.
     #[default]
     Identity,
+    /// An SMMUv3 of its own in the place of each, whose stage 1 it programs
+    /// with its own driver. Whatever it writes there, its devices reach what
+    /// the host may reach and no more.
+    Nested,
 }
 
 /// How much is logged.
@@ -70,7 +73,7 @@ impl<'a> BootArgs<'a> {
     /// - [`BootError::ArgumentKey`]: an unknown key
     /// - [`BootError::ArgumentTwice`]: a key given twice
     /// - [`BootError::ArgumentValue`]: a value that the key does not have
-    /// - [`BootError::ModeNotBuilt`]: `host-iommu=nested` or `paravirt`
+    /// - [`BootError::ModeNotBuilt`]: `host-iommu=paravirt`
     pub fn parse(line: &'a [u8]) -> Result<Self, BootError> {
         let line = core::str::from_utf8(line)
             .ok()
@@ -130,9 +133,13 @@ fn wrong(key: &'static str, value: &str, right: &'static str) -> BootError {
 fn mode(value: &str) -> Result<HostIommu, BootError> {
     match value {
         "identity" => Ok(HostIommu::Identity),
-        "nested" => Err(BootError::ModeNotBuilt { mode: "nested" }),
+        "nested" => Ok(HostIommu::Nested),
         "paravirt" => Err(BootError::ModeNotBuilt { mode: "paravirt" }),
-        _ => Err(wrong("host-iommu", value, "use host-iommu=identity")),
+        _ => Err(wrong(
+            "host-iommu",
+            value,
+            "use host-iommu=identity or nested",
+        )),
     }
 }
 
@@ -210,16 +217,16 @@ mod tests {
             "the command line has console= | use console=stdout, an alias or a node path"
         );
         assert_eq!(
-            line(b"host-iommu=nested"),
-            "host-iommu=nested is not built yet | use host-iommu=identity"
+            BootArgs::parse(b"host-iommu=nested").map(|args| args.host_iommu),
+            Ok(HostIommu::Nested)
         );
         assert_eq!(
             line(b"host-iommu=paravirt"),
-            "host-iommu=paravirt is not built yet | use host-iommu=identity"
+            "host-iommu=paravirt is not built yet | use host-iommu=identity or nested"
         );
         assert_eq!(
             line(b"host-iommu=none"),
-            "the command line has host-iommu=none | use host-iommu=identity"
+            "the command line has host-iommu=none | use host-iommu=identity or nested"
         );
         assert_eq!(BootArgs::parse(b"log=\xff"), Err(BootError::ArgumentText));
     }

@@ -282,6 +282,13 @@ pub enum BootError {
         /// The mode.
         mode: &'static str,
     },
+    /// The SMMU that the host is to see has no interrupt: the hypervisor uses
+    /// all that the physical one has.
+    #[error("{node} has no SPI that the hypervisor could leave to the host")]
+    NoSpareInterrupt {
+        /// The SMMU.
+        node: NodePath,
+    },
     /// No kernel module.
     #[error("/chosen has no kernel module")]
     NoKernel,
@@ -462,7 +469,10 @@ impl fmt::Display for Fix<'_> {
             E::ArgumentText => "use printable ASCII in bootargs of /chosen, ended by one NUL",
             E::ArgumentForm { .. } | E::ArgumentKey { .. } => crate::args::KEYS,
             E::ArgumentTwice { .. } => "give each key once",
-            E::ModeNotBuilt { .. } => "use host-iommu=identity",
+            E::ModeNotBuilt { .. } => "use host-iommu=identity or nested",
+            E::NoSpareInterrupt { .. } => {
+                "name an SPI priq or cmdq-sync that nothing else uses, or use host-iommu=identity"
+            }
             E::NoKernel => {
                 "load the host's kernel as a module: compatible multiboot,module and multiboot,kernel"
             }

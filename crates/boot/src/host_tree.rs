@@ -4,8 +4,12 @@
 //! decoded that is not edited, so that the host sees every other byte as
 //! firmware wrote it, phandles included.
 
+mod emulated;
 mod writer;
 
+pub use emulated::Emulated;
+
+use crate::args::HostIommu;
 use crate::error::BootError;
 use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::list::List;
@@ -15,7 +19,7 @@ use crate::machine::stream::first_iommu;
 use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
-use writer::{Name, Writer};
+use writer::{Cellular, Name, Writer};
 
 /// Most aliases and symbols that may stand for a node that goes. Each is
 /// looked up by walking the tree.
@@ -41,9 +45,10 @@ pub struct NewNode<'a> {
 /// same for all.
 #[derive(Clone, Debug)]
 pub struct HostTreePlan<'a> {
-    /// Whether SMMU nodes, their monitors, and every `iommus`, `iommu-map` and
-    /// `iommu-map-mask` that refers to an SMMU go.
-    pub hide_smmus: bool,
+    /// The SMMUs that stay, as the host is to see them. Every other one goes,
+    /// all monitors go, and so does every `iommus`, `iommu-map` and
+    /// `iommu-map-mask` that refers to an SMMU that goes.
+    pub emulated: List<Emulated, SMMU_LIMIT>,
     /// A node that goes with everything in it and every alias for it: the
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
@@ -63,8 +68,22 @@ pub struct HostTreePlan<'a> {
 }
 
 impl<'a> HostTreePlan<'a> {
-    /// The edits of the identity mode: the host sees a machine without SMMU,
-    /// and without the devices that none confines.
+    /// The edits of the machine's mode. In identity mode the host sees a machine
+    /// without SMMU, in nested mode one with emulated SMMUs, which are
+    /// `coherent` or not; in both without the devices that none confines.
+    #[must_use]
+    pub fn new(machine: &Machine, protected: &'a [Range<PhysAddr>], coherent: bool) -> Self {
+        let mut plan = Self::identity(machine, protected);
+        if machine.host_iommu == HostIommu::Nested {
+            for emulated in emulated::list(machine, coherent) {
+                // As many slots as SMMUs.
+                let _ = plan.emulated.push(emulated);
+            }
+        }
+        plan
+    }
+
+    /// The edits of the identity mode, whatever the machine's is.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
         let mut hide_nodes = List::new();
@@ -73,7 +92,7 @@ impl<'a> HostTreePlan<'a> {
             let _ = hide_nodes.push(device.node);
         }
         Self {
-            hide_smmus: true,
+            emulated: List::new(),
             hide_nodes,
             hide_node: machine
                 .console
@@ -104,7 +123,8 @@ impl<'a> HostTreePlan<'a> {
     pub fn write(&self, source: &Fdt<'_>, out: &mut [u8]) -> Result<usize, BootError> {
         let id = |path: &[u8]| source.find(path).map(|node| node.id());
         let mut smmus = List::new();
-        for (_, node) in source.nodes().filter(|(_, node)| is_smmu(node)) {
+        let goes = |node: &Node<'_>| is_smmu(node) && self.emulated(node.id()).is_none();
+        for (_, node) in source.nodes().filter(|(_, node)| goes(node)) {
             if let Some(phandle) = node.phandle() {
                 smmus.push(phandle).map_err(|_| BootError::TooMany {
                     what: "SMMUs and disabled SMMUs",
@@ -136,9 +156,11 @@ impl<'a> HostTreePlan<'a> {
             let values = node.properties.iter().map(|(_, value)| value.len() + 16);
             values.fold(node.name.len() + 16, usize::saturating_add)
         };
-        // A node of a protected range takes 84 bytes; the bootargs of the
-        // kernel are in the source already.
+        // A node of a protected range takes 84 bytes and what is new of an SMMU
+        // 156; the bootargs of the kernel are in the source already.
+        let smmus = self.emulated.len().saturating_mul(160);
         let fixed = self.protected.len().saturating_mul(96).saturating_add(1024);
+        let fixed = fixed.saturating_add(smmus);
         let added = self.add.iter().map(text);
         added.fold(source.used().saturating_add(fixed), usize::saturating_add)
     }
@@ -164,9 +186,15 @@ impl<'a> HostTreePlan<'a> {
         Ok(names)
     }
 
+    /// What a node is to become, if it is that of an SMMU that stays.
+    fn emulated(&self, node: NodeId) -> Option<&Emulated> {
+        self.emulated.iter().find(|emulated| emulated.node == node)
+    }
+
     /// Whether a node and everything in it is left out.
     fn drops(&self, node: &Node<'_>, in_chosen: bool) -> bool {
-        (self.hide_smmus && (is_smmu(node) || is_monitor(node)))
+        is_monitor(node)
+            || (is_smmu(node) && self.emulated(node.id()).is_none())
             || self.hide_node == Some(node.id())
             || self.hide_nodes.iter().any(|hidden| *hidden == node.id())
             || (in_chosen && is_module(node))
@@ -181,7 +209,7 @@ struct Copier<'p, 's, 'o> {
     aliases: Option<NodeId>,
     symbols: Option<NodeId>,
     reserved: Option<NodeId>,
-    /// Phandles of all SMMUs, the disabled ones included: their nodes go too.
+    /// Phandles of all SMMUs that go, the disabled ones included.
     smmus: List<u32, { SMMU_LIMIT + HIDDEN_LIMIT }>,
     /// Names of the nodes that go.
     dropped: List<&'s [u8], DROP_LIMIT>,
@@ -251,6 +279,9 @@ impl<'s> Copier<'_, 's, '_> {
         if node.is_some() && (node == self.aliases || node == self.symbols) {
             return self.is_dropped_path(value);
         }
+        if emulated::replaces(name) && node.is_some_and(|id| self.plan.emulated(id).is_some()) {
+            return Ok(true);
+        }
         if name == b"iommu-map-mask" {
             let node = node.and_then(|node| self.source.node(node));
             let map = node.and_then(|node| node.property(b"iommu-map"));
@@ -262,7 +293,7 @@ impl<'s> Copier<'_, 's, '_> {
     /// Whether `value` of the property `name` names a stream of an SMMU.
     fn names_stream(&self, name: &[u8], value: &[u8]) -> bool {
         let known = |phandle| self.smmus.iter().any(|smmu| *smmu == phandle);
-        self.plan.hide_smmus && first_iommu(name, value).is_some_and(known)
+        first_iommu(name, value).is_some_and(known)
     }
 
     /// Whether a path leads to or through a node that goes.
@@ -314,6 +345,9 @@ impl<'s> Copier<'_, 's, '_> {
                 number("linux,initrd-start", start)?;
                 number("linux,initrd-end", end)?;
             }
+        }
+        if let Some(emulated) = self.plan.emulated(node.id()) {
+            emulated::properties(&mut self.writer, &self.source, emulated)?;
         }
         if Some(node.id()) == self.reserved && !self.plan.protected.is_empty() {
             self.reserved_header(Some(node))?;
@@ -397,34 +431,5 @@ impl<'s> Copier<'_, 's, '_> {
             self.writer.end()?;
         }
         Ok(())
-    }
-}
-
-/// A `reg` that is being put together; 5 cells at most.
-#[derive(Default)]
-struct Cellular {
-    bytes: [u8; 20],
-    len: usize,
-}
-
-impl Cellular {
-    /// Adds `value` in `cells` cells; `false` when it does not fit them.
-    fn push(&mut self, value: u64, cells: usize) -> bool {
-        let wide = u128::from(value).to_be_bytes();
-        let Some(start) = cells.checked_mul(4).and_then(|n| wide.len().checked_sub(n)) else {
-            return false;
-        };
-        let (unused, used) = wide.split_at(start);
-        let end = self.len + used.len();
-        let Some(slot) = self.bytes.get_mut(self.len..end) else {
-            return false;
-        };
-        slot.copy_from_slice(used);
-        self.len = end;
-        unused.iter().all(|byte| *byte == 0)
-    }
-
-    fn bytes(&self) -> Option<&[u8]> {
-        self.bytes.get(..self.len)
     }
 }

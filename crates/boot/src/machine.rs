@@ -3,6 +3,7 @@
 
 mod console;
 mod cpu;
+mod emulated;
 mod gic;
 mod interrupt;
 mod memory;
@@ -13,6 +14,7 @@ mod unconfined;
 
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
+pub use emulated::{HostLineList, HostLines};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
@@ -53,6 +55,9 @@ pub struct Machine {
     pub console: Option<Console>,
     /// Every SMMUv3 that is enabled.
     pub smmus: List<Smmu, SMMU_LIMIT>,
+    /// The interrupts of the emulated SMMUs, one entry for each of
+    /// [`smmus`](Self::smmus) in nested mode, else none.
+    pub host_lines: HostLineList,
     /// Registers that belong to an SMMU but that the hypervisor does not use:
     /// those of disabled SMMUs and of performance monitor counter groups,
     /// which can be told to write a message anywhere. Nobody may reach them.
@@ -104,6 +109,10 @@ impl Machine {
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
         let streams = stream::read(fdt, &smmus)?;
+        let host_lines = match args.host_iommu {
+            HostIommu::Nested => emulated::host_lines(&smmus)?,
+            HostIommu::Identity => HostLineList::new(),
+        };
         Ok(Self {
             host_iommu: args.host_iommu,
             log: args.log,
@@ -117,6 +126,7 @@ impl Machine {
             modules: Modules::read(fdt)?,
             gic,
             smmus,
+            host_lines,
             hidden,
         })
     }

@@ -6,7 +6,7 @@ use crate::text::{Text, Word};
 use core::fmt::Write as _;
 
 /// Names that are not in every source tree. They follow the source's strings.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "#address-cells",
     "#interrupt-cells",
     "#iommu-cells",
@@ -14,6 +14,7 @@ const NAMES: [&str; 20] = [
     "bootargs",
     "compatible",
     "dma-coherent",
+    "dma-noncoherent",
     "interrupt-names",
     "interrupt-parent",
     "interrupts",
@@ -179,5 +180,34 @@ impl<'s, 'o> Writer<'s, 'o> {
         BootError::OutputTooSmall {
             have: self.out.len() as u64,
         }
+    }
+}
+
+/// A `reg` that is being put together; 5 cells at most.
+#[derive(Default)]
+pub(super) struct Cellular {
+    bytes: [u8; 20],
+    len: usize,
+}
+
+impl Cellular {
+    /// Adds `value` in `cells` cells; `false` when it does not fit them.
+    pub fn push(&mut self, value: u64, cells: usize) -> bool {
+        let wide = u128::from(value).to_be_bytes();
+        let Some(start) = cells.checked_mul(4).and_then(|n| wide.len().checked_sub(n)) else {
+            return false;
+        };
+        let (unused, used) = wide.split_at(start);
+        let end = self.len + used.len();
+        let Some(slot) = self.bytes.get_mut(self.len..end) else {
+            return false;
+        };
+        slot.copy_from_slice(used);
+        self.len = end;
+        unused.iter().all(|byte| *byte == 0)
+    }
+
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.len)
     }
 }

@@ -22,6 +22,9 @@ pub struct StreamRange {
     pub first: u32,
     /// Last StreamID.
     pub last: u32,
+    /// Whether `iommu-map` names it: PCIe devices, whose transactions must
+    /// never stall.
+    pub pcie: bool,
     /// The node that has the `iommus` or `iommu-map` property.
     pub node: NodeId,
 }
@@ -186,6 +189,7 @@ impl<'a> Reader<'a, '_> {
             smmu,
             first,
             last,
+            pcie: property == "iommu-map",
             node: node.id(),
         };
         self.streams.push(range).map_err(|_| BootError::TooMany {

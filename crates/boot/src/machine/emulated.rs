@@ -1,0 +1,89 @@
+//! The SMMUs that the host is to see, in nested mode: where the physical ones
+//! are, with interrupts that these leave alone.
+//!
+//! The hypervisor listens to a physical SMMU's `eventq` and `gerror`, or to its
+//! `combined` line. It never enables the PRI queue's interrupt and never asks
+//! for one at the end of a CMD_SYNC (IHI 0070, 3.18.2 and 4.7.3), so that the
+//! SMMU asserts neither `priq` nor `cmdq-sync`: software alone raises them.
+
+use super::smmu::{SMMU_LIMIT, Smmu};
+use crate::error::BootError;
+use crate::list::List;
+
+/// The interrupts of an emulated SMMU: SPIs that the hypervisor makes pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostLines {
+    /// One for each cause.
+    Separate {
+        /// INTID of `eventq`.
+        event: u32,
+        /// INTID of `gerror`.
+        error: u32,
+    },
+    /// INTID of one for all, `combined`.
+    Combined(u32),
+}
+
+impl HostLines {
+    /// The INTID for events.
+    #[must_use]
+    pub fn event(&self) -> u32 {
+        match *self {
+            Self::Separate { event, .. } | Self::Combined(event) => event,
+        }
+    }
+
+    /// The INTID for global errors.
+    #[must_use]
+    pub fn error(&self) -> u32 {
+        match *self {
+            Self::Separate { error, .. } | Self::Combined(error) => error,
+        }
+    }
+}
+
+/// The INTIDs on which the hypervisor listens to an SMMU.
+fn listened(smmu: &Smmu) -> [Option<u32>; 2] {
+    let lines = &smmu.interrupts;
+    [lines.event, lines.gerror].map(|line| line.or(lines.combined).map(|line| line.intid))
+}
+
+/// The lines of each SMMU's likeness, in the order of the SMMUs.
+///
+/// # Errors
+/// [`BootError::NoSpareInterrupt`] for an SMMU whose tree has no SPI but those
+/// that the hypervisor listens to.
+pub(super) fn host_lines(smmus: &List<Smmu, SMMU_LIMIT>) -> Result<HostLineList, BootError> {
+    let mut all = HostLineList::new();
+    for smmu in smmus.iter() {
+        // What any SMMU needs or was given is not to be had again.
+        let free = |intid: &u32| {
+            (32..1020).contains(intid)
+                && !smmus
+                    .iter()
+                    .any(|other| listened(other).contains(&Some(*intid)))
+                && !all
+                    .iter()
+                    .any(|lines| [lines.event(), lines.error()].contains(intid))
+        };
+        let lines = &smmu.interrupts;
+        let mut spare = [lines.pri, lines.sync, lines.combined]
+            .into_iter()
+            .flatten()
+            .map(|line| line.intid)
+            .filter(free);
+        let first = spare.next();
+        let second = spare.find(|other| Some(*other) != first);
+        let lines = match (first, second) {
+            (Some(event), Some(error)) => HostLines::Separate { event, error },
+            (Some(only), None) => HostLines::Combined(only),
+            _ => return Err(BootError::NoSpareInterrupt { node: smmu.path }),
+        };
+        // As many slots as SMMUs.
+        let _ = all.push(lines);
+    }
+    Ok(all)
+}
+
+/// One entry for each SMMU.
+pub type HostLineList = List<HostLines, SMMU_LIMIT>;
