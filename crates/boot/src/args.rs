@@ -73,7 +73,7 @@ impl<'a> BootArgs<'a> {
     /// - [`BootError::ArgumentKey`]: an unknown key
     /// - [`BootError::ArgumentTwice`]: a key given twice
     /// - [`BootError::ArgumentValue`]: a value that the key does not have
-    /// - [`BootError::ModeNotBuilt`]: `host-iommu=paravirt`
+    /// - [`BootError::ModeNotBuilt`]: the mode `paravirt`
     pub fn parse(line: &'a [u8]) -> Result<Self, BootError> {
         let line = core::str::from_utf8(line)
             .ok()

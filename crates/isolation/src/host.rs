@@ -211,6 +211,10 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
         &self.cpu
     }
 
+    pub(crate) fn cpu_mut(&mut self) -> &mut Table<Stage2, C> {
+        &mut self.cpu
+    }
+
     /// Stage 2 of the host's devices.
     pub fn dma(&self) -> &Table<Stage2, D> {
         &self.dma

@@ -8,13 +8,16 @@
 //! them only in the order that the ledger asks for: unmapped, invalidated
 //! everywhere, then handed over.
 //!
-//! [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
+//! [`HostSpace::show`] adds pages that the host's CPUs may only read, for nested
+//! mode. [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod host;
+mod shown;
 mod smmus;
 
 pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
 pub use portcullis_ownership::Ledger;
+pub use shown::ShowError;
 pub use smmus::{SmmuError, invalidate_smmus};

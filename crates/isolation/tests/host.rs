@@ -4,11 +4,11 @@
 
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::{
-    HostError, HostSpace, HostTables, Invalidate, Ledger, Sharing, input_bits,
+    HostError, HostSpace, HostTables, Invalidate, Ledger, Sharing, ShowError, input_bits,
 };
 use portcullis_memory::Arena;
 use portcullis_ownership::{Bank, Owner, State};
-use portcullis_pagetable::{Bbm, Geometry, Granule, Invalidation, MemoryType};
+use portcullis_pagetable::{Bbm, Execute, Geometry, Granule, Invalidation, MemoryType};
 use std::sync::atomic::AtomicU32;
 
 const RAM: u64 = 0x4000_0000;
@@ -330,4 +330,40 @@ fn input_bits_reach_registers_and_ram() {
     assert_eq!(input_bits(PhysAddr::new(1 << 40), 48), 40);
     assert_eq!(input_bits(PhysAddr::new((1 << 40) + 1), 48), 42);
     assert_eq!(input_bits(PhysAddr::new(0x8000_0000), 36), 36);
+}
+
+#[test]
+fn a_shown_page_is_read_by_cpus_alone() {
+    for bbm in [Bbm::Level0, Bbm::Level2] {
+        Fixture::new(bbm).with(|space| {
+            space.show(Ipa::new(SMMU), PhysAddr::new(OWN)).unwrap();
+            let mapping = space.cpu().walk(Ipa::new(SMMU)).unwrap();
+            assert_eq!(mapping.output.raw(), OWN);
+            assert_eq!(mapping.attributes.memory, MemoryType::Device);
+            assert!(mapping.attributes.read && !mapping.attributes.write);
+            assert_eq!(mapping.attributes.execute, Execute::Never);
+            // Neither its neighbour nor a device, neither here nor there.
+            assert_reach(space, SMMU + PAGE_SIZE, false, false);
+            assert_eq!(reach(space, SMMU).1, None);
+            assert_reach(space, OWN, false, false);
+        });
+    }
+}
+
+#[test]
+fn only_pages_of_ours_are_shown_and_only_where_nothing_is() {
+    Fixture::new(Bbm::Level2).with(|space| {
+        let at = Ipa::new(SMMU);
+        for page in [RAM, UART, OWN + OWN_SIZE] {
+            let page = PhysAddr::new(page);
+            assert_eq!(space.show(at, page), Err(ShowError::NotOurs(page)));
+        }
+        for at in [UART, RAM, SMMU + 1] {
+            assert!(matches!(
+                space.show(Ipa::new(at), PhysAddr::new(OWN)),
+                Err(ShowError::Table(_))
+            ));
+        }
+        assert_reach(space, SMMU, false, false);
+    });
 }
