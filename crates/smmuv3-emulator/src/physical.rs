@@ -79,6 +79,26 @@ pub trait Physical {
     /// `from` on, in the owner's numbers; `None` when there is none.
     fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)>;
 
+    /// The owner's number of a physical stream; `None` for one it was not
+    /// given. As provided, it finds streams in runs whose physical numbers
+    /// follow each other too.
+    fn owner_stream(&self, physical: StreamId) -> Option<StreamId> {
+        let mut from = StreamId(0);
+        loop {
+            let (first, last) = self.next_streams(from)?;
+            let found = self
+                .stream(first)
+                .and_then(|start| physical.0.checked_sub(start.0))
+                .and_then(|offset| first.0.checked_add(offset))
+                .map(StreamId)
+                .filter(|stream| *stream <= last && self.stream(*stream) == Some(physical));
+            if found.is_some() {
+                return found;
+            }
+            from = StreamId(last.0.checked_add(1)?);
+        }
+    }
+
     /// Gives a stream what its owner wants. When it returns, nothing uses the
     /// old configuration any more. A stream that was not given is left alone.
     ///
