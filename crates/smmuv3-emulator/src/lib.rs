@@ -10,11 +10,25 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod count;
+mod event;
+mod ids;
+mod output_queue;
 mod physical;
 mod platform;
+mod shadow;
+mod ste;
+mod stream_table;
 
+pub use count::Counts;
+pub use event::{Translated, View, offers_stalls, stalled, translate};
+pub use ids::{IdConfig, Ids};
+pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};
 pub use physical::{Failure, Msi, Physical, Uniform, Wanted};
 pub use platform::{Line, Outside, Platform, Size, Window};
+pub use shadow::Shadow;
+pub use ste::{canonical, disabled};
+pub use stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
 
 /// Whether a write to a register is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

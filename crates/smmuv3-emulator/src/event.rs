@@ -1,0 +1,197 @@
+//! What the owner is told of an event of the physical SMMU (IHI 0070, 7.3).
+//!
+//! The owner's SMMU has stage 1 only, so it never hears of stage 2, and never
+//! sees a physical address. A record for it is built from nothing; a field that
+//! is not named here is zero in it, which includes every IMPLEMENTATION DEFINED
+//! `Reason` (7.3 lets software treat it as no more than a hint):
+//!
+//! | physical event | the owner gets |
+//! |---|---|
+//! | C_BAD_STE, C_BAD_STREAMID | what its own stream table says: C_BAD_STREAMID where that has no entry (only with `CR2.RECINVSID`), F_STE_FETCH with the IPA where a fetch aborts, else C_BAD_STE |
+//! | F_UUT, F_BAD_ATS_TREQ, F_STREAM_DISABLED, F_TRANSL_FORBIDDEN, C_BAD_SUBSTREAMID, C_BAD_CD, E_PAGE_REQUEST | the same |
+//! | F_CD_FETCH | the same, `FetchAddr` 0: it is physical |
+//! | F_WALK_EABT, stage 1 | the same, `FetchAddr` 0: it is physical |
+//! | F_TRANSLATION, F_ADDR_SIZE, F_ACCESS, F_PERMISSION, stage 1 | the same, with `STAG` where stalls are offered |
+//! | F_TLB_CONFLICT, stage 1 | the same |
+//! | any of these four and F_WALK_EABT, stage 2, class CD | F_CD_FETCH; `FetchAddr` is the IPA (its page), or 0 where the record has none |
+//! | the same, class TT | F_WALK_EABT of stage 1; `FetchAddr` likewise |
+//! | the same, class IN | nothing: the device saw an abort, as from any address where there is nothing |
+//! | F_STE_FETCH, F_CFG_CONFLICT, F_VMS_FETCH | nothing: the physical stream table is ours |
+//! | anything else | nothing |
+
+use crate::stream_table::{Found, OwnerTable};
+use crate::{Ids, Platform};
+use smmuv3_spec::StreamId;
+use smmuv3_spec::event::{Class, EventKind, EventRecord};
+
+/// What becomes of an event of a stream of the owner's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// What the owner's queue gets, if anything.
+    pub record: Option<EventRecord>,
+    /// Whoever owns stage 2 and the physical stream table should report the
+    /// physical record.
+    pub ours: bool,
+}
+
+impl Translated {
+    const NOTHING: Self = Self {
+        record: None,
+        ours: false,
+    };
+
+    const OURS: Self = Self {
+        record: None,
+        ours: true,
+    };
+
+    const fn owners(record: EventRecord) -> Self {
+        Self {
+            record: Some(record),
+            ours: false,
+        }
+    }
+}
+
+/// The owner's view.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Its identification registers.
+    pub ids: &'a Ids,
+    /// `CR2.RECINVSID`.
+    pub record_bad_streams: bool,
+    /// Its stream table.
+    pub table: &'a OwnerTable,
+}
+
+/// Translates `record`, a copy; the owner knows its stream as `stream`.
+pub fn translate(
+    view: &View<'_>,
+    platform: &impl Platform,
+    stream: StreamId,
+    record: &EventRecord,
+) -> Translated {
+    let base = header(stream, record, record.kind());
+    match record.kind() {
+        EventKind::C_BAD_STE | EventKind::C_BAD_STREAMID => Translated {
+            record: bad_entry(view, platform, stream, record),
+            ours: false,
+        },
+        EventKind::F_STREAM_DISABLED | EventKind::C_BAD_SUBSTREAMID | EventKind::C_BAD_CD => {
+            Translated::owners(base)
+        }
+        EventKind::F_CD_FETCH => Translated::owners(base),
+        EventKind::F_UUT | EventKind::F_TRANSL_FORBIDDEN => {
+            Translated::owners(access(base, record))
+        }
+        EventKind::F_BAD_ATS_TREQ => {
+            Translated::owners(base.with_input_address(record.input_address()))
+        }
+        EventKind::E_PAGE_REQUEST => Translated::owners(hint(base, record)),
+        EventKind::F_WALK_EABT
+        | EventKind::F_TRANSLATION
+        | EventKind::F_ADDR_SIZE
+        | EventKind::F_ACCESS
+        | EventKind::F_PERMISSION
+        | EventKind::F_TLB_CONFLICT => fault(view, stream, record),
+        EventKind::F_STE_FETCH | EventKind::F_CFG_CONFLICT | EventKind::F_VMS_FETCH => {
+            Translated::OURS
+        }
+        _ => Translated::NOTHING,
+    }
+}
+
+/// A record of `kind` with the fields that all have.
+fn header(stream: StreamId, record: &EventRecord, kind: EventKind) -> EventRecord {
+    let base = EventRecord::default()
+        .with_kind_bits(kind.0)
+        .with_stream_bits(stream.0);
+    match record.substream() {
+        Some(substream) => base.with_ssv(true).with_substream_bits(substream.0),
+        // UNKNOWN without SSV.
+        None => base,
+    }
+}
+
+/// Adds the address and the kind of access of the transaction.
+fn access(base: EventRecord, record: &EventRecord) -> EventRecord {
+    base.with_input_address(record.input_address())
+        .with_pnu(record.pnu())
+        .with_ind(record.ind())
+        .with_rnw(record.rnw())
+}
+
+fn hint(base: EventRecord, record: &EventRecord) -> EventRecord {
+    base.with_input_address(record.input_address() & !0xfff)
+        .with_span(record.span())
+        .with_unprivileged_execute(record.unprivileged_execute())
+        .with_unprivileged_write(record.unprivileged_write())
+        .with_unprivileged_read(record.unprivileged_read())
+        .with_privileged_execute(record.privileged_execute())
+        .with_privileged_write(record.privileged_write())
+        .with_privileged_read(record.privileged_read())
+}
+
+/// The physical entry is invalid or missing: the owner's own table says why.
+/// The owner may have changed it since; an SMMU may look that late.
+fn bad_entry(
+    view: &View<'_>,
+    platform: &impl Platform,
+    stream: StreamId,
+    record: &EventRecord,
+) -> Option<EventRecord> {
+    match view.table.find(platform, stream) {
+        Found::Entry(_) => Some(header(stream, record, EventKind::C_BAD_STE)),
+        Found::Unreachable(at) => {
+            Some(header(stream, record, EventKind::F_STE_FETCH).with_fetch_address(at.raw()))
+        }
+        Found::Nothing => view
+            .record_bad_streams
+            .then(|| header(stream, record, EventKind::C_BAD_STREAMID)),
+    }
+}
+
+/// A fault of stage 1 or 2.
+fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated {
+    let kind = record.kind();
+    if !record.s2() {
+        let base = access(header(stream, record, kind), record);
+        if kind == EventKind::F_TLB_CONFLICT {
+            return Translated::owners(base);
+        }
+        let mut told = base.with_class_bits(record.class_bits());
+        if stalled(record) && offers_stalls(view.ids) {
+            told = told.with_stall(true).with_stag(record.stag());
+        }
+        return Translated::owners(told);
+    }
+    let ipa = if kind.has_ipa() { record.ipa() } else { 0 };
+    let told = match record.class() {
+        // Where the record of a conflict says what was accessed is up to the
+        // implementation.
+        _ if kind == EventKind::F_TLB_CONFLICT => None,
+        Class::CD => Some(header(stream, record, EventKind::F_CD_FETCH).with_fetch_address(ipa)),
+        Class::TTD => Some(
+            access(header(stream, record, EventKind::F_WALK_EABT), record)
+                .with_class_bits(Class::TTD.0)
+                .with_fetch_address(ipa),
+        ),
+        _ => None,
+    };
+    Translated {
+        record: told,
+        ours: true,
+    }
+}
+
+/// Whether the transaction of `record` waits for an answer.
+#[must_use]
+pub fn stalled(record: &EventRecord) -> bool {
+    record.kind().can_stall() && record.stall()
+}
+
+/// Whether the owner's SMMU has stalls (`IDR0.STALL_MODEL`, 6.3.1).
+#[must_use]
+pub fn offers_stalls(ids: &Ids) -> bool {
+    matches!(ids.idr0.stall_model(), 0b00 | 0b10)
+}

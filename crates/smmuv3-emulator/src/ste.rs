@@ -1,0 +1,173 @@
+//! What of an owner's stream table entry is taken, and which entries are
+//! illegal (IHI 0070, 5.2, 5.2.1 and 5.2.2).
+//!
+//! The result is built from nothing by an allow-list. The emulated SMMU has
+//! stage 1 only (`IDR0.S2P` and `HYP` clear), which makes many fields reserved
+//! or ignored; that is said for every field:
+//!
+//! | field | what becomes of it | why |
+//! |---|---|---|
+//! | V | 0: [`Wanted::Invalid`] | 5.2 |
+//! | Config 0b0xx | [`Wanted::Abort`], all else ignored | 5.2 |
+//! | Config 0b100 | [`Wanted::Bypass`], only the attribute overrides | 5.2.1 |
+//! | Config 0b101 | [`Wanted::Stage1`] | 5.2; illegal without `IDR0.S1P` |
+//! | Config 0b11x | illegal | `IDR0.S2P` is clear |
+//! | S1Fmt | taken; 0b11 is 0b00; 0 without substreams | illegal if not 0b00 without `IDR0.CD2L` |
+//! | S1ContextPtr | taken; low bits that the table's size makes RES0 are zero | beyond the output size: illegal (3.4.3, as SMMUv3.1) |
+//! | S1CDMax | taken; 0 without `IDR1.SSIDSIZE` | above SSIDSIZE: illegal |
+//! | S1DSS | taken; 0b11 is 0b00; 0 without substreams | 5.2 |
+//! | S1CIR, S1COR | taken | the fetch goes through stage 2, which combines |
+//! | S1CSH | taken; 0b01 is 0b00 | 5.2 |
+//! | S2HWU | dropped | stage 2 is not the owner's |
+//! | DRE | dropped | a destructive read could show what a page held before it was the owner's |
+//! | CONT | dropped | a hint; physical entries are made stream by stream |
+//! | DCP | dropped | a hint to caches that others use too |
+//! | PPAR | dropped | page requests are answered by the emulation (8.1) |
+//! | MEV | dropped | merging is always on: one device must not flood a queue that is shared (allowed by 5.2) |
+//! | SW_RESERVED | dropped | ignored |
+//! | S1PIE | dropped | RES0: `IDR3.S1PI` is clear |
+//! | S2FWB | dropped | stage 2 is not the owner's |
+//! | S1MPAM | dropped | RES0: `IDR3.MPAM` is clear |
+//! | S1STALLD | taken | illegal unless `IDR0.STALL_MODEL` is 0b00 |
+//! | EATS 0b01 | taken; ignored without `IDR0.ATS` | full ATS of the owner's is split-stage ATS of ours |
+//! | EATS 0b10 | illegal; ignored without `IDR0.ATS` | needs two stages |
+//! | EATS 0b11 | is 0b00 | reserved without `IDR3.DPT` |
+//! | STRW | ignored | RES0 without `IDR0.HYP`; if that were set, other than EL1: illegal |
+//! | MemAttr, MTCFG | taken with `IDR1.ATTR_TYPES_OVR` | RES0 else; reserved types are Device-nGnRnE |
+//! | ALLOCCFG, SHCFG | taken with `IDR1.ATTR_TYPES_OVR` | RES0 else |
+//! | NSCFG | dropped | ignored for Non-secure streams |
+//! | PRIVCFG, INSTCFG | taken with `IDR1.ATTR_PERMS_OVR`; 0b01 is 0b00 | RES0 else |
+//! | S2VMID | dropped | ignored: `IDR0.S2P` is clear. The tag is ours |
+//! | S2T0SZ, S2SL0, S2IR0, S2OR0, S2SH0, S2TG, S2PS, S2AA64, S2ENDI, S2AFFD, S2PTW, S2HD, S2HA, S2R, S2HAFT, S2PIE, S2POE, S2NSW, S2NSA, S2SL0_2, S2DS, S2TTB, S2SKL, S2POI | dropped | ignored: stage 2 bypasses |
+//! | S2S | dropped | may count for EATS 0b01 even so (5.2, SMMUv3.0): it does not here |
+//! | S_S2T0SZ, S_S2SL0, S_S2SL0_2, S_S2TG, S_S2SKL, S2SW, S2SA, S_S2TTB | dropped | Secure streams only |
+//! | DPT_VMATCH | dropped | RES0: `IDR3.DPT` is clear |
+//! | PARTID, PMG, MPAM_NS | dropped | RES0: `IDR3.MPAM` is clear. Partitions are ours to give |
+//! | MECID, AssuredOnly, TL0, TL1 | dropped | RES0: features that are not offered |
+//! | VMSPtr | dropped | RES0: only with two stages and MPAM |
+//! | IMPLEMENTATION DEFINED | dropped | nobody here knows what it does |
+
+use crate::{Ids, Uniform, Wanted};
+use smmuv3_spec::control::Gbpa;
+use smmuv3_spec::ste::{Config, Ste};
+
+/// Full ATS (`STE.EATS`).
+const EATS_FULL: u8 = 0b01;
+/// Split-stage ATS (`STE.EATS`).
+const EATS_SPLIT: u8 = 0b10;
+/// Two-level CD tables with leaves of 4 KiB and 64 KiB (`STE.S1Fmt`).
+const FMT_4K: u8 = 0b01;
+const FMT_64K: u8 = 0b10;
+
+/// What `entry`, a copy that nobody can change any more, asks for on an SMMU
+/// with the identification registers `ids`. The result holds nothing that the
+/// table of this module does not call taken.
+#[must_use]
+pub fn canonical(ids: &Ids, entry: &Ste) -> Wanted {
+    if !entry.v() {
+        return Wanted::Invalid;
+    }
+    match entry.config() {
+        config if !config.passes() => Wanted::Abort,
+        Config::BYPASS => {
+            let ste = Ste::default().with_v(true).with_config(Config::BYPASS);
+            Wanted::Bypass(overrides(ids, entry, ste))
+        }
+        Config::S1 if !illegal(ids, entry) => Wanted::Stage1(stage1(ids, entry)),
+        _ => Wanted::Invalid,
+    }
+}
+
+/// What `GBPA` gives every stream while translation is off (6.3.14).
+#[must_use]
+pub fn disabled(ids: &Ids, gbpa: Gbpa) -> Uniform {
+    if gbpa.abort() {
+        return Uniform::Abort;
+    }
+    let asked = Ste::default()
+        .with_mtcfg(gbpa.mtcfg())
+        .with_memattr(gbpa.mem_attr())
+        .with_alloccfg(gbpa.alloccfg())
+        .with_shcfg(gbpa.shcfg())
+        .with_privcfg(gbpa.privcfg())
+        .with_instcfg(gbpa.instcfg());
+    let ste = Ste::default().with_v(true).with_config(Config::BYPASS);
+    Uniform::Bypass(overrides(ids, &asked, ste))
+}
+
+/// log2 of the number of substreams that count.
+fn substreams(ids: &Ids, entry: &Ste) -> u8 {
+    if ids.idr1.ssidsize() == 0 {
+        0
+    } else {
+        entry.s1cdmax()
+    }
+}
+
+/// Whether an entry with Config 0b101 is ILLEGAL (5.2.2).
+fn illegal(ids: &Ids, entry: &Ste) -> bool {
+    let fmt = entry.s1fmt();
+    let substreams = substreams(ids, entry);
+    let reach = ids.idr5.output_bits().unwrap_or(32);
+    !ids.idr0.s1p()
+        || ids.idr0.ats() && entry.eats() == EATS_SPLIT
+        || ids.idr0.hyp() && entry.strw() != 0
+        || entry.s1stalld() && ids.idr0.stall_model() != 0
+        || substreams > ids.idr1.ssidsize()
+        || substreams != 0 && !ids.idr0.cd2l() && matches!(fmt, FMT_4K | FMT_64K)
+        || entry.s1contextptr() >> reach != 0
+}
+
+fn stage1(ids: &Ids, entry: &Ste) -> Ste {
+    let substreams = substreams(ids, entry);
+    let (fmt, dss) = match substreams {
+        0 => (0, 0),
+        _ => (known(entry.s1fmt(), 0b11), known(entry.s1dss(), 0b11)),
+    };
+    // Bytes of the table that the pointer leads to: it is aligned to them (5.2).
+    let log2 = match fmt {
+        FMT_4K => substreams.saturating_sub(6) + 3,
+        FMT_64K => substreams.saturating_sub(10) + 3,
+        _ => substreams + 6,
+    };
+    let eats = ids.idr0.ats() && entry.eats() == EATS_FULL;
+    let ste = Ste::default()
+        .with_v(true)
+        .with_config(Config::S1)
+        .with_s1fmt(fmt)
+        .with_s1contextptr(entry.s1contextptr() & !((1 << log2) - 1))
+        .with_s1cdmax(substreams)
+        .with_s1dss(dss)
+        .with_s1cir(entry.s1cir())
+        .with_s1cor(entry.s1cor())
+        .with_s1csh(known(entry.s1csh(), 0b01))
+        .with_s1stalld(entry.s1stalld())
+        .with_eats(if eats { EATS_FULL } else { 0 });
+    overrides(ids, entry, ste)
+}
+
+/// Adds the attribute overrides of `entry` to `ste`, as far as they exist.
+fn overrides(ids: &Ids, entry: &Ste, mut ste: Ste) -> Ste {
+    if ids.idr1.attr_types_ovr() {
+        if entry.mtcfg() {
+            ste = ste.with_mtcfg(true).with_memattr(match entry.memattr() {
+                0b0100 | 0b1000 | 0b1100 => 0,
+                known => known,
+            });
+        }
+        ste = ste
+            .with_alloccfg(entry.alloccfg())
+            .with_shcfg(entry.shcfg());
+    }
+    if ids.idr1.attr_perms_ovr() {
+        ste = ste
+            .with_privcfg(known(entry.privcfg(), 0b01))
+            .with_instcfg(known(entry.instcfg(), 0b01));
+    }
+    ste
+}
+
+/// A field whose encoding `reserved` behaves as 0.
+const fn known(value: u8, reserved: u8) -> u8 {
+    if value == reserved { 0 } else { value }
+}
