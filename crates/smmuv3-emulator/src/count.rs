@@ -14,7 +14,7 @@ pub struct Counts {
     pub guarded: u64,
     /// Calls that ended with work left over.
     pub again: u64,
-    /// Commands consumed.
+    /// Commands processed; one that is repeated after an error counts again.
     pub commands: u64,
     /// CMD_SYNCs completed, of [`commands`](Self::commands).
     pub syncs: u64,

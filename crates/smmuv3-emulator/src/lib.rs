@@ -10,15 +10,21 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod commands;
 mod count;
+mod enable;
 mod event;
 mod ids;
+mod irq;
 mod output_queue;
 mod physical;
 mod platform;
+mod registers;
 mod shadow;
 mod ste;
 mod stream_table;
+mod sync;
+mod translate;
 
 pub use count::Counts;
 pub use event::{Translated, View, offers_stalls, stalled, translate};
@@ -30,6 +36,13 @@ pub use shadow::Shadow;
 pub use ste::{canonical, disabled};
 pub use stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
 
+use commands::Queue;
+use irq::Interrupts;
+use registers::Registers;
+use smmuv3_driver::Features;
+use smmuv3_spec::control::Gerror;
+use smmuv3_spec::reg;
+
 /// Whether a write to a register is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -40,4 +53,106 @@ pub enum Progress {
     /// interrupts and then do the same write again, which carries on: the
     /// instruction must not be counted as executed yet.
     Again,
+}
+
+/// An emulated SMMU. `W` is memory of the owner's that is held.
+///
+/// Every call is bounded: at most 256 commands and stream table entries.
+#[derive(Debug)]
+pub struct Emulator<W: Window> {
+    /// Commands may be processed: the queue is enabled on memory of the
+    /// owner's, no error stops it, nothing else comes first. `false` is always
+    /// safe: [`resume`](Self::resume) looks again.
+    ready: bool,
+    /// The shadow has work left.
+    busy: bool,
+    /// The physical SMMU works no longer.
+    dead: bool,
+    ids: Ids,
+    regs: Registers,
+    queue: Queue,
+    /// The command queue's memory. `None` while enabled: not the owner's.
+    window: Option<W>,
+    shadow: Shadow,
+    /// Not enabled while `CR0.EVENTQEN`: its memory is not the owner's.
+    events: EventQueue<W>,
+    /// As [`events`](Self::events), for `CR0.PRIQEN`.
+    pri: PriQueue<W>,
+    irq: Interrupts,
+    counts: Counts,
+}
+
+impl<W: Window> Emulator<W> {
+    /// An SMMU after reset on top of a physical one with `features`: disabled,
+    /// every stream of the owner's to pass through stage 2 alone, which is how
+    /// the caller has to have left them.
+    #[must_use]
+    pub fn new(features: &Features, config: &IdConfig) -> Self {
+        let ids = Ids::derive(features, config);
+        Self {
+            ready: false,
+            busy: false,
+            dead: false,
+            ids,
+            regs: Registers::new(),
+            queue: Queue::new(features.idr0.msi(), ids.address_mask()),
+            window: None,
+            shadow: Shadow::new(),
+            events: EventQueue::new(),
+            pri: PriQueue::new(),
+            irq: Interrupts::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Shows what every register reads as. Call once, before the owner runs;
+    /// offsets that are not shown must read as 0.
+    pub fn start<P: Platform<Window = W>>(&self, platform: &P) {
+        self.show_all(platform);
+    }
+
+    /// Writes the `size` lowest bits of `value` to the registers, `offset`
+    /// bytes from the start of page 0. Any access is taken; one that no
+    /// register has is counted and ignored.
+    #[inline]
+    pub fn write<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        offset: u32,
+        size: Size,
+        value: u64,
+    ) -> Progress {
+        if offset == reg::CMDQ_PROD && size == Size::Word {
+            // Truncation: the access has 32 bits.
+            return self.produce(platform, physical, value as u32);
+        }
+        self.register(platform, physical, offset, size, value)
+    }
+
+    /// The physical SMMU works no longer: its owner reads of service failure
+    /// mode (`GERROR.SFM_ERR`), and nothing more is done for it.
+    #[cold]
+    pub fn failed<P: Platform<Window = W>>(&mut self, platform: &P) {
+        self.dead = true;
+        self.ready = false;
+        self.raise_error(platform, Gerror::new().with_sfm_err(true));
+    }
+
+    /// The identification registers.
+    #[must_use]
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// What was done and refused so far.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Makes global errors active that are not, and tells the owner.
+    pub(crate) fn raise_error<P: Platform<Window = W>>(&mut self, platform: &P, bits: Gerror) {
+        self.irq.error(platform, bits, &mut self.counts);
+    }
 }

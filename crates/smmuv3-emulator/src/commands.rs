@@ -1,0 +1,300 @@
+//! The command queue (IHI 0070, 3.5.1, 4.1 and 7.1): from `CMDQ_CONS` to
+//! `CMDQ_PROD`, each command copied once, checked, rewritten and passed on.
+//!
+//! Indices in an inconsistent state make the queue look empty, which 3.5.1
+//! permits.
+
+use crate::irq::Interrupts;
+use crate::shadow::Shadow;
+use crate::sync::{DEFERRED, Deferred};
+use crate::translate::{Verdict, by_address, judge};
+use crate::{Counts, Failure, Ids, Physical, Platform, Window};
+use smmuv3_spec::command::{Command, CommandError, Opcode};
+
+/// Units of work (commands, stream table entries) that one call does.
+pub(crate) const WORK: u32 = 256;
+
+/// Bytes of a command.
+pub(crate) const ENTRY: u64 = Command::SIZE;
+
+/// The state of the queue but for its memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    /// log2 of the number of entries while enabled, at most `IDR1.CMDQS`.
+    pub(crate) log2: u8,
+    /// `CMDQ_PROD`.
+    pub(crate) prod: u32,
+    /// `CMDQ_CONS.RD`: the first command that is not consumed, or that waits.
+    pub(crate) cons: u32,
+    /// What the owner reads, or will once the physical SMMU wrote it.
+    pub(crate) shown: u32,
+    /// `cons` when the physical SMMU was last known to be done.
+    pub(crate) confirmed: u32,
+    /// The physical SMMU may still write `CMDQ_CONS` and to the queue.
+    pub(crate) in_flight: bool,
+    /// An ATC invalidation was issued since the last wait.
+    pub(crate) fallible: bool,
+    /// What the next CMD_SYNC ends in, if an earlier wait had no CMD_SYNC.
+    pub(crate) owed: Option<CommandError>,
+    /// The physical SMMU sends messages.
+    pub(crate) messages: bool,
+    /// Address bits of `IDR5.OAS`.
+    pub(crate) address_mask: u64,
+    /// CMD_SYNCs that wait.
+    pub(crate) syncs: [Deferred; DEFERRED],
+    /// How many.
+    pub(crate) waiting: usize,
+    /// `waiting` when the physical SMMU was last told to keep the order.
+    pub(crate) separated: usize,
+}
+
+impl Queue {
+    pub(crate) fn new(messages: bool, address_mask: u64) -> Self {
+        Self {
+            log2: 0,
+            prod: 0,
+            cons: 0,
+            shown: 0,
+            confirmed: 0,
+            in_flight: false,
+            fallible: false,
+            owed: None,
+            messages,
+            address_mask,
+            syncs: [Deferred::default(); DEFERRED],
+            waiting: 0,
+            separated: 0,
+        }
+    }
+
+    /// Entries.
+    #[inline]
+    pub(crate) fn size(&self) -> u32 {
+        1 << (self.log2 & 31)
+    }
+
+    /// The bits of an index and its wrap bit.
+    #[inline]
+    pub(crate) fn wrap_mask(&self) -> u32 {
+        (2 << (self.log2 & 31)) - 1
+    }
+
+    #[inline]
+    pub(crate) fn after(&self, index: u32) -> u32 {
+        index.wrapping_add(1) & self.wrap_mask()
+    }
+
+    #[inline]
+    pub(crate) fn before(&self, index: u32) -> u32 {
+        index.wrapping_sub(1) & self.wrap_mask()
+    }
+}
+
+/// Why commands are not processed any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The call did its share of work.
+    Budget,
+    /// The command at `CMDQ_CONS` cannot be consumed.
+    Refused(CommandError),
+    /// The physical SMMU does not work any more.
+    Broken,
+}
+
+/// One call's processing.
+pub(crate) struct Run<'a, P: Platform, Y> {
+    pub(crate) platform: &'a P,
+    pub(crate) physical: &'a mut Y,
+    pub(crate) ids: &'a Ids,
+    pub(crate) window: &'a P::Window,
+    pub(crate) queue: &'a mut Queue,
+    pub(crate) shadow: &'a mut Shadow,
+    /// The shadow has work left.
+    pub(crate) busy: &'a mut bool,
+    pub(crate) irq: &'a mut Interrupts,
+    pub(crate) counts: &'a mut Counts,
+    pub(crate) smmuen: bool,
+    pub(crate) budget: u32,
+}
+
+impl<P: Platform, Y: Physical> Run<'_, P, Y> {
+    /// Processes what there is, completes what waits, and shows `CMDQ_CONS.RD`.
+    /// After an error nothing is on its way that could overwrite it.
+    #[inline]
+    pub(crate) fn run(&mut self) -> Result<(), Stop> {
+        let processed = self.process();
+        if processed == Err(Stop::Broken) {
+            return processed;
+        }
+        // An error of what came before comes first.
+        let result = match self.flush() {
+            Ok(()) => processed,
+            error => error,
+        };
+        if result == Err(Stop::Broken) {
+            return result;
+        }
+        self.show_consumed()?;
+        if matches!(result, Err(Stop::Refused(_))) {
+            self.settle_messages()?;
+        }
+        result
+    }
+
+    #[inline]
+    fn process(&mut self) -> Result<(), Stop> {
+        let mut left = self.queue.prod.wrapping_sub(self.queue.cons) & self.queue.wrap_mask();
+        if left > self.queue.size() {
+            self.counts.inconsistent += 1;
+            return Ok(());
+        }
+        self.refresh(left.min(self.budget));
+        while left > 0 {
+            let Some(budget) = self.budget.checked_sub(1) else {
+                return Err(Stop::Budget);
+            };
+            self.budget = budget;
+            let at = u64::from(self.queue.cons & (self.queue.size() - 1)) * ENTRY;
+            let command = Command([self.window.load(at), self.window.load(at + 8)]);
+            self.one(command)?;
+            left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Makes the owner's next `count` commands visible.
+    #[inline]
+    fn refresh(&self, count: u32) {
+        let first = self.queue.cons & (self.queue.size() - 1);
+        let straight = count.min(self.queue.size() - first);
+        self.window
+            .refresh(u64::from(first) * ENTRY, u64::from(straight) * ENTRY);
+        if straight < count {
+            self.window.refresh(0, u64::from(count - straight) * ENTRY);
+        }
+    }
+
+    /// Consumes one command, unless it cannot be.
+    #[inline]
+    fn one(&mut self, command: Command) -> Result<(), Stop> {
+        match command.opcode() {
+            Opcode::TLBI_NH_VA | Opcode::TLBI_NH_VAA => {
+                let Some(new) = by_address(self.ids, self.physical.vmid(), command) else {
+                    return Err(Stop::Refused(CommandError::ILL));
+                };
+                self.separate()?;
+                self.issue(new)?;
+            }
+            Opcode::SYNC => self.sync(command)?,
+            _ => return self.other(command),
+        }
+        self.consume();
+        Ok(())
+    }
+
+    #[inline]
+    fn consume(&mut self) {
+        self.queue.cons = self.queue.after(self.queue.cons);
+        self.counts.commands += 1;
+    }
+
+    #[inline(never)]
+    fn other(&mut self, command: Command) -> Result<(), Stop> {
+        match judge(self.ids, self.physical, self.smmuen, command, self.counts) {
+            Verdict::Invalidate(new) => {
+                self.separate()?;
+                self.issue(new)?;
+                self.consume();
+            }
+            Verdict::Once(new) => {
+                self.flush()?;
+                self.queue.fallible |= new.opcode() == Opcode::ATC_INV;
+                self.issue(new)?;
+                self.consume();
+            }
+            Verdict::Streams(first, last) => {
+                self.flush()?;
+                self.consume();
+                self.shadow.invalidate(first, last);
+                *self.busy = true;
+                return self.catch_up();
+            }
+            Verdict::Nothing => self.consume(),
+            Verdict::Illegal => return Err(Stop::Refused(CommandError::ILL)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn issue(&mut self, command: Command) -> Result<(), Stop> {
+        self.counts.issued += 1;
+        match self.physical.issue(command) {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.stop(failure)),
+        }
+    }
+
+    /// What a failure of the physical SMMU means for the command at
+    /// `CMDQ_CONS`.
+    #[cold]
+    pub(crate) fn stop(&mut self, failure: Failure) -> Stop {
+        match failure {
+            Failure::Command(CommandError::ATC_INV_SYNC) => {
+                Stop::Refused(CommandError::ATC_INV_SYNC)
+            }
+            // A command of the emulation's making was refused: what the owner
+            // asked for is not done, and it must not believe so.
+            Failure::Command(_) | Failure::Stream { .. } => {
+                self.counts.refused += 1;
+                Stop::Refused(CommandError::ILL)
+            }
+            Failure::Fenced(_) => Stop::Broken,
+        }
+    }
+
+    /// Brings the physical streams up to date.
+    fn catch_up(&mut self) -> Result<(), Stop> {
+        match advance(
+            self.shadow,
+            self.ids,
+            self.platform,
+            self.physical,
+            &mut self.budget,
+            self.counts,
+        ) {
+            Ok(true) => {
+                *self.busy = false;
+                Ok(())
+            }
+            Ok(false) => Err(Stop::Budget),
+            Err(()) => Err(Stop::Broken),
+        }
+    }
+}
+
+/// Works on the physical streams until nothing is left (`true`) or the budget
+/// is spent. A stream that could not have what was wanted aborts and is passed
+/// over; an error is a physical SMMU that does not work any more.
+pub(crate) fn advance<P: Platform>(
+    shadow: &mut Shadow,
+    ids: &Ids,
+    platform: &P,
+    physical: &mut impl Physical,
+    budget: &mut u32,
+    counts: &mut Counts,
+) -> Result<bool, ()> {
+    loop {
+        match shadow.step(ids, platform, physical, budget, counts) {
+            Ok(done) => return Ok(done),
+            Err(Failure::Fenced(_)) => return Err(()),
+            Err(Failure::Command(_) | Failure::Stream { .. }) => {
+                counts.refused += 1;
+                // Whatever the failure, this ends.
+                let Some(left) = budget.checked_sub(1) else {
+                    return Ok(false);
+                };
+                *budget = left;
+            }
+        }
+    }
+}

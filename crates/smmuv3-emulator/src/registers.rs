@@ -1,0 +1,431 @@
+//! The registers (IHI 0070, 6.2 and 6.3): which writes count, what they store,
+//! and what is read back.
+//!
+//! Choices where the architecture leaves one. An access that is not aligned or
+//! of 8 or 16 bits, a 64-bit access to two 32-bit registers, and a register that
+//! is fixed while something is enabled: the write is ignored (SMMUv3.2 asks for
+//! the last). Reserved bits, and address bits above `IDR5.OAS`, read as 0. Page
+//! 0 has no alias of the registers of page 1, nor the other way round. A write
+//! of `CMDQ_CONS` leaves ERR alone.
+
+use crate::irq::Source;
+use crate::{Emulator, Physical, Platform, Progress, Size, Window};
+use smmuv3_spec::control::{
+    Cr0, Cr1, Cr2, Gbpa, Gerror, IrqCfg2, IrqCtrl, OutputIndex, QueueBase, StrtabBase,
+    StrtabBaseCfg,
+};
+use smmuv3_spec::reg;
+
+/// Bits of a queue index and its wrap bit in `CMDQ_PROD` and `CMDQ_CONS`.
+pub(crate) const INDEX: u32 = 0xf_ffff;
+
+/// Attributes of an MSI: `SH` and `MemAttr` (6.3.23).
+const ATTRIBUTES: u32 = 0x3f;
+
+/// What is stored without effect until something else uses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registers {
+    /// `SMMU_CR0`.
+    pub(crate) cr0: Cr0,
+    /// `SMMU_CR0ACK`: what is in force.
+    pub(crate) cr0ack: Cr0,
+    /// `SMMU_CR1`: a CPU's accesses have the attributes that memory has.
+    pub(crate) cr1: Cr1,
+    /// `SMMU_CR2`.
+    pub(crate) cr2: Cr2,
+    /// `SMMU_GBPA`.
+    pub(crate) gbpa: Gbpa,
+    /// `SMMU_STRTAB_BASE`.
+    pub(crate) strtab_base: StrtabBase,
+    /// `SMMU_STRTAB_BASE_CFG`.
+    pub(crate) strtab_base_cfg: StrtabBaseCfg,
+    /// `SMMU_CMDQ_BASE`.
+    pub(crate) cmdq_base: QueueBase,
+    /// `SMMU_EVENTQ_BASE`.
+    pub(crate) eventq_base: QueueBase,
+    /// `SMMU_PRIQ_BASE`.
+    pub(crate) priq_base: QueueBase,
+}
+
+impl Registers {
+    /// After reset: everything 0 but `GBPA`, which lets traffic pass with the
+    /// shareability it has.
+    pub(crate) fn new() -> Self {
+        Self {
+            cr0: Cr0::new(),
+            cr0ack: Cr0::new(),
+            cr1: Cr1::new(),
+            cr2: Cr2::new(),
+            gbpa: Gbpa::new().with_shcfg(0b01),
+            strtab_base: StrtabBase::new(),
+            strtab_base_cfg: StrtabBaseCfg::new(),
+            cmdq_base: QueueBase::new(),
+            eventq_base: QueueBase::new(),
+            priq_base: QueueBase::new(),
+        }
+    }
+
+    /// Either of what was asked for and what is in force: what a guarded
+    /// register must see clear.
+    pub(crate) fn guards(&self) -> Cr0 {
+        Cr0::from(u32::from(self.cr0) | u32::from(self.cr0ack))
+    }
+}
+
+/// Why a write is ignored.
+enum Ignored {
+    ReadOnly,
+    Guarded,
+}
+
+type Taken = Result<(), Ignored>;
+
+impl<W: Window> Emulator<W> {
+    /// A write to anything but `CMDQ_PROD` as Linux writes it.
+    #[inline(never)]
+    pub(crate) fn register<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        offset: u32,
+        size: Size,
+        value: u64,
+    ) -> Progress {
+        let base = offset & !7;
+        let taken = match (size, wide(base)) {
+            _ if offset >= reg::SIZE => Err(Ignored::ReadOnly),
+            (Size::Double, true) if offset == base => self.store64(platform, base, value),
+            (Size::Word, true) if offset == base => {
+                let high = self.load64(base) & !0xffff_ffff;
+                self.store64(platform, base, high | (value & 0xffff_ffff))
+            }
+            (Size::Word, true) if offset == base + 4 => {
+                let low = self.load64(base) & 0xffff_ffff;
+                self.store64(platform, base, low | (value << 32))
+            }
+            (Size::Word, false) if offset.is_multiple_of(4) => {
+                // Truncation: the access has 32 bits.
+                let value = value as u32;
+                match offset {
+                    reg::CR0 => {
+                        self.counts.writes += 1;
+                        return self.set_cr0(platform, physical, value);
+                    }
+                    reg::GBPA => {
+                        self.counts.writes += 1;
+                        return self.set_gbpa(platform, physical, value);
+                    }
+                    reg::GERRORN => {
+                        self.counts.writes += 1;
+                        return self.acknowledge(platform, physical, value);
+                    }
+                    reg::CMDQ_PROD => {
+                        return self.produce(platform, physical, value);
+                    }
+                    _ => self.store32(platform, offset, value),
+                }
+            }
+            _ => {
+                self.counts.illegal_accesses += 1;
+                return Progress::Done;
+            }
+        };
+        match taken {
+            Ok(()) => self.counts.writes += 1,
+            Err(Ignored::ReadOnly) => self.counts.read_only += 1,
+            Err(Ignored::Guarded) => self.counts.guarded += 1,
+        }
+        Progress::Done
+    }
+
+    /// Shows what every register reads as.
+    pub(crate) fn show_all<P: Platform<Window = W>>(&self, platform: &P) {
+        let ids = &self.ids;
+        for (offset, value) in [
+            (reg::IDR0, u32::from(ids.idr0)),
+            (reg::IDR1, ids.idr1.into()),
+            (reg::IDR2, 0),
+            (reg::IDR3, ids.idr3.into()),
+            (reg::IDR4, 0),
+            (reg::IDR5, ids.idr5.into()),
+            (reg::IIDR, ids.iidr.into()),
+            (reg::AIDR, ids.aidr.into()),
+            (reg::CR0, self.regs.cr0.into()),
+            (reg::CR0ACK, self.regs.cr0ack.into()),
+            (reg::CR1, self.regs.cr1.into()),
+            (reg::CR2, self.regs.cr2.into()),
+            (reg::STATUSR, 0),
+            (reg::GBPA, self.regs.gbpa.into()),
+            (reg::AGBPA, 0),
+            (reg::IRQ_CTRL, self.irq.control.into()),
+            (reg::IRQ_CTRLACK, self.irq.control.into()),
+            (reg::GERROR, self.irq.gerror.into()),
+            (reg::GERRORN, self.irq.gerrorn.into()),
+            (reg::STRTAB_BASE_CFG, self.regs.strtab_base_cfg.into()),
+            (reg::CMDQ_PROD, self.queue.prod),
+            (reg::CMDQ_CONS, self.queue.cons),
+            (reg::EVENTQ_PROD, self.events.prod()),
+            (reg::EVENTQ_CONS, self.events.cons()),
+            (reg::PRIQ_PROD, self.pri.prod()),
+            (reg::PRIQ_CONS, self.pri.cons()),
+        ] {
+            platform.show(offset, value);
+        }
+        for (offset, source) in IRQ_CFG0 {
+            let config = self.irq.of(source);
+            show64(platform, offset, config.address);
+            platform.show(offset + 8, config.data);
+            platform.show(offset + 12, config.attributes);
+        }
+        for offset in [
+            reg::STRTAB_BASE,
+            reg::CMDQ_BASE,
+            reg::EVENTQ_BASE,
+            reg::PRIQ_BASE,
+        ] {
+            show64(platform, offset, self.load64(offset));
+        }
+    }
+
+    fn load64(&self, offset: u32) -> u64 {
+        match offset {
+            reg::STRTAB_BASE => self.regs.strtab_base.into(),
+            reg::CMDQ_BASE => self.regs.cmdq_base.into(),
+            reg::EVENTQ_BASE => self.regs.eventq_base.into(),
+            reg::PRIQ_BASE => self.regs.priq_base.into(),
+            _ => source_of(offset).map_or(0, |source| self.irq.of(source).address),
+        }
+    }
+
+    fn store64<P: Platform<Window = W>>(&mut self, platform: &P, offset: u32, value: u64) -> Taken {
+        let guards = self.regs.guards();
+        let address = self.ids.address_mask();
+        // RA or WA, ADDR from bit 5 or 6, LOG2SIZE.
+        let queue = |raw: u64| QueueBase::from(raw & ((address & !0x1f) | 1 << 62 | 0x1f));
+        let guard = |enabled: bool| {
+            if enabled {
+                Err(Ignored::Guarded)
+            } else {
+                Ok(())
+            }
+        };
+        match offset {
+            reg::STRTAB_BASE => {
+                guard(guards.smmuen())?;
+                self.regs.strtab_base = StrtabBase::from(value & ((address & !0x3f) | 1 << 62));
+            }
+            reg::CMDQ_BASE => {
+                guard(guards.cmdqen())?;
+                self.regs.cmdq_base = queue(value);
+            }
+            reg::EVENTQ_BASE => {
+                guard(guards.eventqen())?;
+                self.regs.eventq_base = queue(value);
+            }
+            reg::PRIQ_BASE => {
+                self.only_with_pri()?;
+                guard(guards.priqen())?;
+                self.regs.priq_base = queue(value);
+            }
+            _ => {
+                let source = source_of(offset).ok_or(Ignored::ReadOnly)?;
+                self.message(source)?.address = value & address & !0b11;
+            }
+        }
+        show64(platform, offset, self.load64(offset));
+        Ok(())
+    }
+
+    fn store32<P: Platform<Window = W>>(&mut self, platform: &P, offset: u32, value: u32) -> Taken {
+        let guards = self.regs.guards();
+        let guard = |enabled: bool| {
+            if enabled {
+                Err(Ignored::Guarded)
+            } else {
+                Ok(())
+            }
+        };
+        let output = OutputIndex::from(value);
+        let index = OutputIndex::new()
+            .with_index(output.index())
+            .with_overflow(output.overflow());
+        let shown: u32 = match offset {
+            reg::CR1 => {
+                // Tables and queues are guarded on their own.
+                let mut mask = 0;
+                if !guards.smmuen() {
+                    mask |= 0xfc0;
+                }
+                if !(guards.eventqen() || guards.cmdqen() || guards.priqen()) {
+                    mask |= 0x03f;
+                }
+                let kept = u32::from(self.regs.cr1) & !mask;
+                self.regs.cr1 = Cr1::from(kept | (value & mask));
+                guard(mask == 0)?;
+                self.regs.cr1.into()
+            }
+            reg::CR2 => {
+                guard(guards.smmuen())?;
+                // The rest is RES0 without HYP, BTM and ATSRECERR.
+                self.regs.cr2 = Cr2::new().with_recinvsid(Cr2::from(value).recinvsid());
+                self.regs.cr2.into()
+            }
+            reg::IRQ_CTRL => {
+                let asked = IrqCtrl::from(value);
+                self.irq.control = IrqCtrl::new()
+                    .with_gerror_irqen(asked.gerror_irqen())
+                    .with_eventq_irqen(asked.eventq_irqen())
+                    .with_priq_irqen(asked.priq_irqen() && self.ids.idr0.pri());
+                let shown = self.irq.control.into();
+                platform.show(reg::IRQ_CTRLACK, shown);
+                shown
+            }
+            reg::STRTAB_BASE_CFG => {
+                guard(guards.smmuen())?;
+                let asked = StrtabBaseCfg::from(value);
+                self.regs.strtab_base_cfg = StrtabBaseCfg::new()
+                    .with_log2size(asked.log2size())
+                    .with_split(asked.split())
+                    .with_fmt(asked.fmt());
+                self.regs.strtab_base_cfg.into()
+            }
+            reg::CMDQ_CONS => {
+                guard(guards.cmdqen())?;
+                self.queue.cons = value & INDEX;
+                self.queue.shown = self.queue.cons;
+                self.queue.cons
+            }
+            reg::EVENTQ_PROD => {
+                guard(guards.eventqen())?;
+                self.events.set_prod(index.into());
+                self.events.prod()
+            }
+            reg::EVENTQ_CONS => {
+                self.events.owner_cons(index.into());
+                self.events.cons()
+            }
+            reg::PRIQ_PROD => {
+                self.only_with_pri()?;
+                guard(guards.priqen())?;
+                self.pri.set_prod(index.into());
+                self.pri.prod()
+            }
+            reg::PRIQ_CONS => {
+                self.only_with_pri()?;
+                self.pri.owner_cons(index.into());
+                self.pri.cons()
+            }
+            _ => self.store_message(offset, value)?,
+        };
+        platform.show(offset, shown);
+        Ok(())
+    }
+
+    /// `SMMU_*_IRQ_CFG1` and `CFG2`.
+    fn store_message(&mut self, offset: u32, value: u32) -> Result<u32, Ignored> {
+        if let Some(source) = offset.checked_sub(8).and_then(source_of) {
+            self.message(source)?.data = value;
+            return Ok(value);
+        }
+        let source = offset
+            .checked_sub(12)
+            .and_then(source_of)
+            .ok_or(Ignored::ReadOnly)?;
+        let mut attributes = value & ATTRIBUTES;
+        if source == Source::Pages {
+            // There whether or not there are messages (6.3.1, MSI).
+            attributes |= value & u32::from(IrqCfg2::new().with_lo(true));
+        }
+        if self.ids.idr0.msi() {
+            self.message(source)?.attributes = attributes;
+        } else if source == Source::Pages {
+            self.only_with_pri()?;
+            attributes &= !ATTRIBUTES;
+            self.irq.config(source).attributes = attributes;
+        } else {
+            return Err(Ignored::ReadOnly);
+        }
+        Ok(attributes)
+    }
+
+    /// The message of `source`, if there is one and it may be changed.
+    fn message(&mut self, source: Source) -> Result<&mut crate::irq::IrqConfig, Ignored> {
+        if !self.ids.idr0.msi() {
+            return Err(Ignored::ReadOnly);
+        }
+        if source == Source::Pages {
+            self.only_with_pri()?;
+        }
+        if self.irq.enabled(source) {
+            return Err(Ignored::Guarded);
+        }
+        Ok(self.irq.config(source))
+    }
+
+    fn only_with_pri(&self) -> Taken {
+        if self.ids.idr0.pri() {
+            Ok(())
+        } else {
+            Err(Ignored::ReadOnly)
+        }
+    }
+
+    /// `GERRORN`: acknowledges errors. Processing goes on with the command that
+    /// was refused (7.1), which the owner had the chance to replace.
+    fn acknowledge<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        value: u32,
+    ) -> Progress {
+        // Errors that this SMMU has; the others are reserved.
+        let mut known = Gerror::new()
+            .with_cmdq_err(true)
+            .with_eventq_abt_err(true)
+            .with_priq_abt_err(self.ids.idr0.pri())
+            .with_sfm_err(true);
+        if self.ids.idr0.msi() {
+            known = known
+                .with_msi_cmdq_abt_err(true)
+                .with_msi_eventq_abt_err(true)
+                .with_msi_priq_abt_err(self.ids.idr0.pri())
+                .with_msi_gerror_abt_err(true);
+        }
+        self.irq.gerrorn = Gerror::from(value & u32::from(known));
+        platform.show(reg::GERRORN, self.irq.gerrorn.into());
+        self.resume(platform, physical)
+    }
+}
+
+/// The three sources that have registers.
+const IRQ_CFG0: [(u32, Source); 3] = [
+    (reg::GERROR_IRQ_CFG0, Source::Errors),
+    (reg::EVENTQ_IRQ_CFG0, Source::Events),
+    (reg::PRIQ_IRQ_CFG0, Source::Pages),
+];
+
+fn source_of(cfg0: u32) -> Option<Source> {
+    IRQ_CFG0
+        .into_iter()
+        .find_map(|(offset, source)| (offset == cfg0).then_some(source))
+}
+
+/// Whether a 64-bit register starts at `offset` (6.2.1).
+fn wide(offset: u32) -> bool {
+    matches!(
+        offset,
+        reg::GERROR_IRQ_CFG0
+            | reg::STRTAB_BASE
+            | reg::CMDQ_BASE
+            | reg::EVENTQ_BASE
+            | reg::EVENTQ_IRQ_CFG0
+            | reg::PRIQ_BASE
+            | reg::PRIQ_IRQ_CFG0
+    )
+}
+
+fn show64(platform: &impl Platform, offset: u32, value: u64) {
+    // Truncation: the two halves.
+    platform.show(offset, value as u32);
+    platform.show(offset + 4, (value >> 32) as u32);
+}

@@ -1,0 +1,246 @@
+//! CMD_SYNC (IHI 0070, 4.7.3): complete once the physical SMMU is done with
+//! everything before it.
+//!
+//! Several are completed by one wait. Those that wait their turn are remembered;
+//! `CMDQ_CONS` stays at the first of them until then. Only invalidations that
+//! can be repeated may follow one of them before it is complete, and the
+//! physical SMMU is told to keep the order.
+//!
+//! Where the physical SMMU sends messages and the owner asked for one in its own
+//! command queue, nobody waits: it writes `CMDQ_CONS` where the owner reads it
+//! and then the owner's word. Everything that could overtake that waits for it.
+
+use crate::commands::{Run, Stop};
+use crate::{Failure, Line, Msi, Physical, Platform, Window};
+use portcullis_addr::Ipa;
+use smmuv3_spec::command::{Command, CommandError, SIG_IRQ, SIG_NONE, SIG_SEV};
+use smmuv3_spec::control::Gerror;
+use smmuv3_spec::reg;
+
+/// How many CMD_SYNCs are completed by one wait.
+pub(crate) const DEFERRED: usize = 16;
+
+/// How a CMD_SYNC tells that it is complete.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Signal {
+    /// Not at all. Also by a wake-up event: `IDR0.SEV` is 0.
+    #[default]
+    None,
+    /// By the wire. With `IDR0.MSI` only where there is no message.
+    Wire,
+    /// By a message to this address.
+    Message(u64),
+}
+
+/// A CMD_SYNC that is not complete yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deferred {
+    /// `CMDQ_CONS.RD` once it is.
+    after: u32,
+    data: u32,
+    signal: Signal,
+}
+
+impl<P: Platform, Y: Physical> Run<'_, P, Y> {
+    /// Takes a CMD_SYNC at `CMDQ_CONS`.
+    #[inline]
+    pub(crate) fn sync(&mut self, command: Command) -> Result<(), Stop> {
+        let signal = match command.cs() {
+            SIG_NONE | SIG_SEV => Signal::None,
+            SIG_IRQ if self.ids.idr0.msi() && command.msi_address() != 0 => {
+                Signal::Message(command.msi_address() & self.queue.address_mask)
+            }
+            SIG_IRQ => Signal::Wire,
+            _ => return Err(Stop::Refused(CommandError::ILL)),
+        };
+        if self.queue.waiting == DEFERRED {
+            self.flush()?;
+        }
+        let after = self.queue.after(self.queue.cons);
+        if let Some(slot) = self.queue.syncs.get_mut(self.queue.waiting) {
+            *slot = Deferred {
+                after,
+                data: command.msi_data(),
+                signal,
+            };
+            self.queue.waiting += 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps what follows behind the CMD_SYNCs that wait.
+    #[inline]
+    pub(crate) fn separate(&mut self) -> Result<(), Stop> {
+        if self.queue.waiting != self.queue.separated {
+            self.queue.separated = self.queue.waiting;
+            self.issue(Command::sync(SIG_NONE))?;
+        }
+        Ok(())
+    }
+
+    /// Completes every CMD_SYNC that waits. On an error the first of them is
+    /// the command that `CMDQ_CONS` names, and none was signalled.
+    #[inline]
+    pub(crate) fn flush(&mut self) -> Result<(), Stop> {
+        let waiting = core::mem::take(&mut self.queue.waiting);
+        self.queue.separated = 0;
+        let Some(last) = waiting.checked_sub(1) else {
+            return Ok(());
+        };
+        let last = self.queue.syncs.get(last).copied().unwrap_or_default();
+        if waiting == 1 && self.queue.messages && self.hand_over(last)? {
+            return Ok(());
+        }
+        if let Err(error) = self.finish() {
+            let first = self.queue.syncs.first().copied().unwrap_or_default();
+            self.queue.cons = self.queue.before(first.after);
+            return Err(error);
+        }
+        self.show_cons(last.after);
+        for i in 0..waiting {
+            let sync = self.queue.syncs.get(i).copied().unwrap_or_default();
+            self.complete(sync);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn complete(&mut self, sync: Deferred) {
+        self.counts.syncs += 1;
+        match sync.signal {
+            Signal::None => {}
+            Signal::Wire => {
+                self.platform.raise(Line::Sync);
+                self.counts.interrupts += 1;
+            }
+            Signal::Message(address) => {
+                // Linux polls a word of the command itself.
+                if let Some(offset) = self.inside(address) {
+                    // CMDQ_CONS first (3.18).
+                    self.window.publish(offset, 0);
+                    self.window.store32(offset, sync.data);
+                    self.window.publish(offset, 4);
+                } else if self.platform.store32(Ipa::new(address), sync.data).is_err() {
+                    self.counts.aborted_messages += 1;
+                    let error = Gerror::new().with_msi_cmdq_abt_err(true);
+                    self.irq.error(self.platform, error, self.counts);
+                }
+            }
+        }
+    }
+
+    /// The offset of 32 bits of the command queue; addresses are multiples of
+    /// 4.
+    #[inline]
+    fn inside(&self, address: u64) -> Option<u64> {
+        let range = self.window.range();
+        let offset = address.wrapping_sub(range.start().raw());
+        (offset < range.size()).then_some(offset)
+    }
+
+    /// Leaves a CMD_SYNC to the physical SMMU. `false`: nothing was done.
+    fn hand_over(&mut self, sync: Deferred) -> Result<bool, Stop> {
+        let Signal::Message(address) = sync.signal else {
+            return Ok(false);
+        };
+        // An ATC invalidation may fail, which is the CMD_SYNC's to report.
+        if self.queue.fallible || self.queue.owed.is_some() || self.half_full(sync.after) {
+            return Ok(false);
+        }
+        let word = self.inside(address).and_then(|o| self.window.physical(o));
+        let (Some(word), Some(cons)) = (word, self.platform.shown_at(reg::CMDQ_CONS)) else {
+            return Ok(false);
+        };
+        let messages = [
+            Msi {
+                address: cons,
+                data: sync.after,
+            },
+            Msi {
+                address: word,
+                data: sync.data,
+            },
+        ];
+        match self.physical.signal(&messages) {
+            Ok(true) => {
+                self.queue.in_flight = true;
+                self.queue.shown = sync.after;
+                self.counts.syncs += 1;
+                self.counts.signalled += 1;
+                Ok(true)
+            }
+            Ok(false) => Ok(false),
+            Err(failure) => {
+                self.queue.cons = self.queue.before(sync.after);
+                Err(self.stop(failure))
+            }
+        }
+    }
+
+    /// Whether so much of the queue is not known to be complete that somebody
+    /// may wait for room: `CMDQ_CONS` must not be late then.
+    fn half_full(&self, after: u32) -> bool {
+        let outstanding = after.wrapping_sub(self.queue.confirmed) & self.queue.wrap_mask();
+        outstanding > self.queue.size() / 2
+    }
+
+    /// Waits for everything that was issued. An error of an earlier wait that
+    /// no CMD_SYNC reported yet counts as one of this.
+    pub(crate) fn finish(&mut self) -> Result<(), Stop> {
+        let result = self.physical.finish();
+        if let Err(failure @ Failure::Fenced(_)) = result {
+            return Err(self.stop(failure));
+        }
+        self.queue.in_flight = false;
+        self.queue.fallible = false;
+        self.queue.confirmed = self.queue.cons;
+        let owed = self.queue.owed.take();
+        match (owed, result) {
+            (None, Ok(())) => Ok(()),
+            (Some(error), _) => {
+                self.counts.failed_syncs += 1;
+                Err(Stop::Refused(error))
+            }
+            (None, Err(failure)) => {
+                self.counts.failed_syncs += 1;
+                Err(self.stop(failure))
+            }
+        }
+    }
+
+    /// Shows `CMDQ_CONS`; nothing may be in flight that could overtake it.
+    #[inline]
+    fn show_cons(&mut self, cons: u32) {
+        if self.queue.shown != cons {
+            self.queue.shown = cons;
+            self.platform.show(reg::CMDQ_CONS, cons);
+        }
+    }
+
+    /// Shows what was consumed, at the end of a run. With an error that no
+    /// CMD_SYNC stands for, the next one reports it.
+    #[inline]
+    pub(crate) fn show_consumed(&mut self) -> Result<(), Stop> {
+        if self.queue.shown == self.queue.cons {
+            return Ok(());
+        }
+        self.settle_messages()?;
+        self.show_cons(self.queue.cons);
+        Ok(())
+    }
+
+    /// Waits until no message of the physical SMMU's is on its way.
+    pub(crate) fn settle_messages(&mut self) -> Result<(), Stop> {
+        if !self.queue.in_flight {
+            self.physical.kick();
+            return Ok(());
+        }
+        match self.finish() {
+            Err(Stop::Refused(error)) => {
+                self.queue.owed = Some(error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}

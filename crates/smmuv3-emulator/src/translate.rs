@@ -1,0 +1,223 @@
+//! What may be asked of the physical SMMU: each command of the owner's is
+//! understood field by field, and a new one is built from that (IHI 0070,
+//! chapter 4). No word of the owner's is passed on.
+//!
+//! | command | what becomes of it |
+//! |---|---|
+//! | PREFETCH_CONFIG, PREFETCH_ADDR | nothing: no SMMU has to prefetch |
+//! | CFGI_STE, CFGI_STE_RANGE, CFGI_ALL | the streams are read again from the owner's table |
+//! | CFGI_CD, CFGI_CD_ALL | the same, of the physical stream |
+//! | TLBI_NH_ALL, _ASID, _VA, _VAA | the same, of the owner's VMID |
+//! | TLBI_NSNH_ALL | TLBI_NH_ALL of the owner's VMID |
+//! | ATC_INV, PRI_RESP | the same, of the physical stream, where ATS and PRI are offered |
+//! | RESUME, STALL_TERM | the same, of the physical stream, where stalls are offered |
+//! | SYNC | see the sync module |
+//! | everything else | CERROR_ILL |
+//!
+//! Choices where the architecture leaves one: reserved fields are ignored
+//! (4.1.5), a prefetch is IGNORED, a stream or substream that is out of range
+//! makes the command do nothing (4.1.7), a size of ATC_INV above 52 is illegal
+//! (4.5.1), SSV without substreams counts as 0 (4.5), and upper bits of an ASID
+//! that are not implemented are dropped (4.4).
+
+use crate::{Counts, Ids, Physical};
+use smmuv3_spec::command::{Command, Opcode, TLBI_TG_16K, TLBI_TG_ANY};
+use smmuv3_spec::{Asid, StreamId, SubstreamId, Vmid};
+
+/// What to do about a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Have the physical SMMU do this; doing it twice is as good as once.
+    Invalidate(Command),
+    /// As [`Invalidate`](Self::Invalidate), but not before every CMD_SYNC ahead
+    /// of it is complete, and not twice.
+    Once(Command),
+    /// Read these streams again, first and last.
+    Streams(StreamId, StreamId),
+    /// Nothing.
+    Nothing,
+    /// It is refused.
+    Illegal,
+}
+
+/// CMD_TLBI_NH_VA and CMD_TLBI_NH_VAA (4.4.2); `None`: illegal.
+#[inline]
+pub(crate) fn by_address(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
+    let (address, leaf) = (command.address(), command.leaf());
+    let new = if command.opcode_bits() == Opcode::TLBI_NH_VA.0 {
+        Command::tlbi_nh_va(vmid, asid(ids, command), address, leaf)
+    } else {
+        Command::tlbi_nh_vaa(vmid, address, leaf)
+    };
+    // Without a granule there is neither range nor hint, and their fields are
+    // RES0 (4.4.1.1).
+    if command.tg() == TLBI_TG_ANY || !ids.idr3.ril() {
+        return Some(new);
+    }
+    with_range(command, new)
+}
+
+/// Adds range and level. The combination that says nothing is illegal; level 1
+/// of the 16 KiB granule counts as no level since `IDR5.DS` is 0, and so does
+/// the 6th bit of the scale. Ranges that are not aligned to their level
+/// invalidate more or less of the owner's own translations, which is its loss.
+fn with_range(command: Command, new: Command) -> Option<Command> {
+    let ttl = if command.tg() == TLBI_TG_16K && command.ttl() == 1 {
+        0
+    } else {
+        command.ttl()
+    };
+    let scale = command.scale() & 0x1f;
+    if ttl == 0 && scale == 0 && command.num() == 0 {
+        return None;
+    }
+    Some(
+        new.with_tg(command.tg())
+            .with_ttl(ttl)
+            .with_scale(scale)
+            .with_num(command.num()),
+    )
+}
+
+fn asid(ids: &Ids, command: Command) -> Asid {
+    if ids.idr0.asid16() {
+        command.asid()
+    } else {
+        Asid(command.asid().0 & 0xff)
+    }
+}
+
+/// Everything but CMD_SYNC and the two by address. `smmuen`: translation is
+/// enabled.
+pub(crate) fn judge(
+    ids: &Ids,
+    physical: &impl Physical,
+    smmuen: bool,
+    command: Command,
+    counts: &mut Counts,
+) -> Verdict {
+    let opcode = command.opcode();
+    if has_ssec(opcode) && command.ssec() {
+        return Verdict::Illegal;
+    }
+    if opcode_refused(ids, opcode) {
+        return Verdict::Illegal;
+    }
+    let stream = command.stream();
+    match opcode {
+        Opcode::PREFETCH_CONFIG | Opcode::PREFETCH_ADDR => {
+            counts.no_effect += 1;
+            return Verdict::Nothing;
+        }
+        Opcode::CFGI_STE => return Verdict::Streams(stream, stream),
+        Opcode::CFGI_STE_RANGE => {
+            // 2^(range + 1) streams, aligned (4.3.2).
+            let span = u32::MAX >> (31 - command.range());
+            return Verdict::Streams(StreamId(stream.0 & !span), StreamId(stream.0 | span));
+        }
+        Opcode::TLBI_NH_ALL | Opcode::TLBI_NSNH_ALL => {
+            return Verdict::Invalidate(Command::tlbi_nh_all(physical.vmid()));
+        }
+        Opcode::TLBI_NH_ASID => {
+            return Verdict::Invalidate(Command::tlbi_nh_asid(physical.vmid(), asid(ids, command)));
+        }
+        // The errors of these two come before what makes them IGNORED (4.1.3).
+        Opcode::ATC_INV if command.atc_size() > 52 => return Verdict::Illegal,
+        Opcode::PRI_RESP if command.resp() == 0b11 => return Verdict::Illegal,
+        Opcode::ATC_INV | Opcode::PRI_RESP if !smmuen => {
+            counts.no_effect += 1;
+            return Verdict::Nothing;
+        }
+        _ => {}
+    }
+    let Some(target) = physical.stream(stream) else {
+        counts.foreign_streams += 1;
+        return Verdict::Nothing;
+    };
+    match opcode {
+        Opcode::CFGI_CD => match substream(ids, command.substream_bits(), counts) {
+            Some(s) => Verdict::Once(Command::cfgi_cd(target, s, command.leaf())),
+            None => Verdict::Nothing,
+        },
+        Opcode::CFGI_CD_ALL => Verdict::Once(Command::cfgi_cd_all(target)),
+        Opcode::ATC_INV => match tagged(ids, command, counts) {
+            Ok(s) => Verdict::Once(Command::atc_inv(
+                target,
+                s,
+                s.is_some() && command.global(),
+                command.address(),
+                command.atc_size(),
+            )),
+            Err(()) => Verdict::Nothing,
+        },
+        Opcode::PRI_RESP => match tagged(ids, command, counts) {
+            Ok(s) => Verdict::Once(Command::pri_resp(
+                target,
+                s,
+                command.prg_index() & 0x1ff,
+                command.resp(),
+            )),
+            Err(()) => Verdict::Nothing,
+        },
+        Opcode::RESUME => {
+            let retry = command.retry();
+            // Ab is IGNORED with a retry, and where terminating always aborts
+            // (4.7.1).
+            let abort = !retry && (command.abort() || ids.idr0.term_model());
+            Verdict::Once(Command::resume(target, command.stag(), retry, abort))
+        }
+        Opcode::STALL_TERM => Verdict::Once(Command::stall_term(target)),
+        _ => Verdict::Illegal,
+    }
+}
+
+/// The commands with a field SSec, which must be 0 (4.1.6).
+const fn has_ssec(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::PREFETCH_CONFIG
+            | Opcode::PREFETCH_ADDR
+            | Opcode::CFGI_STE
+            | Opcode::CFGI_STE_RANGE
+            | Opcode::CFGI_CD
+            | Opcode::CFGI_CD_ALL
+            | Opcode::RESUME
+            | Opcode::STALL_TERM
+    )
+}
+
+/// Whether the emulated SMMU has no such command.
+const fn opcode_refused(ids: &Ids, opcode: Opcode) -> bool {
+    match opcode {
+        Opcode::PREFETCH_CONFIG
+        | Opcode::PREFETCH_ADDR
+        | Opcode::CFGI_STE
+        | Opcode::CFGI_STE_RANGE
+        | Opcode::CFGI_CD
+        | Opcode::CFGI_CD_ALL
+        | Opcode::TLBI_NH_ALL
+        | Opcode::TLBI_NH_ASID
+        | Opcode::TLBI_NSNH_ALL => false,
+        Opcode::ATC_INV => !ids.idr0.ats(),
+        Opcode::PRI_RESP => !ids.idr0.pri(),
+        Opcode::RESUME | Opcode::STALL_TERM => ids.idr0.stall_model() == 0b01,
+        _ => true,
+    }
+}
+
+fn substream(ids: &Ids, number: u32, counts: &mut Counts) -> Option<SubstreamId> {
+    if number >> ids.idr1.ssidsize() == 0 {
+        Some(SubstreamId(number))
+    } else {
+        counts.bad_substreams += 1;
+        None
+    }
+}
+
+/// The substream of a command where SSV says whether there is one.
+fn tagged(ids: &Ids, command: Command, counts: &mut Counts) -> Result<Option<SubstreamId>, ()> {
+    match command.substream() {
+        Some(s) if ids.idr1.ssidsize() > 0 => substream(ids, s.0, counts).map(Some).ok_or(()),
+        _ => Ok(None),
+    }
+}
