@@ -32,7 +32,7 @@ pub(crate) struct Registers {
     /// `SMMU_CR1`: a CPU's accesses have the attributes that memory has.
     pub(crate) cr1: Cr1,
     /// `SMMU_CR2`.
-    pub(crate) cr2: Cr2,
+    cr2: Cr2,
     /// `SMMU_GBPA`.
     pub(crate) gbpa: Gbpa,
     /// `SMMU_STRTAB_BASE`.
@@ -63,6 +63,11 @@ impl Registers {
             eventq_base: QueueBase::new(),
             priq_base: QueueBase::new(),
         }
+    }
+
+    /// `SMMU_CR2`.
+    pub(crate) fn cr2(&self) -> Cr2 {
+        self.cr2
     }
 
     /// Either of what was asked for and what is in force: what a guarded
@@ -153,7 +158,7 @@ impl<W: Window> Emulator<W> {
             (reg::CR0, self.regs.cr0.into()),
             (reg::CR0ACK, self.regs.cr0ack.into()),
             (reg::CR1, self.regs.cr1.into()),
-            (reg::CR2, self.regs.cr2.into()),
+            (reg::CR2, self.regs.cr2().into()),
             (reg::STATUSR, 0),
             (reg::GBPA, self.regs.gbpa.into()),
             (reg::AGBPA, 0),
