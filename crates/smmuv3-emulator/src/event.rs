@@ -20,7 +20,7 @@
 //! | anything else | nothing |
 
 use crate::stream_table::{Found, OwnerTable};
-use crate::{Ids, Platform};
+use crate::{Ids, Platform, Wanted, canonical};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::event::{Class, EventKind, EventRecord};
 
@@ -141,7 +141,10 @@ fn bad_entry(
     record: &EventRecord,
 ) -> Option<EventRecord> {
     match view.table.find(platform, stream) {
-        Found::Entry(_) => Some(header(stream, record, EventKind::C_BAD_STE)),
+        // An entry that aborts says nothing, also where a cache was to learn of
+        // it later.
+        Found::Entry(entry) => (canonical(view.ids, &entry) != Wanted::Abort)
+            .then(|| header(stream, record, EventKind::C_BAD_STE)),
         Found::Unreachable(at) => {
             Some(header(stream, record, EventKind::F_STE_FETCH).with_fetch_address(at.raw()))
         }

@@ -14,7 +14,7 @@ use crate::{Failure, Ids, Physical, Platform, Uniform, Wanted};
 use portcullis_addr::{Address, Ipa};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{Gbpa, StrtabBase, StrtabBaseCfg};
-use smmuv3_spec::ste::Ste;
+use smmuv3_spec::ste::{SHCFG_INCOMING, Ste};
 
 /// Where the configuration of streams comes from.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,14 @@ impl Default for Shadow {
     }
 }
 
+/// What a call for many streams at once takes of the budget: it may go through
+/// as many as a few dozen entries.
+const MANY: u32 = 8;
+
+/// Level 1 descriptors without entries that are looked at before their streams
+/// are set.
+const STRETCHES: u32 = 32;
+
 const EVERY: (StreamId, StreamId) = (StreamId(0), StreamId(u32::MAX));
 
 impl Shadow {
@@ -47,7 +55,8 @@ impl Shadow {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            source: Source::Disabled(Gbpa::new()),
+            // As after reset (6.3.14): the shareability stays as it comes.
+            source: Source::Disabled(Gbpa::new().with_shcfg(SHCFG_INCOMING)),
             left: None,
         }
     }
@@ -82,6 +91,16 @@ impl Shadow {
         });
     }
 
+    /// As [`invalidate`](Self::invalidate), for the streams whose entries are
+    /// found through the same level 1 descriptor as that of `stream`: where the
+    /// owner put a new one in place, none of them was there before (5.1.1).
+    pub fn invalidate_descriptor(&mut self, ids: &Ids, stream: StreamId) {
+        if let Some(table) = self.table(ids) {
+            let (first, last) = table.leaf(stream);
+            self.invalidate(first, last);
+        }
+    }
+
     /// The owner's stream table, `None` while translation is off.
     #[must_use]
     pub fn table(&self, ids: &Ids) -> Option<OwnerTable> {
@@ -103,8 +122,7 @@ impl Shadow {
     /// what it should aborts and is counted; that is no failure.
     ///
     /// # Errors
-    /// What [`Physical::set`] and [`Physical::set_range`] failed with, except
-    /// [`Failure::Stream`]: what is left stays left.
+    /// [`Failure::Fenced`]: everything aborts, and what is left stays left.
     pub fn step<P: Platform>(
         &mut self,
         ids: &Ids,
@@ -123,7 +141,7 @@ impl Shadow {
             }
             let next = match self.source {
                 Source::Disabled(gbpa) => {
-                    *budget -= 1;
+                    *budget = budget.saturating_sub(MANY);
                     set_range(physical, counts, run, &disabled(ids, gbpa))?
                 }
                 Source::Table(base, cfg) => {
@@ -165,7 +183,7 @@ fn after(stream: StreamId) -> Option<StreamId> {
 /// that it does.
 fn tolerate(counts: &mut Counts, result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
-        Err(Failure::Stream { .. }) => {
+        Err(Failure::Stream { .. } | Failure::Command(_)) => {
             counts.streams_refused += 1;
             Ok(())
         }
@@ -194,7 +212,10 @@ fn set_range(
             tolerate(counts, Err(Failure::Stream { stream, error }))?;
             Ok(after(stream.clamp(first, last)))
         }
-        Err(failure) => Err(failure),
+        Err(failure) => {
+            tolerate(counts, Err(failure))?;
+            Ok(after(last))
+        }
     }
 }
 
@@ -235,14 +256,25 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
         (first, last): (StreamId, StreamId),
     ) -> Result<Option<StreamId>, Failure> {
         let stretch = table.stretch(self.platform, first);
-        let last = last.min(stretch.last);
-        match stretch.kind {
-            Entries::Nothing | Entries::Unreachable(_) => {
-                *self.budget -= 1;
-                set_range(self.physical, self.counts, (first, last), &Uniform::Invalid)
-            }
-            Entries::At(at) => self.entries(first, last, at),
+        if let Entries::At(at) = stretch.kind {
+            return self.entries(first, last.min(stretch.last), at);
         }
+        *self.budget = self.budget.saturating_sub(1);
+        // What has no entries goes together.
+        let mut end = stretch.last.min(last);
+        for _ in 1..STRETCHES {
+            if end == last || *self.budget == 0 {
+                break;
+            }
+            let next = table.stretch(self.platform, StreamId(end.0 + 1));
+            if matches!(next.kind, Entries::At(_)) {
+                break;
+            }
+            *self.budget -= 1;
+            end = next.last.min(last);
+        }
+        *self.budget = self.budget.saturating_sub(MANY);
+        set_range(self.physical, self.counts, (first, end), &Uniform::Invalid)
     }
 
     /// The entry at `at`, as the physical SMMU is to have it.
@@ -293,7 +325,7 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
                 }
                 end = StreamId(end.0 + 1);
             }
-            self.together(next, end, &wanted, &same)?;
+            self.together(next, end, &same)?;
             if end == last {
                 return Ok(after(last));
             }
@@ -305,20 +337,13 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
         }
     }
 
-    /// Gives the streams from `first` to `last` the same.
-    fn together(
-        &mut self,
-        first: StreamId,
-        last: StreamId,
-        wanted: &Wanted,
-        same: &Uniform,
-    ) -> Result<(), Failure> {
+    /// Gives the streams from `first` to `last` the same. They were looked at
+    /// and paid for, so this goes to the end.
+    fn together(&mut self, first: StreamId, last: StreamId, same: &Uniform) -> Result<(), Failure> {
         if first == last {
-            let result = self.physical.set(first, wanted);
+            let result = self.physical.set(first, &one(same));
             return tolerate(self.counts, result);
         }
-        // The entries were looked at and paid for, so this goes to the end: at
-        // most as many calls as there are streams.
         let mut next = first;
         while let Some(left) = set_range(self.physical, self.counts, (next, last), same)? {
             if left > last {

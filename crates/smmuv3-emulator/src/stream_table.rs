@@ -88,6 +88,15 @@ impl OwnerTable {
         u64::from(stream.0) >> self.bits == 0
     }
 
+    /// The first and last of the streams that share a level 1 descriptor with
+    /// `stream`; `stream` alone in a linear table.
+    #[must_use]
+    pub fn leaf(&self, stream: StreamId) -> (StreamId, StreamId) {
+        let split = self.split.unwrap_or(0);
+        let last = last_of(stream.0, split);
+        (StreamId(last.0 & !((1 << split) - 1)), last)
+    }
+
     /// What the streams from `first` on have in common; one level 1 descriptor
     /// is loaded at most.
     pub fn stretch(&self, platform: &impl Platform, first: StreamId) -> Stretch {
@@ -114,13 +123,13 @@ impl OwnerTable {
         let mut word = [0];
         let kind = match platform.read(l1, &mut word) {
             Err(Outside) => Entries::Unreachable(l1),
-            Ok(()) => return Self::leaf(first, leaf, split, L1Std(word)),
+            Ok(()) => return Self::described(first, leaf, split, L1Std(word)),
         };
         Stretch { last: leaf, kind }
     }
 
     /// The streams of `descriptor` from `first` on.
-    fn leaf(first: StreamId, leaf: StreamId, split: u8, descriptor: L1Std) -> Stretch {
+    fn described(first: StreamId, leaf: StreamId, split: u8, descriptor: L1Std) -> Stretch {
         let nothing = Stretch {
             last: leaf,
             kind: Entries::Nothing,
