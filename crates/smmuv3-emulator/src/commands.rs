@@ -219,6 +219,13 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
                 *self.busy = true;
                 return self.catch_up();
             }
+            Verdict::Descriptor(stream) => {
+                self.flush()?;
+                self.consume();
+                self.shadow.invalidate_descriptor(self.ids, stream);
+                *self.busy = true;
+                return self.catch_up();
+            }
             Verdict::Nothing => self.consume(),
             Verdict::Illegal => return Err(Stop::Refused(CommandError::ILL)),
         }

@@ -34,6 +34,8 @@ pub(crate) enum Verdict {
     Once(Command),
     /// Read these streams again, first and last.
     Streams(StreamId, StreamId),
+    /// The same for all streams of the level 1 descriptor of this one (4.3.1).
+    Descriptor(StreamId),
     /// Nothing.
     Nothing,
     /// It is refused.
@@ -109,6 +111,7 @@ pub(crate) fn judge(
             counts.no_effect += 1;
             return Verdict::Nothing;
         }
+        Opcode::CFGI_STE if !command.leaf() => return Verdict::Descriptor(stream),
         Opcode::CFGI_STE => return Verdict::Streams(stream, stream),
         Opcode::CFGI_STE_RANGE => {
             // 2^(range + 1) streams, aligned (4.3.2).

@@ -1,0 +1,129 @@
+//! The owner's page request queue (IHI 0070, chapter 8).
+
+use crate::irq::Source;
+use crate::output_queue::Pushed;
+use crate::ste::canonical;
+use crate::stream_table::Found;
+use crate::{Emulator, Failure, Physical, Platform, Wanted, Window};
+use smmuv3_spec::command::Command;
+use smmuv3_spec::control::{Gerror, IrqCfg2};
+use smmuv3_spec::pri::PageRequest;
+use smmuv3_spec::{StreamId, SubstreamId, reg};
+
+/// `CMD_PRI_RESP.Resp` (4.5.2): nobody serves the endpoint.
+const RESP_FAILURE: u8 = 0b00;
+/// `CMD_PRI_RESP.Resp` (4.5.2): the endpoint may go on, and ask again.
+const RESP_SUCCESS: u8 = 0b10;
+
+impl<W: Window> Emulator<W> {
+    /// Hands over a page request, or the marker of the end of a substream, of
+    /// the physical queue; `request` is a copy. What the owner's queue does not
+    /// take is answered for it where the text asks for that (8.1, 8.2). `false`:
+    /// the stream is not the owner's, and nothing was done.
+    ///
+    /// # Errors
+    /// As [`Physical::issue`]: the answer is lost, with everything else.
+    pub fn page_request<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        request: &PageRequest,
+    ) -> Result<bool, Failure> {
+        let from = StreamId(request.stream());
+        let Some(stream) = physical.owner_stream(from) else {
+            return Ok(false);
+        };
+        let told = self.plain_request(stream, request);
+        let marker = told.ssv() && told.last() && !told.read() && !told.write();
+        let last_only = IrqCfg2::from(self.irq.pages.attributes).lo();
+        // PRIQEN counts only with SMMUEN (8.2).
+        let off = self.shadow.table(&self.ids).is_none() || self.irq.active().priq_abt_err();
+        let pushed = if off {
+            Pushed::Off
+        } else if self.pri.enabled() && self.pri.overflowed() {
+            // Unlike the event queue, this one takes nothing until its owner
+            // has acknowledged an overflow (8.1).
+            Pushed::Overflow
+        } else {
+            self.pri.push(&told.0)
+        };
+        let mut answer = None;
+        match pushed {
+            Pushed::Delivered { was_empty } => {
+                self.counts.pages_delivered += 1;
+                platform.show(reg::PRIQ_PROD, self.pri.prod());
+                if if last_only { told.last() } else { was_empty } {
+                    self.irq.signal(platform, Source::Pages, &mut self.counts);
+                }
+                return Ok(true);
+            }
+            Pushed::Overflow => {
+                platform.show(reg::PRIQ_PROD, self.pri.prod());
+                if last_only && told.last() {
+                    self.irq.signal(platform, Source::Pages, &mut self.counts);
+                }
+                if told.last() {
+                    answer = Some(self.overflow_answer(platform, stream, &told));
+                }
+            }
+            Pushed::Aborted => {
+                let error = Gerror::new().with_priq_abt_err(true);
+                self.irq.error(platform, error, &mut self.counts);
+                answer = Some((None, RESP_FAILURE));
+            }
+            Pushed::Off => answer = Some((None, RESP_FAILURE)),
+        }
+        self.counts.pages_refused += 1;
+        if let Some((substream, resp)) = answer.filter(|_| !marker) {
+            physical.issue(Command::pri_resp(from, substream, told.prg_index(), resp))?;
+            physical.kick();
+        }
+        Ok(true)
+    }
+
+    /// The request as the owner's SMMU would record it.
+    fn plain_request(&self, stream: StreamId, request: &PageRequest) -> PageRequest {
+        let told = PageRequest::default()
+            .with_stream(stream.0)
+            .with_read(request.read())
+            .with_write(request.write())
+            .with_last(request.last())
+            .with_prg_index(request.prg_index())
+            .with_address(request.address());
+        if request.ssv() && self.ids.idr1.ssidsize() != 0 {
+            told.with_ssv(true)
+                .with_substream(request.substream())
+                .with_execute(request.execute())
+                .with_privileged(request.privileged())
+        } else {
+            // Without a substream there is neither X nor Priv.
+            told
+        }
+    }
+
+    /// The answer to the last request of a group that a full queue drops (8.1).
+    fn overflow_answer<P: Platform>(
+        &self,
+        platform: &P,
+        stream: StreamId,
+        request: &PageRequest,
+    ) -> (Option<SubstreamId>, u8) {
+        if !request.ssv() {
+            return (None, RESP_SUCCESS);
+        }
+        let substream = Some(SubstreamId(request.substream()));
+        if self.ids.idr3.pps() {
+            return (substream, RESP_SUCCESS);
+        }
+        let found = self
+            .shadow
+            .table(&self.ids)
+            .map_or(Found::Nothing, |table| table.find(platform, stream));
+        match found {
+            Found::Entry(entry) if canonical(&self.ids, &entry) != Wanted::Invalid => {
+                (substream.filter(|_| entry.ppar()), RESP_SUCCESS)
+            }
+            _ => (None, RESP_FAILURE),
+        }
+    }
+}
