@@ -58,6 +58,10 @@ pub enum Error {
     /// the address space; nothing was done.
     #[error("the range is not made of whole granules")]
     BadRange,
+    /// The SMMU sends no messages, or not this one: its address is not aligned or
+    /// out of reach, or an attribute is reserved; nothing was done.
+    #[error("the SMMU cannot send such a message")]
+    Msi,
     /// Something did not happen in time. The SMMU is fenced.
     #[error("timed out waiting for {0}")]
     Timeout(Wait),

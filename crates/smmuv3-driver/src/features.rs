@@ -162,6 +162,13 @@ impl Features {
         self.stage1() && self.stage2() && !self.quirks.contains(Quirks::NO_NESTING)
     }
 
+    /// A device can be given the results of stage 1 to keep, with stage 2 still
+    /// to come (`STE.EATS` 0b10, 5.2): illegal where stage 2 stalls.
+    #[must_use]
+    pub fn split_ats(&self) -> bool {
+        self.idr0.ats() && !self.idr0.ns1ats() && !self.stall_forced()
+    }
+
     /// Table and queue accesses see CPU caches (`IDR0.COHACC`).
     #[must_use]
     pub fn coherent(&self) -> bool {

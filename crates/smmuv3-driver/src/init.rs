@@ -2,6 +2,7 @@
 
 use crate::event::EventQueue;
 use crate::queue::CommandQueue;
+use crate::range::MOST_COMMON;
 use crate::smmu::Hardware;
 use crate::table::{Shape, StreamTable, fill_with_abort};
 use crate::wait::{REGISTER_US, poll, settle};
@@ -73,7 +74,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             stats: Stats::default(),
             fenced: false,
             nested: false,
-            common: None,
+            common: [None; MOST_COMMON],
             hw,
         };
         match this.start() {
@@ -121,7 +122,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         // translation off none to the stream table is (6.3.9).
         write_cr0(&self.hw, Cr0::new())?;
         let mem = &self.hw.mem;
-        self.table.free_second_levels(mem);
+        let common = self.common.iter().flatten().map(|common| common.at);
+        self.table.free_second_levels(mem, common);
         mem.free(self.table.base, self.table.shape.bytes());
         mem.free(self.commands.base, command_bytes(self.commands.ring.log2));
         mem.free(self.events.base, event_bytes(self.events.ring.log2));

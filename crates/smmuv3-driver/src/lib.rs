@@ -9,14 +9,16 @@
 //! - [`Features::probe`] says what the SMMU can do.
 //! - [`fence()`] stops all DMA, at any time, also in a panic.
 //! - [`Smmu::new`] takes the SMMU over; from then on every stream aborts until
-//!   [`Smmu::attach`] gives it a stage 2, or [`Smmu::attach_nested`] a stage 2
-//!   with somebody else's stage 1 on top.
+//!   [`Smmu::set`] gives it a stage 2, or a stage 2 with somebody else's stage 1
+//!   on top; [`Smmu::set_range`] does so for many.
+//! - [`Smmu::issue`] passes commands on that the caller has checked.
 //!
 //! Every wait is bounded by [`Clock`]. When commands stop completing, the SMMU
 //! is fenced and every later call returns [`Error::Fenced`].
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod errata;
 mod error;
 mod event;
@@ -26,21 +28,27 @@ mod init;
 mod invalidate;
 mod queue;
 mod range;
+mod raw;
 mod smmu;
 mod stage1;
 mod stage2;
+mod stream;
 mod table;
+mod translation;
 mod wait;
 
+pub use attributes::Attributes;
 pub use errata::Quirks;
 pub use error::{Error, InitError, Wait};
 pub use event::{Drained, Event, GlobalErrors};
 pub use features::{Features, ProbeError};
 pub use fence::{FenceError, fence};
 pub use invalidate::RangeCommands;
+pub use raw::Msi;
 pub use smmu::{Config, Smmu, Stats};
 pub use stage1::{Stage1, Stage1Error};
 pub use stage2::{Granule, Stage2, Stage2Error};
+pub use translation::{Translation, Uniform};
 
 /// Access to the registers of one SMMU.
 ///

@@ -17,25 +17,30 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
+    #[inline]
     pub(crate) fn entries(self) -> u32 {
         1 << self.log2
     }
 
     /// Index and wrap bit.
+    #[inline]
     pub(crate) fn mask(self) -> u32 {
         (2 << self.log2) - 1
     }
 
+    #[inline]
     pub(crate) fn slot(self, position: u32) -> u64 {
         u64::from(position & (self.entries() - 1))
     }
 
+    #[inline]
     pub(crate) fn next(self, position: u32) -> u32 {
         position.wrapping_add(1) & self.mask()
     }
 
     /// Entries from `from` up to `to`, at most [`entries`](Self::entries) in a
     /// consistent queue.
+    #[inline]
     pub(crate) fn distance(self, from: u32, to: u32) -> u32 {
         to.wrapping_sub(from) & self.mask()
     }
@@ -54,8 +59,17 @@ pub(crate) struct CommandQueue {
     published: u32,
     /// The last `CMDQ_CONS.RD` seen; what lies before it may be overwritten.
     cons: u32,
-    /// First command that the SMMU refused since the last sync.
+    /// Commands of the driver's own are under way, and with them a refusal that
+    /// matters to it.
+    own: bool,
+    /// While they are: commands before them that the SMMU was not yet seen to
+    /// consume, issued for somebody else.
+    foreign: u32,
+    /// First command of the driver's own that the SMMU refused.
     refused: Option<Error>,
+    /// First command issued for somebody else that the SMMU refused, since it
+    /// was last asked for.
+    refused_issued: Option<Error>,
     bounded: bool,
     since_sync: u32,
 }
@@ -68,14 +82,27 @@ impl CommandQueue {
             prod: 0,
             published: 0,
             cons: 0,
+            own: false,
+            foreign: 0,
             refused: None,
+            refused_issued: None,
             bounded,
             since_sync: 0,
         }
     }
 
+    #[inline]
     fn address(&self, position: u32) -> PhysAddr {
         PhysAddr::new(self.base.raw() + self.ring.slot(position) * Command::SIZE)
+    }
+
+    /// What is pushed from now on until [`sync`](Self::sync) is the driver's own:
+    /// its refusal is told apart from that of what was issued before.
+    pub(crate) fn begin(&mut self) {
+        if !self.own {
+            self.own = true;
+            self.foreign = self.ring.distance(self.cons, self.prod);
+        }
     }
 
     /// Adds a command. The SMMU sees it at the next [`kick`](Self::kick) at the
@@ -84,18 +111,38 @@ impl CommandQueue {
     /// # Errors
     /// [`Error::Timeout`], [`Error::BadConsumer`], [`Error::ServiceFailure`]
     /// when the queue was full and did not drain.
+    #[inline]
     pub(crate) fn push<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
         command: Command,
     ) -> Result<(), Error> {
-        if self.bounded && self.since_sync >= BOUNDED_BATCH && command.opcode() != Opcode::SYNC {
-            self.place(hw, stats, Command::sync(SIG_NONE))?;
+        if self.bounded {
+            self.bound(hw, stats, &command)?;
         }
         self.place(hw, stats, command)
     }
 
+    /// Puts a CMD_SYNC in between where there must be one.
+    #[cold]
+    fn bound<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        stats: &mut Stats,
+        next: &Command,
+    ) -> Result<(), Error> {
+        let sync = next.opcode() == Opcode::SYNC;
+        if !sync && self.since_sync >= BOUNDED_BATCH {
+            self.place(hw, stats, Command::sync(SIG_NONE))?;
+            stats.syncs += 1;
+            self.since_sync = 0;
+        }
+        self.since_sync = if sync { 0 } else { self.since_sync + 1 };
+        Ok(())
+    }
+
+    #[inline]
     fn place<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -103,26 +150,33 @@ impl CommandQueue {
         command: Command,
     ) -> Result<(), Error> {
         if self.ring.distance(self.cons, self.prod) >= self.ring.entries() {
-            self.kick(hw);
-            let full = self.cons;
-            self.wait(hw, stats, |queue| queue.cons != full)?;
+            self.make_room(hw, stats)?;
         }
         let at = self.address(self.prod);
         hw.mem.store(at, command.0[0]);
         hw.mem.store(PhysAddr::new(at.raw() + 8), command.0[1]);
         self.prod = self.ring.next(self.prod);
-        stats.commands += 1;
-        if command.opcode() == Opcode::SYNC {
-            self.since_sync = 0;
-            stats.syncs += 1;
-        } else {
-            self.since_sync += 1;
-        }
         Ok(())
     }
 
+    #[cold]
+    fn make_room<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        stats: &mut Stats,
+    ) -> Result<(), Error> {
+        self.kick(hw, stats);
+        let full = self.cons;
+        self.wait(hw, stats, |queue| queue.cons != full)
+    }
+
     /// Makes everything pushed visible to the SMMU.
-    pub(crate) fn kick<R: Registers, M: Memory, C: Clock>(&mut self, hw: &Hardware<R, M, C>) {
+    #[inline]
+    pub(crate) fn kick<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        stats: &mut Stats,
+    ) {
         let count = u64::from(self.ring.distance(self.published, self.prod));
         if count == 0 {
             return;
@@ -137,13 +191,16 @@ impl CommandQueue {
         }
         hw.regs.write32(reg::CMDQ_PROD, self.prod);
         self.published = self.prod;
+        stats.commands += count;
     }
 
     /// Adds a CMD_SYNC and waits until it and everything before it completed.
     ///
     /// # Errors
     /// As [`push`](Self::push), and [`Error::Command`] when the SMMU refused a
-    /// command since the last sync: the queue then works on.
+    /// command of those that the caller asks for: the driver's own after
+    /// [`begin`](Self::begin), else what was issued. The queue then works on.
+    #[inline]
     pub(crate) fn sync<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -152,23 +209,50 @@ impl CommandQueue {
         // With SIG_NONE, the consumption of the CMD_SYNC is its completion
         // (4.7.3), so CONS is all there is to look at.
         self.push(hw, stats, Command::sync(SIG_NONE))?;
-        self.kick(hw);
+        stats.syncs += 1;
+        self.kick(hw, stats);
         self.wait(hw, stats, |queue| queue.cons == queue.prod)?;
-        self.refused.take().map_or(Ok(()), Err)
+        if core::mem::take(&mut self.own) {
+            self.refused.take().map_or(Ok(()), Err)
+        } else {
+            self.refused_issued.take().map_or(Ok(()), Err)
+        }
     }
 
+    /// The first look costs one register read and no clock: most commands are
+    /// done by then.
+    #[inline]
     fn wait<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        stats: &mut Stats,
+        done: impl FnMut(&Self) -> bool,
+    ) -> Result<(), Error> {
+        let mut done = done;
+        self.observe(hw)?;
+        if done(self) {
+            return Ok(());
+        }
+        self.wait_on(hw, stats, done)
+    }
+
+    #[cold]
+    fn wait_on<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
         mut done: impl FnMut(&Self) -> bool,
     ) -> Result<(), Error> {
         let result = poll(&hw.clock, COMMAND_US, || {
+            let before = self.cons;
             if let Err(error) = self.observe(hw) {
                 return Some(Err(error));
             }
             if done(self) {
                 return Some(Ok(()));
+            }
+            if self.cons != before {
+                return None;
             }
             // Only a queue that stands still is worth a second register read.
             self.recover(hw, stats).err().map(Err)
@@ -181,19 +265,40 @@ impl CommandQueue {
 
     /// Reads how far the SMMU is. The index is checked: a value outside what
     /// was submitted would let commands be overwritten before they are read.
+    #[inline]
     fn observe<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
     ) -> Result<CmdqCons, Error> {
         let value = CmdqCons::from(hw.regs.read32(reg::CMDQ_CONS));
         let read = value.rd() & self.ring.mask();
-        if self.ring.distance(self.cons, read) > self.ring.distance(self.cons, self.published) {
+        let done = self.ring.distance(self.cons, read);
+        if done > self.ring.distance(self.cons, self.published) {
             return Err(Error::BadConsumer {
                 value: value.into(),
             });
         }
+        self.foreign = self.foreign.saturating_sub(done);
         self.cons = read;
         Ok(value)
+    }
+
+    /// Keeps the refusal of the command at `cons` for whoever it concerns.
+    fn note(&mut self, opcode: Opcode, error: CommandError) {
+        // A CMD_RESUME answers an event and belongs to no operation that waits;
+        // refusing it must not fail the operation that happens to come next.
+        if opcode == Opcode::RESUME {
+            return;
+        }
+        // The driver itself never sends a CMD_ATC_INV, so that a CMD_SYNC of its
+        // own that meets one that failed says nothing about its own commands.
+        let own = self.own && self.foreign == 0 && error != CommandError::ATC_INV_SYNC;
+        let first = if own {
+            &mut self.refused
+        } else {
+            &mut self.refused_issued
+        };
+        first.get_or_insert(Error::Command { error, opcode });
     }
 
     /// Looks for a command error and, if there is one, replaces the command by
@@ -222,17 +327,21 @@ impl CommandQueue {
             });
         }
         let at = self.address(self.cons);
-        let opcode = Command([hw.mem.load(at), 0]).opcode();
+        let command = Command([
+            hw.mem.load(at),
+            hw.mem.load(PhysAddr::new(at.raw() + 8)),
+        ]);
+        let (opcode, error) = (command.opcode(), CommandError(value.err()));
         stats.command_errors += 1;
-        // A CMD_RESUME answers an event and belongs to no operation that waits;
-        // refusing it must not fail the operation that happens to come next.
-        if opcode != Opcode::RESUME {
-            self.refused.get_or_insert(Error::Command {
-                error: CommandError(value.err()),
-                opcode,
-            });
-        }
-        let sync = Command::sync(SIG_NONE);
+        self.note(opcode, error);
+        // A CMD_SYNC that met a failed CMD_ATC_INV is fine itself, and whoever
+        // waits for its message must get it: it is sent again (3.9.1.4).
+        let again = opcode == Opcode::SYNC && error == CommandError::ATC_INV_SYNC;
+        let sync = if again {
+            command
+        } else {
+            Command::sync(SIG_NONE)
+        };
         hw.mem.store(at, sync.0[0]);
         hw.mem.store(PhysAddr::new(at.raw() + 8), sync.0[1]);
         hw.mem.publish(at, Command::SIZE);

@@ -3,16 +3,14 @@
 use crate::event::{Drained, Event, EventQueue, GlobalErrors};
 use crate::invalidate::{RangeCommands, usable_level};
 use crate::queue::CommandQueue;
-use crate::table::{Place, StreamTable, fill_with_abort, load, store_words};
-use crate::{
-    Clock, Error, Features, FenceError, Granule, Quirks, Registers, Stage1, Stage2, fence,
-};
-use portcullis_addr::{Ipa, PhysAddr, Range};
+use crate::range::{Common, MOST_COMMON};
+use crate::table::StreamTable;
+use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, fence};
+use portcullis_addr::{Ipa, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::command::{Command, CommandError, SIG_NONE};
 use smmuv3_spec::control::{CmdqCons, Gerror};
-use smmuv3_spec::ste::Ste;
-use smmuv3_spec::{StreamId, Vmid, reg};
+use smmuv3_spec::{Vmid, reg};
 
 /// Sizes that the owner of the SMMU chooses. With the defaults and 16 bits of
 /// StreamID an SMMU takes 20 KiB, and 4 KiB more for every 64 streams of which
@@ -92,8 +90,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
-    /// A second-level table whose entries are all this one.
-    pub(crate) common: Option<(PhysAddr, Ste)>,
+    /// Second-level tables that several descriptors may point to.
+    pub(crate) common: [Option<Common>; MOST_COMMON],
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
@@ -139,10 +137,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Fences after a failure that leaves the SMMU's caches in doubt.
-    fn fail(&mut self, error: Error) -> Error {
+    #[cold]
+    pub(crate) fn fail(&mut self, error: Error) -> Error {
         self.fence().map_or_else(Error::Unfenced, |()| error)
     }
 
+    #[inline]
     pub(crate) fn usable(&self) -> Result<(), Error> {
         if self.fenced {
             Err(Error::Fenced)
@@ -151,11 +151,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    fn push(&mut self, command: Command) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn push(&mut self, command: Command) -> Result<(), Error> {
         self.commands.push(&self.hw, &mut self.stats, command)
     }
 
-    fn sync(&mut self) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
         self.commands.sync(&self.hw, &mut self.stats)
     }
 
@@ -163,6 +165,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// reported; when commands stop completing, the SMMU is fenced.
     pub(crate) fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), Error> {
         let mut result = Ok(());
+        self.commands.begin();
         for command in commands {
             result = self.push(command);
             if result.is_err() {
@@ -182,171 +185,6 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         match self.run(commands.iter().copied()) {
             Err(error @ Error::Command { .. }) => Err(self.fail(error)),
             other => other,
-        }
-    }
-
-    /// Gives `stream` the translation `stage2`, in place of whatever it had
-    /// (IHI 0070, 3.21.3.1). Between two translations its traffic may abort,
-    /// but never sees a mixture. What the TLBs hold for the VMID is dropped
-    /// before the stream can use it.
-    ///
-    /// # Errors
-    /// [`Error::Stage2`], [`Error::StreamOutOfRange`], [`Error::NoMemory`],
-    /// [`Error::Fenced`]: nothing changed. Any other: the SMMU is fenced, and the
-    /// stream aborts also after a [`restart`](Self::restart).
-    pub fn attach(&mut self, stream: StreamId, stage2: &Stage2) -> Result<(), Error> {
-        self.usable()?;
-        let target = stage2.entry(&self.features)?;
-        self.put(stream, target)
-    }
-
-    /// As [`attach`](Self::attach), with `stage1` on top. From now on every
-    /// stage 2 invalidation drops what combines both stages too.
-    ///
-    /// What the owner of stage 1 changes in its tables and context descriptors
-    /// is for it to invalidate; safety does not depend on it.
-    ///
-    /// # Errors
-    /// As [`attach`](Self::attach), and [`Error::Stage1`]: nothing changed.
-    pub fn attach_nested(
-        &mut self,
-        stream: StreamId,
-        stage1: &Stage1,
-        stage2: &Stage2,
-    ) -> Result<(), Error> {
-        self.usable()?;
-        let target = stage1.entry(stage2, &self.features)?;
-        // Before the first access can combine the stages.
-        self.nested = true;
-        self.put(stream, target)
-    }
-
-    /// Makes `target` the entry of `stream`.
-    fn put(&mut self, stream: StreamId, target: Ste) -> Result<(), Error> {
-        let at = self.place(stream)?;
-        self.replace(stream, at, target)
-            .inspect_err(|_| self.abort_after_restart(at))
-    }
-
-    /// After a failure that fenced: the caller was told that the stream is not
-    /// attached, so it must not be found attached once the SMMU runs again.
-    pub(crate) fn abort_after_restart(&self, at: PhysAddr) {
-        store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
-        self.hw.mem.publish(at, Ste::SIZE);
-    }
-
-    /// Stores `target` in the entry at `at`; any failure fences.
-    fn replace(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
-        let vmid = Vmid(target.s2vmid());
-        let current = load(&self.hw.mem, at);
-        if current == target {
-            return Ok(());
-        }
-        if passes(&current) {
-            let differ = (0..8).filter(|&w| current.0[w] != target.0[w]);
-            // One word decides alone: the store is the whole change. Not so
-            // where the VMID stays, since its TLB entries would mix.
-            if differ.count() == 1 && current.s2vmid() != target.s2vmid() {
-                self.run_or_fence(&[Command::tlbi_s12_vmall(vmid)])?;
-                store_words(&self.hw.mem, at, &target, 2..3);
-                self.hw.mem.publish(at, Ste::SIZE);
-                return self.run_or_fence(&[Command::cfgi_ste(stream, true)]);
-            }
-            self.abort_entry(stream, at)?;
-        }
-        // The entry aborts, so its other words are ignored; but the SMMU may
-        // read them before the word that makes them count, so they must have
-        // reached it for certain first.
-        store_words(&self.hw.mem, at, &target, 1..8);
-        self.hw.mem.publish(at, Ste::SIZE);
-        self.run_or_fence(&[
-            Command::cfgi_ste(stream, true),
-            Command::tlbi_s12_vmall(vmid),
-        ])?;
-        store_words(&self.hw.mem, at, &target, 0..1);
-        self.hw.mem.publish(at, Ste::SIZE);
-        self.run_or_fence(&[Command::cfgi_ste(stream, true)])
-    }
-
-    /// Makes all traffic of `stream` abort, without events. When it returns,
-    /// no transaction of the stream uses its old translation any more;
-    /// transactions that it stalled are terminated.
-    ///
-    /// # Errors
-    /// [`Error::StreamOutOfRange`], [`Error::Fenced`]: nothing changed, and the
-    /// stream aborts anyway. Any other: the SMMU is fenced.
-    pub fn block(&mut self, stream: StreamId) -> Result<(), Error> {
-        self.usable()?;
-        self.check_range(stream)?;
-        match self.table.find(&self.hw.mem, stream) {
-            Place::Absent { .. } => Ok(()),
-            Place::At(at) => match self.unshare(stream, at) {
-                Ok(at) => self.abort_entry(stream, at),
-                // The stream must not go on only because there is no memory
-                // for an entry of its own.
-                Err(error) => Err(self.fail(error)),
-            },
-        }
-    }
-
-    /// The stage 2 table that `stream` walks now, `None` when it aborts.
-    #[must_use]
-    pub fn attached(&self, stream: StreamId) -> Option<(Vmid, PhysAddr)> {
-        if !self.table.shape.contains(stream) {
-            return None;
-        }
-        match self.table.find(&self.hw.mem, stream) {
-            Place::Absent { .. } => None,
-            Place::At(at) => {
-                let entry = load(&self.hw.mem, at);
-                passes(&entry).then(|| (Vmid(entry.s2vmid()), PhysAddr::new(entry.s2ttb())))
-            }
-        }
-    }
-
-    fn abort_entry(&mut self, stream: StreamId, at: PhysAddr) -> Result<(), Error> {
-        store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
-        self.hw.mem.publish(at, 8);
-        self.run_or_fence(&[Command::cfgi_ste(stream, true)])?;
-        if self.features.stalls() {
-            // Only now can no new transaction stall (4.7.2).
-            self.run_or_fence(&[Command::stall_term(stream)])?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn check_range(&self, stream: StreamId) -> Result<(), Error> {
-        let bits = self.table.shape.bits;
-        if self.table.shape.contains(stream) {
-            Ok(())
-        } else {
-            Err(Error::StreamOutOfRange { stream, bits })
-        }
-    }
-
-    /// Where the entry of `stream` lies, with its second level made if needed.
-    fn place(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
-        self.check_range(stream)?;
-        let l1 = match self.table.find(&self.hw.mem, stream) {
-            Place::At(at) => return self.unshare(stream, at),
-            Place::Absent { l1 } => l1,
-        };
-        // Absent is only found where there are two levels.
-        let split = self.table.shape.split.unwrap_or(6);
-        let bytes = Ste::SIZE << split;
-        let l2 = self
-            .hw
-            .mem
-            .allocate(bytes)
-            .ok_or(Error::NoMemory { bytes })?;
-        // Complete before anything points to it (3.21.3.1).
-        fill_with_abort(&self.hw.mem, l2, bytes);
-        self.link(l1, l2);
-        // The invalid descriptor may be cached; leaf is off to drop it (5.1.1).
-        self.run_or_fence(&[Command::cfgi_ste(stream, false)])?;
-        match self.table.find(&self.hw.mem, stream) {
-            Place::At(at) => Ok(at),
-            Place::Absent { .. } => Err(Error::NoMemory { bytes }),
         }
     }
 
@@ -460,7 +298,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             }
         });
         if answer {
-            commands.kick(hw);
+            commands.kick(hw, stats);
         }
         stats.events += u64::from(drained.events);
         stats.overflows += u64::from(drained.overflowed);
@@ -498,9 +336,4 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
         Some(errors)
     }
-}
-
-/// Whether traffic passes under an entry.
-fn passes(entry: &Ste) -> bool {
-    entry.v() && entry.config().passes()
 }

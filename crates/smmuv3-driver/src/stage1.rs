@@ -1,7 +1,7 @@
 //! A stage 1 that somebody else owns, on top of a stage 2 that we own.
 
 use crate::{Error, Features, Stage2};
-use smmuv3_spec::ste::{Config, Ste};
+use smmuv3_spec::ste::{Config, EATS_OFF, EATS_SPLIT, Ste};
 
 /// `STE.S1DSS` (IHI 0070, 5.2): reserved.
 const S1DSS_RESERVED: u8 = 0b11;
@@ -14,11 +14,13 @@ const S1DSS_RESERVED: u8 = 0b11;
 /// descriptors are fetched. Everything that stage 1 itself says lies in memory
 /// that its owner may change at any moment, so nothing there is looked at: the
 /// context descriptors are found and read through stage 2. ATS is not in the
-/// list, nor is anything that changes who an access seems to come from.
+/// list (see [`with_split_ats`](Self::with_split_ats)), nor is anything that
+/// changes who an access seems to come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage1 {
     entry: Ste,
     stalls: bool,
+    ats: bool,
 }
 
 /// Why a [`Stage1`] cannot be used: each would make the entry illegal
@@ -54,6 +56,10 @@ pub enum Stage1Error {
     /// `S1DSS` is reserved.
     #[error("S1DSS 0b11 is reserved")]
     Default,
+    /// Devices cannot be answered with IPAs: no ATS, no split stages
+    /// (`IDR0.NS1ATS`), or stage 2 must stall (`IDR0.STALL_MODEL`).
+    #[error("the SMMU has no ATS of stage 1 alone")]
+    NoSplitAts,
 }
 
 impl Stage1 {
@@ -76,6 +82,7 @@ impl Stage1 {
         Self {
             entry: taken,
             stalls: false,
+            ats: false,
         }
     }
 
@@ -88,6 +95,22 @@ impl Stage1 {
             stalls: true,
             ..self
         }
+    }
+
+    /// Lets the device ask for translations of stage 1 and keep them, as
+    /// split-stage ATS does (`STE.EATS` 0b10).
+    ///
+    /// What the device then holds are IPAs: each access that it makes with one
+    /// is translated by stage 2 like any other (13.6.3), so that nothing it
+    /// keeps or makes up reaches past stage 2, and a change of stage 2 leaves
+    /// nothing behind in the device that grants access. The owner of stage 1
+    /// invalidates what the device holds of it.
+    ///
+    /// It needs `CR0.ATSCHK`, without which translated traffic would bypass the
+    /// SMMU; this driver sets it wherever there is ATS, before anything else.
+    #[must_use]
+    pub fn with_split_ats(self) -> Self {
+        Self { ats: true, ..self }
     }
 
     fn check(&self, features: &Features) -> Result<(), Stage1Error> {
@@ -110,6 +133,9 @@ impl Stage1 {
         if pointer >> bits != 0 {
             return Err(Stage1Error::Pointer { pointer, bits });
         }
+        if self.ats && !features.split_ats() {
+            return Err(Stage1Error::NoSplitAts);
+        }
         Ok(())
     }
 
@@ -130,6 +156,7 @@ impl Stage1 {
             .with_s1cor(self.entry.s1cor())
             .with_s1csh(self.entry.s1csh())
             // Must be 0 where stalling is either forced or not there (5.5).
-            .with_s1stalld(!self.stalls && features.idr0.stall_model() == 0))
+            .with_s1stalld(!self.stalls && features.idr0.stall_model() == 0)
+            .with_eats(if self.ats { EATS_SPLIT } else { EATS_OFF }))
     }
 }

@@ -3,7 +3,7 @@
 use crate::Features;
 use portcullis_addr::{Address, PhysAddr};
 use smmuv3_spec::control::{CACHE_NC, CACHE_WB, SHARE_INNER, SHARE_OUTER};
-use smmuv3_spec::ste::{Config, SHCFG_INCOMING, Ste, TG_4K, TG_16K, TG_64K};
+use smmuv3_spec::ste::{Config, Ste, TG_4K, TG_16K, TG_64K};
 use smmuv3_spec::{Vmid, command};
 
 /// Translation granule.
@@ -153,7 +153,8 @@ impl Stage2 {
         }
     }
 
-    /// The entry for a stream that uses this stage 2 alone.
+    /// The entry for a stream that uses this stage 2 alone, still without
+    /// [`Attributes`](crate::Attributes).
     ///
     /// # Errors
     /// See [`Stage2Error`].
@@ -186,12 +187,6 @@ impl Stage2 {
             // MEV merges floods of equal events, so that one device cannot
             // push the others' events out of the queue.
             .with_mev(true)
-            // The field is RES0 where attributes cannot be overridden.
-            .with_shcfg(if features.idr1.attr_types_ovr() {
-                SHCFG_INCOMING
-            } else {
-                0
-            })
             .with_s2vmid(self.vmid.0)
             .with_s2t0sz(self.t0sz)
             .with_s2sl0(self.sl0)

@@ -105,21 +105,28 @@ impl StreamTable {
 }
 
 impl StreamTable {
-    /// Gives back the second levels. The SMMU must not read the table any more.
-    pub(crate) fn free_second_levels(&self, mem: &(impl Memory + Allocator)) {
+    /// Gives back the second levels, each once, `common` being those that
+    /// several descriptors may point to. The SMMU must not read the table any
+    /// more.
+    pub(crate) fn free_second_levels(
+        &self,
+        mem: &(impl Memory + Allocator),
+        common: impl Iterator<Item = PhysAddr> + Clone,
+    ) {
         let Some(split) = self.shape.split else {
             return;
         };
-        let end = self.shape.bytes();
-        let word = |offset| mem.load(PhysAddr::new(self.base.raw() + offset));
-        for offset in (0..end).step_by(L1Std::SIZE as usize) {
-            let descriptor = L1Std([word(offset)]);
-            mem.store(PhysAddr::new(self.base.raw() + offset), 0);
-            // A common table (`range.rs`) goes with the last that points to it.
-            let mut later = (offset..end).step_by(L1Std::SIZE as usize);
-            if descriptor.span() != 0 && !later.any(|other| word(other) == descriptor.0[0]) {
-                mem.free(PhysAddr::new(descriptor.l2ptr()), Ste::SIZE << split);
+        for offset in (0..self.shape.bytes()).step_by(L1Std::SIZE as usize) {
+            let l1 = PhysAddr::new(self.base.raw() + offset);
+            let descriptor = L1Std([mem.load(l1)]);
+            mem.store(l1, 0);
+            let l2 = PhysAddr::new(descriptor.l2ptr());
+            if descriptor.span() != 0 && !common.clone().any(|common| common == l2) {
+                mem.free(l2, Ste::SIZE << split);
             }
+        }
+        for l2 in common {
+            mem.free(l2, Ste::SIZE << split);
         }
     }
 }

@@ -214,5 +214,9 @@ pub const TG_4K: u8 = 0b00;
 pub const TG_64K: u8 = 0b01;
 /// `STE.S2TG`, `CD.TG0` (5.2, 5.4): 16 KiB.
 pub const TG_16K: u8 = 0b10;
+/// `STE.EATS` (5.2): no ATS.
+pub const EATS_OFF: u8 = 0b00;
+/// `STE.EATS` (5.2): answers are IPAs, and translated accesses pass stage 2.
+pub const EATS_SPLIT: u8 = 0b10;
 /// `STE.SHCFG` (5.2): use the incoming shareability.
 pub const SHCFG_INCOMING: u8 = 0b01;

@@ -1,0 +1,114 @@
+//! Commands of somebody else, which the caller has checked.
+//!
+//! This is the path of a guest's or host's invalidations: as short as it can
+//! be.
+
+use crate::smmu::Smmu;
+use crate::{Clock, Error, Registers};
+use portcullis_addr::PhysAddr;
+use portcullis_memory::{Allocator, Memory};
+use smmuv3_spec::command::{Command, SIG_IRQ};
+
+/// A message that the SMMU writes when a CMD_SYNC completes: a 32-bit write
+/// past every translation (IHI 0070, 4.7.3). Whoever names the address must
+/// have checked that it may be written there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// Where, a multiple of 4 that is not 0.
+    pub address: PhysAddr,
+    /// What.
+    pub data: u32,
+    /// Memory type, encoded as `STE.MemAttr`.
+    pub memory: u8,
+    /// Shareability: 0 Non-shareable, 2 Outer, 3 Inner Shareable.
+    pub share: u8,
+}
+
+impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
+    /// Adds a command to the queue, as it is. The SMMU may take it at any time
+    /// from now on, and is told of it by [`kick`](Self::kick) or
+    /// [`finish`](Self::finish) at the latest. Waits while the queue is full.
+    ///
+    /// The caller answers for it: the opcode is one that cannot harm, VMID and
+    /// stream are the issuer's, and no reserved field is set. A CMD_SYNC is not
+    /// issued this way.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or a failure that fenced.
+    #[inline]
+    pub fn issue(&mut self, command: Command) -> Result<(), Error> {
+        self.usable()?;
+        match self.push(command) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Lets the SMMU see everything issued, and waits for nothing.
+    #[inline]
+    pub fn kick(&mut self) {
+        if !self.fenced {
+            self.commands.kick(&self.hw, &mut self.stats);
+        }
+    }
+
+    /// Adds a CMD_SYNC, and waits until it and everything before it completed.
+    ///
+    /// # Errors
+    /// [`Error::Command`]: the SMMU refused an issued command since this was
+    /// last asked for, or an endpoint did not answer a CMD_ATC_INV
+    /// (CERROR_ATC_INV_SYNC); everything else was carried out, and the SMMU
+    /// works on. [`Error::Fenced`], or a failure that fenced: what is cached is
+    /// unknown.
+    #[inline]
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.usable()?;
+        match self.sync() {
+            Ok(()) => Ok(()),
+            Err(error @ Error::Command { .. }) => Err(error),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Adds one CMD_SYNC for each message, in their order, and lets the SMMU
+    /// see them; waits for nothing. Each message is written when everything
+    /// before its CMD_SYNC completed, and after the message before it became
+    /// visible (4.8).
+    ///
+    /// A refused command, or a message that is aborted, shows in the next
+    /// [`finish`](Self::finish) or [`handle_gerror`](Self::handle_gerror).
+    ///
+    /// # Errors
+    /// [`Error::Msi`]: nothing was done. [`Error::Fenced`], or a failure that
+    /// fenced.
+    #[inline]
+    pub fn complete_by_msi(&mut self, messages: &[Msi]) -> Result<(), Error> {
+        self.usable()?;
+        if !messages.iter().all(|msi| self.can_send(msi)) {
+            return Err(Error::Msi);
+        }
+        for msi in messages {
+            let sync = Command::sync(SIG_IRQ)
+                .with_msi_data(msi.data)
+                .with_msi_attr(msi.memory)
+                .with_msh(msi.share)
+                .with_msi_address(msi.address.raw());
+            self.issue(sync)?;
+            self.stats.syncs += 1;
+        }
+        self.kick();
+        Ok(())
+    }
+
+    /// An address that the SMMU would cut short would be another one.
+    #[inline]
+    fn can_send(&self, msi: &Msi) -> bool {
+        let at = msi.address.raw();
+        self.features.idr0.msi()
+            && at != 0
+            && at & 3 == 0
+            && at >> self.features.output_bits() == 0
+            && msi.memory < 16
+            && matches!(msi.share, 0 | 2 | 3)
+    }
+}

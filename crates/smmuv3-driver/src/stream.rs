@@ -1,0 +1,264 @@
+//! One stream: giving it a translation, and taking it away.
+
+use crate::smmu::Smmu;
+use crate::table::{Place, fill_with_abort, load, store_words};
+use crate::translation::{Change, may_stall, passes, same};
+use crate::{Attributes, Clock, Error, Registers, Stage1, Stage2, Translation};
+use portcullis_addr::PhysAddr;
+use portcullis_memory::{Allocator, Memory};
+use smmuv3_spec::command::Command;
+use smmuv3_spec::ste::Ste;
+use smmuv3_spec::{StreamId, Vmid};
+
+impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
+    /// Makes `translation` what becomes of the traffic of `stream`, in place of
+    /// whatever it was (IHI 0070, 3.21.3.1). At every moment the SMMU sees what
+    /// it was, what it is to be, or an abort.
+    ///
+    /// Where one store can make the change and stage 2 stays, there is no abort
+    /// in between either: stage 1 comes, goes or moves, an attribute changes,
+    /// and no access is lost. Otherwise what the TLBs hold for the VMID is
+    /// dropped before the stream can use it, and transactions that waited under
+    /// the old entry are terminated. They are as well where whoever was to
+    /// answer them loses the stream.
+    ///
+    /// With a stage 1, from now on every stage 2 invalidation drops what
+    /// combines both stages too. What the owner of stage 1 changes in its tables
+    /// and context descriptors is for it to invalidate; safety does not depend
+    /// on it.
+    ///
+    /// # Errors
+    /// [`Error::Stage1`], [`Error::Stage2`], [`Error::StreamOutOfRange`],
+    /// [`Error::Fenced`]: nothing changed. [`Error::NoMemory`] as well, but a
+    /// stream that was to abort and does not makes the SMMU be fenced. Any
+    /// other: the SMMU is fenced, and the stream aborts also after a
+    /// [`restart`](Self::restart).
+    pub fn set(&mut self, stream: StreamId, translation: &Translation) -> Result<(), Error> {
+        self.usable()?;
+        let target = translation.entry(&self.features)?;
+        // Before the first access can combine the stages.
+        self.nested |= translation.is_nested();
+        self.put(stream, target)
+    }
+
+    /// Gives `stream` the translation `stage2`, with attributes as the device
+    /// has them; see [`set`](Self::set).
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn attach(&mut self, stream: StreamId, stage2: &Stage2) -> Result<(), Error> {
+        self.set(stream, &(*stage2).into())
+    }
+
+    /// As [`attach`](Self::attach), with `stage1` on top.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn attach_nested(
+        &mut self,
+        stream: StreamId,
+        stage1: &Stage1,
+        stage2: &Stage2,
+    ) -> Result<(), Error> {
+        let nested = Translation::Nested {
+            stage1: *stage1,
+            stage2: *stage2,
+            attributes: Attributes::INCOMING,
+        };
+        self.set(stream, &nested)
+    }
+
+    /// Makes `target` the entry of `stream`.
+    pub(crate) fn put(&mut self, stream: StreamId, target: Ste) -> Result<(), Error> {
+        self.check_range(stream)?;
+        let mut passed = false;
+        if let Place::At(at) = self.table.find(&self.hw.mem, stream) {
+            let current = load(&self.hw.mem, at);
+            if same(&current, &target) {
+                return Ok(());
+            }
+            passed = passes(&current);
+        }
+        let at = match self.place(stream) {
+            // As in `block`: it must not go on for want of memory.
+            Err(error @ Error::NoMemory { .. }) if passed && !passes(&target) => {
+                return Err(self.fail(error));
+            }
+            other => other?,
+        };
+        self.replace(stream, at, target)
+            .inspect_err(|_| self.abort_after_restart(at))
+    }
+
+    /// After a failure that fenced: the caller was told that the stream is not
+    /// attached, so it must not be found attached once the SMMU runs again.
+    pub(crate) fn abort_after_restart(&self, at: PhysAddr) {
+        store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
+        self.hw.mem.publish(at, Ste::SIZE);
+    }
+
+    /// Stores `target` in the entry at `at`; any failure fences.
+    fn replace(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
+        let vmid = Vmid(target.s2vmid());
+        let current = load(&self.hw.mem, at);
+        if !passes(&target) {
+            return self.close(stream, at, &current, target);
+        }
+        if passes(&current) {
+            match Change::between(&current, &target, &self.features) {
+                Change::None => return Ok(()),
+                Change::Vmid => {
+                    self.run_or_fence(&[Command::tlbi_s12_vmall(vmid)])?;
+                    store_words(&self.hw.mem, at, &target, 2..3);
+                    self.hw.mem.publish(at, Ste::SIZE);
+                    return self.run_or_fence(&[Command::cfgi_ste(stream, true)]);
+                }
+                Change::OneStore { word, prepared } => {
+                    let other = 1 - word;
+                    let mut first = current;
+                    first.0[other] = prepared;
+                    // What is stored must have replaced what may be cached
+                    // before the next store: any two words may be read with
+                    // any time between them.
+                    self.store_word(stream, at, &current, &first, other)?;
+                    self.store_word(stream, at, &current, &target, word)?;
+                    return self.store_word(stream, at, &first, &target, other);
+                }
+                Change::ThroughAbort => self.abort_entry(stream, at)?,
+            }
+        }
+        // The entry aborts, so its other words are ignored; but the SMMU may
+        // read them before the word that makes them count, so they must have
+        // reached it for certain first.
+        store_words(&self.hw.mem, at, &target, 1..8);
+        self.hw.mem.publish(at, Ste::SIZE);
+        self.run_or_fence(&[
+            Command::cfgi_ste(stream, true),
+            Command::tlbi_s12_vmall(vmid),
+        ])?;
+        store_words(&self.hw.mem, at, &target, 0..1);
+        self.hw.mem.publish(at, Ste::SIZE);
+        self.run_or_fence(&[Command::cfgi_ste(stream, true)])
+    }
+
+    /// Makes one word of the entry at `at` that of `entry`, if it is not yet,
+    /// and waits until the SMMU uses it.
+    fn store_word(
+        &mut self,
+        stream: StreamId,
+        at: PhysAddr,
+        current: &Ste,
+        entry: &Ste,
+        word: usize,
+    ) -> Result<(), Error> {
+        if current.0[word] == entry.0[word] {
+            return Ok(());
+        }
+        store_words(&self.hw.mem, at, entry, word..word + 1);
+        self.hw.mem.publish(at, Ste::SIZE);
+        self.run_or_fence(&[Command::cfgi_ste(stream, true)])
+    }
+
+    /// Replaces `current` by an entry under which nothing passes.
+    fn close(
+        &mut self,
+        stream: StreamId,
+        at: PhysAddr,
+        current: &Ste,
+        target: Ste,
+    ) -> Result<(), Error> {
+        // What waits is terminated under an entry that aborts (4.7.2), so that
+        // an entry that is not valid comes after it.
+        if target.v() || may_stall(current, &self.features) {
+            self.abort_entry(stream, at)?;
+        }
+        if target.v() {
+            return Ok(());
+        }
+        store_words(&self.hw.mem, at, &target, 0..1);
+        self.hw.mem.publish(at, Ste::SIZE);
+        self.run_or_fence(&[Command::cfgi_ste(stream, true)])
+    }
+
+    /// Makes all traffic of `stream` abort, without events. When it returns,
+    /// no transaction of the stream uses its old translation any more;
+    /// transactions that it stalled are terminated.
+    ///
+    /// # Errors
+    /// [`Error::StreamOutOfRange`], [`Error::Fenced`]: nothing changed, and the
+    /// stream aborts anyway. Any other: the SMMU is fenced.
+    pub fn block(&mut self, stream: StreamId) -> Result<(), Error> {
+        self.usable()?;
+        self.check_range(stream)?;
+        match self.table.find(&self.hw.mem, stream) {
+            Place::Absent { .. } => Ok(()),
+            Place::At(at) => match self.unshare(stream, at) {
+                Ok(at) => self.abort_entry(stream, at),
+                // The stream must not go on only because there is no memory
+                // for an entry of its own.
+                Err(error) => Err(self.fail(error)),
+            },
+        }
+    }
+
+    /// The stage 2 table that `stream` walks now, `None` when it aborts.
+    #[must_use]
+    pub fn attached(&self, stream: StreamId) -> Option<(Vmid, PhysAddr)> {
+        if !self.table.shape.contains(stream) {
+            return None;
+        }
+        match self.table.find(&self.hw.mem, stream) {
+            Place::Absent { .. } => None,
+            Place::At(at) => {
+                let entry = load(&self.hw.mem, at);
+                passes(&entry).then(|| (Vmid(entry.s2vmid()), PhysAddr::new(entry.s2ttb())))
+            }
+        }
+    }
+
+    pub(crate) fn abort_entry(&mut self, stream: StreamId, at: PhysAddr) -> Result<(), Error> {
+        store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
+        self.hw.mem.publish(at, 8);
+        self.run_or_fence(&[Command::cfgi_ste(stream, true)])?;
+        if self.features.stalls() {
+            // Only now can no new transaction stall (4.7.2).
+            self.run_or_fence(&[Command::stall_term(stream)])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_range(&self, stream: StreamId) -> Result<(), Error> {
+        let bits = self.table.shape.bits;
+        if self.table.shape.contains(stream) {
+            Ok(())
+        } else {
+            Err(Error::StreamOutOfRange { stream, bits })
+        }
+    }
+
+    /// Where the entry of `stream` lies, with its second level made if needed.
+    fn place(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
+        self.check_range(stream)?;
+        let l1 = match self.table.find(&self.hw.mem, stream) {
+            Place::At(at) => return self.unshare(stream, at),
+            Place::Absent { l1 } => l1,
+        };
+        // Absent is only found where there are two levels.
+        let split = self.table.shape.split.unwrap_or(6);
+        let bytes = Ste::SIZE << split;
+        let l2 = self
+            .hw
+            .mem
+            .allocate(bytes)
+            .ok_or(Error::NoMemory { bytes })?;
+        // Complete before anything points to it (3.21.3.1).
+        fill_with_abort(&self.hw.mem, l2, bytes);
+        self.link(l1, l2);
+        // The invalid descriptor may be cached; leaf is off to drop it (5.1.1).
+        self.run_or_fence(&[Command::cfgi_ste(stream, false)])?;
+        match self.table.find(&self.hw.mem, stream) {
+            Place::At(at) => Ok(at),
+            Place::Absent { .. } => Err(Error::NoMemory { bytes }),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What a stream can be given.
+
+use crate::{Attributes, Error, Features, Stage1, Stage2};
+use smmuv3_spec::ste::Ste;
+
+/// What becomes of a stream's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// It aborts, without an event.
+    Abort,
+    /// It aborts, and the SMMU records C_BAD_STE, as for an entry that is not
+    /// valid or illegal.
+    Invalid,
+    /// A stage 2 alone.
+    Stage2 {
+        /// Whose tables are walked.
+        stage2: Stage2,
+        /// Overrides of what the device says of its accesses.
+        attributes: Attributes,
+    },
+    /// Somebody else's stage 1 on top of a stage 2.
+    Nested {
+        /// Taken from somebody else's entry.
+        stage1: Stage1,
+        /// Whose tables are walked.
+        stage2: Stage2,
+        /// Overrides of what the device says of its accesses.
+        attributes: Attributes,
+    },
+}
+
+/// What many streams can be given at once, see
+/// [`Smmu::set_range`](crate::Smmu::set_range).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uniform {
+    /// As [`Translation::Abort`].
+    Abort,
+    /// As [`Translation::Invalid`].
+    Invalid,
+    /// As [`Translation::Stage2`].
+    Stage2 {
+        /// Whose tables are walked.
+        stage2: Stage2,
+        /// Overrides of what the devices say of their accesses.
+        attributes: Attributes,
+    },
+}
+
+impl From<Uniform> for Translation {
+    fn from(uniform: Uniform) -> Self {
+        match uniform {
+            Uniform::Abort => Self::Abort,
+            Uniform::Invalid => Self::Invalid,
+            Uniform::Stage2 { stage2, attributes } => Self::Stage2 { stage2, attributes },
+        }
+    }
+}
+
+impl From<Stage2> for Translation {
+    fn from(stage2: Stage2) -> Self {
+        Self::Stage2 {
+            stage2,
+            attributes: Attributes::INCOMING,
+        }
+    }
+}
+
+impl Translation {
+    /// The entry that says so.
+    ///
+    /// # Errors
+    /// [`Error::Stage1`], [`Error::Stage2`].
+    pub(crate) fn entry(&self, features: &Features) -> Result<Ste, Error> {
+        Ok(match self {
+            Self::Abort => Ste::ABORT,
+            Self::Invalid => Ste::default(),
+            Self::Stage2 { stage2, attributes } => {
+                attributes.apply(stage2.entry(features)?, features)
+            }
+            Self::Nested {
+                stage1,
+                stage2,
+                attributes,
+            } => attributes.apply(stage1.entry(stage2, features)?, features),
+        })
+    }
+
+    /// Whether both stages translate.
+    pub(crate) fn is_nested(&self) -> bool {
+        matches!(self, Self::Nested { .. })
+    }
+}
+
+/// Whether traffic passes under an entry.
+pub(crate) fn passes(entry: &Ste) -> bool {
+    entry.v() && entry.config().passes()
+}
+
+/// Whether two entries say the same to the SMMU.
+pub(crate) fn same(a: &Ste, b: &Ste) -> bool {
+    match (passes(a), passes(b)) {
+        (true, true) => a == b,
+        // Only whether there is an event differs.
+        (false, false) => a.v() == b.v(),
+        _ => false,
+    }
+}
+
+/// Whether a fault under an entry may wait for an answer (5.2, 5.5).
+pub(crate) fn may_stall(entry: &Ste, features: &Features) -> bool {
+    let by_stage1 = entry.config().stage1() && !entry.s1stalld();
+    passes(entry) && features.stalls() && (features.stall_forced() || by_stage1)
+}
+
+/// The bits of the first two words that the SMMU ignores in an entry that
+/// lets traffic pass (5.2): of all others, it is taken to use them.
+fn ignored(entry: &Ste) -> [u64; 2] {
+    let all = Ste([u64::MAX; 8]);
+    if !entry.config().stage1() {
+        // Fields with an S1 prefix.
+        let stage2 = all
+            .with_s1fmt(0)
+            .with_s1contextptr(0)
+            .with_s1cdmax(0)
+            .with_s1dss(0)
+            .with_s1cir(0)
+            .with_s1cor(0)
+            .with_s1csh(0)
+            .with_s1stalld(false);
+        [!stage2.0[0], !stage2.0[1]]
+    } else if entry.s1cdmax() == 0 {
+        let single = all.with_s1fmt(0).with_s1dss(0);
+        [!single.0[0], !single.0[1]]
+    } else {
+        [0, 0]
+    }
+}
+
+/// How an entry under which traffic passes becomes another such entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// They say the same.
+    None,
+    /// One store decides, that of `word` as it is in the target: before it, the
+    /// other of the first two words may become `prepared`, which says nothing
+    /// new to the SMMU, and afterwards what it is in the target.
+    OneStore { word: usize, prepared: u64 },
+    /// Only the VMID (word 2) changes.
+    Vmid,
+    /// Only by way of abort.
+    ThroughAbort,
+}
+
+impl Change {
+    /// `from` and `to` let traffic pass.
+    ///
+    /// Without an abort in between, transactions that stalled under `from` go
+    /// on waiting, so that whoever was to answer them must still be there.
+    pub(crate) fn between(from: &Ste, to: &Ste, features: &Features) -> Self {
+        if from == to {
+            return Self::None;
+        }
+        let abandoned = may_stall(from, features)
+            && (!may_stall(to, features) || from.config().stage1() && !to.config().stage1());
+        let differs = |word: usize| from.0[word] != to.0[word];
+        if abandoned || (3..8).any(differs) {
+            return Self::ThroughAbort;
+        }
+        if differs(2) {
+            // Not so where the VMID stays, since its TLB entries would mix.
+            let vmid = from.s2vmid() != to.s2vmid() && !differs(0) && !differs(1);
+            return if vmid { Self::Vmid } else { Self::ThroughAbort };
+        }
+        let (free, unread) = (ignored(from), ignored(to));
+        // `from` with everything changed that it does not use.
+        let prepared = [0, 1].map(|w| from.0[w] & !free[w] | to.0[w] & free[w]);
+        let left = [0, 1].map(|w| (prepared[w] ^ to.0[w]) & !unread[w] != 0);
+        match left {
+            [true, true] => Self::ThroughAbort,
+            [true, false] => Self::OneStore {
+                word: 0,
+                prepared: prepared[1],
+            },
+            // Also where nothing is left to decide: any order will do.
+            [false, _] => Self::OneStore {
+                word: 1,
+                prepared: prepared[0],
+            },
+        }
+    }
+}
