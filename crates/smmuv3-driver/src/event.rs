@@ -63,14 +63,14 @@ impl fmt::Display for Event {
     }
 }
 
-/// What one call of `drain_events` found.
+/// What one call of `drain_events` or `drain_pri` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Drained {
     /// Records handed over.
     pub events: u32,
     /// The queue was full and records were lost since the last call.
     pub overflowed: bool,
-    /// `EVENTQ_PROD` made no sense; what the queue held was dropped.
+    /// The producer's index made no sense; what the queue held was dropped.
     pub inconsistent: bool,
     /// Records are left: the limit was reached.
     pub more: bool,

@@ -1,6 +1,7 @@
 //! Taking an SMMU over (IHI 0070, 3.11).
 
 use crate::event::EventQueue;
+use crate::pri::RequestQueue;
 use crate::queue::CommandQueue;
 use crate::range::MOST_COMMON;
 use crate::smmu::Hardware;
@@ -17,6 +18,7 @@ use smmuv3_spec::control::{
     StrtabBase,
 };
 use smmuv3_spec::event::EventRecord;
+use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
 
 /// An allocation.
@@ -49,10 +51,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let shape = Shape::choose(&features, &config);
         let command_log2 = config.command_log2.min(features.idr1.cmdqs());
         let event_log2 = config.event_log2.min(features.idr1.eventqs());
+        let pri_log2 = config
+            .pri_log2
+            .filter(|_| features.idr0.pri())
+            .map(|log2| log2.min(features.idr1.priqs()).min(MOST_REQUESTS_LOG2));
         let sizes = [
             shape.bytes(),
             command_bytes(command_log2),
             event_bytes(event_log2),
+            pri_log2.map_or(0, request_bytes),
         ];
         let blocks = allocate_all(&hw.mem, sizes)?;
         if shape.split.is_none() {
@@ -71,6 +78,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                 features.quirks.contains(Quirks::BOUNDED_BATCH),
             ),
             events: EventQueue::new(blocks[2].at, event_log2),
+            requests: pri_log2.map(|log2| RequestQueue::new(blocks[3].at, log2)),
             stats: Stats::default(),
             fenced: false,
             nested: false,
@@ -88,8 +96,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
 
     /// Starts a fenced SMMU again, also one that lost its registers with its
     /// power: everything is reset through abort, programmed and invalidated as
-    /// by [`new`](Self::new). Streams keep what they were attached to; events
-    /// that were not drained are lost.
+    /// by [`new`](Self::new). Streams keep what they were given; events, page
+    /// requests and refusals of issued commands that were not read are lost.
     ///
     /// # Errors
     /// As [`new`](Self::new); the SMMU is then still fenced and may be tried
@@ -104,6 +112,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             self.features.quirks.contains(Quirks::BOUNDED_BATCH),
         );
         self.events = EventQueue::new(self.events.base, self.events.ring.log2);
+        self.requests = self
+            .requests
+            .take()
+            .map(|queue| RequestQueue::new(queue.base, queue.ring.log2));
         self.fenced = false;
         self.start().map_err(|error| match self.fence() {
             Ok(()) => error.into(),
@@ -127,6 +139,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         mem.free(self.table.base, self.table.shape.bytes());
         mem.free(self.commands.base, command_bytes(self.commands.ring.log2));
         mem.free(self.events.base, event_bytes(self.events.ring.log2));
+        if let Some(queue) = &self.requests {
+            mem.free(queue.base, request_bytes(queue.ring.log2));
+        }
         Ok(())
     }
 
@@ -136,6 +151,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let base = Cr0::new()
             .with_cmdqen(true)
             .with_eventqen(true)
+            .with_priqen(self.requests.is_some())
             // Without the check, traffic that a device calls translated would
             // pass by the stream table (6.3.9.2).
             .with_atschk(self.features.idr0.ats());
@@ -150,6 +166,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         if self.config.interrupts {
             let on = IrqCtrl::new()
                 .with_eventq_irqen(true)
+                .with_priq_irqen(self.requests.is_some())
                 .with_gerror_irqen(true);
             write_irq_ctrl(&self.hw, on)?;
         }
@@ -202,6 +219,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         );
         regs.write32(reg::EVENTQ_PROD, OutputIndex::new().into());
         regs.write32(reg::EVENTQ_CONS, OutputIndex::new().into());
+        if let Some(requests) = &self.requests {
+            regs.write64(
+                reg::PRIQ_BASE,
+                queue(requests.base, requests.ring.log2).into(),
+            );
+            regs.write32(reg::PRIQ_PROD, OutputIndex::new().into());
+            regs.write32(reg::PRIQ_CONS, OutputIndex::new().into());
+        }
 
         if self.features.idr0.msi() {
             // Address 0 turns an MSI off and leaves the wired interrupt
@@ -227,6 +252,14 @@ fn event_bytes(log2: u8) -> u64 {
     EventRecord::SIZE << log2
 }
 
+/// As that of commands.
+fn request_bytes(log2: u8) -> u64 {
+    (PageRequest::SIZE << log2).max(32)
+}
+
+/// No queue is larger (6.3.2).
+const MOST_REQUESTS_LOG2: u8 = 19;
+
 /// Switches queues and interrupts off as well, so that their registers can be
 /// written (6.3.9, 6.3.16).
 fn quiesce<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>) -> Result<(), Error> {
@@ -234,12 +267,17 @@ fn quiesce<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>) -> Result<(), Erro
     write_irq_ctrl(hw, IrqCtrl::new())
 }
 
-fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 3]) -> Result<[Block; 3], InitError> {
+/// One block for each size that is not 0.
+fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 4]) -> Result<[Block; 4], InitError> {
     let mut blocks = [Block {
         at: PhysAddr::new(0),
         bytes: 0,
-    }; 3];
-    for (index, bytes) in sizes.into_iter().enumerate() {
+    }; 4];
+    for (index, bytes) in sizes
+        .into_iter()
+        .enumerate()
+        .filter(|(_, bytes)| *bytes != 0)
+    {
         let Some(at) = mem.allocate(bytes) else {
             for block in &blocks[..index] {
                 mem.free(block.at, block.bytes);

@@ -327,10 +327,7 @@ impl CommandQueue {
             });
         }
         let at = self.address(self.cons);
-        let command = Command([
-            hw.mem.load(at),
-            hw.mem.load(PhysAddr::new(at.raw() + 8)),
-        ]);
+        let command = Command([hw.mem.load(at), hw.mem.load(PhysAddr::new(at.raw() + 8))]);
         let (opcode, error) = (command.opcode(), CommandError(value.err()));
         stats.command_errors += 1;
         self.note(opcode, error);

@@ -1,16 +1,16 @@
 //! One SMMU: taking it over, giving streams a translation, invalidation.
 
-use crate::event::{Drained, Event, EventQueue, GlobalErrors};
+use crate::event::EventQueue;
 use crate::invalidate::{RangeCommands, usable_level};
+use crate::pri::RequestQueue;
 use crate::queue::CommandQueue;
 use crate::range::{Common, MOST_COMMON};
 use crate::table::StreamTable;
 use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, fence};
 use portcullis_addr::{Ipa, Range};
 use portcullis_memory::{Allocator, Memory};
-use smmuv3_spec::command::{Command, CommandError, SIG_NONE};
-use smmuv3_spec::control::{CmdqCons, Gerror};
-use smmuv3_spec::{Vmid, reg};
+use smmuv3_spec::Vmid;
+use smmuv3_spec::command::{Command, SIG_NONE};
 
 /// Sizes that the owner of the SMMU chooses. With the defaults and 16 bits of
 /// StreamID an SMMU takes 20 KiB, and 4 KiB more for every 64 streams of which
@@ -23,6 +23,10 @@ pub struct Config {
     /// log2 of the entries (32 bytes) of the event queue; less where the SMMU
     /// supports less.
     pub event_log2: u8,
+    /// log2 of the entries (16 bytes) of the page request queue; less where the
+    /// SMMU supports less. `None`, or no page requests (`IDR0.PRI`): it stays
+    /// off, and the SMMU answers every request with a failure.
+    pub pri_log2: Option<u8>,
     /// log2 of the entries (64 bytes) of a linear stream table, at most.
     /// Streams beyond abort and cannot be attached.
     pub linear_log2: u8,
@@ -30,7 +34,7 @@ pub struct Config {
     /// table, at most. Streams that even the largest second level (2^10
     /// entries) leaves out abort and cannot be attached.
     pub l1_log2: u8,
-    /// Enable the event queue's and the global error interrupt.
+    /// Enable the queues' and the global error interrupt.
     pub interrupts: bool,
     /// Most invalidations by address in one call where the SMMU knows no ranges
     /// (`IDR3.RIL` clear); a larger range invalidates the whole VMID.
@@ -42,6 +46,7 @@ impl Default for Config {
         Self {
             command_log2: 8,
             event_log2: 8,
+            pri_log2: None,
             linear_log2: 11,
             l1_log2: 10,
             interrupts: true,
@@ -63,6 +68,10 @@ pub struct Stats {
     pub events: u64,
     /// Times that the event queue was found to have overflowed.
     pub overflows: u64,
+    /// Page requests read.
+    pub requests: u64,
+    /// Times that the page request queue was found to have overflowed.
+    pub request_overflows: u64,
     /// Waits that ran out of time.
     pub timeouts: u64,
     /// Global errors acknowledged.
@@ -87,6 +96,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) table: StreamTable,
     pub(crate) commands: CommandQueue,
     pub(crate) events: EventQueue,
+    /// Where there is one, and it was asked for.
+    pub(crate) requests: Option<RequestQueue>,
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
@@ -270,70 +281,5 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             .contains(Quirks::CFGI_AFTER_STAGE2)
             .then(Command::cfgi_all);
         stage1.into_iter().flatten().chain(config)
-    }
-
-    /// Hands at most `limit` event records to `handle`, each copied out of the
-    /// queue once. A stalled transaction is terminated with an abort, since
-    /// nobody else will answer it.
-    ///
-    /// Works on a fenced SMMU too: what led there is worth reading.
-    pub fn drain_events(&mut self, limit: u32, mut handle: impl FnMut(Event)) -> Drained {
-        let Self {
-            hw,
-            events,
-            commands,
-            stats,
-            fenced,
-            features,
-            ..
-        } = self;
-        let answer = features.stalls() && !*fenced;
-        let drained = events.drain(hw, limit, |event| {
-            handle(event);
-            let record = event.0;
-            if answer && record.kind().can_stall() && record.stall() {
-                let command = Command::resume(record.stream(), record.stag(), false, true);
-                // A queue that takes no command fences at its next use.
-                let _ = commands.push(hw, stats, command);
-            }
-        });
-        if answer {
-            commands.kick(hw, stats);
-        }
-        stats.events += u64::from(drained.events);
-        stats.overflows += u64::from(drained.overflowed);
-        drained
-    }
-
-    /// Acknowledges the global errors that are active, `None` when there are
-    /// none (IHI 0070, 7.5). A command error lets the queue run on, with the
-    /// refused command replaced; the operation that submitted it reports it.
-    /// Service failure mode fences the SMMU, as far as it still listens.
-    pub fn handle_gerror(&mut self) -> Option<GlobalErrors> {
-        let acknowledged = self.hw.regs.read32(reg::GERRORN);
-        let active = Gerror::from(self.hw.regs.read32(reg::GERROR) ^ acknowledged);
-        if u32::from(active) == 0 {
-            return None;
-        }
-        self.stats.global_errors += 1;
-        let cons = CmdqCons::from(self.hw.regs.read32(reg::CMDQ_CONS));
-        let errors = GlobalErrors {
-            active,
-            command: CommandError(if active.cmdq_err() { cons.err() } else { 0 }),
-        };
-        // A fenced SMMU's command queue is used no more; nothing to recover.
-        let others = u32::from(active.with_cmdq_err(active.cmdq_err() && self.fenced));
-        if others != 0 {
-            self.hw.regs.write32(reg::GERRORN, acknowledged ^ others);
-        }
-        let stopped = active.sfm_err()
-            || (active.cmdq_err()
-                && !self.fenced
-                && self.commands.recover(&self.hw, &mut self.stats).is_err());
-        if stopped {
-            // Whether it worked shows in `is_fenced` and the next call's error.
-            let _ = self.fence();
-        }
-        Some(errors)
     }
 }

@@ -1,5 +1,7 @@
 //! Page request records (IHI 0070, 8.1 and 8.2).
 
+use crate::{StreamId, SubstreamId};
+
 words! {
     /// One record of the page request queue.
     pub struct PageRequest[2] {
@@ -23,5 +25,23 @@ words! {
         prg_index, with_prg_index: u16 @ [72:64];
         /// Page address.
         address, with_address: addr @ [127:76];
+    }
+}
+
+impl PageRequest {
+    /// Who asks.
+    #[must_use]
+    pub const fn stream_id(&self) -> StreamId {
+        StreamId(self.stream())
+    }
+
+    /// For which substream, where valid.
+    #[must_use]
+    pub const fn substream_id(&self) -> Option<SubstreamId> {
+        if self.ssv() {
+            Some(SubstreamId(self.substream()))
+        } else {
+            None
+        }
     }
 }
