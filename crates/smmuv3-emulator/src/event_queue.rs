@@ -3,7 +3,7 @@
 use crate::event::{View, stalled, translate};
 use crate::irq::Source;
 use crate::output_queue::Pushed;
-use crate::{Emulator, Physical, Platform, Window};
+use crate::{Emulator, Platform, Streams, Window};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::Gerror;
 use smmuv3_spec::event::EventRecord;
@@ -32,7 +32,9 @@ pub enum Delivery {
 }
 
 impl<W: Window> Emulator<W> {
-    /// Hands over an event of the physical SMMU: `record` is a copy. The owner
+    /// Hands over an event of the physical SMMU: `record` is a copy, `streams`
+    /// the owner's (a [`Physical`](crate::Physical), or a slice of
+    /// [`Given`](crate::Given)). The owner
     /// is told what an SMMU with stage 1 alone would tell it; while its
     /// translation or its queue is off, nothing (7.2.1).
     ///
@@ -42,10 +44,10 @@ impl<W: Window> Emulator<W> {
     pub fn event<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
-        physical: &impl Physical,
+        streams: &(impl Streams + ?Sized),
         record: &EventRecord,
     ) -> Delivery {
-        let Some(stream) = physical.owner_stream(record.stream()) else {
+        let Some(stream) = streams.owner_stream(record.stream()) else {
             return Delivery::NotOwned;
         };
         let mut answered = false;

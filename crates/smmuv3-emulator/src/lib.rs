@@ -10,6 +10,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod attached;
 mod commands;
 mod count;
 mod enable;
@@ -25,9 +26,11 @@ mod registers;
 mod shadow;
 mod ste;
 mod stream_table;
+mod streams;
 mod sync;
 mod translate;
 
+pub use attached::Attached;
 pub use count::Counts;
 pub use event::{Translated, View, offers_stalls, stalled, translate};
 pub use event_queue::Delivery;
@@ -35,9 +38,11 @@ pub use ids::{IdConfig, Ids};
 pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};
 pub use physical::{Failure, Msi, Physical, Uniform, Wanted};
 pub use platform::{Line, Outside, Platform, Size, Window};
+pub use pri_queue::PageDelivery;
 pub use shadow::Shadow;
 pub use ste::{canonical, disabled};
 pub use stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
+pub use streams::{Given, Streams};
 
 use commands::Queue;
 use irq::Interrupts;

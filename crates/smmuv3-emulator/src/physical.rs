@@ -32,6 +32,18 @@ pub enum Uniform {
     Bypass(Ste),
 }
 
+impl Uniform {
+    /// The same for a single stream.
+    #[must_use]
+    pub const fn one(&self) -> Wanted {
+        match self {
+            Self::Invalid => Wanted::Invalid,
+            Self::Abort => Wanted::Abort,
+            Self::Bypass(ste) => Wanted::Bypass(*ste),
+        }
+    }
+}
+
 /// A message that the physical SMMU stores when everything before it is
 /// complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use crate::irq::Source;
 use crate::output_queue::Pushed;
 use crate::ste::canonical;
 use crate::stream_table::Found;
-use crate::{Emulator, Failure, Physical, Platform, Wanted, Window};
+use crate::{Emulator, Platform, Streams, Wanted, Window};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{Gerror, IrqCfg2};
 use smmuv3_spec::pri::PageRequest;
@@ -15,23 +15,34 @@ const RESP_FAILURE: u8 = 0b00;
 /// `CMD_PRI_RESP.Resp` (4.5.2): the endpoint may go on, and ask again.
 const RESP_SUCCESS: u8 = 0b10;
 
+/// What became of a page request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum PageDelivery {
+    /// The stream is not the owner's; nothing was done.
+    NotOwned,
+    /// It is in the owner's queue, or dropped where nobody waits for an answer.
+    Done,
+    /// The owner's queue did not take it: the caller issues this answer to the
+    /// physical SMMU.
+    Respond(Command),
+}
+
 impl<W: Window> Emulator<W> {
     /// Hands over a page request, or the marker of the end of a substream, of
-    /// the physical queue; `request` is a copy. What the owner's queue does not
-    /// take is answered for it where the text asks for that (8.1, 8.2). `false`:
-    /// the stream is not the owner's, and nothing was done.
-    ///
-    /// # Errors
-    /// As [`Physical::issue`]: the answer is lost, with everything else.
+    /// the physical queue: `request` is a copy, `streams` the owner's (a
+    /// [`Physical`](crate::Physical), or a slice of [`Given`](crate::Given)).
+    /// What the owner's queue does not take is answered for it where the text
+    /// asks for that (8.1, 8.2).
     pub fn page_request<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
-        physical: &mut impl Physical,
+        streams: &(impl Streams + ?Sized),
         request: &PageRequest,
-    ) -> Result<bool, Failure> {
+    ) -> PageDelivery {
         let from = StreamId(request.stream());
-        let Some(stream) = physical.owner_stream(from) else {
-            return Ok(false);
+        let Some(stream) = streams.owner_stream(from) else {
+            return PageDelivery::NotOwned;
         };
         let told = self.plain_request(stream, request);
         let marker = told.ssv() && told.last() && !told.read() && !told.write();
@@ -55,7 +66,7 @@ impl<W: Window> Emulator<W> {
                 if if last_only { told.last() } else { was_empty } {
                     self.irq.signal(platform, Source::Pages, &mut self.counts);
                 }
-                return Ok(true);
+                return PageDelivery::Done;
             }
             Pushed::Overflow => {
                 platform.show(reg::PRIQ_PROD, self.pri.prod());
@@ -74,11 +85,12 @@ impl<W: Window> Emulator<W> {
             Pushed::Off => answer = Some((None, RESP_FAILURE)),
         }
         self.counts.pages_refused += 1;
-        if let Some((substream, resp)) = answer.filter(|_| !marker) {
-            physical.issue(Command::pri_resp(from, substream, told.prg_index(), resp))?;
-            physical.kick();
+        match answer.filter(|_| !marker) {
+            Some((substream, resp)) => {
+                PageDelivery::Respond(Command::pri_resp(from, substream, told.prg_index(), resp))
+            }
+            None => PageDelivery::Done,
         }
-        Ok(true)
     }
 
     /// The request as the owner's SMMU would record it.

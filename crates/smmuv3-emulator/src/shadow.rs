@@ -202,7 +202,7 @@ fn set_range(
         Ok(Some(left)) if left > first => Ok(Some(left)),
         Ok(Some(_)) => {
             // A call that gets nowhere must not be made for ever.
-            let result = physical.set(first, &one(wanted));
+            let result = physical.set(first, &wanted.one());
             tolerate(counts, result)?;
             Ok(after(first))
         }
@@ -216,15 +216,6 @@ fn set_range(
             tolerate(counts, Err(failure))?;
             Ok(after(last))
         }
-    }
-}
-
-/// The same for a single stream.
-const fn one(wanted: &Uniform) -> Wanted {
-    match wanted {
-        Uniform::Invalid => Wanted::Invalid,
-        Uniform::Abort => Wanted::Abort,
-        Uniform::Bypass(ste) => Wanted::Bypass(*ste),
     }
 }
 
@@ -341,7 +332,7 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
     /// and paid for, so this goes to the end.
     fn together(&mut self, first: StreamId, last: StreamId, same: &Uniform) -> Result<(), Failure> {
         if first == last {
-            let result = self.physical.set(first, &one(same));
+            let result = self.physical.set(first, &same.one());
             return tolerate(self.counts, result);
         }
         let mut next = first;

@@ -1,0 +1,246 @@
+//! A physical SMMU as the emulation may use it: only the streams that the owner
+//! was given, and never without stage 2.
+
+use crate::physical::{Failure, Msi, Physical, Uniform, Wanted};
+use crate::streams::{Given, Streams as _};
+use portcullis_addr::{PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+use smmuv3_driver::{
+    Attributes, Clock, Error, Features, Msi as Message, Registers, Smmu, Stage1, Stage2,
+    Translation, Uniform as Same,
+};
+use smmuv3_spec::command::Command;
+use smmuv3_spec::ste::Ste;
+use smmuv3_spec::{StreamId, Vmid};
+
+/// Messages of one [`signal`](Physical::signal), at most.
+const MESSAGES: usize = 4;
+
+/// Memory type and shareability of a message (`STE.MemAttr`, 5.2; 4.7.3).
+type Kind = (u8, u8);
+const DEVICE: Kind = (0b0001, 0b10);
+const WRITE_BACK: Kind = (0b1111, 0b11);
+const NON_CACHEABLE: Kind = (0b0101, 0b10);
+
+/// A physical SMMU for one owner, as long as a call takes.
+pub struct Attached<'a, R, M, C> {
+    /// The physical SMMU.
+    pub smmu: &'a mut Smmu<R, M, C>,
+    /// What every stream of the owner's goes through.
+    pub stage2: Stage2,
+    /// The streams that the owner was given. No stream is named twice.
+    pub streams: &'a [Given],
+    /// Memory that CPUs access as Device, so that messages go there as Device
+    /// accesses too: the page where the owner reads registers. All other memory
+    /// is Normal.
+    pub device: Option<Range<PhysAddr>>,
+}
+
+impl<R: Registers, M: Memory + Allocator, C: Clock> Attached<'_, R, M, C> {
+    /// What the owner's streams may be given: never more than stage 2 lets
+    /// through.
+    fn translation(&self, given: &Given, wanted: &Wanted) -> Translation {
+        match wanted {
+            Wanted::Invalid => Translation::Invalid,
+            Wanted::Abort => Translation::Abort,
+            Wanted::Bypass(ste) => Translation::Stage2 {
+                stage2: self.stage2,
+                attributes: self.attributes(ste),
+            },
+            Wanted::Stage1(ste) => Translation::Nested {
+                stage1: self.stage1(given, ste),
+                stage2: self.stage2,
+                attributes: self.attributes(ste),
+            },
+        }
+    }
+
+    fn attributes(&self, ste: &Ste) -> Attributes {
+        Attributes::from_untrusted(ste, self.smmu.features())
+    }
+
+    fn stage1(&self, given: &Given, ste: &Ste) -> Stage1 {
+        let mut stage1 = Stage1::from_untrusted(ste);
+        // PCIe cannot wait (3.12.2).
+        if !given.pcie && !ste.s1stalld() {
+            stage1 = stage1.with_stalls();
+        }
+        // The owner's SMMU is all that a device's cache speaks with: full ATS
+        // there is ATS of stage 1 here.
+        if given.pcie && ste.eats() != 0 && self.smmu.features().split_ats() {
+            stage1 = stage1.with_split_ats();
+        }
+        stage1
+    }
+
+    /// `stream` could not have what it should: it aborts, or everything does.
+    #[cold]
+    fn give_up(&mut self, stream: StreamId, physical: StreamId, error: Error) -> Failure {
+        if self.smmu.is_fenced() {
+            return Failure::Fenced(error);
+        }
+        match self.smmu.set(physical, &Translation::Abort) {
+            // Beyond the physical stream table everything aborts.
+            Ok(()) | Err(Error::StreamOutOfRange { .. }) => Failure::Stream { stream, error },
+            Err(error) => {
+                if !self.smmu.is_fenced() {
+                    // It must not go on with what it had.
+                    let _ = self.smmu.fence();
+                }
+                Failure::Fenced(error)
+            }
+        }
+    }
+
+    fn set_one(&mut self, given: &Given, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
+        let Some(physical) = given.physical_of(stream) else {
+            return Ok(());
+        };
+        let translation = self.translation(given, wanted);
+        match self.smmu.set(physical, &translation) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.give_up(stream, physical, error)),
+        }
+    }
+}
+
+/// The failure of a command or a wait.
+#[cold]
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Command { error, .. } => Failure::Command(error),
+        other => Failure::Fenced(other),
+    }
+}
+
+impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R, M, C> {
+    #[inline]
+    fn features(&self) -> &Features {
+        self.smmu.features()
+    }
+
+    #[inline]
+    fn vmid(&self) -> Vmid {
+        self.stage2.vmid
+    }
+
+    #[inline]
+    fn stream(&self, stream: StreamId) -> Option<StreamId> {
+        self.streams.iter().find_map(|g| g.physical_of(stream))
+    }
+
+    fn owner_stream(&self, physical: StreamId) -> Option<StreamId> {
+        self.streams.owner_stream(physical)
+    }
+
+    fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)> {
+        self.streams
+            .iter()
+            .filter_map(Given::range)
+            .filter(|(_, last)| *last >= from)
+            .map(|(first, last)| (first.max(from), last))
+            .min()
+    }
+
+    fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
+        match self.streams.iter().find(|given| given.contains(stream)) {
+            Some(given) => self.set_one(given, stream, wanted),
+            None => Ok(()),
+        }
+    }
+
+    fn set_range(
+        &mut self,
+        first: StreamId,
+        last: StreamId,
+        wanted: &Uniform,
+    ) -> Result<Option<StreamId>, Failure> {
+        let after = |stream: StreamId| {
+            let next = stream.0.checked_add(1).map(StreamId);
+            next.filter(|next| *next <= last)
+        };
+        let Some((start, end)) = self.next_streams(first) else {
+            return Ok(None);
+        };
+        let end = end.min(last);
+        let Some(given) = self.streams.iter().find(|given| given.contains(start)) else {
+            return Ok(None);
+        };
+        let (Some(from), Some(to)) = (given.physical_of(start), given.physical_of(end)) else {
+            // Nothing of the owner's up to `last`.
+            return Ok(None);
+        };
+        let same = match wanted {
+            Uniform::Invalid => Same::Invalid,
+            Uniform::Abort => Same::Abort,
+            Uniform::Bypass(ste) => Same::Stage2 {
+                stage2: self.stage2,
+                attributes: self.attributes(ste),
+            },
+        };
+        match self.smmu.set_range(from, to, &same) {
+            Ok(Some(left)) => Ok(given.owner_of(left).or_else(|| after(end))),
+            Ok(None) => Ok(after(end)),
+            Err(error) if self.smmu.is_fenced() => Err(Failure::Fenced(error)),
+            // How far it came is not known, so the first goes alone.
+            Err(_) => {
+                self.set_one(given, start, &wanted.one())?;
+                Ok(after(start))
+            }
+        }
+    }
+
+    #[inline]
+    fn issue(&mut self, command: Command) -> Result<(), Failure> {
+        self.smmu.issue(command).map_err(failure)
+    }
+
+    #[inline]
+    fn kick(&mut self) {
+        self.smmu.kick();
+    }
+
+    #[inline]
+    fn finish(&mut self) -> Result<(), Failure> {
+        self.smmu.finish().map_err(failure)
+    }
+
+    #[inline]
+    fn signal(&mut self, messages: &[Msi]) -> Result<bool, Failure> {
+        let features = self.smmu.features();
+        let coherent = features.coherent();
+        if !features.idr0.msi() || messages.len() > MESSAGES {
+            return Ok(false);
+        }
+        let mut translated = [NOTHING; MESSAGES];
+        for (to, from) in translated.iter_mut().zip(messages) {
+            let device = self
+                .device
+                .is_some_and(|range| range.contains(from.address));
+            let (memory, share) = match (device, coherent) {
+                (true, _) => DEVICE,
+                (false, true) => WRITE_BACK,
+                (false, false) => NON_CACHEABLE,
+            };
+            *to = Message {
+                address: from.address,
+                data: from.data,
+                memory,
+                share,
+            };
+        }
+        let count = messages.len().min(MESSAGES);
+        match self.smmu.complete_by_msi(&translated[..count]) {
+            Ok(()) => Ok(true),
+            Err(Error::Msi) => Ok(false),
+            Err(error) => Err(failure(error)),
+        }
+    }
+}
+
+const NOTHING: Message = Message {
+    address: PhysAddr::new(0),
+    data: 0,
+    memory: 0,
+    share: 0,
+};
