@@ -20,6 +20,7 @@ use smmuv3_spec::control::{
 use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
+use smmuv3_spec::ste::Ste;
 
 /// An allocation.
 #[derive(Clone, Copy)]
@@ -83,6 +84,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             fenced: false,
             nested: false,
             common: [None; MOST_COMMON],
+            shadow: Ste::ABORT,
             hw,
         };
         match this.start() {

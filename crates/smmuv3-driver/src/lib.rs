@@ -26,6 +26,7 @@ mod features;
 mod fence;
 mod init;
 mod invalidate;
+mod leaves;
 mod pri;
 mod queue;
 mod range;

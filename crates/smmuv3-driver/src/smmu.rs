@@ -11,6 +11,7 @@ use portcullis_addr::{Ipa, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::Vmid;
 use smmuv3_spec::command::{Command, SIG_NONE};
+use smmuv3_spec::ste::Ste;
 
 /// Sizes that the owner of the SMMU chooses. With the defaults and 16 bits of
 /// StreamID an SMMU takes 20 KiB, and 4 KiB more for every 64 streams of which
@@ -103,6 +104,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) nested: bool,
     /// Second-level tables that several descriptors may point to.
     pub(crate) common: [Option<Common>; MOST_COMMON],
+    /// The stage 2 that many streams had last.
+    pub(crate) shadow: Ste,
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
