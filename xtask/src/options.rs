@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use portcullis_lab::machine::{self, Boot, Machine};
+use portcullis_lab::setup::kernel::Flavour;
 use portcullis_lab::setup::{Lab, Wishes};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 pub enum HostIommu {
     /// The host sees a machine without one.
     Identity,
+    /// The host sees an SMMUv3 of its own, emulated; stage 1 is the host's.
+    Nested,
 }
 
 impl HostIommu {
@@ -17,6 +20,27 @@ impl HostIommu {
     pub fn key(self) -> &'static str {
         match self {
             Self::Identity => "identity",
+            Self::Nested => "nested",
+        }
+    }
+}
+
+/// Which of Debian's kernels is the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelFlavour {
+    /// With pages of 4 KiB.
+    #[value(name = "4k")]
+    Small,
+    /// With pages of 16 KiB.
+    #[value(name = "16k")]
+    Large,
+}
+
+impl From<KernelFlavour> for Flavour {
+    fn from(flavour: KernelFlavour) -> Self {
+        match flavour {
+            KernelFlavour::Small => Self::Pages4K,
+            KernelFlavour::Large => Self::Pages16K,
         }
     }
 }
@@ -39,6 +63,14 @@ pub struct Options {
     /// The host kernel: an uncompressed arm64 Image [default: Debian's].
     #[arg(long, value_name = "PATH", value_parser = file)]
     pub kernel: Option<PathBuf>,
+    /// Debian's kernel with pages of this size.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "4k",
+        conflicts_with = "kernel"
+    )]
+    pub kernel_flavour: KernelFlavour,
     /// The host's initrd [default: busybox, drivers and the agent of the checks].
     #[arg(long, value_name = "PATH", value_parser = file)]
     pub initrd: Option<PathBuf>,
@@ -59,6 +91,7 @@ impl Options {
         let wishes = Wishes {
             qemu: self.qemu.clone(),
             kernel: self.kernel.clone(),
+            flavour: self.kernel_flavour.into(),
         };
         let lab = Lab::set_up(&wishes)?;
         lab.qemu.check_cpu(&self.cpu)?;

@@ -10,16 +10,47 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The drivers of the devices the checks use.
+/// The drivers of the devices the checks use: loaded by every host.
 const WANTED: [&str; 2] = ["nvme", "e1000e"];
+/// Modules that only some checks load.
+const SPARE: [&str; 3] = ["pci_stub", "vfio_pci", "vfio_iommu_type1"];
+
+/// Debian's builds of the kernel, by the page size they use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavour {
+    /// Pages of 4 KiB, the usual one.
+    #[default]
+    Pages4K,
+    /// Pages of 16 KiB.
+    Pages16K,
+}
+
+impl Flavour {
+    /// What the names of its packages end with.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Pages4K => "",
+            Self::Pages16K => "-16k",
+        }
+    }
+}
 
 /// What boots as the host.
 #[derive(Clone, Debug)]
 pub struct Kernel {
+    /// Which of Debian's builds it is, or stands in for.
+    pub flavour: Flavour,
     /// The image, as a boot loader would load it.
     pub image: PathBuf,
+    /// The package it comes from, such as `linux-image-6.12.95+deb12-arm64`;
+    /// none for an image that the caller named.
+    pub package: Option<String>,
     /// Its modules, uncompressed, in an order in which they can be loaded.
     pub modules: Vec<PathBuf>,
+    /// The same for modules that only some checks load; those of `modules`
+    /// are to be there.
+    pub spare: Vec<PathBuf>,
     /// Static busybox for arm64.
     pub busybox: PathBuf,
 }
@@ -30,15 +61,25 @@ pub struct Kernel {
 /// # Errors
 ///
 /// [`Error::Unsuitable`] when the named file is no arm64 kernel.
-pub fn find(workspace: &Workspace, named: Option<&Path>) -> Result<Option<Kernel>> {
+pub fn find(
+    workspace: &Workspace,
+    flavour: Flavour,
+    named: Option<&Path>,
+) -> Result<Option<Kernel>> {
     if let Some(path) = named {
         check_image(path)?;
     }
-    let ready = ready(workspace);
-    if !ready.join("complete").exists() {
+    let ready = ready(workspace, flavour);
+    // What an earlier release of this program unpacked may lack something.
+    if fs::read(ready.join("complete")).ok() != Some(contents().into_bytes()) {
         return Ok(None);
     }
-    assemble(&ready, named).map(Some)
+    assemble(&ready, flavour, named).map(Some)
+}
+
+/// What a directory that is complete has unpacked.
+fn contents() -> String {
+    [&WANTED[..], &SPARE[..]].concat().join(" ")
 }
 
 /// Downloads and unpacks Debian's kernel and busybox.
@@ -46,14 +87,20 @@ pub fn find(workspace: &Workspace, named: Option<&Path>) -> Result<Option<Kernel
 /// # Errors
 ///
 /// Any [`Error`] of apt or the network.
-pub fn install(workspace: &Workspace, apt: &mut Apt, named: Option<&Path>) -> Result<Kernel> {
+pub fn install(
+    workspace: &Workspace,
+    apt: &mut Apt,
+    flavour: Flavour,
+    named: Option<&Path>,
+) -> Result<Kernel> {
     let unpacked = workspace.cache().join("kernel-unpacked");
     let _ = fs::remove_dir_all(&unpacked);
-    let image = apt.dependency("linux-image-arm64:arm64", BACKPORTS)?;
-    let image = format!("{image}:arm64");
+    let newest = format!("linux-image-arm64{}:arm64", flavour.suffix());
+    let package = apt.dependency(&newest, BACKPORTS)?;
+    let image = format!("{package}:arm64");
     apt.alone(&[&image, "busybox-static:arm64"], BACKPORTS, &unpacked)?;
 
-    let ready = ready(workspace);
+    let ready = ready(workspace, flavour);
     let _ = fs::remove_dir_all(&ready);
     workspace::create_dir(&ready)?;
     let boot = unpacked.join("boot");
@@ -62,34 +109,45 @@ pub fn install(workspace: &Workspace, apt: &mut Apt, named: Option<&Path>) -> Re
     copy(&busybox(&unpacked)?, &ready.join("busybox"))?;
     let progress = Progress::spinner("unpacking kernel modules");
     let tree = first_entry(&unpacked.join("lib/modules"), "")?;
-    let names = extract_modules(&tree, &ready)?;
+    let (names, spare) = extract_modules(&tree, &ready)?;
     progress.done();
     workspace::write_atomically(&ready.join("modules"), names.join("\n").as_bytes())?;
+    workspace::write_atomically(&ready.join("spare"), spare.join("\n").as_bytes())?;
+    workspace::write_atomically(&ready.join("package"), package.as_bytes())?;
     // Written last: without it the directory counts as not there.
-    workspace::write_atomically(&ready.join("complete"), b"")?;
+    workspace::write_atomically(&ready.join("complete"), contents().as_bytes())?;
     let _ = fs::remove_dir_all(&unpacked);
-    assemble(&ready, named)
+    assemble(&ready, flavour, named)
 }
 
-fn ready(workspace: &Workspace) -> PathBuf {
-    workspace.cache().join("kernel")
+fn ready(workspace: &Workspace, flavour: Flavour) -> PathBuf {
+    workspace
+        .cache()
+        .join(format!("kernel{}", flavour.suffix()))
 }
 
-fn assemble(ready: &Path, named: Option<&Path>) -> Result<Kernel> {
-    let list = ready.join("modules");
-    let names = fs::read_to_string(&list).map_err(Error::io("cannot read", &list))?;
+fn assemble(ready: &Path, flavour: Flavour, named: Option<&Path>) -> Result<Kernel> {
     // Modules of one kernel do not fit another: a named one must have its
     // drivers built in, or bring them in an initrd of its own.
-    let modules = match named {
-        Some(_) => Vec::new(),
-        None => names.lines().map(|name| ready.join(name)).collect(),
+    let listed = |list: &str| -> Result<Vec<PathBuf>> {
+        let names = text(&ready.join(list))?;
+        let paths = names.lines().map(|name| ready.join(name));
+        Ok(paths.filter(|_| named.is_none()).collect())
     };
+    let package = text(&ready.join("package"))?;
     let image = named.map_or_else(|| ready.join("vmlinuz"), Path::to_owned);
     Ok(Kernel {
+        flavour,
         image,
-        modules,
+        package: named.is_none().then_some(package),
+        modules: listed("modules")?,
+        spare: listed("spare")?,
         busybox: ready.join("busybox"),
     })
+}
+
+fn text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(Error::io("cannot read", path))
 }
 
 /// Checks for the magic number of an arm64 `Image`.
@@ -139,16 +197,21 @@ fn first_entry(directory: &Path, prefix: &str) -> Result<PathBuf> {
     })
 }
 
-/// Uncompresses the wanted modules and those they depend on to `to`; returns
-/// their file names, dependencies first.
-fn extract_modules(tree: &Path, to: &Path) -> Result<Vec<String>> {
+/// Uncompresses the wanted and the spare modules and those they depend on to
+/// `to`; returns their file names, dependencies first.
+fn extract_modules(tree: &Path, to: &Path) -> Result<(Vec<String>, Vec<String>)> {
     let mut all = BTreeMap::new();
     collect_modules(tree, &mut all);
     let mut order = Vec::new();
     for name in WANTED {
         extract_one(name, &all, to, &mut order)?;
     }
-    Ok(order)
+    let wanted = order.len();
+    for name in SPARE {
+        extract_one(name, &all, to, &mut order)?;
+    }
+    let spare = order.split_off(wanted);
+    Ok((order, spare))
 }
 
 fn extract_one(

@@ -11,7 +11,7 @@ pub mod toolchain;
 
 use crate::workspace::Workspace;
 use crate::{Error, Result};
-use kernel::Kernel;
+use kernel::{Flavour, Kernel};
 use qemu::Qemu;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub struct Wishes {
     pub qemu: Option<PathBuf>,
     /// A kernel image to boot; its modules are then not known.
     pub kernel: Option<PathBuf>,
+    /// Which of Debian's kernels to get.
+    pub flavour: Flavour,
 }
 
 /// Everything that is needed to build and boot.
@@ -50,7 +52,7 @@ impl Lab {
         let workspace = Workspace::here();
         let _lock = workspace.lock("set-up")?;
         let qemu = qemu::find(&workspace, wishes.qemu.as_deref())?;
-        let kernel = kernel::find(&workspace, wishes.kernel.as_deref())?;
+        let kernel = kernel::find(&workspace, wishes.flavour, wishes.kernel.as_deref())?;
         announce(qemu.is_none(), kernel.is_none());
         let mut apt = apt::Apt::new(&workspace);
         let qemu = match qemu {
@@ -59,7 +61,10 @@ impl Lab {
         };
         let kernel = match kernel {
             Some(kernel) => kernel,
-            None => kernel::install(&workspace, &mut apt, wishes.kernel.as_deref())?,
+            None => {
+                let named = wishes.kernel.as_deref();
+                kernel::install(&workspace, &mut apt, wishes.flavour, named)?
+            }
         };
         let toolchain = toolchain::prepare(&workspace, &mut apt)?;
         Ok(Self {
