@@ -1,6 +1,7 @@
 //! Building what runs on the Arm machine, and flattening the hypervisor.
 
 use crate::progress::Progress;
+use crate::setup::headers::Headers;
 use crate::setup::{Lab, run_watched};
 use crate::workspace;
 use crate::{Error, Result};
@@ -85,6 +86,29 @@ pub fn failing_hypervisor(lab: &Lab) -> Result<PathBuf> {
 /// As [`hypervisor`].
 pub fn hostile(lab: &Lab) -> Result<PathBuf> {
     image(lab, "portcullis-hostile", &[], "hostile", "hostile.bin")
+}
+
+/// Builds the kernel module that times DMA mappings, for the kernel of `lab`,
+/// and returns its path.
+///
+/// # Errors
+///
+/// As [`Headers::set_up`] and [`Headers::build`].
+pub fn dma_bench(lab: &Lab) -> Result<PathBuf> {
+    let headers = Headers::set_up(&lab.workspace, &lab.kernel)?;
+    let _lock = lab.workspace.lock("build")?;
+    let progress = Progress::spinner("building dma_bench.ko");
+    let from = lab.workspace.root().join("payloads/kernel/dma_bench");
+    let name = format!("dma_bench{}", lab.kernel.flavour.suffix());
+    let to = lab.workspace.output().join(name);
+    for file in ["Kbuild", "dma_bench.c"] {
+        let source = from.join(file);
+        let bytes = fs::read(&source).map_err(Error::io("cannot read", &source))?;
+        workspace::write_atomically(&to.join(file), &bytes)?;
+    }
+    headers.build(&to)?;
+    progress.done();
+    Ok(to.join("dma_bench.ko"))
 }
 
 /// Builds a package and leaves it as the flat image `name`.

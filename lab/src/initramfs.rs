@@ -15,6 +15,19 @@ pub enum Purpose {
     Agent,
     /// Give a person a shell on the console.
     Shell,
+    /// As [`Purpose::Agent`], with the modules that only some checks load:
+    /// `/bin/spare` loads those of the kernel package.
+    Proof,
+}
+
+impl Purpose {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Shell => "shell",
+            Self::Proof => "proof",
+        }
+    }
 }
 
 /// What busybox is linked as; everything else is `busybox NAME`.
@@ -31,6 +44,20 @@ const APPLETS: [&str; 37] = [
 ///
 /// [`Error::Io`] when a part of it cannot be read or the result not written.
 pub fn build(lab: &Lab, payloads: &Payloads, purpose: Purpose) -> Result<PathBuf> {
+    build_with(lab, payloads, purpose, &[])
+}
+
+/// As [`build`], with further kernel modules at `/lib`, which nothing loads.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_with(
+    lab: &Lab,
+    payloads: &Payloads,
+    purpose: Purpose,
+    more: &[&Path],
+) -> Result<PathBuf> {
     let mut archive = Archive::new();
     for directory in ["bin", "dev", "proc", "sys", "lib", "tmp", "root"] {
         archive.directory(directory);
@@ -40,26 +67,38 @@ pub fn build(lab: &Lab, payloads: &Payloads, purpose: Purpose) -> Result<PathBuf
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
-    let mut modules = Vec::new();
-    for path in &lab.kernel.modules {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        archive.file(&format!("lib/{name}"), &read(path)?);
-        modules.push(name);
+    let modules = add(&mut archive, &lab.kernel.modules)?;
+    if purpose == Purpose::Proof {
+        let spare = add(&mut archive, &lab.kernel.spare)?;
+        let mut script = "#!/bin/sh\nset -e\n".to_owned();
+        for file in &spare {
+            let name = file.trim_end_matches(".ko");
+            script.push_str(&format!(
+                "[ -d /sys/module/{name} ] || insmod /lib/{file}\n"
+            ));
+        }
+        archive.program("bin/spare", script.as_bytes());
     }
+    add(&mut archive, more)?;
     archive.program("bin/agent", &read(&payloads.agent)?);
     archive.program("bin/stamp", &read(&payloads.stamp)?);
     archive.program("init", script(&modules, purpose).as_bytes());
-    let name = match purpose {
-        Purpose::Agent => "initramfs-agent.cpio",
-        Purpose::Shell => "initramfs-shell.cpio",
-    };
+    let suffix = lab.kernel.flavour.suffix();
+    let name = format!("initramfs-{}{suffix}.cpio", purpose.word());
     let path = lab.workspace.output().join(name);
     workspace::write_atomically(&path, &archive.finish())?;
     Ok(path)
+}
+
+/// Adds modules, and returns the names of their files.
+fn add(archive: &mut Archive, modules: &[impl AsRef<Path>]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for path in modules.iter().map(AsRef::as_ref) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("lib/{name}"), &read(path)?);
+        names.push(name.into_owned());
+    }
+    Ok(names)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -92,7 +131,7 @@ fn script(modules: &[String], purpose: Purpose) -> String {
     script.push_str(match purpose {
         // The kernel's messages below "emergency" would only be noise between
         // the answers; those from before are in the console's log already.
-        Purpose::Agent => {
+        Purpose::Agent | Purpose::Proof => {
             "echo 1 > /proc/sys/kernel/printk\n\
              /bin/agent\n\
              echo 'the agent has ended'\n\

@@ -14,6 +14,8 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 const FIX: &str = "set-up needs apt and Debian's package archive; without them name a QEMU \
                    with --qemu and put what else is missing where docs/boot.md says";
 
+/// The suite of the system itself.
+pub const STABLE: &str = "bookworm";
 /// The suite most packages come from.
 pub const BACKPORTS: &str = "bookworm-backports";
 /// The suite whose `rust-src` matches the toolchain.
@@ -130,7 +132,7 @@ impl Apt {
         }
         let mirror = mirror();
         let mut sources = String::new();
-        for suite in ["bookworm", BACKPORTS, NEWER_BACKPORTS] {
+        for suite in [STABLE, BACKPORTS, NEWER_BACKPORTS] {
             sources.push_str(&format!(
                 "deb [signed-by={KEYRING}] {mirror} {suite} main\n"
             ));

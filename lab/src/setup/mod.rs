@@ -5,6 +5,7 @@
 //! to get a target). Deleting the directory undoes all of it.
 
 pub mod apt;
+pub mod headers;
 pub mod kernel;
 pub mod qemu;
 pub mod toolchain;

@@ -1,0 +1,109 @@
+//! What a module for the host kernel is built with: Debian's headers of that
+//! very kernel, and a compiler for it.
+
+use super::apt::{Apt, BACKPORTS, STABLE};
+use super::kernel::Kernel;
+use super::run;
+use crate::workspace::{self, Workspace};
+use crate::{Error, Result};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The compiler Debian builds the kernel with.
+const COMPILER: &str = "gcc-12-aarch64-linux-gnu";
+const FIX: &str = "delete target/portcullis-cache and try again";
+
+/// How to build a module for one kernel.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    /// The directory that kbuild works from.
+    tree: PathBuf,
+    /// Root of the unpacked compiler.
+    compiler: PathBuf,
+}
+
+impl Headers {
+    /// Finds or gets what fits `kernel`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsuitable`] for a kernel that is not Debian's; any [`Error`]
+    /// of apt or the network.
+    pub fn set_up(workspace: &Workspace, kernel: &Kernel) -> Result<Self> {
+        let _lock = workspace.lock("set-up")?;
+        let mut apt = Apt::new(workspace);
+        let release = kernel
+            .package
+            .as_deref()
+            .and_then(|package| package.strip_prefix("linux-image-"))
+            .ok_or_else(|| {
+                let what = "a module can be built for Debian's kernels only";
+                Error::unsuitable(what, "leave --kernel away")
+            })?;
+        let compiler = workspace.cache().join("compiler");
+        if !compiler.join("complete").exists() {
+            let _ = fs::remove_dir_all(&compiler);
+            apt.with_dependencies(COMPILER, STABLE, &compiler)?;
+            workspace::write_atomically(&compiler.join("complete"), b"")?;
+        }
+        let root = workspace
+            .cache()
+            .join(format!("headers{}", kernel.flavour.suffix()));
+        let tree = root.join(format!("usr/src/linux-headers-{release}"));
+        if !tree.join("complete").exists() {
+            let _ = fs::remove_dir_all(&root);
+            unpack(&mut apt, release, &root, &tree)?;
+        }
+        Ok(Self { tree, compiler })
+    }
+
+    /// Builds the module whose sources lie in `directory`, which has to be
+    /// one that may be written to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Program`] with what the compiler said.
+    pub fn build(&self, directory: &Path) -> Result<()> {
+        let mut modules = OsString::from("M=");
+        modules.push(directory);
+        let mut path = self.compiler.join("usr/bin").into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let libraries = self.compiler.join("usr/lib/x86_64-linux-gnu");
+        let mut command = Command::new("make");
+        command
+            .arg("-C")
+            .arg(&self.tree)
+            .arg(modules)
+            .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"])
+            .arg("CC=aarch64-linux-gnu-gcc-12")
+            // Types for BPF, which nobody asks a module of ours for.
+            .args(["PAHOLE=true", "CONFIG_DEBUG_INFO_BTF_MODULES="])
+            .arg("modules")
+            .env("PATH", path)
+            .env("LD_LIBRARY_PATH", libraries);
+        // The jobs of a cargo above would be taken for make's own.
+        command.env_remove("MAKEFLAGS").env_remove("MFLAGS");
+        run("building a kernel module", &mut command, FIX).map(drop)
+    }
+}
+
+/// Gets the headers of `release`, such as `6.12.95+deb12-arm64-16k`, and has
+/// them include each other where they were unpacked.
+fn unpack(apt: &mut Apt, release: &str, root: &Path, tree: &Path) -> Result<()> {
+    let (version, _) = release.split_once("-arm64").ok_or_else(|| {
+        let what = format!("the kernel {release} is not for arm64");
+        Error::unsuitable(what, FIX)
+    })?;
+    let headers = format!("linux-headers-{release}:arm64");
+    let common = format!("linux-headers-{version}-common");
+    // Programs of kbuild, which run on the build machine.
+    let programs = format!("linux-kbuild-{version}");
+    apt.alone(&[&headers, &common, &programs], BACKPORTS, root)?;
+    let included = root.join("usr/src").join(&common).join("Makefile");
+    let text = format!("include {}\n", included.display());
+    workspace::write_atomically(&tree.join("Makefile"), text.as_bytes())?;
+    workspace::write_atomically(&tree.join("complete"), b"")
+}

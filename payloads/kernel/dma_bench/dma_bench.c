@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-or-later
+/*
+ * Times dma_map_single() and dma_unmap_single() on QEMU's edu device.
+ *
+ * The device has a file `bench` in sysfs. Writing
+ *
+ *	THREADS BYTES to|from|both ITERATIONS
+ *
+ * has THREADS kernel threads, one on each of the first CPUs and all at once,
+ * map and unmap a buffer of BYTES bytes of their own ITERATIONS times each.
+ * Reading it gives average, median and 99th percentile of both calls in ticks
+ * of the virtual counter, over all threads. Where the machine counts
+ * instructions instead of time, and the counter runs at 1 GHz, these are
+ * instructions. What reading the counter itself costs is taken off.
+ *
+ * Nothing but the mappings is made: the device is told of none of them.
+ */
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/dma-mapping.h>
+#include <linux/kthread.h>
+#include <linux/math64.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/vmalloc.h>
+#include <asm/arch_timer.h>
+
+#define MOST_THREADS 8
+#define MOST_ITERATIONS 200000
+#define MOST_BYTES (4UL << 20)
+
+struct plan {
+	struct device *dev;
+	unsigned int threads, iterations;
+	size_t bytes;
+	enum dma_data_direction direction;
+	struct completion go;
+	atomic_t ready, left;
+	struct completion done;
+};
+
+struct worker {
+	struct plan *plan;
+	/* First half for the maps, second for the unmaps. */
+	u32 *samples;
+	int error;
+};
+
+static DEFINE_MUTEX(lock);
+static char result[512] = "nothing was measured yet\n";
+
+/* What two reads of the counter, one after the other, are apart. */
+static u32 overhead(void)
+{
+	u32 least = U32_MAX;
+	int i;
+
+	for (i = 0; i < 64; i++) {
+		u64 start = __arch_counter_get_cntvct();
+
+		least = min_t(u64, least, __arch_counter_get_cntvct() - start);
+	}
+	return least;
+}
+
+static int work(void *data)
+{
+	struct worker *worker = data;
+	struct plan *plan = worker->plan;
+	unsigned int order = get_order(plan->bytes), i;
+	u32 *maps = worker->samples, *unmaps = maps + plan->iterations;
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_COMP | __GFP_ZERO, order);
+
+	worker->error = page ? 0 : -ENOMEM;
+	atomic_inc(&plan->ready);
+	wait_for_completion(&plan->go);
+	for (i = 0; i < plan->iterations && !worker->error; i++) {
+		u64 start = __arch_counter_get_cntvct(), end;
+		dma_addr_t at = dma_map_single(plan->dev, page_address(page),
+					       plan->bytes, plan->direction);
+
+		end = __arch_counter_get_cntvct();
+		if (dma_mapping_error(plan->dev, at)) {
+			worker->error = -EIO;
+			break;
+		}
+		maps[i] = end - start;
+		start = __arch_counter_get_cntvct();
+		dma_unmap_single(plan->dev, at, plan->bytes, plan->direction);
+		end = __arch_counter_get_cntvct();
+		unmaps[i] = end - start;
+		if (i % 64 == 63)
+			cond_resched();
+	}
+	if (page)
+		__free_pages(page, order);
+	if (atomic_dec_and_test(&plan->left))
+		complete(&plan->done);
+	return 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	u32 left = *(const u32 *)a, right = *(const u32 *)b;
+
+	return left < right ? -1 : left > right;
+}
+
+/* Adds what the `count` samples say; sorts them. */
+static int describe(char *text, size_t room, const char *what, u32 *samples,
+		    unsigned int count, u32 less)
+{
+	u64 sum = 0;
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		sum += samples[i] - min(samples[i], less);
+	sort(samples, count, sizeof(*samples), by_size, NULL);
+	return scnprintf(text, room, "%s_sum=%llu %s_avg=%llu %s_p50=%u %s_p99=%u ",
+			 what, sum, what, div_u64(sum + count / 2, count),
+			 what, samples[count / 2] - min(samples[count / 2], less),
+			 what, samples[count - 1 - count / 100] -
+			 min(samples[count - 1 - count / 100], less));
+}
+
+static int measure(struct plan *plan)
+{
+	struct worker workers[MOST_THREADS] = {};
+	size_t each = plan->iterations, all = each * plan->threads;
+	/* All maps of all threads together, then all unmaps, for sorting. */
+	u32 *maps = vzalloc(2 * all * sizeof(u32)), *unmaps = maps + all;
+	u32 *samples = vzalloc(2 * all * sizeof(u32));
+	u32 less = overhead();
+	unsigned int i, started = 0;
+	int error = maps && samples ? 0 : -ENOMEM, length;
+
+	init_completion(&plan->go);
+	init_completion(&plan->done);
+	atomic_set(&plan->ready, 0);
+	atomic_set(&plan->left, plan->threads);
+	for (i = 0; i < plan->threads && !error; i++) {
+		struct task_struct *task;
+
+		workers[i].plan = plan;
+		workers[i].samples = samples + 2 * each * i;
+		task = kthread_create_on_cpu(work, &workers[i], i, "dma_bench/%u");
+		if (IS_ERR(task)) {
+			error = PTR_ERR(task);
+			break;
+		}
+		wake_up_process(task);
+		started++;
+	}
+	/* Those that were not started are not waited for. */
+	if (error) {
+		plan->iterations = 0;
+		atomic_sub(plan->threads - started, &plan->left);
+	}
+	while (atomic_read(&plan->ready) < started)
+		msleep(1);
+	complete_all(&plan->go);
+	if (started)
+		wait_for_completion(&plan->done);
+	for (i = 0; i < started && !error; i++) {
+		error = workers[i].error;
+		memcpy(maps + each * i, workers[i].samples, each * sizeof(u32));
+		memcpy(unmaps + each * i, workers[i].samples + each, each * sizeof(u32));
+	}
+	if (!error) {
+		length = scnprintf(result, sizeof(result), "count=%zu cntfrq=%u ",
+				   all, arch_timer_get_cntfrq());
+		length += describe(result + length, sizeof(result) - length, "map",
+				   maps, all, less);
+		length += describe(result + length, sizeof(result) - length, "unmap",
+				   unmaps, all, less);
+		scnprintf(result + length, sizeof(result) - length, "\n");
+	}
+	vfree(samples);
+	vfree(maps);
+	return error;
+}
+
+static ssize_t bench_store(struct device *dev, struct device_attribute *attribute,
+			   const char *text, size_t length)
+{
+	struct plan plan = { .dev = dev };
+	char direction[8];
+	int error;
+
+	if (sscanf(text, "%u %zu %7s %u", &plan.threads, &plan.bytes, direction,
+		   &plan.iterations) != 4)
+		return -EINVAL;
+	if (!plan.threads || plan.threads > min(MOST_THREADS, num_online_cpus()) ||
+	    !plan.bytes || plan.bytes > MOST_BYTES ||
+	    !plan.iterations || plan.iterations > MOST_ITERATIONS)
+		return -ERANGE;
+	if (!strcmp(direction, "to"))
+		plan.direction = DMA_TO_DEVICE;
+	else if (!strcmp(direction, "from"))
+		plan.direction = DMA_FROM_DEVICE;
+	else if (!strcmp(direction, "both"))
+		plan.direction = DMA_BIDIRECTIONAL;
+	else
+		return -EINVAL;
+	mutex_lock(&lock);
+	error = measure(&plan);
+	mutex_unlock(&lock);
+	return error ? error : length;
+}
+
+static ssize_t bench_show(struct device *dev, struct device_attribute *attribute,
+			  char *text)
+{
+	ssize_t length;
+
+	mutex_lock(&lock);
+	length = sysfs_emit(text, "%s", result);
+	mutex_unlock(&lock);
+	return length;
+}
+static DEVICE_ATTR_RW(bench);
+
+static struct attribute *bench_attrs[] = { &dev_attr_bench.attr, NULL };
+ATTRIBUTE_GROUPS(bench);
+
+static int probe(struct pci_dev *pci, const struct pci_device_id *id)
+{
+	return dma_set_mask_and_coherent(&pci->dev, DMA_BIT_MASK(64));
+}
+
+static const struct pci_device_id ids[] = { { PCI_DEVICE(0x1234, 0x11e8) }, {} };
+MODULE_DEVICE_TABLE(pci, ids);
+
+static struct pci_driver bench_driver = {
+	.name = "dma_bench",
+	.id_table = ids,
+	.probe = probe,
+	.dev_groups = bench_groups,
+};
+module_pci_driver(bench_driver);
+
+MODULE_DESCRIPTION("Times single DMA mappings on QEMU's edu device");
+MODULE_LICENSE("Dual MIT/GPL");
