@@ -76,6 +76,9 @@ pub struct Machine {
     pub boot: Boot,
     /// The NVMe disk's file.
     pub disk: Option<PathBuf>,
+    /// An NVMe disk of this many zero bytes instead, which QEMU answers for at
+    /// once, so that counts repeat.
+    pub zero_disk: Option<u64>,
     /// Whether there is an e1000e with QEMU's user network behind.
     pub network: bool,
     /// Whether there is an edu device.
@@ -105,6 +108,7 @@ impl Machine {
             memory: "1G".to_owned(),
             boot,
             disk: None,
+            zero_disk: None,
             network: false,
             edu: false,
             devices: Vec::new(),
@@ -226,6 +230,13 @@ impl Machine {
                 "if=none,id=disk,format=raw,cache=writeback,file={path}"
             ));
             command.args(["-device", "nvme,drive=disk,serial=portcullis"]);
+        }
+        if let Some(size) = self.zero_disk {
+            command.arg("-blockdev");
+            command.arg(format!(
+                "driver=null-co,node-name=zero,size={size},read-zeroes=on"
+            ));
+            command.args(["-device", "nvme,drive=zero,serial=portcullis"]);
         }
         if self.network {
             command.args(["-netdev", "user,id=net"]);

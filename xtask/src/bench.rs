@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: what the hypervisor costs.
 
-use crate::options::Options;
+use crate::options::{HostIommu, Options};
 use crate::run::write_json;
-use clap::Args;
-use portcullis_lab::bench::{self, guest, pagetable};
-use portcullis_lab::build;
+use clap::{Args, ValueEnum};
+use portcullis_lab::bench::lines::{self, Line, Mode};
+use portcullis_lab::bench::{self, dma, guest, pagetable};
+use portcullis_lab::build::{self, Payloads};
 use portcullis_lab::initramfs::{self, Purpose};
-use std::path::PathBuf;
+use portcullis_lab::setup::Lab;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Compare with and without the hypervisor, and the page-table crate with others.
@@ -21,8 +23,31 @@ pub struct Bench {
     /// Leave the page-table crate out.
     #[arg(long)]
     only_guest: bool,
+    /// Measure only what the host pays for its DMA, under each way it can get
+    /// an IOMMU.
+    #[arg(long, conflicts_with = "only_guest")]
+    only_dma: bool,
+    /// The ways to measure, of native, identity and nested.
+    #[arg(
+        long,
+        value_name = "MODES",
+        value_delimiter = ',',
+        default_value = "native,identity,nested"
+    )]
+    modes: Vec<DmaMode>,
     #[command(flatten)]
     options: Options,
+}
+
+/// A way for the host to get its IOMMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DmaMode {
+    /// From the machine, which has no hypervisor.
+    Native,
+    /// Not at all.
+    Identity,
+    /// Emulated.
+    Nested,
 }
 
 impl Bench {
@@ -33,8 +58,13 @@ impl Bench {
         let image = build::hypervisor(&lab)?;
         let initrd = initramfs::build(&lab, &payloads, Purpose::Agent)?;
         // Where the kernel lies must not differ from one boot to the next.
-        let append = self.options.append.unwrap_or_default();
+        let append = self.options.append.take().unwrap_or_default();
         self.options.append = Some(format!("nokaslr {append}").trim_end().to_owned());
+        let lines = self.dma(&lab, &image, &payloads)?;
+        println!("\n{}", lines::text(&lines));
+        if self.only_dma {
+            return self.finish(&[], &[], &lines);
+        }
         let with = self.options.machine(&image, &lab.kernel.image, &initrd);
         let without = self.options.native_machine(&lab.kernel.image, &initrd);
         let ram = self.options.memory_bytes();
@@ -48,19 +78,47 @@ impl Bench {
         if !self.only_guest {
             println!("{}", bench::text(&tables, ["best other", "portcullis"]));
         }
+        self.finish(&guest, &tables, &lines)
+    }
+
+    /// The DMA of the same host natively and in every mode.
+    fn dma(&self, lab: &Lab, image: &Path, payloads: &Payloads) -> anyhow::Result<Vec<Line>> {
+        let module = build::dma_bench(lab)?;
+        let initrd = initramfs::build_with(lab, payloads, Purpose::Proof, &[&module])?;
+        let kernel = &lab.kernel.image;
+        let under = |host_iommu| {
+            let options = Options {
+                host_iommu,
+                ..self.options.clone()
+            };
+            options.machine(image, kernel, &initrd)
+        };
+        let machines = self.modes.iter().map(|mode| match mode {
+            DmaMode::Native => (Mode::Native, self.options.native_machine(kernel, &initrd)),
+            DmaMode::Identity => (Mode::Identity, under(HostIommu::Identity)),
+            DmaMode::Nested => (Mode::Nested, under(HostIommu::Nested)),
+        });
+        Ok(dma::run(lab, &machines.collect::<Vec<_>>())?)
+    }
+
+    fn finish(
+        &self,
+        guest: &[bench::Row],
+        tables: &[bench::Row],
+        lines: &[Line],
+    ) -> anyhow::Result<ExitCode> {
         if let Some(path) = &self.json {
             let value = serde_json::json!({
                 "command": "bench",
-                "guest": bench::rows_json(&guest),
-                "pagetable": bench::rows_json(&tables),
+                "guest": bench::rows_json(guest),
+                "dma": lines::json(lines),
+                "pagetable": bench::rows_json(tables),
             });
             write_json(path, &value)?;
         }
-        let missed = guest
-            .iter()
-            .chain(&tables)
-            .filter(|row| !row.reached())
-            .count();
+        let rows = guest.iter().chain(tables);
+        let missed = rows.filter(|row| !row.reached()).count()
+            + lines.iter().filter(|line| !line.reached()).count();
         if missed == 0 {
             println!("Every goal is reached.");
             return Ok(ExitCode::SUCCESS);

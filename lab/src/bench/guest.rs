@@ -1,10 +1,10 @@
 //! The same Debian, the same work, with and without the hypervisor.
 
-use super::{Goal, Row};
+use super::{BENCH_TIMEOUT, Goal, Row, ask, entries};
 use crate::agent::{Agent, Reply};
 use crate::build;
+use crate::demo::OFF_TIMEOUT;
 use crate::demo::attack::Range;
-use crate::demo::{OFF_TIMEOUT, SMMU};
 use crate::disk::{self, Disk};
 use crate::machine::{Boot, Machine};
 use crate::net;
@@ -13,7 +13,6 @@ use crate::setup::Lab;
 use crate::vm::{Vm, Watch};
 use crate::{Error, Result};
 use std::path::Path;
-use std::time::Duration;
 
 /// Rounds of disk reads: 10,000 reads in all. The agent reports the cheapest
 /// round. How long the build machine takes for a read decides whether the guest
@@ -40,8 +39,6 @@ const WORK_RATIO: f64 = 1.01;
 const IMAGE_LIMIT: f64 = 512.0 * 1024.0;
 const MEMORY_FIXED: f64 = 4.0 * 1024.0 * 1024.0;
 const MEMORY_SHARE: f64 = 0.004;
-
-const BENCH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What one machine needed, in instructions.
 #[derive(Clone, Debug)]
@@ -189,10 +186,6 @@ fn boot(lab: &Lab, machine: &Machine, name: &str) -> Result<f64> {
     Ok(sum / BOOTS as f64)
 }
 
-fn ask(vm: &Vm, agent: &mut Agent, command: &str) -> Result<Reply> {
-    agent.ask_within(vm, command, BENCH_TIMEOUT)
-}
-
 /// Instructions of one of the `count` units of work, in the cheapest round.
 fn cheapest(vm: &Vm, agent: &mut Agent, count: u64, command: &str) -> Result<f64> {
     let mut least = u64::MAX;
@@ -200,22 +193,4 @@ fn cheapest(vm: &Vm, agent: &mut Agent, count: u64, command: &str) -> Result<f64
         least = least.min(ask(vm, agent, command)?.number("instructions")?);
     }
     Ok(least as f64 / count as f64)
-}
-
-/// The number of EL2 entries so far, which the report of a refused access of
-/// the CPU tells.
-fn entries(vm: &Vm, agent: &mut Agent) -> Result<u64> {
-    let mark = vm.log.mark();
-    let reply = ask(vm, agent, &format!("poke read {SMMU:#x}"))?;
-    if reply.get("outcome") != Some("blocked") {
-        return Err(Error::Machine {
-            what: "the hypervisor lets the CPU reach the SMMU's registers".to_owned(),
-            tail: vm.tails(),
-        });
-    }
-    let what = "a cpu_fault line with the number of entries";
-    let event = vm.wait_event(mark, what, Duration::from_secs(30), |event| {
-        event.kind() == "cpu_fault" && event.number("entries").is_some()
-    })?;
-    Ok(event.number("entries").unwrap_or(0))
 }

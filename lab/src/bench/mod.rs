@@ -4,11 +4,21 @@
 //! the build machine nor on its load; they say nothing about latency. See
 //! `docs/` of the project for what each row means.
 
+pub mod dma;
 pub mod guest;
+pub mod lines;
 pub mod pagetable;
 
+use crate::agent::{Agent, Reply};
 use crate::check::table;
+use crate::demo::WITHHELD;
+use crate::vm::Vm;
+use crate::{Error, Result};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Longest time one measurement may take.
+const BENCH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One figure with and without the hypervisor.
 #[derive(Clone, Debug)]
@@ -120,6 +130,28 @@ fn number(value: f64) -> String {
         text.push(digit);
     }
     text
+}
+
+fn ask(vm: &Vm, agent: &mut Agent, command: &str) -> Result<Reply> {
+    agent.ask_within(vm, command, BENCH_TIMEOUT)
+}
+
+/// The number of EL2 entries so far, which the report of a refused access of
+/// the CPU tells. Asking is an entry itself.
+fn entries(vm: &Vm, agent: &mut Agent) -> Result<u64> {
+    let mark = vm.log.mark();
+    let reply = ask(vm, agent, &format!("poke read {WITHHELD:#x}"))?;
+    if reply.get("outcome") != Some("blocked") {
+        return Err(Error::Machine {
+            what: "the hypervisor lets the CPU reach a device that it withholds".to_owned(),
+            tail: vm.tails(),
+        });
+    }
+    let what = "a cpu_fault line with the number of entries";
+    let event = vm.wait_event(mark, what, Duration::from_secs(30), |event| {
+        event.kind() == "cpu_fault" && event.number("entries").is_some()
+    })?;
+    Ok(event.number("entries").unwrap_or(0))
 }
 
 #[cfg(test)]

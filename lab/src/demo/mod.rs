@@ -32,10 +32,12 @@ pub const OFF_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The SMMU's registers: two pages of 64 KiB.
 pub const SMMU: u64 = 0x0905_0000;
+/// A register that the hypervisor keeps from the host in every mode.
+pub const WITHHELD: u64 = 0x0902_0010;
 /// Registers of devices whose DMA no SMMU translates: whoever writes them has
 /// all memory.
 const BYPASS: [(&str, u64); 2] = [
-    ("fw_cfg DMA address", 0x0902_0010),
+    ("fw_cfg DMA address", WITHHELD),
     ("virtio-mmio queue", 0x0a00_0050),
 ];
 

@@ -208,7 +208,8 @@ fn nvme(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
         "verify" => disk::verify(first, second, third),
         "fill" => disk::fill(first, second, third),
         "random" => {
-            let cost = disk::random_reads(first, second, third)?;
+            let each = arguments.number_or(1)?;
+            let cost = disk::random_reads(first, each, second, third)?;
             Ok(write!(line, "{cost}")?)
         }
         _ => Err(Failure::Said("nvme verify|fill|random")),

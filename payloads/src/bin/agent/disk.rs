@@ -11,8 +11,6 @@ const DISK: &CStr = c"/dev/nvme0n1";
 const CHUNK: usize = 128 * 1024;
 /// Size of one transfer of [`random_reads`].
 const BLOCK: usize = 4096;
-/// Reads of one round of [`random_reads`].
-const ROUND: u64 = 1;
 
 /// A buffer that the disk's driver can hand to the device as it is.
 fn buffer(length: usize) -> Result<&'static mut [u8], Failure> {
@@ -67,14 +65,15 @@ pub fn fill(seed: u64, offset: u64, length: u64) -> Result<(), Failure> {
 }
 
 /// Reads blocks of 4 KiB at places picked by `seed` within the first `span`
-/// bytes, `rounds` times [`ROUND`] of them; returns what the cheapest round cost.
+/// bytes, `rounds` times `each` of them; returns what the cheapest round cost.
 ///
 /// How long the emulator's host takes for a read decides whether this CPU goes
 /// idle meanwhile, which costs instructions: the cheapest of many short rounds
-/// is the one where that did not happen.
-pub fn random_reads(rounds: u64, span: u64, seed: u64) -> Result<Cost, Failure> {
+/// is the one where that did not happen. Work that is put off and done for many
+/// reads at once shows in long rounds only.
+pub fn random_reads(rounds: u64, each: u64, span: u64, seed: u64) -> Result<Cost, Failure> {
     let blocks = span / BLOCK as u64;
-    if blocks == 0 || rounds == 0 {
+    if blocks == 0 || rounds == 0 || each == 0 {
         return Err(Failure::Said("there is nothing to read"));
     }
     let buffer = buffer(BLOCK)?;
@@ -82,8 +81,9 @@ pub fn random_reads(rounds: u64, span: u64, seed: u64) -> Result<Cost, Failure> 
     let mut cheapest: Option<Cost> = None;
     for round in 0..rounds {
         let meter = Meter::start();
-        for i in 0..ROUND {
-            let at = pattern::word(seed, round * ROUND + i) % blocks * BLOCK as u64;
+        for i in 0..each {
+            let index = round.wrapping_mul(each).wrapping_add(i);
+            let at = pattern::word(seed, index) % blocks * BLOCK as u64;
             if sys::read_at(disk, buffer, at).context("read of the disk")? != BLOCK {
                 return Err(Failure::Said("short read of the disk"));
             }

@@ -1,0 +1,324 @@
+//! What a host pays for its DMA under each way it can get an IOMMU: natively
+//! with the SMMU in its own hands, and under the hypervisor.
+
+use super::lines::{Entries, Goals, Line, Mode, Sample};
+use super::{BENCH_TIMEOUT, ask, entries};
+use crate::agent::{Agent, Reply};
+use crate::demo::OFF_TIMEOUT;
+use crate::machine::{Boot, Machine};
+use crate::net;
+use crate::progress::Progress;
+use crate::setup::Lab;
+use crate::vm::{Vm, Watch};
+use crate::{Error, Result};
+
+/// Sizes of the mappings that are timed, and how many of each are made.
+const MAPPINGS: [(u64, u64); 3] = [(4 << 10, 20_480), (64 << 10, 5_120), (1 << 20, 1_024)];
+/// Reads that are averaged. Lazy hosts invalidate for 256 unmappings at once:
+/// shorter rounds might not see them do it.
+const READS: u64 = 10_240;
+/// Bytes of the disk that is read.
+const DISK: u64 = 32 << 20;
+/// Rounds of ten echoes, and of datagrams; the cheapest round counts, for the
+/// reason that [`super::guest`] gives.
+const ECHO_ROUNDS: u64 = 200;
+const ROUND_ECHOES: u64 = 10;
+const DATAGRAM_ROUNDS: usize = 10;
+const ROUND_DATAGRAMS: u64 = 512;
+/// Bytes of data in each packet.
+const PACKET: u64 = 1_000;
+/// CPUs that unmap at once.
+const CROWD: u32 = 4;
+/// With this frequency a tick of the counter is an instruction.
+const FREQUENCY: u32 = 1_000_000_000;
+
+/// The file of the module, whatever the device's name is.
+const FILE: &str = "/sys/bus/pci/drivers/dma_bench/0*/bench";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Map(u64),
+    Unmap(u64),
+    Read,
+    Echo,
+    Datagram,
+}
+
+/// How the host is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    /// Every unmapping is complete when it returns.
+    Strict,
+    /// Unmappings are completed many at once.
+    Lazy,
+    /// As strict, on several CPUs at once.
+    Crowded,
+}
+
+impl Setting {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Lazy => "lazy",
+            Self::Crowded => "strict, 4 CPUs at once",
+        }
+    }
+
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Lazy => " iommu.strict=0",
+            Self::Strict | Self::Crowded => " iommu.strict=1",
+        }
+    }
+}
+
+/// Measures all of it on the machines, the first of which is what the last is
+/// compared with. They are to boot with the module `dma_bench.ko` at `/lib`.
+///
+/// # Errors
+///
+/// Any [`Error`] that keeps a machine from doing its work.
+pub fn run(lab: &Lab, machines: &[(Mode, Machine)]) -> Result<Vec<Line>> {
+    let mut lines: Vec<Line> = Vec::new();
+    for setting in [Setting::Strict, Setting::Lazy, Setting::Crowded] {
+        for (mode, machine) in machines {
+            // Without an IOMMU in the host there is nothing to put off, and
+            // nothing to contend for.
+            if *mode == Mode::Identity && setting != Setting::Strict {
+                continue;
+            }
+            let what = format!("measuring DMA: {}, {}", mode.word(), setting.word());
+            let progress = Progress::spinner(&what);
+            for (work, sample) in measure(lab, machine.clone(), *mode, setting)? {
+                let name = name(work, setting);
+                match lines.iter_mut().find(|line| line.name == name) {
+                    Some(line) => line.samples.push((*mode, sample)),
+                    None => lines.push(Line {
+                        name,
+                        samples: vec![(*mode, sample)],
+                        goals: goals(work, setting),
+                    }),
+                }
+            }
+            progress.done();
+        }
+    }
+    Ok(lines)
+}
+
+fn name(work: Work, setting: Setting) -> String {
+    let size = |bytes: u64| match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mebibytes => format!("{mebibytes} MiB"),
+    };
+    let what = match work {
+        Work::Map(bytes) => format!("map {}", size(bytes)),
+        Work::Unmap(bytes) => format!("unmap {}", size(bytes)),
+        Work::Read => "NVMe read of 4 KiB".to_owned(),
+        Work::Echo => "e1000e echo, 1000 bytes".to_owned(),
+        Work::Datagram => "e1000e datagram, 1000 bytes".to_owned(),
+    };
+    format!("{what}, {}", setting.word())
+}
+
+/// What nested mode is to reach.
+fn goals(work: Work, setting: Setting) -> Goals {
+    let ratio = |limit| Goals {
+        ratio: Some(limit),
+        entries: None,
+    };
+    match (work, setting) {
+        (_, Setting::Crowded) => Goals {
+            ratio: None,
+            entries: match work {
+                Work::Unmap(_) => Some(Entries::AtMost(1.0)),
+                _ => None,
+            },
+        },
+        // Lazy hosts now and then find, in an unmapping or mapping that takes
+        // an interrupt, that the time has come to invalidate.
+        (Work::Map(_), Setting::Lazy) => ratio(1.01),
+        (Work::Map(_), Setting::Strict) => Goals {
+            ratio: Some(1.01),
+            entries: Some(Entries::AtMost(0.0)),
+        },
+        (Work::Unmap(bytes), Setting::Strict) => Goals {
+            ratio: match bytes >> 20 {
+                0 if bytes >> 10 == 4 => Some(1.25),
+                0 => None,
+                _ => Some(1.05),
+            },
+            entries: (bytes >> 10 == 4).then_some(Entries::Exactly(1.0)),
+        },
+        (Work::Unmap(_), Setting::Lazy) => ratio(1.02),
+        (Work::Read | Work::Echo | Work::Datagram, Setting::Strict) => ratio(1.25),
+        (Work::Read | Work::Echo | Work::Datagram, Setting::Lazy) => ratio(1.03),
+    }
+}
+
+fn measure(
+    lab: &Lab,
+    mut machine: Machine,
+    mode: Mode,
+    setting: Setting,
+) -> Result<Vec<(Work, Sample)>> {
+    machine.smmu = true;
+    machine.zero_disk = Some(DISK);
+    machine.network = true;
+    machine.edu = true;
+    machine.counted = true;
+    machine.cpus = if setting == Setting::Crowded {
+        CROWD
+    } else {
+        1
+    };
+    machine.cpu.push_str(&format!(",cntfrq={FREQUENCY}"));
+    machine.append_for_host(setting.argument());
+    let name = format!("bench-dma-{}", mode.word());
+    let mut vm = Vm::start(lab, &machine, &Watch::quietly(&name))?;
+    let agent = Agent::wait_within(&vm, 0, BENCH_TIMEOUT)?;
+    let mut stage = Stage {
+        vm: &vm,
+        agent,
+        fenced: matches!(machine.boot, Boot::Portcullis { .. }),
+        threads: machine.cpus,
+    };
+    let samples = if setting == Setting::Crowded {
+        stage.mappings(&MAPPINGS[..1])?
+    } else {
+        let mut samples = stage.mappings(&MAPPINGS)?;
+        samples.push((Work::Read, stage.reads()?));
+        samples.push((Work::Echo, stage.echoes()?));
+        samples.push((Work::Datagram, stage.datagrams()?));
+        samples
+    };
+    stage.agent.tell(&vm, "off")?;
+    vm.wait_exit(OFF_TIMEOUT)?;
+    Ok(samples)
+}
+
+/// One machine that is up.
+struct Stage<'a> {
+    vm: &'a Vm,
+    agent: Agent,
+    fenced: bool,
+    threads: u32,
+}
+
+impl Stage<'_> {
+    fn ask(&mut self, command: &str) -> Result<Reply> {
+        ask(self.vm, &mut self.agent, command)
+    }
+
+    /// As [`Stage::ask`] for a shell command that is to succeed.
+    fn shell(&mut self, command: &str) -> Result<()> {
+        let reply = self.ask(&format!("sh {command}"))?;
+        if reply.get("status") == Some("0") {
+            return Ok(());
+        }
+        Err(Error::Agent {
+            command: command.to_owned(),
+            message: format!("{reply:?}"),
+        })
+    }
+
+    /// Does `work` and returns with its answer the EL2 entries meanwhile.
+    fn counted(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<Reply>,
+    ) -> Result<(Reply, Option<f64>)> {
+        if !self.fenced {
+            return Ok((work(self)?, None));
+        }
+        let before = entries(self.vm, &mut self.agent)?;
+        let reply = work(self)?;
+        // The second access, which tells the number, enters EL2 itself.
+        let during = entries(self.vm, &mut self.agent)?
+            .saturating_sub(before)
+            .saturating_sub(1);
+        Ok((reply, Some(during as f64)))
+    }
+
+    fn mappings(&mut self, sizes: &[(u64, u64)]) -> Result<Vec<(Work, Sample)>> {
+        self.shell("insmod /lib/dma_bench.ko")?;
+        let run = |threads: u32, bytes: u64, count: u64| {
+            format!("for f in {FILE}; do echo {threads} {bytes} both {count} > $f; done")
+        };
+        let mut samples = Vec::new();
+        for (bytes, count) in sizes {
+            // The first ones pay for what the kernel sets up once.
+            self.shell(&run(self.threads, *bytes, 512))?;
+            let command = run(self.threads, *bytes, *count);
+            let (_, entries) = self.counted(|stage| {
+                stage.shell(&command)?;
+                Ok(Reply::default())
+            })?;
+            self.shell(&format!("cat {FILE} > /tmp/bench"))?;
+            let data = self.ask("cat /tmp/bench")?.data();
+            let reply = Reply::parse(&String::from_utf8_lossy(&data));
+            let made = reply.number("count")? as f64;
+            let tick = 1e9 / reply.number("cntfrq")? as f64;
+            let sample = |call: &str, entries| -> Result<Sample> {
+                let figure = |what: &str| -> Result<f64> {
+                    Ok(reply.number(&format!("{call}_{what}"))? as f64 * tick)
+                };
+                Ok(Sample {
+                    average: figure("sum")? / made,
+                    spread: Some((figure("p50")?, figure("p99")?)),
+                    entries,
+                })
+            };
+            // A mapping and its unmapping cannot be counted apart: what the
+            // emulated SMMU is told is told by the unmapping alone, which the
+            // shape of the driver gives, and the ratio of the mapping shows.
+            let map_entries = entries.map(|total| (total / made - 1.0).max(0.0));
+            samples.push((Work::Map(*bytes), sample("map", map_entries)?));
+            let unmap_entries = entries.map(|total| total / made);
+            samples.push((Work::Unmap(*bytes), sample("unmap", unmap_entries)?));
+        }
+        Ok(samples)
+    }
+
+    fn reads(&mut self) -> Result<Sample> {
+        self.ask(&format!("nvme random 1 {DISK} 1 1024"))?;
+        let command = format!("nvme random 1 {DISK} 2 {READS}");
+        let (reply, entries) = self.counted(|stage| stage.ask(&command))?;
+        Ok(Sample {
+            average: reply.number("instructions")? as f64 / READS as f64,
+            spread: None,
+            entries: entries.map(|entries| entries / READS as f64),
+        })
+    }
+
+    fn echoes(&mut self) -> Result<Sample> {
+        self.ask(&format!("net echo 10 {PACKET}"))?;
+        let command = format!("net echo {ECHO_ROUNDS} {PACKET}");
+        let (reply, entries) = self.counted(|stage| stage.ask(&command))?;
+        let all = (ECHO_ROUNDS * ROUND_ECHOES) as f64;
+        Ok(Sample {
+            average: reply.number("instructions")? as f64 / ROUND_ECHOES as f64,
+            spread: None,
+            entries: entries.map(|entries| entries / all),
+        })
+    }
+
+    fn datagrams(&mut self) -> Result<Sample> {
+        let (_sink, port) = net::sink()?;
+        let flood = format!("net flood {port} {ROUND_DATAGRAMS} {PACKET}");
+        self.ask(&flood)?;
+        let mut least = u64::MAX;
+        let (_, entries) = self.counted(|stage| {
+            for _ in 0..DATAGRAM_ROUNDS {
+                least = least.min(stage.ask(&flood)?.number("instructions")?);
+            }
+            Ok(Reply::default())
+        })?;
+        let all = (DATAGRAM_ROUNDS as u64 * ROUND_DATAGRAMS) as f64;
+        Ok(Sample {
+            average: least as f64 / ROUND_DATAGRAMS as f64,
+            spread: None,
+            entries: entries.map(|entries| entries / all),
+        })
+    }
+}
