@@ -135,7 +135,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             return result;
         }
         self.show_consumed()?;
-        if matches!(result, Err(Stop::Refused(_))) {
+        if self.queue.in_flight && matches!(result, Err(Stop::Refused(_))) {
             self.settle_messages()?;
         }
         result

@@ -397,6 +397,8 @@ impl<W: Window> Emulator<W> {
                 .with_msi_gerror_abt_err(true);
         }
         self.irq.gerrorn = Gerror::from(value & u32::from(known));
+        // One that is made active by this stops the queue as any other.
+        self.ready = false;
         platform.show(reg::GERRORN, self.irq.gerrorn.into());
         self.resume(platform, physical)
     }

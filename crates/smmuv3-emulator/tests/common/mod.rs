@@ -53,6 +53,8 @@ pub struct Board {
     pub log: Log,
     /// Windows that are held.
     pub held: Rc<Cell<u32>>,
+    /// End of the owner's memory.
+    pub end: Rc<Cell<u64>>,
     /// Largest range that was asked for.
     pub largest: Rc<Cell<u64>>,
     /// How often each offset of windows was loaded.
@@ -66,6 +68,7 @@ impl Board {
             shown: Rc::default(),
             log: Log::default(),
             held: Rc::default(),
+            end: Rc::new(Cell::new(RAM + RAM_SIZE)),
             largest: Rc::default(),
             loads: Rc::default(),
         }
@@ -99,8 +102,8 @@ impl Board {
         self.shown.borrow().get(&offset).copied().unwrap_or(0)
     }
 
-    fn inside(range: Range<Ipa>) -> bool {
-        range.start().raw() >= RAM && range.end().raw() <= RAM + RAM_SIZE
+    fn inside(&self, range: Range<Ipa>) -> bool {
+        range.start().raw() >= RAM && range.end().raw() <= self.end.get()
     }
 }
 
@@ -162,7 +165,7 @@ impl Platform for Board {
     fn read(&self, at: Ipa, words: &mut [u64]) -> Result<(), Outside> {
         let bytes = words.len() as u64 * 8;
         let range = Range::from_size(at, bytes).map_err(|_| Outside)?;
-        if !Self::inside(range) {
+        if !self.inside(range) {
             return Err(Outside);
         }
         for (i, word) in words.iter_mut().enumerate() {
@@ -174,7 +177,7 @@ impl Platform for Board {
     fn store32(&self, at: Ipa, value: u32) -> Result<(), Outside> {
         assert_eq!(at.raw() % 4, 0);
         let range = Range::from_size(at, 4).map_err(|_| Outside)?;
-        if !Self::inside(range) {
+        if !self.inside(range) {
             return Err(Outside);
         }
         self.log.borrow_mut().push(Act::Store(at.raw(), value));
@@ -184,7 +187,7 @@ impl Platform for Board {
 
     fn open(&self, range: Range<Ipa>) -> Result<Held, Outside> {
         self.largest.set(self.largest.get().max(range.size()));
-        if !Self::inside(range) {
+        if !self.inside(range) {
             return Err(Outside);
         }
         self.held.set(self.held.get() + 1);
@@ -440,6 +443,19 @@ impl Machine {
             prod = (prod + 1) & ((2 << LOG2) - 1);
         }
         prod
+    }
+
+    /// The 32-bit write of `offset` until it took effect; what each time did.
+    pub fn repeat(&mut self, offset: u32, value: u32) -> Vec<Vec<Act>> {
+        let mut all = vec![];
+        loop {
+            let progress = self.write(offset, Size::Word, value.into());
+            all.push(self.take());
+            if progress == Progress::Done {
+                return all;
+            }
+            assert!(all.len() < 10_000, "never done");
+        }
     }
 
     /// Submits commands.
