@@ -79,16 +79,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Attached<'_, R, M, C> {
         if self.smmu.is_fenced() {
             return Failure::Fenced(error);
         }
+        // This fails without fencing only where the stream aborts as it is:
+        // beyond the physical stream table, or where there is no memory for an
+        // entry that says what it does already.
         match self.smmu.set(physical, &Translation::Abort) {
-            // Beyond the physical stream table everything aborts.
-            Ok(()) | Err(Error::StreamOutOfRange { .. }) => Failure::Stream { stream, error },
-            Err(error) => {
-                if !self.smmu.is_fenced() {
-                    // It must not go on with what it had.
-                    let _ = self.smmu.fence();
-                }
-                Failure::Fenced(error)
-            }
+            Err(error) if self.smmu.is_fenced() => Failure::Fenced(error),
+            _ => Failure::Stream { stream, error },
         }
     }
 

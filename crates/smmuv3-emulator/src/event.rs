@@ -77,13 +77,21 @@ pub fn translate(
             record: bad_entry(view, platform, stream, record),
             ours: false,
         },
-        EventKind::F_STREAM_DISABLED | EventKind::C_BAD_SUBSTREAMID | EventKind::C_BAD_CD => {
-            Translated::owners(base)
+        EventKind::C_BAD_CD | EventKind::F_CD_FETCH => Translated::owners(base),
+        // No substream (7.3.7).
+        EventKind::F_STREAM_DISABLED => {
+            Translated::owners(base.with_ssv(false).with_substream_bits(0))
         }
-        EventKind::F_CD_FETCH => Translated::owners(base),
-        EventKind::F_UUT | EventKind::F_TRANSL_FORBIDDEN => {
-            Translated::owners(access(base, record))
-        }
+        // The substream counts without SSV, which does not exist (7.3.9).
+        EventKind::C_BAD_SUBSTREAMID => Translated::owners(
+            base.with_ssv(false)
+                .with_substream_bits(record.substream_bits()),
+        ),
+        EventKind::F_UUT => Translated::owners(access(base, record)),
+        EventKind::F_TRANSL_FORBIDDEN => Translated::owners(
+            base.with_input_address(record.input_address())
+                .with_rnw(record.rnw()),
+        ),
         EventKind::F_BAD_ATS_TREQ => {
             Translated::owners(base.with_input_address(record.input_address()))
         }
