@@ -54,7 +54,7 @@ fn a_linear_table() {
     assert_eq!(place(&board, &linear, 256), None);
     assert_eq!(place(&board, &linear, u32::MAX), None);
     // Aligned to its size, 16 KiB; upper bits 63:56 and RA do not count.
-    let odd = table(TABLE + 0x3fc0 | 0xff << 56, 0, 0, 8);
+    let odd = table((TABLE + 0x3fc0) | (0xff << 56), 0, 0, 8);
     assert_eq!(place(&board, &odd, 1), Some(TABLE + 64));
     // SPLIT is ignored, reserved formats are linear.
     for fmt in [2, 3] {
