@@ -20,8 +20,8 @@ pub(crate) const ENTRY: u64 = Command::SIZE;
 /// The state of the queue but for its memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queue {
-    /// log2 of the number of entries while enabled, at most `IDR1.CMDQS`.
-    pub(crate) log2: u8,
+    /// Entries while enabled, a power of two.
+    size: u32,
     /// `CMDQ_PROD`.
     pub(crate) prod: u32,
     /// `CMDQ_CONS.RD`: the first command that is not consumed, or that waits.
@@ -51,7 +51,7 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn new(messages: bool, address_mask: u64) -> Self {
         Self {
-            log2: 0,
+            size: 1,
             prod: 0,
             cons: 0,
             shown: 0,
@@ -67,16 +67,21 @@ impl Queue {
         }
     }
 
-    /// Entries.
+    /// Makes it one of 2^`log2` entries, at most 2^19.
+    pub(crate) fn resize(&mut self, log2: u8) {
+        self.size = 1 << log2.min(19);
+    }
+
+    /// Entries, a power of two.
     #[inline]
     pub(crate) fn size(&self) -> u32 {
-        1 << (self.log2 & 31)
+        self.size
     }
 
     /// The bits of an index and its wrap bit.
     #[inline]
     pub(crate) fn wrap_mask(&self) -> u32 {
-        (2 << (self.log2 & 31)) - 1
+        2 * self.size - 1
     }
 
     #[inline]
@@ -120,8 +125,15 @@ pub(crate) struct Run<'a, P: Platform, Y> {
 impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// Processes what there is, completes what waits, and shows `CMDQ_CONS.RD`.
     /// After an error nothing is on its way that could overwrite it.
-    #[inline]
     pub(crate) fn run(&mut self) -> Result<(), Stop> {
+        let first = self.queue.cons;
+        let result = self.pass();
+        let consumed = self.queue.cons.wrapping_sub(first) & self.queue.wrap_mask();
+        self.counts.commands += u64::from(consumed);
+        result
+    }
+
+    fn pass(&mut self) -> Result<(), Stop> {
         let processed = self.process();
         if processed == Err(Stop::Broken) {
             return processed;
@@ -141,14 +153,13 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
         result
     }
 
-    #[inline]
     fn process(&mut self) -> Result<(), Stop> {
         let mut left = self.queue.prod.wrapping_sub(self.queue.cons) & self.queue.wrap_mask();
         if left > self.queue.size() {
             self.counts.inconsistent += 1;
             return Ok(());
         }
-        self.refresh(left.min(self.budget));
+        refresh(self.window, self.queue, left.min(self.budget));
         while left > 0 {
             let Some(budget) = self.budget.checked_sub(1) else {
                 return Err(Stop::Budget);
@@ -162,20 +173,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
         Ok(())
     }
 
-    /// Makes the owner's next `count` commands visible.
-    #[inline]
-    fn refresh(&self, count: u32) {
-        let first = self.queue.cons & (self.queue.size() - 1);
-        let straight = count.min(self.queue.size() - first);
-        self.window
-            .refresh(u64::from(first) * ENTRY, u64::from(straight) * ENTRY);
-        if straight < count {
-            self.window.refresh(0, u64::from(count - straight) * ENTRY);
-        }
-    }
-
     /// Consumes one command, unless it cannot be.
-    #[inline]
     fn one(&mut self, command: Command) -> Result<(), Stop> {
         match command.opcode() {
             Opcode::TLBI_NH_VA | Opcode::TLBI_NH_VAA => {
@@ -195,7 +193,6 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     #[inline]
     fn consume(&mut self) {
         self.queue.cons = self.queue.after(self.queue.cons);
-        self.counts.commands += 1;
     }
 
     #[inline(never)]
@@ -245,18 +242,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// `CMDQ_CONS`.
     #[cold]
     pub(crate) fn stop(&mut self, failure: Failure) -> Stop {
-        match failure {
-            Failure::Command(CommandError::ATC_INV_SYNC) => {
-                Stop::Refused(CommandError::ATC_INV_SYNC)
-            }
-            // A command of the emulation's making was refused: what the owner
-            // asked for is not done, and it must not believe so.
-            Failure::Command(_) | Failure::Stream { .. } => {
-                self.counts.refused += 1;
-                Stop::Refused(CommandError::ILL)
-            }
-            Failure::Fenced(_) => Stop::Broken,
-        }
+        stop(failure, self.counts)
     }
 
     /// Brings the physical streams up to date.
@@ -276,6 +262,32 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             Ok(false) => Err(Stop::Budget),
             Err(()) => Err(Stop::Broken),
         }
+    }
+}
+
+/// What a failure of the physical SMMU means for the command at `CMDQ_CONS`.
+#[cold]
+pub(crate) fn stop(failure: Failure, counts: &mut Counts) -> Stop {
+    match failure {
+        Failure::Command(CommandError::ATC_INV_SYNC) => Stop::Refused(CommandError::ATC_INV_SYNC),
+        // A command of the emulation's making was refused: what the owner asked
+        // for is not done, and it must not believe so.
+        Failure::Command(_) | Failure::Stream { .. } => {
+            counts.refused += 1;
+            Stop::Refused(CommandError::ILL)
+        }
+        Failure::Fenced(_) => Stop::Broken,
+    }
+}
+
+/// Makes the owner's next `count` commands visible.
+#[inline]
+pub(crate) fn refresh(window: &impl Window, queue: &Queue, count: u32) {
+    let first = queue.cons & (queue.size() - 1);
+    let straight = count.min(queue.size() - first);
+    window.refresh(u64::from(first) * ENTRY, u64::from(straight) * ENTRY);
+    if straight < count {
+        window.refresh(0, u64::from(count - straight) * ENTRY);
     }
 }
 

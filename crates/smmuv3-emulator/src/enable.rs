@@ -123,10 +123,12 @@ impl<W: Window> Emulator<W> {
         self.counts.writes += 1;
         self.queue.prod = value & INDEX;
         platform.show(reg::CMDQ_PROD, self.queue.prod);
-        if self.ready {
-            self.execute(platform, physical, WORK)
-        } else {
-            self.resume(platform, physical)
+        if !self.ready {
+            return self.resume(platform, physical);
+        }
+        match self.quick(platform, physical) {
+            Ok(progress) => progress,
+            Err(left) => self.execute(platform, physical, left),
         }
     }
 
@@ -196,7 +198,7 @@ impl<W: Window> Emulator<W> {
     }
 
     /// Processes commands; `ready` holds.
-    #[inline]
+    #[inline(never)]
     fn execute<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
@@ -227,7 +229,11 @@ impl<W: Window> Emulator<W> {
     }
 
     #[cold]
-    fn stopped<P: Platform<Window = W>>(&mut self, platform: &P, stop: Stop) -> Progress {
+    pub(crate) fn stopped<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        stop: Stop,
+    ) -> Progress {
         match stop {
             Stop::Budget => {
                 self.ready = !self.busy;
@@ -261,7 +267,7 @@ impl<W: Window> Emulator<W> {
 
     fn open_commands<P: Platform<Window = W>>(&mut self, platform: &P) {
         let queue = &mut self.queue;
-        queue.log2 = self.regs.cmdq_base.log2size().min(self.ids.idr1.cmdqs());
+        queue.resize(self.regs.cmdq_base.log2size().min(self.ids.idr1.cmdqs()));
         queue.cons &= queue.wrap_mask();
         queue.shown = queue.cons;
         queue.confirmed = queue.cons;
@@ -274,7 +280,8 @@ impl<W: Window> Emulator<W> {
     }
 
     fn commands_window<P: Platform<Window = W>>(&self, platform: &P) -> Option<W> {
-        open(platform, self.regs.cmdq_base, self.queue.log2, ENTRY)
+        let log2 = self.queue.size().ilog2();
+        open(platform, self.regs.cmdq_base, log2, ENTRY)
     }
 
     /// Commands that were consumed stay issued. Memory that the physical SMMU
@@ -301,7 +308,7 @@ impl<W: Window> Emulator<W> {
     fn open_events<P: Platform<Window = W>>(&mut self, platform: &P) {
         let base = self.regs.eventq_base;
         let log2 = base.log2size().min(self.ids.idr1.eventqs());
-        let window = open(platform, base, log2, EventRecord::SIZE);
+        let window = open(platform, base, log2.into(), EventRecord::SIZE);
         self.counts.bad_queues += u64::from(window.is_none());
         if let Some(old) = self.events.enable(window, log2) {
             platform.close(old);
@@ -312,7 +319,7 @@ impl<W: Window> Emulator<W> {
     fn open_pages<P: Platform<Window = W>>(&mut self, platform: &P) {
         let base = self.regs.priq_base;
         let log2 = base.log2size().min(self.ids.idr1.priqs());
-        let window = open(platform, base, log2, PageRequest::SIZE);
+        let window = open(platform, base, log2.into(), PageRequest::SIZE);
         self.counts.bad_queues += u64::from(window.is_none());
         if let Some(old) = self.pri.enable(window, log2) {
             platform.close(old);
@@ -323,8 +330,8 @@ impl<W: Window> Emulator<W> {
 
 /// Holds the memory of a queue of 2^`log2` entries. Its base is aligned to the
 /// larger of its size and 32 bytes by ignoring lower bits (6.3.26).
-fn open<P: Platform>(platform: &P, base: QueueBase, log2: u8, entry: u64) -> Option<P::Window> {
-    let bytes = entry.checked_shl(log2.into())?;
+fn open<P: Platform>(platform: &P, base: QueueBase, log2: u32, entry: u64) -> Option<P::Window> {
+    let bytes = entry.checked_shl(log2)?;
     let start = (base.addr_5() << 5) & !(bytes.max(32) - 1);
     let range = Range::from_size(Ipa::new(start), bytes).ok()?;
     platform.open(range).ok()

@@ -22,6 +22,7 @@ mod output_queue;
 mod physical;
 mod platform;
 mod pri_queue;
+mod quick;
 mod registers;
 mod shadow;
 mod ste;

@@ -59,6 +59,29 @@ pub(crate) fn by_address(ids: &Ids, vmid: Vmid, command: Command) -> Option<Comm
     with_range(command, new)
 }
 
+/// As [`by_address`] for what a driver sends most, CMD_TLBI_NH_VA with a level
+/// or without any range; `None`: look there.
+#[inline]
+pub(crate) fn by_plain_address(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
+    if command.opcode_bits() != Opcode::TLBI_NH_VA.0 || !ids.idr0.asid16() {
+        return None;
+    }
+    let (address, leaf) = (command.address(), command.leaf());
+    let new = Command::tlbi_nh_va(vmid, command.asid(), address, leaf);
+    if command.tg() == TLBI_TG_ANY || !ids.idr3.ril() {
+        Some(new)
+    } else if command.tg() == TLBI_TG_16K || command.ttl() == 0 {
+        None
+    } else {
+        Some(
+            new.with_tg(command.tg())
+                .with_ttl(command.ttl())
+                .with_scale(command.scale() & 0x1f)
+                .with_num(command.num()),
+        )
+    }
+}
+
 /// Adds range and level. The combination that says nothing is illegal; level 1
 /// of the 16 KiB granule counts as no level since `IDR5.DS` is 0, and so does
 /// the 6th bit of the scale. Ranges that are not aligned to their level

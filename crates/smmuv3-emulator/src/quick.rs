@@ -1,0 +1,105 @@
+//! What a driver sends thousands of times a second, in as few instructions as
+//! possible: invalidations by address, and one CMD_SYNC at the end that is told
+//! by a word in the queue. Anything else is left to [`commands`](crate::commands),
+//! which does the same for all commands.
+
+use crate::commands::{ENTRY, WORK, refresh, stop};
+use crate::translate::by_plain_address;
+use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
+use smmuv3_spec::command::{Command, Opcode, SIG_IRQ};
+use smmuv3_spec::reg;
+
+impl<W: Window> Emulator<W> {
+    /// Processes commands as far as they are of this kind. `ready` holds.
+    ///
+    /// # Errors
+    /// The work that is left to this call: the rest is not of this kind.
+    #[inline]
+    pub(crate) fn quick<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+    ) -> Result<Progress, u32> {
+        let Some(window) = self.window.as_ref() else {
+            return Err(WORK);
+        };
+        let queue = &mut self.queue;
+        let (wrap, entries) = (queue.wrap_mask(), queue.size() - 1);
+        let left = queue.prod.wrapping_sub(queue.cons) & wrap;
+        // Also: indices that contradict each other.
+        if left > queue.size().min(WORK) {
+            return Err(WORK);
+        }
+        refresh(window, queue, left);
+        let end = queue.prod & wrap;
+        let start = queue.cons;
+        let mut cons = start;
+        let vmid = physical.vmid();
+        let failed = loop {
+            if cons == end {
+                break None;
+            }
+            let at = u64::from(cons & entries) * ENTRY;
+            let command = Command([window.load(at), window.load(at + 8)]);
+            let next = (cons + 1) & wrap;
+            if let Some(new) = by_plain_address(&self.ids, vmid, command) {
+                if let Err(failure) = physical.issue(new) {
+                    break Some(failure);
+                }
+                cons = next;
+                continue;
+            }
+            let word = command
+                .msi_address()
+                .wrapping_sub(window.range().start().raw());
+            let polled = next == end
+                && command.opcode_bits() == Opcode::SYNC.0
+                && command.cs() == SIG_IRQ
+                && word < window.range().size()
+                && self.ids.idr0.msi()
+                && !queue.messages;
+            if !polled {
+                break None;
+            }
+            queue.fallible = false;
+            if let Err(failure) = physical.finish() {
+                break Some(failure);
+            }
+            let issued = u64::from(cons.wrapping_sub(start) & wrap);
+            queue.cons = next;
+            queue.shown = next;
+            queue.confirmed = next;
+            platform.show(reg::CMDQ_CONS, next);
+            // CMDQ_CONS first (3.18).
+            window.publish(word, 0);
+            window.store32(word, command.msi_data());
+            window.publish(word, 4);
+            self.counts.issued += issued;
+            self.counts.commands += issued + 1;
+            self.counts.syncs += 1;
+            return Ok(Progress::Done);
+        };
+        let issued = cons.wrapping_sub(start) & wrap;
+        queue.cons = cons;
+        self.counts.issued += u64::from(issued);
+        self.counts.commands += u64::from(issued);
+        match failed {
+            // At most WORK commands were there.
+            None => Err(WORK.saturating_sub(issued)),
+            Some(failure) => Ok(self.quick_failed(platform, failure)),
+        }
+    }
+
+    #[cold]
+    fn quick_failed<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        failure: Failure,
+    ) -> Progress {
+        if !matches!(failure, Failure::Fenced(_)) {
+            self.counts.failed_syncs += 1;
+        }
+        let stop = stop(failure, &mut self.counts);
+        self.stopped(platform, stop)
+    }
+}
