@@ -175,9 +175,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         if target.v() {
             return Ok(());
         }
-        store_words(&self.hw.mem, at, &target, 0..1);
-        self.hw.mem.publish(at, Ste::SIZE);
-        self.run_or_fence(&[Command::cfgi_ste(stream, true)])
+        self.store_word(stream, at, current, &target, 0)
     }
 
     /// Makes all traffic of `stream` abort, without events. When it returns,
