@@ -110,14 +110,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         quiesce(&self.hw)?;
         self.commands = CommandQueue::new(
             self.commands.base,
-            self.commands.ring.log2,
+            self.commands.ring.log2(),
             self.features.quirks.contains(Quirks::BOUNDED_BATCH),
         );
-        self.events = EventQueue::new(self.events.base, self.events.ring.log2);
+        self.events = EventQueue::new(self.events.base, self.events.ring.log2());
         self.requests = self
             .requests
             .take()
-            .map(|queue| RequestQueue::new(queue.base, queue.ring.log2));
+            .map(|queue| RequestQueue::new(queue.base, queue.ring.log2()));
         self.fenced = false;
         self.start().map_err(|error| match self.fence() {
             Ok(()) => error.into(),
@@ -139,10 +139,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let common = self.common.iter().flatten().map(|common| common.at);
         self.table.free_second_levels(mem, common);
         mem.free(self.table.base, self.table.shape.bytes());
-        mem.free(self.commands.base, command_bytes(self.commands.ring.log2));
-        mem.free(self.events.base, event_bytes(self.events.ring.log2));
+        mem.free(self.commands.base, command_bytes(self.commands.ring.log2()));
+        mem.free(self.events.base, event_bytes(self.events.ring.log2()));
         if let Some(queue) = &self.requests {
-            mem.free(queue.base, request_bytes(queue.ring.log2));
+            mem.free(queue.base, request_bytes(queue.ring.log2()));
         }
         Ok(())
     }
@@ -210,21 +210,21 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let commands = &self.commands;
         regs.write64(
             reg::CMDQ_BASE,
-            queue(commands.base, commands.ring.log2).into(),
+            queue(commands.base, commands.ring.log2()).into(),
         );
         regs.write32(reg::CMDQ_PROD, 0);
         regs.write32(reg::CMDQ_CONS, 0);
         let events = &self.events;
         regs.write64(
             reg::EVENTQ_BASE,
-            queue(events.base, events.ring.log2).into(),
+            queue(events.base, events.ring.log2()).into(),
         );
         regs.write32(reg::EVENTQ_PROD, OutputIndex::new().into());
         regs.write32(reg::EVENTQ_CONS, OutputIndex::new().into());
         if let Some(requests) = &self.requests {
             regs.write64(
                 reg::PRIQ_BASE,
-                queue(requests.base, requests.ring.log2).into(),
+                queue(requests.base, requests.ring.log2()).into(),
             );
             regs.write32(reg::PRIQ_PROD, OutputIndex::new().into());
             regs.write32(reg::PRIQ_CONS, OutputIndex::new().into());

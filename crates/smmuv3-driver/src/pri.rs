@@ -23,7 +23,7 @@ impl RequestQueue {
     pub(crate) fn new(base: PhysAddr, log2: u8) -> Self {
         Self {
             base,
-            ring: Ring { log2 },
+            ring: Ring::new(log2),
             cons: 0,
             acknowledged: false,
         }

@@ -12,37 +12,48 @@ use smmuv3_spec::reg;
 /// Positions of a queue: an index with a wrap bit above it (3.5.1).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
-    /// log2 of the number of entries, at most 19.
-    pub(crate) log2: u8,
+    /// Index and wrap bit of the last position.
+    mask: u32,
 }
 
 impl Ring {
+    /// `log2` of the number of entries is at most 19.
+    pub(crate) fn new(log2: u8) -> Self {
+        Self {
+            mask: (2 << log2) - 1,
+        }
+    }
+
+    pub(crate) fn log2(self) -> u8 {
+        self.entries().trailing_zeros() as u8
+    }
+
     #[inline]
     pub(crate) fn entries(self) -> u32 {
-        1 << self.log2
+        (self.mask >> 1) + 1
     }
 
     /// Index and wrap bit.
     #[inline]
     pub(crate) fn mask(self) -> u32 {
-        (2 << self.log2) - 1
+        self.mask
     }
 
     #[inline]
     pub(crate) fn slot(self, position: u32) -> u64 {
-        u64::from(position & (self.entries() - 1))
+        u64::from(position & (self.mask >> 1))
     }
 
     #[inline]
     pub(crate) fn next(self, position: u32) -> u32 {
-        position.wrapping_add(1) & self.mask()
+        position.wrapping_add(1) & self.mask
     }
 
     /// Entries from `from` up to `to`, at most [`entries`](Self::entries) in a
     /// consistent queue.
     #[inline]
     pub(crate) fn distance(self, from: u32, to: u32) -> u32 {
-        to.wrapping_sub(from) & self.mask()
+        to.wrapping_sub(from) & self.mask
     }
 }
 
@@ -70,6 +81,8 @@ pub(crate) struct CommandQueue {
     /// First command issued for somebody else that the SMMU refused, since it
     /// was last asked for.
     refused_issued: Option<Error>,
+    /// A CMD_SYNC needs a closer look: one of the above, or a quirk.
+    special: bool,
     bounded: bool,
     since_sync: u32,
 }
@@ -78,7 +91,7 @@ impl CommandQueue {
     pub(crate) fn new(base: PhysAddr, log2: u8, bounded: bool) -> Self {
         Self {
             base,
-            ring: Ring { log2 },
+            ring: Ring::new(log2),
             prod: 0,
             published: 0,
             cons: 0,
@@ -86,6 +99,7 @@ impl CommandQueue {
             foreign: 0,
             refused: None,
             refused_issued: None,
+            special: bounded,
             bounded,
             since_sync: 0,
         }
@@ -101,17 +115,39 @@ impl CommandQueue {
     pub(crate) fn begin(&mut self) {
         if !self.own {
             self.own = true;
+            self.special = true;
             self.foreign = self.ring.distance(self.cons, self.prod);
         }
     }
 
-    /// Adds a command. The SMMU sees it at the next [`kick`](Self::kick) at the
-    /// latest.
+    /// Adds a command if that is all there is to do; `false` if not. The SMMU
+    /// sees it at the next [`kick`](Self::kick) at the latest.
+    #[inline]
+    pub(crate) fn offer<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        command: Command,
+    ) -> bool {
+        let room = self.ring.distance(self.cons, self.prod) < self.ring.entries();
+        if room && !self.special {
+            self.put(hw, command);
+        }
+        room && !self.special
+    }
+
+    #[inline]
+    fn put<R: Registers, M: Memory, C: Clock>(&mut self, hw: &Hardware<R, M, C>, command: Command) {
+        let at = self.address(self.prod);
+        hw.mem.store(at, command.0[0]);
+        hw.mem.store(PhysAddr::new(at.raw() + 8), command.0[1]);
+        self.prod = self.ring.next(self.prod);
+    }
+
+    /// Adds a command, also where it takes waiting.
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::BadConsumer`], [`Error::ServiceFailure`]
     /// when the queue was full and did not drain.
-    #[inline]
     pub(crate) fn push<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -125,7 +161,6 @@ impl CommandQueue {
     }
 
     /// Puts a CMD_SYNC in between where there must be one.
-    #[cold]
     fn bound<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -142,7 +177,6 @@ impl CommandQueue {
         Ok(())
     }
 
-    #[inline]
     fn place<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -150,24 +184,12 @@ impl CommandQueue {
         command: Command,
     ) -> Result<(), Error> {
         if self.ring.distance(self.cons, self.prod) >= self.ring.entries() {
-            self.make_room(hw, stats)?;
+            self.kick(hw, stats);
+            let full = self.cons;
+            self.wait(hw, stats, |queue| queue.cons != full)?;
         }
-        let at = self.address(self.prod);
-        hw.mem.store(at, command.0[0]);
-        hw.mem.store(PhysAddr::new(at.raw() + 8), command.0[1]);
-        self.prod = self.ring.next(self.prod);
+        self.put(hw, command);
         Ok(())
-    }
-
-    #[cold]
-    fn make_room<R: Registers, M: Memory, C: Clock>(
-        &mut self,
-        hw: &Hardware<R, M, C>,
-        stats: &mut Stats,
-    ) -> Result<(), Error> {
-        self.kick(hw, stats);
-        let full = self.cons;
-        self.wait(hw, stats, |queue| queue.cons != full)
     }
 
     /// Makes everything pushed visible to the SMMU.
@@ -181,17 +203,42 @@ impl CommandQueue {
         if count == 0 {
             return;
         }
-        let first = self.ring.slot(self.published);
-        let until_end = u64::from(self.ring.entries()) - first;
+        let end = self.ring.slot(self.published) + count;
+        let wrapped = end.saturating_sub(self.ring.entries().into());
         let at = self.address(self.published);
-        hw.mem.publish(at, count.min(until_end) * Command::SIZE);
-        if count > until_end {
-            hw.mem
-                .publish(self.base, (count - until_end) * Command::SIZE);
+        hw.mem.publish(at, (count - wrapped) * Command::SIZE);
+        if wrapped != 0 {
+            hw.mem.publish(self.base, wrapped * Command::SIZE);
         }
         hw.regs.write32(reg::CMDQ_PROD, self.prod);
         self.published = self.prod;
         stats.commands += count;
+    }
+
+    /// [Offers](Self::offer) a CMD_SYNC; `true` if it and everything before it
+    /// is complete at the first look, and nothing was refused. That takes no
+    /// clock.
+    ///
+    /// With SIG_NONE, the consumption of the CMD_SYNC is its completion
+    /// (4.7.3), so CONS is all there is to look at.
+    #[inline]
+    pub(crate) fn sync_at_once<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        stats: &mut Stats,
+    ) -> bool {
+        if !self.offer(hw, Command::sync(SIG_NONE)) {
+            return false;
+        }
+        stats.syncs += 1;
+        self.kick(hw, stats);
+        let seen = hw.regs.read32(reg::CMDQ_CONS) & self.ring.mask();
+        // Else another CMD_SYNC will do no harm.
+        let done = seen == self.prod;
+        if done {
+            self.cons = seen;
+        }
+        done
     }
 
     /// Adds a CMD_SYNC and waits until it and everything before it completed.
@@ -200,44 +247,26 @@ impl CommandQueue {
     /// As [`push`](Self::push), and [`Error::Command`] when the SMMU refused a
     /// command of those that the caller asks for: the driver's own after
     /// [`begin`](Self::begin), else what was issued. The queue then works on.
-    #[inline]
     pub(crate) fn sync<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
     ) -> Result<(), Error> {
-        // With SIG_NONE, the consumption of the CMD_SYNC is its completion
-        // (4.7.3), so CONS is all there is to look at.
         self.push(hw, stats, Command::sync(SIG_NONE))?;
         stats.syncs += 1;
         self.kick(hw, stats);
         self.wait(hw, stats, |queue| queue.cons == queue.prod)?;
-        if core::mem::take(&mut self.own) {
-            self.refused.take().map_or(Ok(()), Err)
+        let own = core::mem::take(&mut self.own);
+        let refused = if own {
+            self.refused.take()
         } else {
-            self.refused_issued.take().map_or(Ok(()), Err)
-        }
+            self.refused_issued.take()
+        };
+        self.special = self.bounded || self.refused_issued.is_some();
+        refused.map_or(Ok(()), Err)
     }
 
-    /// The first look costs one register read and no clock: most commands are
-    /// done by then.
-    #[inline]
     fn wait<R: Registers, M: Memory, C: Clock>(
-        &mut self,
-        hw: &Hardware<R, M, C>,
-        stats: &mut Stats,
-        done: impl FnMut(&Self) -> bool,
-    ) -> Result<(), Error> {
-        let mut done = done;
-        self.observe(hw)?;
-        if done(self) {
-            return Ok(());
-        }
-        self.wait_on(hw, stats, done)
-    }
-
-    #[cold]
-    fn wait_on<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
@@ -265,7 +294,6 @@ impl CommandQueue {
 
     /// Reads how far the SMMU is. The index is checked: a value outside what
     /// was submitted would let commands be overwritten before they are read.
-    #[inline]
     fn observe<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -299,6 +327,7 @@ impl CommandQueue {
             &mut self.refused_issued
         };
         first.get_or_insert(Error::Command { error, opcode });
+        self.special = true;
     }
 
     /// Looks for a command error and, if there is one, replaces the command by

@@ -37,6 +37,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// [`Error::Fenced`], or a failure that fenced.
     #[inline]
     pub fn issue(&mut self, command: Command) -> Result<(), Error> {
+        if !self.fenced && self.commands.offer(&self.hw, command) {
+            return Ok(());
+        }
+        self.issue_slowly(command)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn issue_slowly(&mut self, command: Command) -> Result<(), Error> {
         self.usable()?;
         match self.push(command) {
             Ok(()) => Ok(()),
@@ -62,6 +71,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// unknown.
     #[inline]
     pub fn finish(&mut self) -> Result<(), Error> {
+        if !self.fenced && self.commands.sync_at_once(&self.hw, &mut self.stats) {
+            return Ok(());
+        }
+        self.finish_slowly()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn finish_slowly(&mut self) -> Result<(), Error> {
         self.usable()?;
         match self.sync() {
             Ok(()) => Ok(()),
