@@ -118,8 +118,9 @@ fn start(
     };
     // Where the pool goes does not matter for the size of the tree.
     let places = [loaded.image; PROTECTED];
-    let tree_bytes = HostTreePlan::identity(machine, &places).bytes_needed(&fdt) as u64;
-    let layout = Layout::plan(machine, &loaded, owners::pool_bytes(machine), tree_bytes)?;
+    let tree_bytes = HostTreePlan::new(machine, &places, true).bytes_needed(&fdt) as u64;
+    let pool_bytes = owners::pool_bytes(machine, &features);
+    let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
     memory::set_pool(layout.pool);
     owners::make_stacks(machine)?;
@@ -129,7 +130,7 @@ fn start(
     devices::take_gic(machine)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
-    let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected)?;
+    let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected, features.coherent)?;
     mmu::unmap(tree)?;
     let sharing = owners::make_host(machine, &features, ledger)?;
     report(machine, &protected, sharing);
@@ -174,6 +175,7 @@ fn write_host_tree(
     fdt: &Fdt<'_>,
     layout: &Layout,
     protected: &[Range<PhysAddr>],
+    coherent: bool,
 ) -> Result<usize, Refusal> {
     let area = layout.host_tree;
     mmu::map(area, MemoryType::Normal, Access::ReadWrite)?;
@@ -181,7 +183,7 @@ fn write_host_tree(
     // SAFETY: the range was just mapped read-write; it is free memory of the
     // host's, which does not run yet, and no other reference to it exists.
     let out = unsafe { core::slice::from_raw_parts_mut(area.start().raw() as *mut u8, len) };
-    let written = HostTreePlan::identity(machine, protected).write(fdt, out)?;
+    let written = HostTreePlan::new(machine, protected, coherent).write(fdt, out)?;
     // The host reads it with its caches off.
     mmu::clean_to_memory(area.start().raw(), written as u64);
     mmu::unmap(area)?;

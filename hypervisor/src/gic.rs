@@ -17,7 +17,7 @@ use crate::mmio::Device;
 use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, power};
 use crate::psci::this_affinity;
 use crate::smmu;
-use crate::sysreg::{isb, now_us, read_sysreg, write_sysreg};
+use crate::sysreg::{dsb_sy, isb, now_us, read_sysreg, write_sysreg};
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_gic_filter::{OWN_PRIORITY, Owned, clamp_priorities};
@@ -208,6 +208,26 @@ pub fn take(
     }
     TARGET.store(target, Ordering::Relaxed);
     GIC.call_once(|| gic);
+}
+
+/// The distributor, also where the GIC stays the host's: for [`raise`].
+static DISTRIBUTOR: Once<Device> = Once::new();
+
+/// Makes the distributor known to [`raise`].
+pub fn use_distributor(distributor: Device) {
+    DISTRIBUTOR.call_once(|| distributor);
+}
+
+/// Signals an edge on an SPI of the host's, from a device that EL2 emulates.
+/// Whether and where it is taken is the host's to say.
+pub fn raise(intid: u32) {
+    let spi = (32..1020).contains(&intid);
+    if let Some(distributor) = DISTRIBUTOR.get().filter(|_| spi) {
+        // What the interrupt is about must be seen before it.
+        dsb_sy();
+        let n = u64::from(intid);
+        distributor.write32(GICD_ISPENDR + n / 32 * 4, 1 << (n % 32));
+    }
 }
 
 /// Makes one of the hypervisor's interrupts pending again: its work was cut

@@ -4,7 +4,7 @@ use crate::host::Stage2Registers;
 use crate::memory::Shared;
 use crate::mmu;
 use portcullis_addr::{Ipa, PhysAddr};
-use portcullis_isolation::{HostSpace, Sharing};
+use portcullis_isolation::{HostSpace, Ledger, Sharing};
 use portcullis_pagetable::Bbm;
 use spin::{Mutex, Once};
 
@@ -12,6 +12,7 @@ use spin::{Mutex, Once};
 pub type Host = HostSpace<'static, Shared, Shared>;
 
 static HOST: Once<Mutex<Host>> = Once::new();
+static LEDGER: Once<Ledger<'static>> = Once::new();
 static STAGE2: Once<Stage2Registers> = Once::new();
 
 /// The host's VMID, on CPUs and SMMUs. 0 is left for "none".
@@ -30,7 +31,14 @@ pub fn set_host(space: Host) {
     let vtcr = 1 << 31 | ps << 16 | tg0 << 14 | 3 << 12 | 1 << 10 | 1 << 8 | sl0 << 6 | t0sz;
     let vttbr = u64::from(HOST_VMID) << 48 | space.cpu().root().raw();
     STAGE2.call_once(|| Stage2Registers { vtcr, vttbr });
+    LEDGER.call_once(|| *space.ledger());
     HOST.call_once(|| Mutex::new(space));
+}
+
+/// Who owns which page; `None` before the host's memory is known.
+#[must_use]
+pub fn ledger() -> Option<&'static Ledger<'static>> {
+    LEDGER.get()
 }
 
 /// Stage 2 of the host's CPUs.

@@ -9,22 +9,27 @@
 //! | `boot` | from the device tree to the host's first instruction |
 //! | `mmu`, `memory` | EL2's own translation and memory |
 //! | `smmu`, `gic` | the devices that EL2 drives |
+//! | `lend` | memory of the host's that EL2 looks at |
+//! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
 //! | `fatal` | when EL2 itself fails |
 #![no_std]
 #![no_main]
 
 mod boot;
+mod emulated;
 mod entry;
 mod fatal;
 mod gic;
 mod host;
 mod image;
+mod lend;
 mod log;
 mod machine;
 mod memory;
 mod mmio;
 mod mmu;
+mod nested;
 mod percpu;
 #[cfg(feature = "provoke")]
 mod provoke;

@@ -23,13 +23,13 @@ unsafe impl Sync for OwnTables {}
 static TABLES: OwnTables = OwnTables(UnsafeCell::new([0; OWN_TABLES * PAGE_SIZE as usize]));
 static TABLE_POOL: Mutex<Option<Pool<1>>> = Mutex::new(None);
 
-/// Bitmap words of the main pool: 64 MiB at most, more than any ledger needs
-/// below 16 TiB.
-const POOL_WORDS: usize = 256;
+/// Bitmap words of the main pool: 128 MiB at most. A ledger for 16 TiB takes 16
+/// MiB, and in nested mode each SMMU with 65,536 streams 4 MiB.
+const POOL_WORDS: usize = 512;
 
 static POOL: Mutex<Option<Pool<POOL_WORDS>>> = Mutex::new(None);
 static POOL_START: AtomicU64 = AtomicU64::new(0);
-static POOL_END: AtomicU64 = AtomicU64::new(0);
+static POOL_SIZE: AtomicU64 = AtomicU64::new(0);
 
 /// Where EL2's own tables lie, inside the image.
 fn own_tables() -> Option<Range<PhysAddr>> {
@@ -40,7 +40,7 @@ fn own_tables() -> Option<Range<PhysAddr>> {
 /// Hands the page pool to the allocator. `range` is mapped at EL2.
 pub fn set_pool(range: Range<PhysAddr>) {
     POOL_START.store(range.start().raw(), Ordering::Relaxed);
-    POOL_END.store(range.end().raw(), Ordering::Relaxed);
+    POOL_SIZE.store(range.size(), Ordering::Relaxed);
     *POOL.lock() = Pool::new(range).ok();
 }
 
@@ -80,6 +80,15 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Stops everything unless `at` is a word of EL2's own tables.
+    #[cold]
+    fn check_own(at: PhysAddr) {
+        let known = own_tables().is_some_and(|tables| tables.contains(at));
+        if !known || !at.is_aligned(8) {
+            crate::fatal::fatal(format_args!("no table or queue lies at {at}"));
+        }
+    }
+
     /// For walkers that see the caches: every CPU's, and a coherent SMMU's.
     pub const COHERENT: Self = Self { coherent: true };
 
@@ -90,14 +99,12 @@ impl Shared {
     }
 
     /// The word at `at`, which must lie in the pool or in EL2's own tables.
+    #[inline]
     fn word(at: PhysAddr) -> &'static AtomicU64 {
-        let inside = |start: u64, end: u64| start <= at.raw() && at.raw() < end;
-        let known = inside(
-            POOL_START.load(Ordering::Relaxed),
-            POOL_END.load(Ordering::Relaxed),
-        ) || own_tables().is_some_and(|tables| tables.contains(at));
-        if !known || !at.is_aligned(8) {
-            crate::fatal::fatal(format_args!("no table or queue lies at {at}"));
+        let start = POOL_START.load(Ordering::Relaxed);
+        let in_pool = at.raw().wrapping_sub(start) < POOL_SIZE.load(Ordering::Relaxed);
+        if !in_pool || !at.is_aligned(8) {
+            Self::check_own(at);
         }
         // SAFETY: the address is aligned and inside memory that is the
         // hypervisor's for ever, mapped one to one, and only ever accessed as
@@ -159,7 +166,8 @@ impl Allocator for Shared {
     }
 }
 
-/// Memory for EL2's own tables.
+/// Memory for EL2's own tables: pages of the image, and of the pool when those
+/// are used up.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnMemory;
 
@@ -208,7 +216,9 @@ impl Memory for OwnMemory {
 impl Allocator for OwnMemory {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
-        let at = Self::with(|pool| pool.allocate(count, bytes))?;
+        let Some(at) = Self::with(|pool| pool.allocate(count, bytes)) else {
+            return Shared::COHERENT.allocate(bytes);
+        };
         fill(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?, 0);
         Some(at)
     }
@@ -217,6 +227,9 @@ impl Allocator for OwnMemory {
         let Ok(count) = usize::try_from(bytes.div_ceil(PAGE_SIZE)) else {
             return;
         };
+        if !own_tables().is_some_and(|tables| tables.contains(at)) {
+            return Shared::COHERENT.free(at, bytes);
+        }
         // A page that is not taken back is lost, no more.
         let _ = Self::with(|pool| pool.free(at, count).ok());
     }

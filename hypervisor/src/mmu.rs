@@ -1,11 +1,12 @@
 //! EL2's own translation, one to one, and cache and TLB maintenance.
 //!
 //! Only what EL2 uses is mapped: its image and pool, the registers it drives,
-//! and during boot the tree and the modules it reads. The host's memory is not.
+//! and during boot the tree and the modules it reads. The host's memory is not,
+//! but for the pages that `lend` is asked to reach.
 
 use crate::image;
 use crate::memory::OwnMemory;
-use crate::percpu::PER_CPU;
+use crate::percpu::{self, MAX_CPUS, PER_CPU};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -165,6 +166,70 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
     let own = map.complete(plan);
     debug_assert!(own.is_ok());
     Ok(())
+}
+
+/// Where each CPU reaches one page at a time, by its index: the last 2 MiB of
+/// EL2's addresses, where no machine has anything.
+const SLOTS: u64 = (1 << 48) - (2 << 20);
+
+/// Maps `anchor`, a page of EL2's own, behind the slots, so that the table that
+/// they share is never freed: a CPU may have cached that it exists.
+pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
+    let at = slot(MAX_CPUS)?;
+    let mut guard = MAP.lock();
+    let map = guard.as_mut().ok_or(Error::Unfinished)?;
+    map.map(
+        at,
+        anchor,
+        El2Attributes {
+            memory: MemoryType::Normal,
+            access: Access::ReadOnly,
+        },
+    )?;
+    dsb_sy();
+    isb();
+    Ok(())
+}
+
+fn slot(index: usize) -> Result<Range<Va>, MapError> {
+    Range::from_size(Va::new(SLOTS + index as u64 * PAGE_SIZE), PAGE_SIZE)
+        .map_err(|_| Error::InputTooLarge)
+}
+
+/// Maps the page at `page` for this CPU alone while `use_it` runs, which gets
+/// its address. `use_it` must not call this again.
+pub fn with_page<T>(
+    page: PhysAddr,
+    memory: MemoryType,
+    use_it: impl FnOnce(u64) -> T,
+) -> Result<T, MapError> {
+    let at = slot(percpu::index())?;
+    let attributes = El2Attributes {
+        memory,
+        access: Access::ReadWrite,
+    };
+    let map = |change: &mut dyn FnMut(&mut Map) -> Result<(), MapError>| {
+        let mut guard = MAP.lock();
+        change(guard.as_mut().ok_or(Error::Unfinished)?)
+    };
+    map(&mut |map| map.map(at, page, attributes))?;
+    dsb_sy();
+    isb();
+    let result = use_it(at.start().raw());
+    map(&mut |map| {
+        let plan = map.unmap(at)?;
+        dsb_sy();
+        // SAFETY: dropping cached translations never changes what memory holds.
+        // No other CPU uses this address.
+        unsafe {
+            asm!("tlbi vae2, {}", "dsb nsh", "isb", in(reg) at.start().raw() >> 12,
+                 options(nostack));
+        }
+        let own = map.complete(plan);
+        debug_assert!(own.is_ok());
+        Ok(())
+    })?;
+    Ok(result)
 }
 
 /// What EL2 has at an address, for a failure report. Takes no lock for granted.

@@ -24,6 +24,8 @@ pub enum Reason {
     Sysreg,
     /// Data access that stage 2 does not map: GIC registers that are filtered.
     Gic,
+    /// Access to a register of an SMMU that the hypervisor emulates.
+    Smmu,
     /// Data access to what the host may not touch.
     DataAbort,
     /// Instruction fetch from what the host may not touch.
@@ -35,12 +37,13 @@ pub enum Reason {
 }
 
 /// Names of the reasons, in order, as the log prints them.
-pub const REASONS: [&str; 9] = [
+pub const REASONS: [&str; 10] = [
     "smc",
     "hvc",
     "sgi",
     "sysreg",
     "gic",
+    "smmu",
     "data_abort",
     "fetch_abort",
     "fiq",
@@ -89,6 +92,8 @@ pub struct PerCpu {
     pub refused_calls: AtomicU64,
     /// Writes to the GIC that were refused.
     pub refused_gic: AtomicU64,
+    /// Accesses to reserved registers of emulated SMMUs.
+    pub reserved_smmu: AtomicU64,
 }
 
 impl PerCpu {
@@ -108,6 +113,7 @@ impl PerCpu {
             entries: [const { AtomicU64::new(0) }; REASONS.len()],
             refused_calls: AtomicU64::new(0),
             refused_gic: AtomicU64::new(0),
+            reserved_smmu: AtomicU64::new(0),
         }
     }
 
@@ -139,10 +145,13 @@ pub fn index() -> usize {
 }
 
 /// This CPU's block.
+#[inline]
 #[must_use]
 pub fn this() -> &'static PerCpu {
-    // `index` is always in range; the fallback keeps a panic out of this path.
-    PER_CPU.get(index()).unwrap_or(&PER_CPU[0])
+    let block = read_sysreg!("tpidr_el2");
+    // SAFETY: `entry.rs` points TPIDR_EL2 to an element of `PER_CPU` before any
+    // Rust runs on the CPU, and nothing writes the register again.
+    unsafe { &*(block as *const PerCpu) }
 }
 
 /// The blocks of the CPUs that the device tree names.

@@ -256,13 +256,14 @@ fn print_counts() {
     }
     crate::smmu::report();
     let mut totals = [0u64; REASONS.len()];
-    let (mut calls, mut gic) = (0, 0);
+    let (mut calls, mut gic, mut smmu) = (0, 0, 0);
     for cpu in percpu::all() {
         for (total, counter) in totals.iter_mut().zip(&cpu.entries) {
             *total += counter.load(Ordering::Relaxed);
         }
         calls += cpu.refused_calls.load(Ordering::Relaxed);
         gic += cpu.refused_gic.load(Ordering::Relaxed);
+        smmu += cpu.reserved_smmu.load(Ordering::Relaxed);
     }
     struct Counts<'a>(&'a [u64]);
     impl core::fmt::Display for Counts<'_> {
@@ -274,7 +275,8 @@ fn print_counts() {
         }
     }
     info!(
-        "event=exit_counts total={}{} refused_calls={calls} refused_gic_writes={gic}",
+        "event=exit_counts total={}{} refused_calls={calls} refused_gic_writes={gic} \
+         reserved_smmu={smmu}",
         totals.iter().sum::<u64>(),
         Counts(&totals),
     );

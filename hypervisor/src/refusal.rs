@@ -5,6 +5,7 @@ use crate::smmu::BringUpError;
 use core::fmt;
 use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_boot::BootError;
+use portcullis_isolation::ShowError;
 use portcullis_ownership::{LedgerError, TransferError};
 use portcullis_pagetable::GeometryError;
 use smmuv3_driver::{FenceError, ProbeError};
@@ -41,6 +42,20 @@ pub enum Refusal {
         smmu: PhysAddr,
         /// What is missing.
         error: ProbeError,
+    },
+    /// An SMMU cannot translate in two stages, as nested mode needs.
+    NoNesting {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// It says that it can, and is known not to do it right.
+        unreliable: bool,
+    },
+    /// What the host is to see of an SMMU could not be set up.
+    Emulated {
+        /// The physical one's registers.
+        smmu: PhysAddr,
+        /// What went wrong.
+        error: ShowError,
     },
     /// An SMMU did not come up.
     BringUp {
@@ -119,6 +134,18 @@ impl fmt::Display for Reason<'_> {
                 write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
             }
             Refusal::Probe { smmu, error } => write!(f, "the SMMU at {smmu} does not fit: {error}"),
+            Refusal::NoNesting { smmu, unreliable } => write!(
+                f,
+                "the SMMU at {smmu} {}",
+                if *unreliable {
+                    "has an erratum that makes two stages of translation unreliable"
+                } else {
+                    "has no stage 1"
+                }
+            ),
+            Refusal::Emulated { smmu, error } => {
+                write!(f, "the host's view of the SMMU at {smmu}: {error}")
+            }
             Refusal::BringUp { smmu, error } => {
                 write!(f, "the SMMU at {smmu} could not be taken over: {error}")
             }
@@ -166,11 +193,13 @@ impl fmt::Display for Fix<'_> {
             Refusal::Fence { .. } | Refusal::BringUp { .. } => {
                 "check that the SMMU is powered and that nothing else drives it"
             }
+            Refusal::NoNesting { .. } => "use host-iommu=identity, which needs stage 2 alone",
             Refusal::CpuReach { .. } => "use less memory, or a CPU with more address bits",
             Refusal::TooManyCpus(_) => "use fewer CPUs, or build with a larger MAX_CPUS",
             Refusal::TooManyRanges(_) => "build with a larger WITHHELD",
             Refusal::PoolExhausted
             | Refusal::OwnMap(_)
+            | Refusal::Emulated { .. }
             | Refusal::HostTables(_)
             | Refusal::Geometry(_)
             | Refusal::Ledger(_)

@@ -1,24 +1,26 @@
-//! The physical SMMUs: bringing them up, their interrupts, and the fence.
+//! The physical SMMUs: what is known of them, and the fence.
+//!
+//! [`bring_up`] takes one over, `serve` handles what it reports, and `host` what
+//! the host does to the one it sees in its place.
 
+mod bring_up;
+mod host;
+mod serve;
+
+pub use bring_up::{BringUpError, bring_up};
+pub use host::{absent, present, store};
+pub use serve::{interrupt, needs_polling, poll, report};
+
+use crate::emulated::HostSide;
 use crate::gic;
-use crate::log::{RateLimit, error, info, warning};
 use crate::memory::Shared;
 use crate::mmio::Device;
 use crate::sysreg::now_us;
-use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use portcullis_addr::PhysAddr;
-use portcullis_boot::{Machine, SMMU_LIMIT};
-use smmuv3_driver::{Clock, Config, Drained, Features, Registers, Smmu, Stage2};
-use smmuv3_spec::StreamId;
+use portcullis_boot::SMMU_LIMIT;
+use smmuv3_driver::{Clock, Features, Registers, Smmu};
 use smmuv3_spec::reg::CR0ACK;
 use spin::{Mutex, Once};
-
-/// Records handled at once before the CPU goes back to the host.
-const BATCH: u32 = 64;
-
-/// How often a queue is looked at again while it fills up: all of it, once.
-const ROUNDS: u32 = 2048 / BATCH + 1;
 
 /// One SMMU's registers.
 #[derive(Clone, Copy, Debug)]
@@ -78,10 +80,19 @@ impl Lines {
     }
 }
 
+/// What one lock holds together.
+struct State {
+    driver: Driver,
+    /// What the host sees of it, in nested mode.
+    emulated: Option<host::Emulated>,
+}
+
 struct Instance {
     registers: Device,
     lines: Once<Lines>,
-    driver: Once<Mutex<Driver>>,
+    state: Once<Mutex<State>>,
+    /// The host's side of the emulated one, before there is a state.
+    host: Once<HostSide>,
     /// Somebody wants the queues looked at. Set before the lock is tried and
     /// looked at again after it is released, so that no interrupt is lost on a
     /// CPU that finds another at work.
@@ -95,8 +106,6 @@ impl Instance {
 }
 
 static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT];
-static FAULTS: RateLimit = RateLimit::new();
-static ERRORS: RateLimit = RateLimit::new();
 
 fn instances() -> impl Iterator<Item = &'static Instance> {
     SMMUS.iter().filter_map(Once::get)
@@ -142,7 +151,8 @@ pub fn register(index: usize, registers: Device) {
         slot.call_once(|| Instance {
             registers,
             lines: Once::new(),
-            driver: Once::new(),
+            state: Once::new(),
+            host: Once::new(),
             wanted: AtomicBool::new(false),
         });
     }
@@ -171,10 +181,10 @@ pub fn adopt(
 pub fn still_guard() -> bool {
     instances().all(|instance| {
         // A driver that is busy on another CPU will see for itself.
-        let Some(driver) = instance.driver.get().and_then(Mutex::try_lock) else {
+        let Some(state) = instance.state.get().and_then(Mutex::try_lock) else {
             return true;
         };
-        driver.is_fenced() || instance.registers.read32(CR0ACK.into()) & 1 != 0
+        state.driver.is_fenced() || instance.registers.read32(CR0ACK.into()) & 1 != 0
     })
 }
 
@@ -186,188 +196,5 @@ pub fn probe(index: usize) -> Result<Features, smmuv3_driver::ProbeError> {
     match SMMUS.get(index).and_then(Once::get) {
         Some(instance) => Features::probe(&Port(instance.registers)),
         None => Err(smmuv3_driver::ProbeError::NoStage2),
-    }
-}
-
-/// Why an SMMU could not be brought up. It is fenced.
-#[derive(Debug, thiserror::Error)]
-pub enum BringUpError {
-    /// The driver could not take it over.
-    #[error(transparent)]
-    Init(#[from] smmuv3_driver::InitError),
-    /// A stream could not be given its translation.
-    #[error("stream {0}: {1}")]
-    Attach(StreamId, smmuv3_driver::Error),
-}
-
-/// Takes an SMMU over, with every stream in abort, and attaches to `stage2`
-/// those that the device tree names.
-///
-/// # Errors
-/// [`BringUpError`]; the SMMU is then fenced.
-pub fn bring_up(
-    index: usize,
-    machine: &Machine,
-    coherent: bool,
-    stage2: &Stage2,
-) -> Result<(), BringUpError> {
-    let Some(instance) = SMMUS.get(index).and_then(Once::get) else {
-        return Ok(());
-    };
-    let mut driver = Smmu::new(
-        Port(instance.registers),
-        Shared::new(coherent),
-        SystemCounter,
-        Config {
-            // A transfer of 4 KiB that faults in pieces of 4 bytes, as QEMU
-            // makes them, fits with room to spare.
-            event_log2: 11,
-            ..Config::default()
-        },
-    )?;
-    let bits = driver.stream_bits();
-    let mut attached = 0u64;
-    for range in machine.streams.iter().filter(|range| range.smmu == index) {
-        // What the SMMU cannot tell apart, no device can send.
-        let limit = u32::try_from((1u64 << bits) - 1).unwrap_or(u32::MAX);
-        if range.first > limit {
-            continue;
-        }
-        let last = range.last.min(limit);
-        let (first, last) = (StreamId(range.first), StreamId(last));
-        if let Err(error) = driver.attach_range(first, last, stage2) {
-            // The driver fences on what leaves it in doubt; the rest is ours.
-            let _ = driver.fence();
-            return Err(BringUpError::Attach(first, error));
-        }
-        attached += u64::from(last.0 - first.0) + 1;
-    }
-    info!(
-        "event=smmu_ready smmu={} {} streams_attached={attached}",
-        instance.registers.range().start(),
-        driver.features(),
-    );
-    instance.driver.call_once(|| Mutex::new(driver));
-    Ok(())
-}
-
-/// An interrupt of an SMMU arrived. `false` when its work is not finished and
-/// the interrupt was made pending again.
-#[must_use]
-pub fn interrupt(intid: u32) -> bool {
-    let mut finished = true;
-    for instance in instances() {
-        let lines = instance.lines();
-        if [lines.event, lines.error].contains(&Some(intid)) {
-            finished &= attend(instance);
-        }
-    }
-    finished
-}
-
-/// Whether some SMMU has no interrupt that comes to EL2, so that it is looked
-/// at whenever EL2 runs for another reason.
-#[must_use]
-pub fn needs_polling() -> bool {
-    instances().any(|instance| !instance.lines().suffice())
-}
-
-/// Looks at every SMMU.
-pub fn poll() {
-    for instance in instances() {
-        attend(instance);
-    }
-}
-
-/// Looks at an SMMU; `false` when there was more than one turn's work.
-fn attend(instance: &Instance) -> bool {
-    let Some(mutex) = instance.driver.get() else {
-        return true;
-    };
-    instance.wanted.store(true, Ordering::SeqCst);
-    for _ in 0..ROUNDS {
-        // Another CPU that holds the lock looks at `wanted` when it is done.
-        let Some(mut driver) = mutex.try_lock() else {
-            return true;
-        };
-        instance.wanted.store(false, Ordering::SeqCst);
-        let more = look(instance, &mut driver);
-        drop(driver);
-        if !more && !instance.wanted.load(Ordering::SeqCst) {
-            return true;
-        }
-    }
-    // A queue that fills as fast as it is read raises no interrupt again,
-    // since it is never empty (IHI 0070, 3.18.2). So the interrupt is made
-    // pending: whoever faults that fast takes its own CPU's time.
-    if let Some(intid) = instance.lines().event {
-        gic::pend_again(intid);
-    }
-    false
-}
-
-/// Handles what an SMMU has to say, in a bounded amount; `true` when there was
-/// something.
-fn look(instance: &Instance, driver: &mut Driver) -> bool {
-    let smmu = instance.registers.range().start();
-    let was_fenced = driver.is_fenced();
-    if let Some(errors) = driver.handle_gerror() {
-        if let Some(dropped) = ERRORS.take() {
-            error!("event=smmu_error smmu={smmu} {errors} dropped={dropped}");
-        }
-        if driver.is_fenced() && !was_fenced {
-            error!("event=smmu_fenced smmu={smmu} reason=\"it stopped serving\"");
-        }
-    }
-    let drained = driver.drain_events(BATCH, |event| {
-        if let Some(dropped) = FAULTS.take() {
-            warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");
-        }
-    });
-    report_loss(smmu, &drained);
-    drained.events != 0
-}
-
-fn report_loss(smmu: PhysAddr, drained: &Drained) {
-    if drained.overflowed
-        && let Some(dropped) = ERRORS.take()
-    {
-        warning!("event=smmu_events_lost smmu={smmu} dropped={dropped}");
-    }
-    if drained.inconsistent
-        && let Some(dropped) = ERRORS.take()
-    {
-        error!("event=smmu_queue_inconsistent smmu={smmu} dropped={dropped}");
-    }
-}
-
-/// Prints what each SMMU did.
-pub fn report() {
-    for instance in instances() {
-        if let Some(driver) = instance.driver.get().and_then(Mutex::try_lock) {
-            let stats = driver.stats();
-            info!(
-                "event=smmu_counts smmu={} commands={} syncs={} command_errors={} events={} \
-                 overflows={} timeouts={} global_errors={} fenced={}",
-                instance.registers.range().start(),
-                stats.commands,
-                stats.syncs,
-                stats.command_errors,
-                stats.events,
-                stats.overflows,
-                stats.timeouts,
-                stats.global_errors,
-                YesNo(driver.is_fenced()),
-            );
-        }
-    }
-}
-
-/// A flag as the log writes it.
-struct YesNo(bool);
-
-impl Display for YesNo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0 { "yes" } else { "no" })
     }
 }

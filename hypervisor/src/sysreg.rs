@@ -75,6 +75,34 @@ pub fn now_us() -> u64 {
         .saturating_add(rest.saturating_mul(1_000_000) / hz)
 }
 
+/// What the host's own translation makes of an address that it accessed: the IPA
+/// (DDI 0487, AT S1E1R). `None` when it translates no longer, since another CPU
+/// of the host's may have changed the tables. PAR_EL1, which is the host's, is
+/// kept.
+#[inline]
+#[must_use]
+pub fn host_ipa(va: u64) -> Option<u64> {
+    const FAILED: u64 = 1;
+    const PAGE: u64 = 0x000f_ffff_ffff_f000;
+    let result: u64;
+    // SAFETY: the instruction looks a translation up and touches no memory that
+    // Rust knows; the register it leaves the result in is put back.
+    unsafe {
+        asm!(
+            "mrs {host}, par_el1",
+            "at s1e1r, {va}",
+            "isb",
+            "mrs {result}, par_el1",
+            "msr par_el1, {host}",
+            host = out(reg) _,
+            va = in(reg) va,
+            result = out(reg) result,
+            options(nostack, preserves_flags)
+        );
+    }
+    (result & FAILED == 0).then_some(result & PAGE | va & 0xfff)
+}
+
 /// One identification field of 4 bits at `shift`.
 #[must_use]
 pub fn id_field(register: u64, shift: u32) -> u64 {

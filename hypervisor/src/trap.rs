@@ -4,7 +4,7 @@
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::read_sysreg;
-use crate::{gic, host, psci, smmu};
+use crate::{gic, host, nested, psci, smmu};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
 #[repr(C)]
@@ -88,12 +88,19 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
 
 fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     let far = read_sysreg!("far_el2");
+    // What is mapped and not permitted is a register of an emulated SMMU.
+    if is_permission_fault(esr) && nested::store(cpu, frame, esr, far) {
+        return;
+    }
     let ipa = fault_ipa(esr);
     if let Some(access) = ipa.and_then(|ipa| gic::Access::decode(esr, ipa))
         && gic::mmio(cpu, frame, access)
     {
         cpu.count(Reason::Gic);
         frame.skip();
+        return;
+    }
+    if ipa.is_some_and(|ipa| nested::reserved(cpu, frame, esr, ipa)) {
         return;
     }
     cpu.count(Reason::DataAbort);
@@ -108,13 +115,19 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
 /// own table walk: only then does HPFAR_EL2 hold it. `None` for a permission
 /// fault, such as a fetch from registers (DDI 0487, HPFAR_EL2).
 fn fault_ipa(esr: u64) -> Option<u64> {
-    const S1PTW: u64 = 1 << 7;
-    let permission = (0x0c..0x10).contains(&(esr & 0x3f));
-    if permission && esr & S1PTW == 0 {
+    if is_permission_fault(esr) {
         return None;
     }
     let page = (read_sysreg!("hpfar_el2") & 0xfff_ffff_fff0) << 8;
     Some(page | read_sysreg!("far_el2") & 0xfff)
+}
+
+/// Whether stage 2 maps what was accessed, and does not permit the access. The
+/// host's own table walk is another matter.
+#[inline]
+fn is_permission_fault(esr: u64) -> bool {
+    const S1PTW: u64 = 1 << 7;
+    esr & (0x3c | S1PTW) == 0x0c
 }
 
 struct Address(Option<u64>);

@@ -8,8 +8,8 @@ use crate::percpu::{MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
 use crate::{mmu, smmu};
 use core::sync::atomic::Ordering;
-use portcullis_addr::{Address, PhysAddr, Range};
-use portcullis_boot::{Gic, Interrupt, Machine, Smmu, Trigger};
+use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
+use portcullis_boot::{Gic, HostIommu, Interrupt, Machine, Smmu, Trigger};
 use portcullis_pagetable::{Access, Bbm, MemoryType};
 use smmuv3_driver::Features;
 
@@ -97,6 +97,8 @@ pub(super) struct Common {
     pub(super) bits: u8,
     pub(super) bbm: Bbm,
     pub(super) coherent: bool,
+    /// Bits of the largest StreamID.
+    pub(super) stream_bits: u8,
 }
 
 pub(super) fn check_smmus(machine: &Machine) -> Result<Common, Refusal> {
@@ -107,12 +109,20 @@ pub(super) fn check_smmus(machine: &Machine) -> Result<Common, Refusal> {
         bits: need,
         bbm: Bbm::Level2,
         coherent: true,
+        stream_bits: 0,
     };
     for (index, found) in machine.smmus.iter().enumerate() {
         let at = found.registers.start();
         let refused = |error| Refusal::Probe { smmu: at, error };
         let features = smmu::probe(index).map_err(refused)?;
         features.require_stage2(ram_bits).map_err(refused)?;
+        if machine.host_iommu == HostIommu::Nested && !features.nesting() {
+            return Err(Refusal::NoNesting {
+                smmu: at,
+                unreliable: features.stage1(),
+            });
+        }
+        common.stream_bits = common.stream_bits.max(features.stream_bits());
         common.bits = common.bits.min(features.output_bits());
         common.bbm = common.bbm.min(bbm(&features));
         common.coherent &= features.coherent() && found.coherent;
@@ -138,6 +148,14 @@ fn bbm(features: &Features) -> Bbm {
 
 /// Takes the SMMUs' interrupts, where the GIC lets us.
 pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
+    if machine.host_iommu == HostIommu::Nested {
+        // To raise the interrupts of what the host sees, whoever has the GIC.
+        let registers = machine.gic.distributor();
+        let first = Range::from_size(registers.start(), PAGE_SIZE)
+            .map_err(|_| Refusal::RegistersInMemory(registers))?;
+        mmu::map_missing(first, MemoryType::Device, Access::ReadWrite)?;
+        gic::use_distributor(Device::from_mapped(first));
+    }
     let Gic::V3(v3) = &machine.gic else {
         info!("event=interrupts_polled reason=\"the GIC is no GICv3\"");
         return Ok(());

@@ -1,20 +1,22 @@
 //! Memory shared out: the pool, the ledger, and the host's view of the rest.
 
 use super::devices::Common;
-use crate::machine::HOST_VMID;
+use crate::emulated::HostSide;
+use crate::machine::{HOST_VMID, Host};
 use crate::memory::{self, Shared};
 use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
 use crate::sysreg::read_sysreg;
-use crate::{gic, machine, mmu, smmu};
+use crate::{gic, lend, machine, mmu, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
-use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{BANK_LIMIT, Gic, Machine};
+use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_boot::{BANK_LIMIT, Gic, HostIommu, Machine};
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Entry, Owner};
 use portcullis_pagetable::{Geometry, Granule};
 use smmuv3_driver::Stage2;
 use smmuv3_spec::Vmid;
+use smmuv3_spec::ste::Ste;
 use spin::Once;
 
 /// Bytes of a CPU's stack.
@@ -26,6 +28,9 @@ pub const FATAL_STACK: u64 = 8 << 10;
 const POOL_BASE: u64 = 640 << 10;
 /// Pool memory for each SMMU's queues and stream table.
 const POOL_SMMU: u64 = 96 << 10;
+/// Pool memory for what the host sees of each SMMU in nested mode: its register
+/// pages, and EL2's tables for the host's queues.
+const POOL_EMULATED: u64 = 96 << 10;
 
 static BANKS: Once<Banks> = Once::new();
 
@@ -52,10 +57,35 @@ pub(super) fn ram_pages(machine: &Machine) -> u64 {
         .sum()
 }
 
-pub(super) fn pool_bytes(machine: &Machine) -> u64 {
+pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
     let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
     let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
-    ledger + cpus + POOL_BASE + machine.smmus.len() as u64 * POOL_SMMU
+    let smmu = match machine.host_iommu {
+        HostIommu::Nested => POOL_SMMU + POOL_EMULATED,
+        _ => POOL_SMMU,
+    };
+    let streams = match machine.host_iommu {
+        HostIommu::Nested => entry_bytes(machine, common),
+        _ => 0,
+    };
+    ledger + cpus + POOL_BASE + machine.smmus.len() as u64 * smmu + streams
+}
+
+/// Bytes of the stream table entries when the host gives each stream of its
+/// own another translation: 64 for each, in tables of 64 entries, or of up to
+/// 1,024 where StreamIDs have more than 16 bits.
+fn entry_bytes(machine: &Machine, common: &Common) -> u64 {
+    let leaf: u64 = if common.stream_bits <= 16 { 64 } else { 1024 };
+    let limit = (1u64 << common.stream_bits.min(32)) - 1;
+    machine
+        .streams
+        .iter()
+        .filter(|range| u64::from(range.first) <= limit)
+        .map(|range| {
+            let last = u64::from(range.last).min(limit);
+            (last / leaf - u64::from(range.first) / leaf + 1) * leaf * Ste::SIZE
+        })
+        .fold(0, u64::saturating_add)
 }
 
 /// Bytes of a bank's ledger, in whole pages.
@@ -166,7 +196,7 @@ pub(super) fn make_host(
             return Err(Refusal::DoorbellWithheld(its.registers));
         }
     }
-    let space = HostSpace::new(
+    let mut space = HostSpace::new(
         ledger,
         tables,
         Shared::COHERENT,
@@ -188,6 +218,9 @@ pub(super) fn make_host(
         ps: geometry.ps() as u8,
     };
     let sharing = space.sharing();
+    if machine.host_iommu == HostIommu::Nested {
+        show_smmus(machine, common.coherent, &mut space)?;
+    }
     machine::set_host(space);
     for (index, found) in machine.smmus.iter().enumerate() {
         smmu::bring_up(index, machine, common.coherent, &stage2).map_err(|error| {
@@ -198,6 +231,32 @@ pub(super) fn make_host(
         })?;
     }
     Ok(sharing)
+}
+
+/// Puts the register pages of emulated SMMUs where the host looks for the
+/// physical ones'.
+fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(), Refusal> {
+    let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
+    lend::prepare(coherent, anchor.start())?;
+    for (index, (found, lines)) in machine
+        .smmus
+        .iter()
+        .zip(machine.host_lines.iter())
+        .enumerate()
+    {
+        let smmu = found.registers.start();
+        let host = HostSide::new(*lines, coherent)?.ok_or(Refusal::PoolExhausted)?;
+        for (offset, page) in host.pages() {
+            let at = smmu
+                .checked_add(offset.into())
+                .ok_or(Refusal::SmmuTooSmall(found.registers))?;
+            space
+                .show(Ipa::new(at.raw()), page)
+                .map_err(|error| Refusal::Emulated { smmu, error })?;
+        }
+        smmu::present(index, host);
+    }
+    Ok(())
 }
 
 /// Ranges of registers that can be withheld from the host.

@@ -1,0 +1,263 @@
+//! Memory of the host's that EL2 reaches for an emulated device: its queues, as
+//! long as they are enabled, and single words elsewhere.
+//!
+//! The host goes on writing it. So there is never a Rust reference to it, only
+//! single loads and stores, and each page is pinned in the ledger, so that it
+//! stays the host's as long as EL2 looks at it.
+
+use crate::machine;
+use crate::mmu;
+use crate::sysreg::{dmb_sy, dsb_sy};
+use core::sync::atomic::{AtomicBool, Ordering};
+use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_ownership::Owner;
+use portcullis_pagetable::{Access, MemoryType};
+use spin::Mutex;
+
+/// Most windows: a few for each of 16 SMMUs.
+const LIMIT: usize = 64;
+
+/// Pages of the windows there are, which EL2 has mapped one to one. A page may be
+/// in several.
+static LENT: Mutex<[Option<Range<PhysAddr>>; LIMIT]> = Mutex::new([None; LIMIT]);
+
+/// Whether the SMMUs see the caches. Where they do not, the host maps what it
+/// shares with them non-cacheable, and so does EL2.
+static COHERENT: AtomicBool = AtomicBool::new(true);
+
+/// Prepares the means of this module. To be called once, while one CPU runs.
+/// `anchor` is a page of EL2's own.
+pub fn prepare(coherent: bool, anchor: PhysAddr) -> Result<(), mmu::MapError> {
+    COHERENT.store(coherent, Ordering::Relaxed);
+    mmu::prepare_slots(anchor)
+}
+
+fn memory() -> MemoryType {
+    if COHERENT.load(Ordering::Relaxed) {
+        MemoryType::Normal
+    } else {
+        MemoryType::NormalNonCacheable
+    }
+}
+
+/// Memory of the host's that is mapped at EL2 and pinned.
+#[derive(Debug)]
+pub struct Lent {
+    range: Range<PhysAddr>,
+}
+
+/// What belongs to the host at an address is at the same physical one.
+fn identity(range: Range<Ipa>) -> Option<Range<PhysAddr>> {
+    Range::from_size(PhysAddr::new(range.start().raw()), range.size()).ok()
+}
+
+impl Lent {
+    /// Pins and maps every page that `range` touches. `None` when one is not
+    /// the host's, or there is no room; nothing has changed then.
+    pub fn open(range: Range<Ipa>) -> Option<Self> {
+        let range = identity(range)?;
+        let pages = range.page_outward()?;
+        let ledger = machine::ledger()?;
+        ledger.pin(pages, Owner::HOST).ok()?;
+        if map(pages) {
+            return Some(Self { range });
+        }
+        let counted = ledger.unpin(pages);
+        debug_assert!(counted.is_ok());
+        None
+    }
+
+    /// Unmaps it, unless another window needs the page, and lets go of it.
+    pub fn close(self) {
+        let Some(pages) = self.range.page_outward() else {
+            return;
+        };
+        // What could not be unmapped stays the host's for ever.
+        if unmap(pages)
+            && let Some(ledger) = machine::ledger()
+        {
+            let counted = ledger.unpin(pages);
+            debug_assert!(counted.is_ok());
+        }
+    }
+
+    /// Where it is.
+    pub fn range(&self) -> Range<PhysAddr> {
+        self.range
+    }
+
+    /// The address of `size` bytes at `offset`, a multiple of `size`.
+    #[inline]
+    fn at(&self, offset: u64, size: u64) -> Option<u64> {
+        let inside = offset < self.range.size() && self.range.size() - offset >= size;
+        let at = self.range.start().raw().wrapping_add(offset);
+        (inside && at & (size - 1) == 0).then_some(at)
+    }
+
+    /// The physical address of the 32 bits at `offset`.
+    pub fn physical(&self, offset: u64) -> Option<PhysAddr> {
+        self.at(offset, 4).map(PhysAddr::new)
+    }
+
+    /// Loads 64 bits, once; 0 outside.
+    #[inline]
+    pub fn load(&self, offset: u64) -> u64 {
+        match self.at(offset, 8) {
+            // SAFETY: inside pages that are mapped as memory and stay the
+            // host's while `self` exists; no reference to them exists, and any
+            // value is a valid u64.
+            Some(at) => unsafe { core::ptr::read_volatile(at as *const u64) },
+            None => 0,
+        }
+    }
+
+    /// Stores 64 bits; nothing outside.
+    #[inline]
+    pub fn store(&self, offset: u64, value: u64) {
+        if let Some(at) = self.at(offset, 8) {
+            // SAFETY: as for `load`; the memory is none that Rust knows.
+            unsafe { core::ptr::write_volatile(at as *mut u64, value) }
+        }
+    }
+
+    /// Stores 32 bits; nothing outside.
+    #[inline]
+    pub fn store32(&self, offset: u64, value: u32) {
+        if let Some(at) = self.at(offset, 4) {
+            // SAFETY: as for `store`.
+            unsafe { core::ptr::write_volatile(at as *mut u32, value) }
+        }
+    }
+}
+
+/// Orders what was stored before what is stored next, for every observer.
+/// Mapped as the host maps it, no cache is in between.
+#[inline]
+pub fn publish() {
+    dmb_sy();
+}
+
+/// Orders what was loaded, or what a trapped store of this CPU promised, before
+/// what is loaded next.
+#[inline]
+pub fn refresh() {
+    dmb_sy();
+}
+
+/// Calls `each` with the runs of `pages` that no window of `lent` has.
+fn uncovered(
+    lent: &[Option<Range<PhysAddr>>],
+    pages: Range<PhysAddr>,
+    mut each: impl FnMut(Range<PhysAddr>) -> bool,
+) -> bool {
+    let covered = |at: PhysAddr| lent.iter().flatten().any(|range| range.contains(at));
+    let mut from = None;
+    let mut at = pages.start();
+    loop {
+        let inside = at < pages.end();
+        if inside && !covered(at) {
+            from = from.or(Some(at));
+        } else if let Some(start) = from.take()
+            && let Ok(run) = Range::new(start, at)
+            && !each(run)
+        {
+            return false;
+        }
+        match at.checked_add(PAGE_SIZE) {
+            Some(next) if inside => at = next,
+            _ => return true,
+        }
+    }
+}
+
+/// Adds a window; `false` when it cannot be mapped.
+fn map(pages: Range<PhysAddr>) -> bool {
+    let mut lent = LENT.lock();
+    let Some(free) = lent.iter().position(Option::is_none) else {
+        return false;
+    };
+    let mut done = pages.start();
+    let mapped = uncovered(&*lent, pages, |run| {
+        let mapped = mmu::map(run, memory(), Access::ReadWrite).is_ok();
+        if mapped {
+            done = run.end();
+        }
+        mapped
+    });
+    if mapped {
+        if let Some(slot) = lent.get_mut(free) {
+            *slot = Some(pages);
+        }
+    } else if let Ok(part) = Range::new(pages.start(), done) {
+        uncovered(&*lent, part, |run| mmu::unmap(run).is_ok());
+    }
+    mapped
+}
+
+/// Removes a window; `false` when some of it is still mapped.
+fn unmap(pages: Range<PhysAddr>) -> bool {
+    let mut lent = LENT.lock();
+    let Some(slot) = lent.iter_mut().find(|range| **range == Some(pages)) else {
+        return false;
+    };
+    *slot = None;
+    uncovered(&*lent, pages, |run| mmu::unmap(run).is_ok())
+}
+
+/// Calls `use_it` with an address at which this CPU has the `bytes` bytes at
+/// `at`, which do not cross a page. `None` when the page is not the host's.
+fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
+    let offset = at.raw() & (PAGE_SIZE - 1);
+    if offset + bytes > PAGE_SIZE {
+        return None;
+    }
+    let page = PhysAddr::new(at.raw() - offset);
+    let pages = Range::from_size(page, PAGE_SIZE).ok()?;
+    let ledger = machine::ledger()?;
+    ledger.pin(pages, Owner::HOST).ok()?;
+    let result = mmu::with_page(page, memory(), |mapped| use_it(mapped + offset));
+    let counted = ledger.unpin(pages);
+    debug_assert!(counted.is_ok());
+    result.ok()
+}
+
+/// Copies words of the host's from `at`, a multiple of 8. `false` when they are
+/// not all its own; what `words` holds then means nothing.
+pub fn read(at: Ipa, words: &mut [u64]) -> bool {
+    let mut at = at;
+    let mut rest = words;
+    if !at.is_aligned(8) {
+        return false;
+    }
+    while !rest.is_empty() {
+        let here = (PAGE_SIZE - (at.raw() & (PAGE_SIZE - 1))) / 8;
+        let count = rest.len().min(usize::try_from(here).unwrap_or(1));
+        let (now, later) = rest.split_at_mut(count);
+        let bytes = count as u64 * 8;
+        let copied = with(at, bytes, |mapped| {
+            for (word, from) in now.iter_mut().zip((mapped..).step_by(8)) {
+                // SAFETY: as for `Lent::load`: `with` has mapped and pinned the
+                // page, and the words lie in it.
+                *word = unsafe { core::ptr::read_volatile(from as *const u64) };
+            }
+        });
+        let next = at.raw().checked_add(bytes).map(Ipa::new);
+        match (copied, next) {
+            (Some(()), Some(next)) => (at, rest) = (next, later),
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Stores 32 bits of the host's at `at`, a multiple of 4, before anything that
+/// is stored next. `false` when it is not its own.
+pub fn store32(at: Ipa, value: u32) -> bool {
+    at.is_aligned(4)
+        && with(at, 4, |mapped| {
+            // SAFETY: as for `Lent::store32`.
+            unsafe { core::ptr::write_volatile(mapped as *mut u32, value) }
+            dsb_sy();
+        })
+        .is_some()
+}

@@ -1,0 +1,189 @@
+//! The SMMU that the host sees in the place of a physical one.
+
+use super::serve::attend;
+use super::{Driver, Instance, Port, SMMUS, State, SystemCounter, instances};
+use crate::emulated::HostSide;
+use crate::lend::Lent;
+use crate::memory::Shared;
+use core::sync::atomic::Ordering;
+use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
+use smmuv3_driver::{Answer, Event, Stage2};
+use smmuv3_emulator::{Attached, Counts, Delivery, Emulator, Given, IdConfig, Progress, Size};
+use smmuv3_spec::StreamId;
+use spin::Once;
+
+/// Offsets that belong to an SMMU: register pages 0 and 1.
+const REGISTERS: u64 = 0x2_0000;
+
+/// How often the lock is tried before the host's CPU goes back and comes again:
+/// about as long as another CPU's longest work takes.
+const TRIES: u32 = 4096;
+
+/// The emulated SMMU with everything it works on but the physical one.
+pub(super) struct Emulated {
+    host: HostSide,
+    emulator: Emulator<Lent>,
+    stage2: Stage2,
+    streams: Streams,
+}
+
+/// The streams of an SMMU that the host has: those that the device tree names,
+/// by the same numbers.
+struct Streams {
+    /// The first `count` are meant.
+    given: [Given; STREAM_RANGE_LIMIT],
+    count: usize,
+}
+
+const NONE: Given = Given {
+    first: StreamId(0),
+    physical: StreamId(0),
+    count: 0,
+    pcie: true,
+};
+
+impl Streams {
+    fn of(machine: &Machine, index: usize) -> Self {
+        let mut streams = Self {
+            given: [NONE; STREAM_RANGE_LIMIT],
+            count: 0,
+        };
+        let ranges = machine.streams.iter().filter(|range| range.smmu == index);
+        for (slot, range) in streams.given.iter_mut().zip(ranges) {
+            *slot = Given {
+                first: StreamId(range.first),
+                physical: StreamId(range.first),
+                count: (range.last - range.first).saturating_add(1),
+                pcie: range.pcie,
+            };
+            streams.count += 1;
+        }
+        streams
+    }
+
+    #[inline]
+    fn list(&self) -> &[Given] {
+        self.given.get(..self.count).unwrap_or_default()
+    }
+}
+
+impl Emulated {
+    /// An SMMU after reset in the place of the one that `driver` has, with the
+    /// streams of which it has given `stage2` to each.
+    pub(super) fn new(
+        host: HostSide,
+        driver: &Driver,
+        stage2: &Stage2,
+        machine: &Machine,
+        index: usize,
+    ) -> Self {
+        let streams = Streams::of(machine, index);
+        let highest = streams
+            .list()
+            .iter()
+            .map(|given| given.first.0.saturating_add(given.count.saturating_sub(1)))
+            .max()
+            .unwrap_or(0);
+        let config = IdConfig {
+            ipa_bits: 64 - stage2.t0sz,
+            // At most 32.
+            stream_bits: (u32::BITS - highest.leading_zeros()) as u8,
+            coherent: host.coherent(),
+        };
+        let emulator = Emulator::new(driver.features(), &config);
+        emulator.start(&host);
+        Self {
+            host,
+            emulator,
+            stage2: *stage2,
+            streams,
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, driver: &mut Driver, offset: u32, size: Size, value: u64) -> Progress {
+        let mut attached: Attached<'_, Port, Shared, SystemCounter> = Attached {
+            smmu: driver,
+            stage2: self.stage2,
+            streams: self.streams.list(),
+            device: Some(self.host.range()),
+        };
+        self.emulator
+            .write(&self.host, &mut attached, offset, size, value)
+    }
+
+    /// Hands the host an event of the physical SMMU. Who answers the transaction
+    /// if it stalled, and whether the event is ours to report.
+    pub(super) fn event(&mut self, event: &Event) -> (Answer, bool) {
+        match self
+            .emulator
+            .event(&self.host, self.streams.list(), &event.0)
+        {
+            Delivery::NotOwned => (Answer::Refuse, true),
+            Delivery::Done => (Answer::Later, false),
+            Delivery::Ours => (Answer::Later, true),
+            Delivery::Terminate { .. } => (Answer::Refuse, event.0.s2()),
+        }
+    }
+
+    /// The physical SMMU aborts everything from now on.
+    pub(super) fn failed(&mut self) {
+        self.emulator.failed(&self.host);
+    }
+
+    /// What was done and refused so far.
+    pub(super) fn counts(&self) -> &Counts {
+        self.emulator.counts()
+    }
+}
+
+/// Lets the host have an emulated SMMU in the place of the one at `index`, which
+/// is yet to be brought up.
+pub fn present(index: usize, host: HostSide) {
+    if let Some(instance) = SMMUS.get(index).and_then(Once::get) {
+        instance.host.call_once(|| host);
+    }
+}
+
+fn at(ipa: u64) -> Option<(&'static Instance, u32)> {
+    instances().find_map(|instance| {
+        let offset = ipa.wrapping_sub(instance.registers.range().start().raw());
+        (offset < REGISTERS && instance.host.get().is_some()).then_some((instance, offset as u32))
+    })
+}
+
+/// Whether `ipa` is a register of an emulated SMMU.
+#[must_use]
+pub fn absent(ipa: u64) -> bool {
+    at(ipa).is_some()
+}
+
+/// The host's write to a register of the emulated SMMU at `ipa`; `None` when
+/// there is none.
+#[inline]
+#[must_use]
+pub fn store(ipa: u64, size: Size, value: u64) -> Option<Progress> {
+    let (instance, offset) = at(ipa)?;
+    let mutex = instance.state.get()?;
+    let mut tries = 0;
+    let mut state = loop {
+        if let Some(state) = mutex.try_lock() {
+            break state;
+        }
+        tries += 1;
+        if tries == TRIES {
+            return Some(Progress::Again);
+        }
+        core::hint::spin_loop();
+    };
+    let State { driver, emulated } = &mut *state;
+    let progress = match emulated {
+        Some(emulated) => emulated.write(driver, offset, size, value),
+        None => Progress::Done,
+    };
+    drop(state);
+    if instance.wanted.load(Ordering::SeqCst) {
+        attend(instance);
+    }
+    Some(progress)
+}
