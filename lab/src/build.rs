@@ -17,6 +17,8 @@ const HYPERVISOR: &str = "portcullis";
 const AGENT: &str = "agent";
 /// The same for the program that tells when init started.
 const STAMP: &str = "stamp";
+/// The same for the driver in user space.
+const VFIO: &str = "vfio";
 const FIX: &str = "correct what the compiler complains about";
 
 /// What was built.
@@ -26,6 +28,8 @@ pub struct Payloads {
     pub agent: PathBuf,
     /// The program that tells when the host's first program started.
     pub stamp: PathBuf,
+    /// The program that has a device do DMA to addresses of its own choice.
+    pub vfio: PathBuf,
 }
 
 /// Builds the programs that run in the host under test.
@@ -42,6 +46,7 @@ pub fn payloads(lab: &Lab) -> Result<Payloads> {
     Ok(Payloads {
         agent: directory.join(AGENT),
         stamp: directory.join(STAMP),
+        vfio: directory.join(VFIO),
     })
 }
 

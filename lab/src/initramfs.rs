@@ -38,6 +38,28 @@ const APPLETS: [&str; 37] = [
     "taskset", "cttyhack", "udhcpc",
 ];
 
+/// Binds every edu device to the driver `$1`, or to none without `$1`, and runs
+/// what follows with the name and the IOMMU group of each as arguments.
+const EDU: &str = "\
+#!/bin/sh
+driver=$1
+[ $# = 0 ] || shift
+for d in /sys/bus/pci/devices/*; do
+	[ $(cat $d/vendor)$(cat $d/device) = 0x12340x11e8 ] || continue
+	name=${d##*/}
+	[ ! -e $d/driver ] || echo $name > $d/driver/unbind || exit 1
+	if [ -n \"$driver\" ]; then
+		echo $driver > $d/driver_override || exit 1
+		echo $name > /sys/bus/pci/drivers_probe || exit 1
+		[ -e $d/driver ] || exit 1
+	fi
+	if [ $# != 0 ]; then
+		group=$(busybox readlink $d/iommu_group)
+		\"$@\" $name ${group##*/} || exit 1
+	fi
+done
+";
+
 /// Builds the file system for `purpose` and returns its path.
 ///
 /// # Errors
@@ -78,6 +100,8 @@ pub fn build_with(
             ));
         }
         archive.program("bin/spare", script.as_bytes());
+        archive.program("bin/vfio", &read(&payloads.vfio)?);
+        archive.program("bin/edu", EDU.as_bytes());
     }
     add(&mut archive, more)?;
     archive.program("bin/agent", &read(&payloads.agent)?);

@@ -27,6 +27,12 @@ pub struct Boot {
     /// Boot the host's kernel without the hypervisor.
     #[arg(long, conflicts_with = "image")]
     native: bool,
+    /// With --native, give the kernel the SMMU.
+    #[arg(long, requires = "native")]
+    smmu: bool,
+    /// Have the modules and programs of the proofs in the initrd.
+    #[arg(long)]
+    proof: bool,
     /// A command for the agent in the host; may be repeated.
     #[arg(long = "command", value_name = "COMMAND")]
     commands: Vec<String>,
@@ -54,7 +60,12 @@ impl Boot {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let lab = self.options.set_up()?;
         let payloads = build::payloads(&lab)?;
-        let initrd = initramfs::build(&lab, &payloads, Purpose::Agent)?;
+        let initrd = if self.proof {
+            let module = build::dma_bench(&lab)?;
+            initramfs::build_with(&lab, &payloads, Purpose::Proof, &[&module])?
+        } else {
+            initramfs::build(&lab, &payloads, Purpose::Agent)?
+        };
         let mut machine = if self.native {
             self.options.native_machine(&lab.kernel.image, &initrd)
         } else {
@@ -73,6 +84,7 @@ impl Boot {
         machine.disk = Some(disk.path().to_owned());
         machine.network = true;
         machine.edu = true;
+        machine.smmu |= self.smmu;
         machine.counted = self.counted;
         machine.extra = self.qemu_arguments.into_iter().map(Into::into).collect();
         if self.print {

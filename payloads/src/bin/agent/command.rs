@@ -1,6 +1,7 @@
 //! Reading commands and answering them.
 
-use crate::edu::{Direction, Edu};
+use crate::bar::Direction;
+use crate::edu::Edu;
 use crate::memory::{self, PAGE, Poke, Width};
 use crate::sys::{self, End, Power};
 use crate::text::{Arguments, Failure, Hex, Line};

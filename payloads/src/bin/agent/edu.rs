@@ -1,41 +1,18 @@
 //! QEMU's `edu` device: it copies between a buffer of its own and any bus
 //! address it is told, which makes it the attacker of the demonstration.
 
+use crate::bar::{Bar, Direction};
 use crate::memory::{DmaPage, PAGE};
 use crate::sys::{self, Fd};
 use crate::text::{Context, Failure, Line};
 use core::fmt::Write;
-use core::ptr;
 use portcullis_payloads::pattern;
 
 const VENDOR: &[u8] = b"0x1234\n";
 const DEVICE: &[u8] = b"0x11e8\n";
-const BAR_SIZE: usize = 0x10_0000;
-
-/// Where the device's own buffer lies in its own address map.
-const BUFFER: u64 = 0x40000;
-const SOURCE: usize = 0x80;
-const DESTINATION: usize = 0x88;
-const COUNT: usize = 0x90;
-const COMMAND: usize = 0x98;
-const RUN: u64 = 1;
-const TO_MEMORY: u64 = 2;
-
-/// Longest time a transfer takes: the device waits 100 ms by itself.
-const PATIENCE_MS: u64 = 20_000;
-
-/// Which way data goes.
-#[derive(Clone, Copy)]
-pub enum Direction {
-    /// The device reads memory.
-    Read,
-    /// The device writes memory.
-    Write,
-}
-
 /// The device, enabled and mapped, with two pages for it to reach.
 pub struct Edu {
-    bar: *mut u8,
+    bar: Bar,
     /// What the agent hands to the device and gets back.
     scratch: DmaPage,
     /// The ordinary host memory of the demonstration.
@@ -65,11 +42,10 @@ impl Edu {
         let mut path = Line::new();
         write!(path, "/sys/bus/pci/devices/{text}/resource0")?;
         let resource = sys::open(path.as_c_str()?, sys::O_RDWR).context("open resource0")?;
-        let bar = sys::map(Some(resource), 0, BAR_SIZE, sys::MAP_SHARED);
+        let bar = Bar::map(resource, 0);
         sys::close(resource);
-        let bar = bar.context("mmap of the device")?;
         Ok(Self {
-            bar,
+            bar: bar?,
             scratch: DmaPage::new()?,
             target: DmaPage::new()?,
             name,
@@ -108,8 +84,9 @@ impl Edu {
     /// that moved nothing is not mistaken for one that read zeros.
     pub fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), Failure> {
         self.preload(!address)?;
-        self.transfer(Direction::Read, address, data.len())?;
-        self.transfer(Direction::Write, self.scratch.physical(), PAGE)?;
+        self.bar.transfer(Direction::Read, address, data.len())?;
+        self.bar
+            .transfer(Direction::Write, self.scratch.physical(), PAGE)?;
         self.scratch.load(data);
         Ok(())
     }
@@ -117,7 +94,7 @@ impl Edu {
     /// Has the device put `length` bytes of the pattern `seed` at bus `address`.
     pub fn write(&mut self, address: u64, seed: u64, length: usize) -> Result<(), Failure> {
         self.preload(seed)?;
-        self.transfer(Direction::Write, address, length)
+        self.bar.transfer(Direction::Write, address, length)
     }
 
     /// Fills the device's buffer with the pattern `seed`, by way of a page of
@@ -126,55 +103,18 @@ impl Edu {
         let mut data = [0; PAGE];
         pattern::fill(&mut data, seed, 0);
         self.scratch.store(&data);
-        self.transfer(Direction::Read, self.scratch.physical(), PAGE)
-    }
-
-    /// Runs one transfer to its end.
-    fn transfer(&mut self, way: Direction, address: u64, length: usize) -> Result<(), Failure> {
-        self.start(way, address, length)?;
-        self.finish()
+        self.bar
+            .transfer(Direction::Read, self.scratch.physical(), PAGE)
     }
 
     /// Starts one transfer; the device acts 100 ms later.
     pub fn start(&mut self, way: Direction, address: u64, length: usize) -> Result<(), Failure> {
-        if length > PAGE {
-            return Err(Failure::Said("the device's buffer has 4096 bytes"));
-        }
-        self.finish()?;
-        let (source, destination, command) = match way {
-            Direction::Read => (address, BUFFER, RUN),
-            Direction::Write => (BUFFER, address, RUN | TO_MEMORY),
-        };
-        sys::barrier();
-        self.set(SOURCE, source);
-        self.set(DESTINATION, destination);
-        self.set(COUNT, length as u64);
-        self.set(COMMAND, command);
-        Ok(())
+        self.bar.start(way, address, length)
     }
 
     /// Waits until no transfer runs.
     pub fn finish(&self) -> Result<(), Failure> {
-        let start = sys::counter();
-        let limit = sys::counter_frequency() / 1000 * PATIENCE_MS;
-        while self.get(COMMAND) & RUN != 0 {
-            if sys::counter().wrapping_sub(start) > limit {
-                return Err(Failure::Said("the edu device never finished"));
-            }
-            sys::sleep(10);
-        }
-        Ok(())
-    }
-
-    fn set(&self, register: usize, value: u64) {
-        // SAFETY: the registers lie within the mapped BAR, are 64 bits wide
-        // and aligned, and belong to this process alone.
-        unsafe { ptr::write_volatile(self.bar.add(register).cast(), value) };
-    }
-
-    fn get(&self, register: usize) -> u64 {
-        // SAFETY: as above.
-        unsafe { ptr::read_volatile(self.bar.add(register).cast()) }
+        self.bar.finish()
     }
 }
 

@@ -8,6 +8,8 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+mod bar;
+#[cfg(target_os = "none")]
 mod command;
 #[cfg(target_os = "none")]
 mod disk;
@@ -21,6 +23,8 @@ mod memory;
 mod meter;
 #[cfg(target_os = "none")]
 mod net;
+#[cfg(target_os = "none")]
+mod pages;
 #[cfg(target_os = "none")]
 mod sys;
 #[cfg(target_os = "none")]

@@ -1,10 +1,11 @@
 //! Pages whose physical address is known, and CPU accesses to physical memory.
 
+use crate::pages::{self, Pages};
 use crate::sys::{self, End, Fork};
 use crate::text::{Context, Failure};
 use core::ptr;
 
-/// The page size of the host kernels under test.
+/// What the edu device moves at most: a page, or a part of a larger one.
 pub const PAGE: usize = 4096;
 
 /// One locked page of the agent's own, for a device to reach.
@@ -20,22 +21,8 @@ impl DmaPage {
         // agent forks, so the physical address stays what it is.
         let flags = sys::MAP_SHARED | sys::MAP_ANONYMOUS | sys::MAP_POPULATE | sys::MAP_LOCKED;
         let at = sys::map(None, 0, PAGE, flags).context("mmap of a page for DMA")?;
-        let pagemap =
-            sys::open(c"/proc/self/pagemap", sys::O_RDONLY).context("open /proc/self/pagemap")?;
-        let mut entry = [0; 8];
-        let got = sys::read_at(pagemap, &mut entry, (at as usize / PAGE * 8) as u64);
-        sys::close(pagemap);
-        got.context("read of /proc/self/pagemap")?;
-        let entry = u64::from_le_bytes(entry);
-        const PRESENT: u64 = 1 << 63;
-        const FRAME: u64 = (1 << 55) - 1;
-        if entry & PRESENT == 0 || entry & FRAME == 0 {
-            return Err(Failure::Said("the kernel does not tell physical addresses"));
-        }
-        Ok(Self {
-            at,
-            physical: (entry & FRAME) * PAGE as u64,
-        })
+        let physical = Pages::open()?.physical(at as usize)?;
+        Ok(Self { at, physical })
     }
 
     /// Its physical address.
@@ -90,11 +77,12 @@ pub fn poke(address: u64, value: Option<u64>, width: Width) -> Result<Poke, Fail
     let result = sys::map(None, 0, PAGE, flags)
         .context("mmap of the result")?
         .cast::<u64>();
+    let size = pages::size()?;
     let memory = sys::open(c"/dev/mem", sys::O_RDWR | sys::O_SYNC).context("open /dev/mem")?;
     let outcome = match sys::fork().context("fork")? {
         Fork::Child => {
-            let page = address & !(PAGE as u64 - 1);
-            let at = match sys::map(Some(memory), page, PAGE, sys::MAP_SHARED) {
+            let page = address & !(size as u64 - 1);
+            let at = match sys::map(Some(memory), page, size, sys::MAP_SHARED) {
                 Ok(at) => at,
                 Err(errno) => sys::exit(errno.0),
             };

@@ -52,7 +52,7 @@ pub struct Fd(pub i32);
 ///
 /// The arguments must be what the call `number` expects: pointers valid for
 /// what the kernel does with them, lengths within them.
-unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize, Errno> {
+pub unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize, Errno> {
     let result: isize;
     // SAFETY: the caller vouches for number and arguments; `svc` changes no
     // register but x0, and memory is not declared untouched.
