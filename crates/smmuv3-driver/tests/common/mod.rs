@@ -19,6 +19,7 @@ use smmuv3_spec::command::{Command, Opcode, TLBI_TG_ANY};
 use smmuv3_spec::control::{CmdqCons, Cr0, Gbpa, OutputIndex, QueueBase, StrtabBaseCfg};
 use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::id::{Idr0, Idr1, Idr3};
+use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
 use smmuv3_spec::ste::{L1Std, Ste};
 use std::cell::{Cell, RefCell};
@@ -66,6 +67,38 @@ pub struct Watch {
     /// For each word, every value that the SMMU may have fetched.
     seen: [BTreeSet<u64>; 8],
     pub checks: u32,
+    /// Of all mixtures, those under which nothing passes.
+    pub aborts: u32,
+}
+
+impl Watch {
+    /// Every mixture of what the words may have been fetched as.
+    fn check(&mut self) {
+        self.checks += 1;
+        let mut mixtures = vec![[0u64; 8]];
+        for (w, seen) in self.seen.iter().enumerate() {
+            mixtures = mixtures
+                .iter()
+                .flat_map(|m| {
+                    seen.iter().map(move |v| {
+                        let mut m = *m;
+                        m[w] = *v;
+                        m
+                    })
+                })
+                .collect();
+        }
+        for mixture in mixtures {
+            let Some(seen) = meaning(&Ste(mixture)) else {
+                self.aborts += 1;
+                continue;
+            };
+            assert!(
+                self.allowed.iter().any(|e| meaning(e) == Some(seen)),
+                "the device may see {mixture:#x?}"
+            );
+        }
+    }
 }
 
 pub struct State {
@@ -245,6 +278,7 @@ impl Fake {
             allowed: allowed.to_vec(),
             seen: Default::default(),
             checks: 0,
+            aborts: 0,
         });
         self.refetch();
     }
@@ -279,29 +313,28 @@ impl Fake {
         let mut state = self.state.borrow_mut();
         let watch = state.watch.as_mut().unwrap();
         watch.seen[((at - base) / 8) as usize].insert(value);
-        watch.checks += 1;
-        let mut mixtures = vec![[0u64; 8]];
-        for (w, seen) in watch.seen.iter().enumerate() {
-            mixtures = mixtures
-                .iter()
-                .flat_map(|m| {
-                    seen.iter().map(move |v| {
-                        let mut m = *m;
-                        m[w] = *v;
-                        m
-                    })
-                })
-                .collect();
+        watch.check();
+    }
+
+    /// The descriptor at `at` becomes `l1`: what is cached of the watched entry
+    /// may be partly from the table before and partly from that after.
+    fn check_descriptor(&self, at: u64, l1: L1Std) {
+        let Some(stream) = self.state.borrow().watch.as_ref().map(|w| w.stream) else {
+            return;
+        };
+        let split = StrtabBaseCfg::from(self.state.borrow().get32(reg::STRTAB_BASE_CFG)).split();
+        let (index, base) = (u64::from(stream.0), self.first_level().start);
+        if at != base + (index >> split) * 8 || l1.span() == 0 {
+            return;
         }
-        for mixture in mixtures {
-            let Some(seen) = meaning(&Ste(mixture)) else {
-                continue;
-            };
-            assert!(
-                watch.allowed.iter().any(|e| meaning(e) == Some(seen)),
-                "the device may see {mixture:#x?}"
-            );
+        let entry = l1.l2ptr() + (index & ((1 << split) - 1)) * 64;
+        let mut state = self.state.borrow_mut();
+        let watch = state.watch.as_mut().unwrap();
+        for (w, seen) in watch.seen.iter_mut().enumerate() {
+            let at = entry + w as u64 * 8;
+            seen.extend([self.seen(at), self.arena.load(PhysAddr::new(at))]);
         }
+        watch.check();
     }
 
     /// Consumes up to `limit` commands.
@@ -357,6 +390,32 @@ impl Fake {
                 _ => {}
             }
         }
+    }
+
+    /// Writes a page request, or discards it when the queue is full or has
+    /// overflowed (8.1). The second is whether it was answered by itself.
+    pub fn request(&self, request: PageRequest) -> (bool, bool) {
+        let mut state = self.state.borrow_mut();
+        let base = QueueBase::from(state.get(reg::PRIQ_BASE));
+        let mask = (2u32 << base.log2size()) - 1;
+        let prod = OutputIndex::from(state.get32(reg::PRIQ_PROD));
+        let cons = OutputIndex::from(state.get32(reg::PRIQ_CONS));
+        let overflowed = prod.overflow() != cons.overflow();
+        if !state.ack().priqen() {
+            return (false, request.last());
+        }
+        if overflowed || prod.index() ^ cons.index() == mask - (mask >> 1) {
+            let flagged = prod.with_overflow(!cons.overflow());
+            state.set(reg::PRIQ_PROD, u32::from(flagged));
+            return (false, request.last());
+        }
+        let at = (base.addr_5() << 5) + u64::from(prod.index() & (mask >> 1)) * 16;
+        for (w, value) in request.0.into_iter().enumerate() {
+            self.arena.store(PhysAddr::new(at + w as u64 * 8), value);
+        }
+        let next = prod.with_index((prod.index() + 1) & mask);
+        state.set(reg::PRIQ_PROD, u32::from(next));
+        (true, false)
     }
 
     /// Writes an event record; `false` when the queue is full, which is an
@@ -438,6 +497,9 @@ fn legal(state: &State, command: &Command) -> bool {
             let plain = command.num() == 0 && command.scale() == 0 && command.ttl() == 0;
             idr0.s2p() && (command.tg() == TLBI_TG_ANY) == plain && (plain || ranges)
         }
+        Opcode::TLBI_NH_ASID | Opcode::TLBI_NH_VA | Opcode::TLBI_NH_VAA => idr0.s1p(),
+        Opcode::ATC_INV => idr0.ats(),
+        Opcode::PRI_RESP => idr0.pri(),
         Opcode::RESUME | Opcode::STALL_TERM => idr0.stall_model() != 1,
         Opcode::CFGI_STE | Opcode::CFGI_STE_RANGE | Opcode::TLBI_NSNH_ALL => true,
         Opcode::SYNC => command.cs() != 3,
@@ -502,6 +564,7 @@ impl Registers for Fake {
             }
             reg::CMDQ_CONS => assert!(!ack.cmdqen(), "CMDQ_CONS is guarded"),
             reg::EVENTQ_PROD => assert!(!ack.eventqen(), "EVENTQ_PROD is guarded"),
+            reg::PRIQ_PROD => assert!(!ack.priqen(), "PRIQ_PROD is guarded"),
             reg::CR1 | reg::CR2 | reg::STRTAB_BASE_CFG => {
                 assert!(!ack.smmuen(), "{offset:#x} is guarded");
             }
@@ -539,6 +602,10 @@ impl Registers for Fake {
                 state.faults.lenient || !ack.eventqen(),
                 "EVENTQ_BASE is guarded"
             ),
+            reg::PRIQ_BASE => assert!(
+                state.faults.lenient || !ack.priqen(),
+                "PRIQ_BASE is guarded"
+            ),
             _ => assert!(irq == 0 || state.faults.lenient, "{offset:#x} is guarded"),
         }
         state.set(offset, value);
@@ -556,6 +623,7 @@ impl Memory for Fake {
             let old = L1Std([self.arena.load(at)]).l2ptr();
             let new = L1Std([value]).l2ptr();
             self.state.borrow_mut().tables.extend([old, new]);
+            self.check_descriptor(at.raw(), L1Std([value]));
         }
         self.arena.store(at, value);
         self.state.borrow_mut().log.push(Op::Store(at.raw(), value));
