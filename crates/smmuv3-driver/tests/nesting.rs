@@ -167,3 +167,41 @@ fn every_store_leaves_old_new_or_abort() {
         }
     }
 }
+
+/// 5.2: EATS (93:92) is 0b10, and only where it is not ILLEGAL: ATS, split
+/// stages, and no stalls at stage 2. CR0.ATSCHK is on, without which it would
+/// say something else.
+#[test]
+fn split_ats_where_the_smmu_has_it() {
+    for (ats, ns1ats, model, possible) in [
+        (true, false, 0, true),
+        (true, false, 1, true),
+        (true, false, 2, false),
+        (true, true, 0, false),
+        (false, false, 0, false),
+    ] {
+        let fake = Fake::with(|state| {
+            let idr0 = state.idr0().with_ats(ats).with_ns1ats(ns1ats);
+            state.set(reg::IDR0, u32::from(idr0.with_stall_model(model)));
+        });
+        let mut smmu = driver(&fake);
+        assert_eq!(smmu.features().split_ats(), possible);
+        let stage1 = Stage1::from_untrusted(&GREEDY_BUT_SMALL).with_split_ats();
+        let result = smmu.attach_nested(STREAM, &stage1, &HOST);
+        if possible {
+            assert_eq!(result, Ok(()));
+            assert_eq!(fake.entry(STREAM).0[1] >> 28 & 3, 0b10);
+            assert!(fake.state.borrow().ack().atschk());
+        } else {
+            assert_eq!(result, Err(Error::Stage1(Stage1Error::NoSplitAts)));
+            assert_eq!(smmu.attached(STREAM), None);
+        }
+        // Not because the entry asks for it.
+        let stage1 = Stage1::from_untrusted(&GREEDY_BUT_SMALL);
+        smmu.attach_nested(STREAM, &stage1, &HOST).unwrap();
+        assert_eq!(fake.entry(STREAM).0[1] >> 28 & 3, 0);
+    }
+}
+
+/// As [`GREEDY`], without substreams.
+const GREEDY_BUT_SMALL: Ste = Ste([0x0000_0fff_ffff_ffdf, u64::MAX, 0, 0, 0, 0, 0, 0]);
