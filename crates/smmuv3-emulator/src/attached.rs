@@ -55,6 +55,16 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Attached<'_, R, M, C> {
         }
     }
 
+    /// The first of the runs of streams from `from` on, and what it is part of.
+    fn next_run(&self, from: StreamId) -> Option<(StreamId, StreamId, Given)> {
+        self.streams
+            .iter()
+            .filter_map(|given| given.range().map(|(first, last)| (first, last, *given)))
+            .filter(|(_, last, _)| *last >= from)
+            .map(|(first, last, given)| (first.max(from), last, given))
+            .min_by_key(|(first, ..)| *first)
+    }
+
     fn attributes(&self, ste: &Ste) -> Attributes {
         Attributes::from_untrusted(ste, self.smmu.features())
     }
@@ -130,12 +140,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R,
     }
 
     fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)> {
-        self.streams
-            .iter()
-            .filter_map(Given::range)
-            .filter(|(_, last)| *last >= from)
-            .map(|(first, last)| (first.max(from), last))
-            .min()
+        self.next_run(from).map(|(first, last, _)| (first, last))
     }
 
     fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
@@ -155,15 +160,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R,
             let next = stream.0.checked_add(1).map(StreamId);
             next.filter(|next| *next <= last)
         };
-        let Some((start, end)) = self.next_streams(first) else {
+        let Some((start, end, given)) = self.next_run(first).filter(|(start, ..)| *start <= last)
+        else {
             return Ok(None);
         };
         let end = end.min(last);
-        let Some(given) = self.streams.iter().find(|given| given.contains(start)) else {
-            return Ok(None);
-        };
         let (Some(from), Some(to)) = (given.physical_of(start), given.physical_of(end)) else {
-            // Nothing of the owner's up to `last`.
             return Ok(None);
         };
         let same = match wanted {
@@ -180,7 +182,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R,
             Err(error) if self.smmu.is_fenced() => Err(Failure::Fenced(error)),
             // How far it came is not known, so the first goes alone.
             Err(_) => {
-                self.set_one(given, start, &wanted.one())?;
+                self.set_one(&given, start, &wanted.one())?;
                 Ok(after(start))
             }
         }
