@@ -66,21 +66,27 @@ pub(crate) fn by_plain_address(ids: &Ids, vmid: Vmid, command: Command) -> Optio
     if command.opcode_bits() != Opcode::TLBI_NH_VA.0 || !ids.idr0.asid16() {
         return None;
     }
-    let (address, leaf) = (command.address(), command.leaf());
-    let new = Command::tlbi_nh_va(vmid, command.asid(), address, leaf);
-    if command.tg() == TLBI_TG_ANY || !ids.idr3.ril() {
-        Some(new)
+    let kept = if command.tg() == TLBI_TG_ANY || !ids.idr3.ril() {
+        PLAIN
     } else if command.tg() == TLBI_TG_16K || command.ttl() == 0 {
-        None
+        return None;
     } else {
-        Some(
-            new.with_tg(command.tg())
-                .with_ttl(command.ttl())
-                .with_scale(command.scale() & 0x1f)
-                .with_num(command.num()),
-        )
-    }
+        RANGED
+    };
+    let [a, b] = command.0;
+    Some(Command([a & kept.0[0], b & kept.0[1]]).with_vmid_bits(vmid.0))
 }
+
+/// Every bit of the fields of CMD_TLBI_NH_VA that are the owner's to choose,
+/// and of its opcode.
+const PLAIN: Command = Command::tlbi_nh_va(Vmid(0), Asid(0xffff), u64::MAX, true);
+
+/// The same with those of a range and level.
+const RANGED: Command = PLAIN
+    .with_num(0x1f)
+    .with_scale(0x1f)
+    .with_ttl(0b11)
+    .with_tg(0b11);
 
 /// Adds range and level. The combination that says nothing is illegal; level 1
 /// of the 16 KiB granule counts as no level since `IDR5.DS` is 0, and so does

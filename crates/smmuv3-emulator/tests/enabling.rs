@@ -120,6 +120,25 @@ fn invalidations_of_many_streams_go_in_steps() {
 }
 
 #[test]
+fn work_of_all_kinds_counts_together() {
+    let mut m = many();
+    m.until_done(CR0, 1);
+    let base = RAM + 0x10_0000;
+    m.double(0x90, base | 10);
+    for i in 0..200 {
+        m.board.write64(base + i * 16, 0x12);
+    }
+    m.board.write64(base + 200 * 16, 0x04);
+    m.board.write64(base + 200 * 16 + 8, 31);
+    m.until_done(CR0, 9);
+    m.take();
+    for acts in m.repeat(0x98, 201) {
+        let issued = acts.iter().filter(|a| matches!(a, Act::Issue(_))).count();
+        assert!(issued as u32 + streams(&acts) <= 256, "{issued}");
+    }
+}
+
+#[test]
 fn every_order() {
     // SMMUEN, PRIQEN, EVENTQEN, CMDQEN in each of 24 orders, then off again.
     let bits = [1u32, 2, 4, 8];
