@@ -120,6 +120,52 @@ fn invalidations_of_many_streams_go_in_steps() {
 }
 
 #[test]
+fn an_invalidation_at_the_end_is_repeated_too() {
+    let mut m = many();
+    m.until_done(CR0, 9);
+    m.take();
+    let prod = m.put(&[[0x04, 31]]);
+    let all = m.repeat(0x98, prod);
+    let total: u32 = all.iter().map(|acts| streams(acts)).sum();
+    assert_eq!(total, 600);
+    assert_eq!(m.reads(0x9c), 1);
+}
+
+#[test]
+fn configuration_is_fixed_until_translation_is_off() {
+    let mut m = Machine::enabled();
+    m.physical.streams = (0..600).map(|i| (2 * i, 2 * i)).collect();
+    m.until_done(CR0, 9);
+    assert_eq!(m.write(CR0, Size::Word, 8), Progress::Again);
+    assert_eq!((m.reads(CR0), m.reads(CR0ACK)), (8, 9));
+    for offset in [0x80, 0x84, 0x88, 0x2c] {
+        m.word(offset, !0);
+        assert_eq!(m.reads(offset), 0, "{offset:#x}");
+    }
+    m.until_done(CR0, 8);
+    m.word(0x88, !0);
+    assert_ne!(m.reads(0x88), 0);
+}
+
+#[test]
+fn an_index_is_cut_to_the_size_of_its_queue() {
+    let mut m = Machine::enabled();
+    m.until_done(CR0, 0);
+    m.word(0x9c, !0);
+    m.word(0x98, !0);
+    m.until_done(CR0, 8);
+    assert_eq!(m.reads(0x9c), (2 << LOG2) - 1);
+    assert_eq!(m.reads(0x98), 0xf_ffff);
+    assert_eq!(m.smmu.counts().inconsistent, 0);
+    m.put(&[[0x12, 0]]);
+    m.board.write64(Machine::command_at((2 << LOG2) - 1), 0x12);
+    m.take();
+    m.word(0x98, 0);
+    assert_eq!(m.issued(), [[0x12 | u64::from(VMID) << 32, 0]]);
+    assert_eq!(m.reads(0x9c), 0);
+}
+
+#[test]
 fn work_of_all_kinds_counts_together() {
     let mut m = many();
     m.until_done(CR0, 1);

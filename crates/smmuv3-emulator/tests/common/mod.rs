@@ -141,12 +141,18 @@ impl Window for Held {
     }
 
     fn store(&self, offset: u64, value: u64) {
+        if offset + 8 > self.range.size() {
+            return;
+        }
         self.board
             .0
             .write64(self.range.start().raw() + offset, value);
     }
 
     fn store32(&self, offset: u64, value: u32) {
+        if offset + 4 > self.range.size() {
+            return;
+        }
         let at = self.range.start().raw() + offset;
         self.board.0.log.borrow_mut().push(Act::Store(at, value));
         self.board.0.write32(at, value);
