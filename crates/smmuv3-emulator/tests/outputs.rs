@@ -4,8 +4,9 @@
 mod common;
 
 use common::{Board, RAM};
-use portcullis_addr::{Ipa, Range};
-use smmuv3_emulator::{EventQueue, Platform, PriQueue, Pushed};
+use portcullis_addr::{Ipa, PhysAddr, Range};
+use smmuv3_emulator::{EventQueue, Platform, PriQueue, Pushed, Window};
+use std::cell::RefCell;
 
 const AT: u64 = RAM + 0x2_0000;
 
@@ -135,4 +136,52 @@ fn page_requests() {
     assert_eq!(board.read64(AT + 48), 3);
     assert_eq!(board.read64(AT + 56), 13);
     assert_eq!(queue.push(&[0; 2]), Pushed::Overflow);
+}
+
+/// What was done to memory, in order.
+#[derive(Default)]
+struct Order(RefCell<Vec<(&'static str, u64, u64)>>);
+
+impl Window for &Order {
+    fn range(&self) -> Range<Ipa> {
+        Range::from_size(Ipa::new(AT), 128).unwrap()
+    }
+    fn physical(&self, _: u64) -> Option<PhysAddr> {
+        None
+    }
+    fn load(&self, _: u64) -> u64 {
+        panic!("an output is not read")
+    }
+    fn store(&self, offset: u64, value: u64) {
+        self.0.borrow_mut().push(("store", offset, value));
+    }
+    fn store32(&self, _: u64, _: u32) {
+        panic!("records have words of 64 bits")
+    }
+    fn publish(&self, offset: u64, bytes: u64) {
+        self.0.borrow_mut().push(("publish", offset, bytes));
+    }
+    fn refresh(&self, _: u64, _: u64) {}
+}
+
+/// The record is there before PROD can cover it (3.5.2).
+#[test]
+fn records_are_published() {
+    let order = Order::default();
+    let mut queue = PriQueue::new();
+    queue.enable(&order, 2);
+    queue.set_prod(0);
+    assert_eq!(queue.push(&[1, 2]), delivered(true));
+    assert_eq!(queue.push(&[3, 4]), delivered(false));
+    assert_eq!(
+        *order.0.borrow(),
+        [
+            ("store", 0, 1),
+            ("store", 8, 2),
+            ("publish", 0, 16),
+            ("store", 16, 3),
+            ("store", 24, 4),
+            ("publish", 16, 16)
+        ]
+    );
 }

@@ -270,3 +270,51 @@ fn page_requests_reach_their_owner() {
     let responses = hw.smmu.borrow_mut().take_responses();
     assert_eq!(responses[0].code, ResponseCode::Failure);
 }
+
+/// Answers to what a full queue drops (8.1), with the substream where PPAR (82)
+/// says so; nobody waits for an answer to a stop marker.
+#[test]
+fn answers_carry_the_substream() {
+    let (hw, side) = (hardware(Profile::full()), Side::default());
+    let mut world = World::new(&hw, &side);
+    let mut ppar = ABORT;
+    ppar[1] |= 1 << 18;
+    world.entry(1, &ppar);
+    world.entry(2, &ABORT);
+    world.entry(3, &[0; 8]);
+    world.queues(false);
+    // Full: 2 entries, wrap bit 1.
+    world.write32(reg::PRIQ_PROD, 2);
+    world.linear(8);
+    let mut ask = |stream: u32, substream: Option<u32>, read: bool| {
+        let request = PageRequest::default()
+            .with_stream(physical(stream).0)
+            .with_ssv(substream.is_some())
+            .with_substream(substream.unwrap_or(0))
+            .with_read(read)
+            .with_last(true)
+            .with_prg_index(9);
+        let outcome = hw.smmu.borrow_mut().page_request(request);
+        assert_eq!(outcome, PageOutcome::Queued);
+        let delivered = world.requests();
+        let responses = hw.smmu.borrow_mut().take_responses();
+        assert_eq!(delivered == [PageDelivery::Done], responses.is_empty());
+        let answer = |r: &smmuv3_model::PageResponse| (r.substream.map(|s| s.0), r.code);
+        responses.first().map(answer)
+    };
+    assert_eq!(ask(1, None, true), Some((None, ResponseCode::Success)));
+    assert_eq!(
+        ask(1, Some(7), true),
+        Some((Some(7), ResponseCode::Success))
+    );
+    assert_eq!(ask(2, Some(7), true), Some((None, ResponseCode::Success)));
+    assert_eq!(ask(3, Some(7), true), Some((None, ResponseCode::Failure)));
+    assert_eq!(ask(1, Some(7), false), None);
+    assert_eq!(world.emulator.counts().pages_refused, 5);
+    // Somebody else's.
+    let foreign = PageRequest::default().with_stream(0x1234).with_read(true);
+    let delivery = world
+        .emulator
+        .page_request(&world.board, GIVEN.as_slice(), &foreign);
+    assert_eq!(delivery, PageDelivery::NotOwned);
+}
