@@ -2,17 +2,21 @@
 //! sees 16 MiB of memory from IPA 0x4000_0000 on; it lies at 0x8000_0000.
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
-use portcullis_addr::{Ipa, PhysAddr, Range};
-use portcullis_memory::{Allocator, Memory};
-use smmuv3_driver::{Answer, Clock, Config, Granule, Registers, Smmu, Stage2};
+mod board;
+mod hardware;
+
+pub use board::{Board, Held, Side};
+pub use hardware::{Hardware, hardware};
+
+use board::phys;
+use portcullis_addr::PhysAddr;
+use portcullis_memory::Memory;
+use smmuv3_driver::{Answer, Config, Granule, Smmu, Stage2};
 use smmuv3_emulator::{
-    Attached, Delivery, Emulator, Given, IdConfig, Line, Outside, PageDelivery, Platform, Progress,
-    Size, Window,
+    Attached, Delivery, Emulator, Given, IdConfig, PageDelivery, Progress, Size,
 };
-use smmuv3_model::{Access, Mode, Profile, Refusal, Transaction};
+use smmuv3_model::{Access, Refusal, Transaction};
 use smmuv3_spec::{StreamId, Vmid, reg};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 
 /// Where the owner's memory begins, for the owner and on the bus.
 pub const IPA: u64 = 0x4000_0000;
@@ -57,208 +61,6 @@ pub const CONTEXT: [u64; 8] = [
 /// `CD.S`.
 pub const STALL: u64 = 1 << 44;
 
-/// What the driver reaches.
-pub struct Hardware {
-    pub smmu: RefCell<smmuv3_model::Smmu>,
-    live: RefCell<BTreeMap<u64, u64>>,
-    time: Cell<u64>,
-    /// The allocator has nothing left.
-    pub starved: Cell<bool>,
-}
-
-impl Registers for Hardware {
-    fn read32(&self, offset: u32) -> u32 {
-        self.smmu.borrow_mut().read32(offset)
-    }
-    fn write32(&self, offset: u32, value: u32) {
-        self.smmu.borrow_mut().write32(offset, value);
-    }
-    fn read64(&self, offset: u32) -> u64 {
-        self.smmu.borrow_mut().read64(offset)
-    }
-    fn write64(&self, offset: u32, value: u64) {
-        self.smmu.borrow_mut().write64(offset, value);
-    }
-}
-
-impl Clock for Hardware {
-    fn now_us(&self) -> u64 {
-        self.time.set(self.time.get() + 1);
-        self.time.get()
-    }
-    fn relax(&self) {
-        self.time.set(self.time.get() + 1000);
-    }
-}
-
-impl Memory for Hardware {
-    fn load(&self, at: PhysAddr) -> u64 {
-        self.smmu.borrow().load(at.raw()).expect("memory")
-    }
-    fn store(&self, at: PhysAddr, value: u64) {
-        assert!(self.smmu.borrow_mut().store(at.raw(), value));
-    }
-    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        let found = self.load(at);
-        if found != current {
-            return Err(found);
-        }
-        self.store(at, new);
-        Ok(found)
-    }
-    fn publish(&self, at: PhysAddr, bytes: u64) {
-        self.smmu.borrow_mut().publish(at.raw(), bytes);
-    }
-    fn refresh(&self, at: PhysAddr, bytes: u64) {
-        self.smmu.borrow_mut().refresh(at.raw(), bytes);
-    }
-}
-
-impl Allocator for Hardware {
-    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
-        if self.starved.get() {
-            return None;
-        }
-        let mut live = self.live.borrow_mut();
-        let mut at = POOL.next_multiple_of(bytes);
-        for (start, size) in live.iter() {
-            if at + bytes <= *start {
-                break;
-            }
-            at = at.max(start + size).next_multiple_of(bytes);
-        }
-        assert!(at + bytes <= POOL_END, "the pool is too small");
-        live.insert(at, bytes);
-        for word in (at..at + bytes).step_by(8) {
-            self.smmu.borrow_mut().ram_mut().settle(word, 0);
-        }
-        Some(PhysAddr::new(at))
-    }
-    fn free(&self, at: PhysAddr, bytes: u64) {
-        assert_eq!(self.live.borrow_mut().remove(&at.raw()), Some(bytes));
-    }
-}
-
-/// The owner's machine.
-#[derive(Clone, Copy)]
-pub struct Board<'a> {
-    pub hw: &'a Hardware,
-    pub side: &'a Side,
-}
-
-#[derive(Default)]
-pub struct Side {
-    shown: RefCell<BTreeMap<u32, u32>>,
-    pub raised: RefCell<Vec<Line>>,
-    /// Words of the owner's memory that were read, by address.
-    pub reads: RefCell<BTreeMap<u64, u32>>,
-}
-
-impl Side {
-    pub fn shown(&self, offset: u32) -> u32 {
-        self.shown.borrow().get(&offset).copied().unwrap_or(0)
-    }
-}
-
-fn inside(range: Range<Ipa>) -> bool {
-    range.start().raw() >= IPA && range.end().raw() <= IPA + SIZE
-}
-
-const fn phys(ipa: u64) -> PhysAddr {
-    PhysAddr::new(ipa - IPA + PHYS)
-}
-
-pub struct Held<'a> {
-    range: Range<Ipa>,
-    hw: &'a Hardware,
-}
-
-impl Held<'_> {
-    fn at(&self, offset: u64) -> PhysAddr {
-        assert!(offset < self.range.size(), "outside of the window");
-        phys(self.range.start().raw() + offset)
-    }
-}
-
-impl Window for Held<'_> {
-    fn range(&self) -> Range<Ipa> {
-        self.range
-    }
-    fn physical(&self, offset: u64) -> Option<PhysAddr> {
-        (offset < self.range.size()).then(|| self.at(offset))
-    }
-    fn load(&self, offset: u64) -> u64 {
-        self.hw.load(self.at(offset))
-    }
-    fn store(&self, offset: u64, value: u64) {
-        self.hw.store(self.at(offset), value);
-    }
-    fn store32(&self, offset: u64, value: u32) {
-        store32(self.hw, self.at(offset), value);
-    }
-    fn publish(&self, offset: u64, bytes: u64) {
-        self.hw.publish(self.at(offset), bytes);
-    }
-    fn refresh(&self, offset: u64, bytes: u64) {
-        self.hw.refresh(self.at(offset), bytes);
-    }
-}
-
-fn store32(hw: &Hardware, at: PhysAddr, value: u32) {
-    let word = PhysAddr::new(at.raw() & !7);
-    let shift = (at.raw() & 4) * 8;
-    let old = hw.load(word);
-    hw.store(
-        word,
-        old & !(0xffff_ffff << shift) | u64::from(value) << shift,
-    );
-}
-
-impl<'a> Platform for Board<'a> {
-    type Window = Held<'a>;
-
-    fn read(&self, at: Ipa, words: &mut [u64]) -> Result<(), Outside> {
-        let range = Range::from_size(at, words.len() as u64 * 8).map_err(|_| Outside)?;
-        if !inside(range) {
-            return Err(Outside);
-        }
-        for (word, ipa) in words.iter_mut().zip((at.raw()..).step_by(8)) {
-            *self.side.reads.borrow_mut().entry(ipa).or_default() += 1;
-            *word = self.hw.load(phys(ipa));
-        }
-        Ok(())
-    }
-
-    fn store32(&self, at: Ipa, value: u32) -> Result<(), Outside> {
-        let range = Range::from_size(at, 4).map_err(|_| Outside)?;
-        if !inside(range) {
-            return Err(Outside);
-        }
-        store32(self.hw, phys(at.raw()), value);
-        Ok(())
-    }
-
-    fn open(&self, range: Range<Ipa>) -> Result<Held<'a>, Outside> {
-        inside(range)
-            .then_some(Held { range, hw: self.hw })
-            .ok_or(Outside)
-    }
-
-    fn close(&self, _: Held<'a>) {}
-
-    fn show(&self, offset: u32, value: u32) {
-        self.side.shown.borrow_mut().insert(offset, value);
-    }
-
-    fn shown_at(&self, _: u32) -> Option<PhysAddr> {
-        None
-    }
-
-    fn raise(&self, line: Line) {
-        self.side.raised.borrow_mut().push(line);
-    }
-}
-
 pub const VMID: Vmid = Vmid(9);
 
 /// IPAs of 40 bits from level 1, with 4 KiB pages.
@@ -297,24 +99,6 @@ pub const GIVEN: [Given; 3] = [
 /// A stream that is not PCIe, and one that is; both numbers.
 pub const S: u32 = 65;
 pub const PCIE: u32 = 5;
-
-pub fn hardware(profile: Profile) -> Hardware {
-    let banks = std::iter::once(PHYS..POOL_END);
-    let mut smmu = smmuv3_model::Smmu::new(profile, banks, Mode::Plain, []);
-    // IPA 0x4000_0000 is entry 1 of level 1; blocks of 2 MiB below.
-    let ram = smmu.ram_mut();
-    ram.settle(TWO + 8, (TWO + 0x2000) | 3);
-    for block in 0..8 {
-        let at = PHYS + block * 0x20_0000;
-        ram.settle(TWO + 0x2000 + block * 8, at | BLOCK2);
-    }
-    Hardware {
-        smmu: RefCell::new(smmu),
-        live: RefCell::default(),
-        time: Cell::new(0),
-        starved: Cell::new(false),
-    }
-}
 
 pub struct World<'a> {
     pub board: Board<'a>,
