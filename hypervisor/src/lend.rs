@@ -218,7 +218,7 @@ fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
     let result = mmu::with_page(page, memory(), |mapped| use_it(mapped + offset));
     let counted = ledger.unpin(pages);
     debug_assert!(counted.is_ok());
-    result.ok()
+    result
 }
 
 /// Copies words of the host's from `at`, a multiple of 8. `false` when they are

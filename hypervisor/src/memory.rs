@@ -180,6 +180,19 @@ impl OwnMemory {
         unsafe { *TABLE_POOL.as_mut_ptr() = pool }
     }
 
+    /// As [`Shared::word`], which also finds the tables that the pool had to
+    /// give.
+    #[inline]
+    fn word(at: PhysAddr) -> &'static AtomicU64 {
+        let own = at.raw().wrapping_sub(TABLES.0.get() as u64);
+        if own >= OWN_TABLES as u64 * PAGE_SIZE || !at.is_aligned(8) {
+            return Shared::word(at);
+        }
+        // SAFETY: aligned, inside the tables, mapped one to one, and only ever
+        // accessed as atomic words.
+        unsafe { AtomicU64::from_ptr(at.raw() as *mut u64) }
+    }
+
     fn with<T>(f: impl FnOnce(&mut Pool<1>) -> Option<T>) -> Option<T> {
         if mmu::is_on() {
             f(TABLE_POOL.lock().as_mut()?)
@@ -192,16 +205,18 @@ impl OwnMemory {
 }
 
 impl Memory for OwnMemory {
+    #[inline]
     fn load(&self, at: PhysAddr) -> u64 {
-        Shared::COHERENT.load(at)
+        Self::word(at).load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn store(&self, at: PhysAddr, value: u64) {
-        Shared::COHERENT.store(at, value);
+        Self::word(at).store(value, Ordering::Relaxed);
     }
 
     fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        Shared::COHERENT.compare_exchange(at, current, new)
+        Self::word(at).compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 
     fn publish(&self, at: PhysAddr, bytes: u64) {

@@ -10,9 +10,11 @@ use crate::percpu::{self, MAX_CPUS, PER_CPU};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use portcullis_addr::{PAGE_SIZE, PhysAddr, Range, Va};
+use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range, Va};
+use portcullis_memory::Memory;
 use portcullis_pagetable::{
-    Access, Bbm, El2Attributes, Error, Geometry, Granule, MAIR, MemoryType, Stage1El2, Table,
+    Access, Bbm, El2Attributes, Error, Format, Geometry, Granule, MAIR, MemoryType, Stage1El2,
+    Table,
 };
 use spin::Mutex;
 
@@ -172,64 +174,75 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
 /// EL2's addresses, where no machine has anything.
 const SLOTS: u64 = (1 << 48) - (2 << 20);
 
-/// Maps `anchor`, a page of EL2's own, behind the slots, so that the table that
-/// they share is never freed: a CPU may have cached that it exists.
+/// The table of level 3 for [`SLOTS`]; 0 while there is none.
+static SLOT_TABLE: AtomicU64 = AtomicU64::new(0);
+
+fn slot(index: usize) -> u64 {
+    SLOTS + index as u64 * PAGE_SIZE
+}
+
+/// Makes the table for the slots. `anchor`, a page of EL2's own, is mapped behind
+/// the last of them, so that the table is never freed; the entries before it are
+/// written here and by nobody else.
 pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
-    let at = slot(MAX_CPUS)?;
+    const TABLE: u64 = 0b11;
+    const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+    let at = slot(MAX_CPUS);
+    let page = Range::from_size(Va::new(at), PAGE_SIZE).map_err(|_| Error::InputTooLarge)?;
     let mut guard = MAP.lock();
     let map = guard.as_mut().ok_or(Error::Unfinished)?;
-    map.map(
-        at,
-        anchor,
-        El2Attributes {
-            memory: MemoryType::Normal,
-            access: Access::ReadOnly,
-        },
-    )?;
+    let attributes = El2Attributes {
+        memory: MemoryType::Normal,
+        access: Access::ReadOnly,
+    };
+    map.map(page, anchor, attributes)?;
     dsb_sy();
     isb();
+    let mut table = map.root().raw();
+    for shift in [39, 30, 21] {
+        let entry = OwnMemory.load(PhysAddr::new(table + (at >> shift & 511) * 8));
+        if entry & TABLE != TABLE {
+            return Err(Error::Unfinished);
+        }
+        table = entry & ADDRESS;
+    }
+    SLOT_TABLE.store(table, Ordering::Relaxed);
     Ok(())
 }
 
-fn slot(index: usize) -> Result<Range<Va>, MapError> {
-    Range::from_size(Va::new(SLOTS + index as u64 * PAGE_SIZE), PAGE_SIZE)
-        .map_err(|_| Error::InputTooLarge)
-}
-
 /// Maps the page at `page` for this CPU alone while `use_it` runs, which gets
-/// its address. `use_it` must not call this again.
+/// its address. `None` before [`prepare_slots`]. `use_it` must not call this
+/// again.
+///
+/// Takes no lock, and drops no other translation than this one, and only here:
+/// no other CPU uses the address.
 pub fn with_page<T>(
     page: PhysAddr,
     memory: MemoryType,
     use_it: impl FnOnce(u64) -> T,
-) -> Result<T, MapError> {
-    let at = slot(percpu::index())?;
-    let attributes = El2Attributes {
+) -> Option<T> {
+    const PAGE: u64 = 0b11;
+    let table = SLOT_TABLE.load(Ordering::Relaxed);
+    let at = slot(percpu::index());
+    if table == 0 || !page.is_aligned(PAGE_SIZE) {
+        return None;
+    }
+    let attributes = Stage1El2::encode(El2Attributes {
         memory,
         access: Access::ReadWrite,
-    };
-    let map = |change: &mut dyn FnMut(&mut Map) -> Result<(), MapError>| {
-        let mut guard = MAP.lock();
-        change(guard.as_mut().ok_or(Error::Unfinished)?)
-    };
-    map(&mut |map| map.map(at, page, attributes))?;
+    });
+    let entry = PhysAddr::new(table + (at >> 12 & 511) * 8);
+    OwnMemory.store(entry, page.raw() | attributes | PAGE);
     dsb_sy();
     isb();
-    let result = use_it(at.start().raw());
-    map(&mut |map| {
-        let plan = map.unmap(at)?;
-        dsb_sy();
-        // SAFETY: dropping cached translations never changes what memory holds.
-        // No other CPU uses this address.
-        unsafe {
-            asm!("tlbi vae2, {}", "dsb nsh", "isb", in(reg) at.start().raw() >> 12,
-                 options(nostack));
-        }
-        let own = map.complete(plan);
-        debug_assert!(own.is_ok());
-        Ok(())
-    })?;
-    Ok(result)
+    let result = use_it(at);
+    OwnMemory.store(entry, 0);
+    dsb_sy();
+    // SAFETY: dropping cached translations never changes what memory holds.
+    unsafe {
+        asm!("tlbi vae2, {}", "dsb nsh", "isb", in(reg) at >> 12, options(nostack));
+    }
+    Some(result)
 }
 
 /// What EL2 has at an address, for a failure report. Takes no lock for granted.
