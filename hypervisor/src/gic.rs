@@ -90,20 +90,21 @@ pub fn takes_fiq() -> bool {
     GIC.get().is_some()
 }
 
-/// When the SMMUs were last looked at because of time, in counter ticks.
-static LAST_LOOK: AtomicU64 = AtomicU64::new(0);
+/// When the SMMUs are to be looked at because of time, in counter ticks.
+static NEXT_LOOK: AtomicU64 = AtomicU64::new(0);
 
 /// Whether more than 50 ms went by since this last said so. A host can mask our
 /// interrupt on a CPU by forging an active priority (ICC_AP1R0_EL1 is its own),
 /// so the SMMUs are also looked at when it comes to EL2 for another reason.
+#[inline]
 #[must_use]
 pub fn look_is_due() -> bool {
     let now = read_sysreg!("cntpct_el0");
-    let due = LAST_LOOK.load(Ordering::Relaxed) + read_sysreg!("cntfrq_el0") / 20;
-    if now < due {
+    if now < NEXT_LOOK.load(Ordering::Relaxed) {
         return false;
     }
-    LAST_LOOK.store(now, Ordering::Relaxed);
+    let due = now.saturating_add(read_sysreg!("cntfrq_el0") / 20);
+    NEXT_LOOK.store(due, Ordering::Relaxed);
     true
 }
 

@@ -44,6 +44,8 @@ fn memory() -> MemoryType {
 #[derive(Debug)]
 pub struct Lent {
     range: Range<PhysAddr>,
+    /// Whole words of 64 bits in it.
+    words: u64,
 }
 
 /// What belongs to the host at an address is at the same physical one.
@@ -52,15 +54,20 @@ fn identity(range: Range<Ipa>) -> Option<Range<PhysAddr>> {
 }
 
 impl Lent {
-    /// Pins and maps every page that `range` touches. `None` when one is not
-    /// the host's, or there is no room; nothing has changed then.
+    /// Pins and maps every page that `range` touches, which starts at a multiple
+    /// of 8. `None` when one is not the host's, or there is no room; nothing
+    /// has changed then.
     pub fn open(range: Range<Ipa>) -> Option<Self> {
         let range = identity(range)?;
+        if !range.start().is_aligned(8) {
+            return None;
+        }
         let pages = range.page_outward()?;
         let ledger = machine::ledger()?;
         ledger.pin(pages, Owner::HOST).ok()?;
         if map(pages) {
-            return Some(Self { range });
+            let words = range.size() / 8;
+            return Some(Self { range, words });
         }
         let counted = ledger.unpin(pages);
         debug_assert!(counted.is_ok());
@@ -86,23 +93,30 @@ impl Lent {
         self.range
     }
 
-    /// The address of `size` bytes at `offset`, a multiple of `size`.
+    /// The address of the 64 bits at `offset`, a multiple of 8.
     #[inline]
-    fn at(&self, offset: u64, size: u64) -> Option<u64> {
-        let inside = offset < self.range.size() && self.range.size() - offset >= size;
-        let at = self.range.start().raw().wrapping_add(offset);
-        (inside && at & (size - 1) == 0).then_some(at)
+    fn word(&self, offset: u64) -> Option<u64> {
+        // What is no multiple of 8 has its lowest bits on top.
+        let inside = offset.rotate_right(3) < self.words;
+        inside.then(|| self.range.start().raw().wrapping_add(offset))
+    }
+
+    /// The address of the 32 bits at `offset`, a multiple of 4.
+    #[inline]
+    fn half(&self, offset: u64) -> Option<u64> {
+        let inside = (offset & !4).rotate_right(3) < self.words;
+        inside.then(|| self.range.start().raw().wrapping_add(offset))
     }
 
     /// The physical address of the 32 bits at `offset`.
     pub fn physical(&self, offset: u64) -> Option<PhysAddr> {
-        self.at(offset, 4).map(PhysAddr::new)
+        self.half(offset).map(PhysAddr::new)
     }
 
     /// Loads 64 bits, once; 0 outside.
     #[inline]
     pub fn load(&self, offset: u64) -> u64 {
-        match self.at(offset, 8) {
+        match self.word(offset) {
             // SAFETY: inside pages that are mapped as memory and stay the
             // host's while `self` exists; no reference to them exists, and any
             // value is a valid u64.
@@ -114,7 +128,7 @@ impl Lent {
     /// Stores 64 bits; nothing outside.
     #[inline]
     pub fn store(&self, offset: u64, value: u64) {
-        if let Some(at) = self.at(offset, 8) {
+        if let Some(at) = self.word(offset) {
             // SAFETY: as for `load`; the memory is none that Rust knows.
             unsafe { core::ptr::write_volatile(at as *mut u64, value) }
         }
@@ -123,7 +137,7 @@ impl Lent {
     /// Stores 32 bits; nothing outside.
     #[inline]
     pub fn store32(&self, offset: u64, value: u32) {
-        if let Some(at) = self.at(offset, 4) {
+        if let Some(at) = self.half(offset) {
             // SAFETY: as for `store`.
             unsafe { core::ptr::write_volatile(at as *mut u32, value) }
         }

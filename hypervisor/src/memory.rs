@@ -29,7 +29,7 @@ const POOL_WORDS: usize = 512;
 
 static POOL: Mutex<Option<Pool<POOL_WORDS>>> = Mutex::new(None);
 static POOL_START: AtomicU64 = AtomicU64::new(0);
-static POOL_SIZE: AtomicU64 = AtomicU64::new(0);
+static POOL_WORDS_GIVEN: AtomicU64 = AtomicU64::new(0);
 
 /// Where EL2's own tables lie, inside the image.
 fn own_tables() -> Option<Range<PhysAddr>> {
@@ -40,7 +40,7 @@ fn own_tables() -> Option<Range<PhysAddr>> {
 /// Hands the page pool to the allocator. `range` is mapped at EL2.
 pub fn set_pool(range: Range<PhysAddr>) {
     POOL_START.store(range.start().raw(), Ordering::Relaxed);
-    POOL_SIZE.store(range.size(), Ordering::Relaxed);
+    POOL_WORDS_GIVEN.store(range.size() / 8, Ordering::Relaxed);
     *POOL.lock() = Pool::new(range).ok();
 }
 
@@ -101,9 +101,10 @@ impl Shared {
     /// The word at `at`, which must lie in the pool or in EL2's own tables.
     #[inline]
     fn word(at: PhysAddr) -> &'static AtomicU64 {
-        let start = POOL_START.load(Ordering::Relaxed);
-        let in_pool = at.raw().wrapping_sub(start) < POOL_SIZE.load(Ordering::Relaxed);
-        if !in_pool || !at.is_aligned(8) {
+        // The pool starts on a page, so that what is not aligned to a word has
+        // its lowest bits on top.
+        let offset = at.raw().wrapping_sub(POOL_START.load(Ordering::Relaxed));
+        if offset.rotate_right(3) >= POOL_WORDS_GIVEN.load(Ordering::Relaxed) {
             Self::check_own(at);
         }
         // SAFETY: the address is aligned and inside memory that is the

@@ -29,13 +29,16 @@ pub fn store(cpu: &PerCpu, frame: &mut Frame, esr: u64, far: u64) -> bool {
     let Some(ipa) = host_ipa(far) else {
         return true;
     };
-    let (size, mask) = match esr >> 22 & 3 {
-        0 => (Size::Byte, 0xff),
-        1 => (Size::Half, 0xffff),
-        2 => (Size::Word, 0xffff_ffff),
-        _ => (Size::Double, u64::MAX),
+    let size = match esr >> 22 & 3 {
+        0 => Size::Byte,
+        1 => Size::Half,
+        2 => Size::Word,
+        _ => Size::Double,
     };
-    let value = frame.get((esr >> 16 & 0x1f) as usize) & mask;
+    let value = frame.get((esr >> 16 & 0x1f) as usize);
+    // 7, 15, 31 or 63.
+    let top = (8 << (esr >> 22 & 3)) - 1;
+    let value = value & u64::MAX >> (63 - top);
     if smmu::store(ipa, size, value) == Some(Progress::Done) {
         frame.skip();
     }

@@ -46,10 +46,29 @@ impl Frame {
 static UNEXPECTED: RateLimit = RateLimit::new();
 static CPU_FAULTS: RateLimit = RateLimit::new();
 
+/// Class of a data abort.
+const DATA_ABORT: u64 = 0x24;
+
 /// A synchronous exception of the host.
+///
+/// A write to an emulated SMMU is the one that comes often, with a host that
+/// waits for each, so it goes before everything else.
 pub extern "C" fn lower_sync(frame: &mut Frame) {
     let cpu = percpu::this();
     let esr = read_sysreg!("esr_el2");
+    let stored = esr >> 26 & 0x3f == DATA_ABORT
+        && is_permission_fault(esr)
+        && nested::store(cpu, frame, esr, read_sysreg!("far_el2"));
+    if !stored {
+        other_sync(cpu, frame, esr);
+    }
+    if gic::look_is_due() || smmu::needs_polling() {
+        smmu::poll();
+    }
+}
+
+#[inline(never)]
+fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
     match esr >> 26 & 0x3f {
         0x18 => gic::sysreg_trap(cpu, frame, esr),
         0x17 => {
@@ -63,7 +82,7 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
             bump(&cpu.refused_calls);
             frame.set(0, psci::NOT_SUPPORTED);
         }
-        0x24 => data_abort(cpu, frame, esr),
+        DATA_ABORT => data_abort(cpu, frame, esr),
         0x20 => {
             cpu.count(Reason::FetchAbort);
             report_cpu_fault(cpu, frame, esr, fault_ipa(esr), "execute");
@@ -81,17 +100,10 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
             host::inject_undefined(frame);
         }
     }
-    if gic::look_is_due() || smmu::needs_polling() {
-        smmu::poll();
-    }
 }
 
 fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     let far = read_sysreg!("far_el2");
-    // What is mapped and not permitted is a register of an emulated SMMU.
-    if is_permission_fault(esr) && nested::store(cpu, frame, esr, far) {
-        return;
-    }
     let ipa = fault_ipa(esr);
     if let Some(access) = ipa.and_then(|ipa| gic::Access::decode(esr, ipa))
         && gic::mmio(cpu, frame, access)

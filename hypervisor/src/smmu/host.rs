@@ -6,6 +6,7 @@ use crate::emulated::HostSide;
 use crate::lend::Lent;
 use crate::memory::Shared;
 use core::sync::atomic::Ordering;
+use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
 use smmuv3_driver::{Answer, Event, Stage2};
 use smmuv3_emulator::{Attached, Counts, Delivery, Emulator, Given, IdConfig, Progress, Size};
@@ -22,6 +23,8 @@ const TRIES: u32 = 4096;
 /// The emulated SMMU with everything it works on but the physical one.
 pub(super) struct Emulated {
     host: HostSide,
+    /// The pages of ours that the host reads registers from.
+    shown: Option<Range<PhysAddr>>,
     emulator: Emulator<Lent>,
     stage2: Stage2,
     streams: Streams,
@@ -94,6 +97,7 @@ impl Emulated {
         emulator.start(&host);
         Self {
             host,
+            shown: Some(host.range()),
             emulator,
             stage2: *stage2,
             streams,
@@ -106,7 +110,7 @@ impl Emulated {
             smmu: driver,
             stage2: self.stage2,
             streams: self.streams.list(),
-            device: Some(self.host.range()),
+            device: self.shown,
         };
         self.emulator
             .write(&self.host, &mut attached, offset, size, value)
@@ -145,17 +149,19 @@ pub fn present(index: usize, host: HostSide) {
     }
 }
 
+#[inline]
 fn at(ipa: u64) -> Option<(&'static Instance, u32)> {
     instances().find_map(|instance| {
         let offset = ipa.wrapping_sub(instance.registers.range().start().raw());
-        (offset < REGISTERS && instance.host.get().is_some()).then_some((instance, offset as u32))
+        // Truncation: below the limit.
+        (offset < REGISTERS).then_some((instance, offset as u32))
     })
 }
 
 /// Whether `ipa` is a register of an emulated SMMU.
 #[must_use]
 pub fn absent(ipa: u64) -> bool {
-    at(ipa).is_some()
+    at(ipa).is_some_and(|(instance, _)| instance.host.get().is_some())
 }
 
 /// The host's write to a register of the emulated SMMU at `ipa`; `None` when
