@@ -30,6 +30,13 @@ impl Purpose {
     }
 }
 
+/// Scripts for the proofs.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("edu", include_str!("guest/edu.sh")),
+    ("rebind", include_str!("guest/rebind.sh")),
+    ("soak", include_str!("guest/soak.sh")),
+];
+
 /// What busybox is linked as; everything else is `busybox NAME`.
 const APPLETS: [&str; 37] = [
     "sh", "cat", "cp", "dd", "devmem", "dmesg", "echo", "env", "find", "free", "grep", "head",
@@ -37,28 +44,6 @@ const APPLETS: [&str; 37] = [
     "poweroff", "ps", "reboot", "rm", "setsid", "sleep", "sync", "tail", "top", "true", "vi",
     "taskset", "cttyhack", "udhcpc",
 ];
-
-/// Binds every edu device to the driver `$1`, or to none without `$1`, and runs
-/// what follows with the name and the IOMMU group of each as arguments.
-const EDU: &str = "\
-#!/bin/sh
-driver=$1
-[ $# = 0 ] || shift
-for d in /sys/bus/pci/devices/*; do
-	[ $(cat $d/vendor)$(cat $d/device) = 0x12340x11e8 ] || continue
-	name=${d##*/}
-	[ ! -e $d/driver ] || echo $name > $d/driver/unbind || exit 1
-	if [ -n \"$driver\" ]; then
-		echo $driver > $d/driver_override || exit 1
-		echo $name > /sys/bus/pci/drivers_probe || exit 1
-		[ -e $d/driver ] || exit 1
-	fi
-	if [ $# != 0 ]; then
-		group=$(busybox readlink $d/iommu_group)
-		\"$@\" $name ${group##*/} || exit 1
-	fi
-done
-";
 
 /// Builds the file system for `purpose` and returns its path.
 ///
@@ -101,7 +86,9 @@ pub fn build_with(
         }
         archive.program("bin/spare", script.as_bytes());
         archive.program("bin/vfio", &read(&payloads.vfio)?);
-        archive.program("bin/edu", EDU.as_bytes());
+        for (name, text) in SCRIPTS {
+            archive.program(&format!("bin/{name}"), text.as_bytes());
+        }
     }
     add(&mut archive, more)?;
     archive.program("bin/agent", &read(&payloads.agent)?);

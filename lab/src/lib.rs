@@ -17,6 +17,7 @@ pub mod fuzz;
 pub mod initramfs;
 pub mod logfmt;
 pub mod machine;
+pub mod nested;
 pub mod net;
 pub mod progress;
 pub mod qmp;

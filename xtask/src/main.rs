@@ -2,6 +2,7 @@
 
 mod bench;
 mod boot;
+mod nested;
 mod options;
 mod run;
 mod test;
@@ -28,6 +29,7 @@ enum Command {
     Test(test::Test),
     Bench(bench::Bench),
     Verify(verify::Verify),
+    Nested(nested::Nested),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Nested(nested) => nested.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };

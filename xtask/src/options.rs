@@ -36,6 +36,16 @@ pub enum KernelFlavour {
     Large,
 }
 
+impl KernelFlavour {
+    /// The one with pages of another size.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Small => Self::Large,
+            Self::Large => Self::Small,
+        }
+    }
+}
+
 impl From<KernelFlavour> for Flavour {
     fn from(flavour: KernelFlavour) -> Self {
         match flavour {

@@ -1,9 +1,11 @@
 //! `cargo xtask run`: the demonstration.
 
-use crate::options::Options;
+use crate::options::{HostIommu, Options};
 use anyhow::Context;
 use clap::Args;
+use portcullis_lab::check::Report;
 use portcullis_lab::initramfs::{self, Purpose};
+use portcullis_lab::setup::Lab;
 use portcullis_lab::{build, demo, shell};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,10 +31,10 @@ impl Run {
         let lab = self.options.set_up()?;
         let payloads = build::payloads(&lab)?;
         let image = build::hypervisor(&lab)?;
-        let purpose = if self.shell {
-            Purpose::Shell
-        } else {
-            Purpose::Agent
+        let purpose = match self.options.host_iommu {
+            _ if self.shell => Purpose::Shell,
+            HostIommu::Identity => Purpose::Agent,
+            HostIommu::Nested => Purpose::Proof,
         };
         let initrd = initramfs::build(&lab, &payloads, purpose)?;
         let machine = self.options.machine(&image, &lab.kernel.image, &initrd);
@@ -49,15 +51,20 @@ impl Run {
         if let Some(path) = &self.json {
             write_json(path, &report.json("run"))?;
         }
-        if report.held() {
-            println!("All {} checks held.", report.checks().len());
-            return Ok(ExitCode::SUCCESS);
-        }
-        let failed = report.checks().iter().filter(|check| !check.held).count();
-        println!("{failed} of {} checks FAILED.", report.checks().len());
-        println!("Logs: {}", lab.workspace.output().join("logs").display());
-        Ok(ExitCode::FAILURE)
+        Ok(verdict(&report, &lab))
     }
+}
+
+/// Says whether all checks held, and returns the exit status for it.
+pub fn verdict(report: &Report, lab: &Lab) -> ExitCode {
+    if report.held() {
+        println!("All {} checks held.", report.checks().len());
+        return ExitCode::SUCCESS;
+    }
+    let failed = report.checks().iter().filter(|check| !check.held).count();
+    println!("{failed} of {} checks FAILED.", report.checks().len());
+    println!("Logs: {}", lab.workspace.output().join("logs").display());
+    ExitCode::FAILURE
 }
 
 /// Writes a report for programs.

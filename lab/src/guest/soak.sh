@@ -1,0 +1,34 @@
+#!/bin/sh
+# soak: keeps disk and mappings busy until /tmp/stop is there, then says in
+# /tmp/soaked how much went well.
+SIZE=4194304
+verify() {
+	while [ ! -e /tmp/stop ]; do
+		echo "1 nvme verify 0xd15c $1 $SIZE" | agent >> /tmp/soak.$1
+	done
+}
+write() {
+	i=1
+	while [ ! -e /tmp/stop ]; do
+		echo "1 nvme fill $i $1 $SIZE" | agent >> /tmp/soak.$1
+		echo "1 nvme verify $i $1 $SIZE" | agent >> /tmp/soak.$1
+		i=$((i + 1))
+	done
+}
+map() {
+	while [ ! -e /tmp/stop ]; do
+		for f in /sys/bus/pci/drivers/dma_bench/0*/bench; do
+			echo 4 $1 both 500 > $f && echo 2000 || echo 0 >> /tmp/soak.bad
+		done >> /tmp/soak.maps
+	done
+}
+verify 0 &
+write 20971520 &
+write 29360128 &
+map 65536 &
+wait
+errors=$(cat /tmp/soak.* | grep -c -E '^@1 err|^@panic|^0$')
+disk=$(cat /tmp/soak.[0-9]* | grep -c '^@1 ok')
+maps=$(grep -c 2000 /tmp/soak.maps)
+echo disk=$disk maps=$((maps * 2000)) errors=$errors > /tmp/soaked.part
+busybox mv /tmp/soaked.part /tmp/soaked

@@ -1,0 +1,171 @@
+//! One host under test, and what its kernel has to say.
+
+use crate::agent::{Agent, Reply};
+use crate::demo::OFF_TIMEOUT;
+use crate::disk::{self, Disk};
+use crate::machine::Machine;
+use crate::net::Exchange;
+use crate::setup::Lab;
+use crate::vm::{Vm, Watch};
+use crate::{Error, Result};
+use std::time::Duration;
+
+/// Longest time one step may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the SMMU's driver says when all is well.
+const WELL: [&str; 3] = [" ias ", ": allocated ", ": option "];
+/// What others say when something is not.
+const TROUBLE: &str = "Call trace|WARNING:|BUG:|[Tt]imeout|I/O error|Unit Hang|rcu.*stall|Adding to iommu group.*fail";
+
+/// A host that is up, with disk, network and the edu device.
+pub struct Guest {
+    /// Its machine.
+    pub vm: Vm,
+    /// Its agent.
+    pub agent: Agent,
+    disk: Disk,
+    rounds: u64,
+}
+
+impl Guest {
+    /// Boots `machine`, to which the devices are added, with more arguments
+    /// for its kernel.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] that keeps it from coming up.
+    pub fn boot(lab: &Lab, machine: &Machine, arguments: &str, name: &str) -> Result<Self> {
+        let disk = Disk::new(&lab.workspace, name)?;
+        let mut machine = machine.clone();
+        machine.disk = Some(disk.path().to_owned());
+        machine.network = true;
+        machine.edu = true;
+        machine.smmu = true;
+        machine.append_for_host(&format!(" {arguments}"));
+        let vm = Vm::start(lab, &machine, &Watch::quietly(name))?;
+        let agent = Agent::wait(&vm)?;
+        Ok(Self {
+            vm,
+            agent,
+            disk,
+            rounds: 0,
+        })
+    }
+
+    /// Has the agent do something.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask_within`].
+    pub fn ask(&mut self, command: &str) -> Result<Reply> {
+        self.agent.ask_within(&self.vm, command, STEP_TIMEOUT)
+    }
+
+    /// Runs a shell command and returns the lines it printed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Agent`] when its status is not 0.
+    pub fn shell(&mut self, command: &str) -> Result<Vec<String>> {
+        const PREFIX: &str = "@out ";
+        let mark = self.vm.host.mark();
+        let wrapped = format!(
+            "sh ({command}) > /tmp/out 2>&1; s=$?; busybox sed 's/^/{PREFIX}/' /tmp/out; exit $s"
+        );
+        let reply = self.ask(&wrapped)?;
+        let lines = self.vm.host.lines_since(mark);
+        let printed: Vec<String> = lines
+            .iter()
+            .filter_map(|line| line.text.strip_prefix(PREFIX))
+            .map(str::to_owned)
+            .collect();
+        if reply.get("status") == Some("0") {
+            return Ok(printed);
+        }
+        Err(Error::Agent {
+            command: command.to_owned(),
+            message: format!("{reply:?}: {}", printed.join("; ")),
+        })
+    }
+
+    /// Moves `bytes` each way over disk and network, and compares all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Agent`] or [`Error::Machine`] for data that differs.
+    pub fn transfers(&mut self, bytes: u64) -> Result<()> {
+        self.ask(&format!("nvme verify {:#x} 0 {bytes}", disk::SEED))?;
+        self.rounds += 1;
+        let (seed, at) = (0xb000 + self.rounds, 16 << 20);
+        self.ask(&format!("nvme fill {seed:#x} {at} {bytes}"))?;
+        if let Some(position) = self.disk.first_difference(seed, at, bytes)? {
+            return Err(Error::Machine {
+                what: format!("what the host wrote to the disk differs at byte {position}"),
+                tail: String::new(),
+            });
+        }
+        self.ask(&format!("nvme verify {seed:#x} {at} {bytes}"))?;
+        self.network(bytes)
+    }
+
+    /// Sends and receives `bytes`, and compares them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::transfers`].
+    pub fn network(&mut self, bytes: u64) -> Result<()> {
+        self.rounds += 1;
+        let (up, down) = (0xc000 + self.rounds, 0xd000 + self.rounds);
+        let exchange = Exchange::listen(bytes, up, down)?;
+        let port = exchange.port();
+        self.ask(&format!("net exchange {port} {bytes} {up:#x} {down:#x}"))?;
+        exchange.finish()
+    }
+
+    /// The first thing that kernel or hypervisor complained about, but for
+    /// the events that the SMMU's driver prints, if these are `expected`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] of the machine.
+    pub fn complaint(&mut self, expected: bool) -> Result<Option<String>> {
+        let said = self.shell("dmesg | grep arm-smmu-v3 || true")?;
+        if said.is_empty() {
+            return Ok(Some("no SMMU driver said that it is there".to_owned()));
+        }
+        let event = |line: &str| line.contains(": event 0x") || line.contains(": \t0x");
+        let fine =
+            |line: &str| WELL.iter().any(|well| line.contains(well)) || (expected && event(line));
+        let bad = said.into_iter().find(|line| !fine(line));
+        if bad.is_some() {
+            return Ok(bad);
+        }
+        let trouble = self.shell(&format!("dmesg | grep -E '{TROUBLE}' || true"))?;
+        if let Some(line) = trouble.into_iter().next() {
+            return Ok(Some(line));
+        }
+        let events = self.vm.events_since(0);
+        let stopped = events.iter().find(|event| event.kind() == "dma_fault");
+        Ok(stopped.map(|event| format!("the hypervisor stopped a device: {event:?}")))
+    }
+
+    /// What kind of domain each IOMMU group has.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] of the machine.
+    pub fn domains(&mut self) -> Result<Vec<String>> {
+        self.shell("cat /sys/kernel/iommu_groups/*/type")
+    }
+
+    /// Switches it off.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when it does not end.
+    pub fn off(mut self) -> Result<()> {
+        self.agent.tell(&self.vm, "off")?;
+        self.vm.wait_exit(OFF_TIMEOUT).map(drop)
+    }
+}

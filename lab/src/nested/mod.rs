@@ -1,0 +1,281 @@
+//! The host drives an SMMU: proofs with the drivers and devices that a
+//! distribution has.
+//!
+//! They say nothing about the hypervisor's part of the work, so they run on a
+//! machine without one, too, which shows what they are worth.
+
+mod guest;
+
+pub use guest::Guest;
+
+use crate::Result;
+use crate::check::{Check, Report};
+use crate::demo;
+use crate::machine::{Boot, Machine};
+use crate::progress::Progress;
+use crate::setup::Lab;
+use std::time::{Duration, Instant};
+
+/// Bytes of the transfers that show that a host works.
+const QUICK: u64 = 2 << 20;
+/// Bytes of one transfer under load.
+const LOADED: u64 = 4 << 20;
+/// Unbindings between two looks at the devices.
+const BATCH: u64 = 20;
+
+/// A kernel to be the host, and the machine it is on.
+pub struct Host {
+    /// What to build and boot with.
+    pub lab: Lab,
+    /// The machine, whose initrd is one for [`crate::initramfs::Purpose::Proof`]
+    /// with `dma_bench.ko`.
+    pub machine: Machine,
+    /// Size of its pages, for people.
+    pub pages: &'static str,
+}
+
+/// One of the proofs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Every setting of the host, with a few transfers.
+    Matrix,
+    /// Disk and network together, for long, on busy CPUs.
+    Load,
+    /// Drivers that come and go.
+    Rebind,
+    /// A driver in user space.
+    Vfio,
+    /// The demonstration, with the host's own IOMMU letting everything through.
+    Attacks,
+}
+
+/// How much is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to prove.
+    pub parts: Vec<Part>,
+    /// Seconds of transfers under load.
+    pub seconds: u64,
+    /// How often drivers are unbound and bound again.
+    pub rebinds: u64,
+}
+
+/// Runs the proofs; the first of `hosts` is the one for those that need only
+/// one.
+///
+/// # Errors
+///
+/// Nothing that a proof may meet: that is in the report.
+pub fn run(plan: &Plan, hosts: &[Host]) -> Result<Report> {
+    let mut report = Report::default();
+    let Some(first) = hosts.first() else {
+        return Ok(report);
+    };
+    for part in &plan.parts {
+        match part {
+            Part::Matrix => {
+                for host in hosts {
+                    matrix(host, &mut report);
+                }
+            }
+            Part::Load => load(first, plan.seconds, &mut report),
+            Part::Rebind => rebind(first, plan.rebinds, &mut report),
+            Part::Vfio => {
+                for host in hosts {
+                    vfio(host, &mut report);
+                }
+            }
+            Part::Attacks => attacks(first, &mut report)?,
+        }
+    }
+    Ok(report)
+}
+
+/// Adds a check whose result is what `work` returns; an error of the machine
+/// is a check that failed, too.
+fn prove(
+    report: &mut Report,
+    name: &str,
+    tried: &str,
+    work: impl FnOnce() -> Result<std::result::Result<String, String>>,
+) {
+    let progress = Progress::spinner(&format!("{name}: {tried}"));
+    let start = Instant::now();
+    let check = match work() {
+        Ok(result) => Check::of(name, tried, result),
+        Err(error) => {
+            eprintln!("{error}");
+            Check::failed(name, tried, error.to_string())
+        }
+    };
+    report.add(check.with("seconds", start.elapsed().as_secs_f64()));
+    progress.done();
+}
+
+/// `good`, unless there was a complaint.
+fn unless(
+    complaint: Option<String>,
+    good: impl Into<String>,
+) -> std::result::Result<String, String> {
+    complaint.map_or_else(|| Ok(good.into()), Err)
+}
+
+fn matrix(host: &Host, report: &mut Report) {
+    for strict in [1, 0] {
+        for passthrough in [0, 1] {
+            for cpus in [1, 4] {
+                let tried = format!(
+                    "{} pages, strict={strict}, passthrough={passthrough}, {cpus} CPUs",
+                    host.pages
+                );
+                prove(report, "Host with its own IOMMU", &tried, || {
+                    setting(host, strict, passthrough, cpus)
+                });
+            }
+        }
+    }
+}
+
+/// One setting of the host: the devices work, and in the way that was asked for.
+fn setting(
+    host: &Host,
+    strict: u32,
+    passthrough: u32,
+    cpus: u32,
+) -> Result<std::result::Result<String, String>> {
+    let arguments = format!("iommu.strict={strict} iommu.passthrough={passthrough}");
+    let mut machine = host.machine.clone();
+    machine.cpus = cpus;
+    let mut guest = Guest::boot(&host.lab, &machine, &arguments, "nested-matrix")?;
+    guest.transfers(QUICK)?;
+    let wanted = match (strict, passthrough) {
+        (_, 1) => "identity",
+        (0, _) => "DMA-FQ",
+        _ => "DMA",
+    };
+    let domains = guest.domains()?;
+    let complaint = guest.complaint(false)?;
+    guest.off()?;
+    if domains.len() < 2 || domains.iter().any(|domain| domain != wanted) {
+        return Ok(Err(format!("the groups are {domains:?}, not {wanted}")));
+    }
+    let good = format!("{} groups {wanted}, all data compared equal", domains.len());
+    Ok(unless(complaint, good))
+}
+
+fn load(host: &Host, seconds: u64, report: &mut Report) {
+    for strict in [1, 0] {
+        let tried = format!("NVMe, e1000e and mappings together, {seconds} s, strict={strict}");
+        prove(report, "Devices work under load", &tried, || {
+            let mut machine = host.machine.clone();
+            machine.cpus = 4;
+            let arguments = format!("iommu.strict={strict}");
+            let mut guest = Guest::boot(&host.lab, &machine, &arguments, "nested-load")?;
+            guest.shell("insmod /lib/dma_bench.ko")?;
+            guest.ask("sh soak > /dev/null 2>&1 &")?;
+            let end = Instant::now() + Duration::from_secs(seconds);
+            let mut exchanged = 0_u64;
+            while Instant::now() < end {
+                guest.network(LOADED)?;
+                exchanged += 1;
+            }
+            guest.shell("touch /tmp/stop; while [ ! -e /tmp/soaked ]; do sleep 1; done")?;
+            let summary = guest.shell("cat /tmp/soaked")?.join(" ");
+            let complaint = guest.complaint(false)?;
+            guest.off()?;
+            let counts = crate::agent::Reply::parse(&summary);
+            let disk = counts.number("disk")?;
+            let maps = counts.number("maps")?;
+            if counts.number("errors")? != 0 || disk == 0 || maps == 0 || exchanged == 0 {
+                return Ok(Err(format!("{summary} network={exchanged}")));
+            }
+            let mebibytes = LOADED >> 20;
+            Ok(unless(
+                complaint,
+                format!(
+                    "{} MiB by disk, {} MiB by network, {} mappings",
+                    disk * mebibytes,
+                    exchanged * 2 * mebibytes,
+                    maps
+                ),
+            ))
+        });
+    }
+}
+
+fn rebind(host: &Host, count: u64, report: &mut Report) {
+    let tried = format!("nvme, e1000e and edu, {count} times each, transfers between");
+    prove(report, "Drivers are unbound and bound", &tried, || {
+        let mut machine = host.machine.clone();
+        machine.cpus = 2;
+        let mut guest = Guest::boot(&host.lab, &machine, "", "nested-rebind")?;
+        guest.shell("spare && insmod /lib/dma_bench.ko")?;
+        let mut done = 0;
+        while done < count {
+            let batch = BATCH.min(count - done);
+            guest.shell(&format!("rebind {batch}"))?;
+            guest.transfers(QUICK)?;
+            done += batch;
+        }
+        let complaint = guest.complaint(false)?;
+        guest.off()?;
+        Ok(unless(
+            complaint,
+            format!("{done} times, all data compared equal"),
+        ))
+    });
+}
+
+fn vfio(host: &Host, report: &mut Report) {
+    let tried = format!("type 1, {} pages, edu at addresses of its own", host.pages);
+    prove(report, "A program drives a device", &tried, || {
+        let mut guest = Guest::boot(&host.lab, &host.machine, "", "nested-vfio")?;
+        guest.shell("spare")?;
+        let said = guest.shell("edu vfio-pci vfio || true")?.join(" ");
+        // What the device may not do is reported to the host, whose affair it is.
+        let events =
+            guest.shell("dmesg | grep -o 'event 0x.* received' | busybox sort -u || true")?;
+        let complaint = guest.complaint(true)?;
+        guest.transfers(QUICK)?;
+        guest.off()?;
+        let checks = crate::agent::Reply::parse(&said);
+        for name in [
+            "chosen",
+            "readonly",
+            "unmapped",
+            "remapped",
+            "never",
+            "scattered",
+        ] {
+            if checks.get(name) != Some("ok") {
+                return Ok(Err(said));
+            }
+        }
+        for kind in ["event 0x10", "event 0x13"] {
+            if !events.iter().any(|event| event.starts_with(kind)) {
+                return Ok(Err(format!(
+                    "the kernel reported {events:?}, but no {kind}"
+                )));
+            }
+        }
+        Ok(unless(
+            complaint,
+            "data, faults, unmapping, 64 MiB scattered: all as it says",
+        ))
+    });
+}
+
+/// The demonstration's attacks, by a device that the host lets reach all it
+/// can.
+fn attacks(host: &Host, report: &mut Report) -> Result<()> {
+    if !matches!(host.machine.boot, Boot::Portcullis { .. }) {
+        return Ok(());
+    }
+    let mut machine = host.machine.clone();
+    machine.append_for_host(" iommu.passthrough=1");
+    let demonstration = demo::run(&host.lab, machine, "nested-attacks")?;
+    for check in demonstration.checks() {
+        report.add(check.clone());
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! `cargo xtask nested`: a host that drives its own SMMU, with real clients.
+
+use crate::options::{HostIommu, KernelFlavour, Options};
+use crate::run::write_json;
+use clap::{Args, ValueEnum};
+use portcullis_lab::initramfs::{self, Purpose};
+use portcullis_lab::nested::{self, Host, Part, Plan};
+use portcullis_lab::{build, setup};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Show that Debian's drivers work on the emulated SMMU, and what they cannot.
+///
+/// Boots the host in every setting of its IOMMU, moves verified data under load,
+/// unbinds and binds drivers, drives a device from user space, and attacks.
+/// Exit status 0 exactly when every check held.
+#[derive(Args)]
+pub struct Nested {
+    /// What to show [default: all].
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    parts: Vec<NestedPart>,
+    /// Seconds of verified transfers under load.
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    seconds: u64,
+    /// How often drivers are unbound and bound.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    rebinds: u64,
+    /// Run the same on a machine without the hypervisor, but for the attacks:
+    /// what the checks themselves are worth.
+    #[arg(long)]
+    native: bool,
+    /// Write every check with its figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// One of the proofs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NestedPart {
+    /// Every setting of the host, with a few transfers.
+    Matrix,
+    /// Disk and network together, on busy CPUs.
+    Load,
+    /// Drivers that come and go.
+    Rebind,
+    /// A driver in user space.
+    Vfio,
+    /// The demonstration, with iommu.passthrough=1.
+    Attacks,
+}
+
+impl From<NestedPart> for Part {
+    fn from(part: NestedPart) -> Self {
+        match part {
+            NestedPart::Matrix => Self::Matrix,
+            NestedPart::Load => Self::Load,
+            NestedPart::Rebind => Self::Rebind,
+            NestedPart::Vfio => Self::Vfio,
+            NestedPart::Attacks => Self::Attacks,
+        }
+    }
+}
+
+impl Nested {
+    /// Runs the command.
+    pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        self.options.host_iommu = HostIommu::Nested;
+        let parts: Vec<Part> = match &self.parts[..] {
+            [] => NestedPart::value_variants()
+                .iter()
+                .map(|part| (*part).into())
+                .collect(),
+            some => some.iter().map(|part| (*part).into()).collect(),
+        };
+        let lab = self.options.set_up()?;
+        let image = build::hypervisor(&lab)?;
+        let mut hosts = vec![self.host(lab, &image, &self.options)?];
+        let both = [Part::Matrix, Part::Vfio];
+        if both.iter().any(|part| parts.contains(part)) && self.options.kernel.is_none() {
+            let other = Options {
+                kernel_flavour: self.options.kernel_flavour.other(),
+                ..self.options.clone()
+            };
+            hosts.push(self.host(other.set_up()?, &image, &other)?);
+        }
+        let plan = Plan {
+            parts,
+            seconds: self.seconds,
+            rebinds: self.rebinds,
+        };
+        let report = nested::run(&plan, &hosts)?;
+        println!("\n{}", report.table());
+        if let Some(path) = &self.json {
+            write_json(path, &report.json("nested"))?;
+        }
+        Ok(crate::run::verdict(&report, &hosts[0].lab))
+    }
+
+    fn host(&self, lab: setup::Lab, image: &Path, options: &Options) -> anyhow::Result<Host> {
+        let payloads = build::payloads(&lab)?;
+        let module = build::dma_bench(&lab)?;
+        let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, &[&module])?;
+        let kernel = &lab.kernel.image;
+        let machine = if self.native {
+            options.native_machine(kernel, &initrd)
+        } else {
+            options.machine(image, kernel, &initrd)
+        };
+        let pages = match options.kernel_flavour {
+            KernelFlavour::Small => "4 KiB",
+            KernelFlavour::Large => "16 KiB",
+        };
+        Ok(Host {
+            lab,
+            machine,
+            pages,
+        })
+    }
+}
