@@ -119,6 +119,17 @@ impl Machine {
         }
     }
 
+    /// Whether the host finds an SMMU, its own or an emulated one.
+    #[must_use]
+    pub fn host_has_smmu(&self) -> bool {
+        match &self.boot {
+            Boot::Native { .. } => self.smmu,
+            Boot::Portcullis { arguments, .. } => arguments
+                .split_ascii_whitespace()
+                .any(|word| word == "host-iommu=nested"),
+        }
+    }
+
     /// Adds to the command line of the host's kernel.
     pub fn append_for_host(&mut self, more: &str) {
         match &mut self.boot {
