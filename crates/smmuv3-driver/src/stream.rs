@@ -214,6 +214,19 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
+    /// Whether `stream` has no entry that is valid: its traffic aborts, and is
+    /// recorded as C_BAD_STREAMID or C_BAD_STE.
+    #[must_use]
+    pub fn is_invalid(&self, stream: StreamId) -> bool {
+        if !self.table.shape.contains(stream) {
+            return true;
+        }
+        match self.table.find(&self.hw.mem, stream) {
+            Place::Absent { .. } => true,
+            Place::At(at) => !load(&self.hw.mem, at).v(),
+        }
+    }
+
     pub(crate) fn abort_entry(&mut self, stream: StreamId, at: PhysAddr) -> Result<(), Error> {
         store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
         self.hw.mem.publish(at, 8);

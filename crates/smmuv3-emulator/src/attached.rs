@@ -139,6 +139,11 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R,
         self.streams.owner_stream(physical)
     }
 
+    fn is_invalid(&self, stream: StreamId) -> bool {
+        let physical = Physical::stream(self, stream);
+        physical.is_some_and(|physical| self.smmu.is_invalid(physical))
+    }
+
     fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)> {
         self.next_run(from).map(|(first, last, _)| (first, last))
     }

@@ -87,6 +87,11 @@ pub trait Physical {
     /// not given.
     fn stream(&self, stream: StreamId) -> Option<StreamId>;
 
+    /// Whether a stream of the owner's has what [`Wanted::Invalid`] gives: when
+    /// its table was last looked at, there was nothing for it. `false` for one
+    /// it was not given.
+    fn is_invalid(&self, stream: StreamId) -> bool;
+
     /// The first and last of the runs of streams that the owner was given, from
     /// `from` on, in the owner's numbers; `None` when there is none.
     fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)>;

@@ -5,7 +5,7 @@
 //! | command | what becomes of it |
 //! |---|---|
 //! | PREFETCH_CONFIG, PREFETCH_ADDR | nothing: no SMMU has to prefetch |
-//! | CFGI_STE, CFGI_STE_RANGE, CFGI_ALL | the streams are read again from the owner's table |
+//! | CFGI_STE, CFGI_STE_RANGE, CFGI_ALL | the streams are read again from the owner's table; with a stream that had nothing, those around it too |
 //! | CFGI_CD, CFGI_CD_ALL | the same, of the physical stream |
 //! | TLBI_NH_ALL, _ASID, _VA, _VAA | the same, of the owner's VMID |
 //! | TLBI_NSNH_ALL | TLBI_NH_ALL of the owner's VMID |
@@ -140,7 +140,13 @@ pub(crate) fn judge(
             counts.no_effect += 1;
             return Verdict::Nothing;
         }
-        Opcode::CFGI_STE if !command.leaf() => return Verdict::Descriptor(stream),
+        // A driver that puts a level 2 array in place may name no more than the
+        // stream that it needs, and with Leaf set: Linux does, and works on an
+        // SMMU that does not cache an invalid descriptor. Looking at more than
+        // was asked for is any SMMU's right.
+        Opcode::CFGI_STE if !command.leaf() || physical.is_invalid(stream) => {
+            return Verdict::Descriptor(stream);
+        }
         Opcode::CFGI_STE => return Verdict::Streams(stream, stream),
         Opcode::CFGI_STE_RANGE => {
             // 2^(range + 1) streams, aligned (4.3.2).

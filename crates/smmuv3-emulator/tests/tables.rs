@@ -44,15 +44,20 @@ fn a_second_level_appears_and_goes() {
     world.put_all(LEAF + u64::from(S) * 64, &STAGE1);
     world.put_all(LEAF + 70 * 64, &BYPASS);
     world.put(STRTAB, LEAF | 9);
-    // Leaf: only this stream's.
+    // Leaf alone, but nothing was there before: all that the descriptor leads
+    // to is new.
     world.changed(S);
     assert_eq!(world.reads(S, 0x123), Ok(0x80aa_0123));
-    assert!(world.reads(70, 0x4000_0000).is_err());
+    assert_eq!(world.reads(70, 0x4000_0000), Ok(0x8000_0000));
+    // Leaf alone, on an entry that was there: only this stream's.
+    world.put_all(LEAF + 71 * 64, &BYPASS);
+    world.changed(S);
+    assert!(world.reads(71, 0x4000_0000).is_err());
     let _ = world.events();
     let _ = world.told();
-    // Not the leaf alone: all that the descriptor leads to (5.1.1).
+    // Not the leaf alone (5.1.1).
     world.commands(&[[3 | u64::from(S) << 32, 0], [0x46, 0]]);
-    assert_eq!(world.reads(70, 0x4000_0000), Ok(0x8000_0000));
+    assert_eq!(world.reads(71, 0x4000_0000), Ok(0x8000_0000));
     assert_eq!(world.reads(S, 0x1123), Ok(0x80bb_0123));
     // It goes: CMD_CFGI_ALL (range 31).
     world.put(STRTAB, 0);

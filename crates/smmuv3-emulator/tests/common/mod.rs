@@ -269,6 +269,10 @@ impl Physical for Recorder {
             .then(|| StreamId(stream.0 + STREAMS))
     }
 
+    fn is_invalid(&self, _: StreamId) -> bool {
+        false
+    }
+
     fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)> {
         self.streams
             .iter()
