@@ -42,6 +42,18 @@ pub enum Op {
         /// Number of the stream.
         stream: u32,
     },
+    /// The same for all streams between two, as [`AttachRange`](Self::AttachRange)
+    /// does it.
+    CloseRange {
+        /// Number of a stream, included.
+        first: u32,
+        /// Number of another, included.
+        last: u32,
+        /// All that share a second-level table with one of them too.
+        whole: bool,
+        /// Each access is reported.
+        invalid: bool,
+    },
     /// Takes pages from the host.
     Take {
         /// First page of RAM.

@@ -11,7 +11,7 @@ use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::HostError;
 use portcullis_ownership::{Owner, TransferError};
 use portcullis_pagetable::Error as TableError;
-use smmuv3_driver::Granule;
+use smmuv3_driver::{Granule, Uniform};
 use smmuv3_model::{Access, Fault, Transaction};
 use smmuv3_spec::StreamId;
 
@@ -57,6 +57,12 @@ impl World<'_> {
                     self.half_done(stream, None);
                 }
             }
+            Op::CloseRange {
+                first,
+                last,
+                whole,
+                invalid,
+            } => self.close_range([first, last], whole, invalid)?,
             Op::Take {
                 page,
                 count,
@@ -115,6 +121,48 @@ impl World<'_> {
         whole: bool,
         domain: u8,
     ) -> Result<(), Finding> {
+        let (unit, ends, streams) = self.between([first, last], whole);
+        self.also(before, streams.iter().copied(), &self.ranges_of(domain));
+        let stage2 = self.domains[usize::from(domain)];
+        let [low, high] = ends;
+        let all = self.drive(unit, "attach_range", |d| d.attach_range(low, high, &stage2))?;
+        for stream in streams {
+            if all {
+                self.attached(stream, domain);
+            } else {
+                self.half_done(stream, Some(domain));
+            }
+        }
+        Ok(())
+    }
+
+    fn close_range(&mut self, ends: [u32; 2], whole: bool, invalid: bool) -> Result<(), Finding> {
+        let (unit, [low, high], streams) = self.between(ends, whole);
+        let uniform = if invalid {
+            Uniform::Invalid
+        } else {
+            Uniform::Abort
+        };
+        let all = self.drive(unit, "set_range", |driver| {
+            let mut next = Some(low);
+            while let Some(first) = next {
+                next = driver.set_range(first, high, &uniform)?;
+            }
+            Ok(())
+        })?;
+        for stream in streams {
+            if all {
+                self.blocked(stream);
+            } else {
+                self.half_done(stream, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// The SMMU of the first of two streams, its StreamIDs between them, and
+    /// which streams these are.
+    fn between(&self, [first, last]: [u32; 2], whole: bool) -> (usize, [StreamId; 2], Vec<u32>) {
         let units = self.drivers.len();
         let (unit, a) = place(first, units);
         let (_, b) = place(last, units);
@@ -130,18 +178,7 @@ impl World<'_> {
             at == unit && (low..=high).contains(&id)
         };
         let streams: Vec<u32> = (0..STREAMS).filter(inside).collect();
-        self.also(before, streams.iter().copied(), &self.ranges_of(domain));
-        let stage2 = self.domains[usize::from(domain)];
-        let (low, high) = (StreamId(low), StreamId(high));
-        let all = self.drive(unit, "attach_range", |d| d.attach_range(low, high, &stage2))?;
-        for stream in streams {
-            if all {
-                self.attached(stream, domain);
-            } else {
-                self.half_done(stream, Some(domain));
-            }
-        }
-        Ok(())
+        (unit, [StreamId(low), StreamId(high)], streams)
     }
 
     /// A change of a stream failed: what it has then is what its entry says,

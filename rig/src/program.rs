@@ -20,6 +20,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         // Rare, since where tables exist it is as much work as a hundred others.
         1 => prop_oneof![
             1 => attach_range(),
+            1 => close_range(),
             2 => stream().prop_map(|stream| Op::Block { stream }),
         ],
         2 => stream().prop_map(|stream| Op::Block { stream }),
@@ -50,6 +51,17 @@ fn attach_range() -> impl Strategy<Value = Op> {
             domain,
         }
     })
+}
+
+fn close_range() -> impl Strategy<Value = Op> {
+    (any::<u32>(), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
+        |(first, last, whole, invalid)| Op::CloseRange {
+            first,
+            last,
+            whole,
+            invalid,
+        },
+    )
 }
 
 /// All streams that share one second-level table, or a few.
