@@ -104,7 +104,9 @@ impl Stage1 {
     /// is translated by stage 2 like any other (13.6.3), so that nothing it
     /// keeps or makes up reaches past stage 2, and a change of stage 2 leaves
     /// nothing behind in the device that grants access. The owner of stage 1
-    /// invalidates what the device holds of it.
+    /// invalidates what the device holds of it; what a device still believes of
+    /// a stage 2 that changed (3.9.1) costs it an abort, and nobody else
+    /// anything.
     ///
     /// It needs `CR0.ATSCHK`, without which translated traffic would bypass the
     /// SMMU; this driver sets it wherever there is ATS, before anything else.

@@ -26,21 +26,27 @@ const HOST: Stage2 = Stage2 {
     ps: 2,
 };
 
-/// Both stages, CD2L, ATS with split stages, overrides, SSIDSIZE 16.
+/// Both stages, CD2L, ATS with split stages, overrides, SSIDSIZE 16; few
+/// streams, since there are many of these.
 fn able(stall_model: u8) -> Fake {
-    Fake::with(|state| {
+    Fake::sized(1 << 16, |state| {
         let idr0 = state
             .idr0()
             .with_cd2l(true)
             .with_ats(true)
             .with_stall_model(stall_model);
         state.set(reg::IDR0, u32::from(idr0));
-        state.set(reg::IDR1, 0x0e73_0410_u32);
+        state.set(reg::IDR1, 0x0e73_0408_u32);
     })
 }
 
 fn driver(fake: &Fake) -> Driver<'_> {
-    Smmu::new(fake, fake, fake, Config::default()).unwrap()
+    let config = Config {
+        command_log2: 4,
+        event_log2: 4,
+        ..Config::default()
+    };
+    Smmu::new(fake, fake, fake, config).unwrap()
 }
 
 /// Overrides: memory type 0b1111 and Outer Shareable, privileged data.

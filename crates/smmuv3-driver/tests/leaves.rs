@@ -40,15 +40,22 @@ const LAST: StreamId = StreamId(200);
 /// The one that is looked at, in the second table.
 const STREAM: StreamId = StreamId(100);
 
+/// 1024 streams.
 fn able(stall_model: u8) -> Fake {
-    Fake::with(|state| {
+    Fake::sized(1 << 17, |state| {
+        state.set(reg::IDR1, 0x0273_000a_u32);
         let idr0 = state.idr0().with_stall_model(stall_model);
         state.set(reg::IDR0, u32::from(idr0));
     })
 }
 
 fn driver(fake: &Fake) -> Driver<'_> {
-    Smmu::new(fake, fake, fake, Config::default()).unwrap()
+    let config = Config {
+        command_log2: 5,
+        event_log2: 4,
+        ..Config::default()
+    };
+    Smmu::new(fake, fake, fake, config).unwrap()
 }
 
 fn stage2(stage2: Stage2) -> Uniform {
@@ -188,7 +195,7 @@ fn what_waits_under_a_table_that_goes_is_ended() {
 /// traffic that has it already is not touched.
 #[test]
 fn a_segment_changes_in_few_steps() {
-    let fake = able(0);
+    let fake = Fake::new();
     let mut smmu = driver(&fake);
     let last = StreamId(0xffff);
     smmu.attach_range(FIRST, last, &HOST).unwrap();

@@ -168,6 +168,11 @@ impl Fake {
     }
 
     pub fn with(change: impl FnOnce(&mut State)) -> Self {
+        Self::sized(4 << 20, change)
+    }
+
+    /// With so many bytes of memory.
+    pub fn sized(bytes: u64, change: impl FnOnce(&mut State)) -> Self {
         let mut state = State {
             regs: BTreeMap::new(),
             faults: Faults::default(),
@@ -190,7 +195,7 @@ impl Fake {
         state.set(reg::GBPA, 0x1000_u32);
         change(&mut state);
         Self {
-            arena: Arena::new(PhysAddr::new(RAM), 4 << 20),
+            arena: Arena::new(PhysAddr::new(RAM), bytes),
             view: RefCell::default(),
             state: RefCell::new(state),
             time: Cell::new(0),
