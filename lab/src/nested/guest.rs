@@ -14,7 +14,12 @@ use std::time::Duration;
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What the SMMU's driver says when all is well.
-const WELL: [&str; 3] = [" ias ", ": allocated ", ": option "];
+const WELL: [&str; 4] = [
+    " ias ",
+    ": allocated ",
+    ": option ",
+    "falling back to wired irqs",
+];
 /// What others say when something is not.
 const TROUBLE: &str = "Call trace|WARNING:|BUG:|[Tt]imeout|I/O error|Unit Hang|rcu.*stall|Adding to iommu group.*fail";
 

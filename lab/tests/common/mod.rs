@@ -51,10 +51,18 @@ impl Prepared {
 
     /// The hypervisor with another host kernel.
     pub fn boot_kernel(&self, arguments: &str, kernel: &Path) -> Boot {
+        machine::portcullis(
+            self.image(),
+            arguments,
+            kernel,
+            &self.initrd,
+            HOST_ARGUMENTS,
+        )
+    }
+
+    fn image(&self) -> &'static Path {
         static IMAGE: OnceLock<PathBuf> = OnceLock::new();
-        let image =
-            IMAGE.get_or_init(|| build::hypervisor(&self.lab).expect("the hypervisor builds"));
-        machine::portcullis(image, arguments, kernel, &self.initrd, HOST_ARGUMENTS)
+        IMAGE.get_or_init(|| build::hypervisor(&self.lab).expect("the hypervisor builds"))
     }
 
     /// Another image of the hypervisor with the usual modules.
@@ -66,6 +74,24 @@ impl Prepared {
     /// The usual ramdisk.
     pub fn initrd(&self) -> &Path {
         &self.initrd
+    }
+
+    /// The usual machine whose host has an SMMU of its own, with the programs of
+    /// the proofs.
+    pub fn nested_machine(&self) -> Machine {
+        let initrd = self.proof_initrd();
+        Machine::new(machine::portcullis(
+            self.image(),
+            &HYPERVISOR_ARGUMENTS.replace("identity", "nested"),
+            &self.lab.kernel.image,
+            &initrd,
+            HOST_ARGUMENTS,
+        ))
+    }
+
+    /// The ramdisk with the programs of the proofs.
+    pub fn proof_initrd(&self) -> PathBuf {
+        initramfs::build(&self.lab, &self.payloads, Purpose::Proof).expect("the initrd builds")
     }
 
     /// The usual machine without the hypervisor.
