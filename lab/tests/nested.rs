@@ -71,7 +71,8 @@ fn what_the_host_says_about_its_smmu_is_heard() {
         .expect("a line");
     let complaint = guest.complaint(true).expect("the log");
     assert!(complaint.is_some_and(|line| line.contains("timeout")));
-    guest.off().expect("the end");
+    let last = guest.off(true).expect("the end");
+    assert!(last.is_some_and(|line| line.contains("timeout")));
 }
 
 #[test]
@@ -82,5 +83,5 @@ fn a_host_without_an_smmu_proves_nothing() {
     let complaint = guest.complaint(false).expect("the log");
     assert!(complaint.is_some_and(|line| line.contains("no SMMU driver")));
     assert!(guest.domains().is_err());
-    guest.off().expect("the end");
+    guest.off(false).expect("the end");
 }

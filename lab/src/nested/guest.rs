@@ -3,6 +3,7 @@
 use crate::agent::{Agent, Reply};
 use crate::demo::OFF_TIMEOUT;
 use crate::disk::{self, Disk};
+use crate::logfmt::Event;
 use crate::machine::Machine;
 use crate::net::Exchange;
 use crate::setup::Lab;
@@ -22,6 +23,31 @@ const WELL: [&str; 4] = [
 ];
 /// What others say when something is not.
 const TROUBLE: &str = "Call trace|WARNING:|BUG:|[Tt]imeout|I/O error|Unit Hang|rcu.*stall|Adding to iommu group.*fail";
+
+/// What the hypervisor counts and must not find with a driver that is right.
+const NEVER: [(&str, &str); 7] = [
+    ("emulated_counts", "refused_writes"),
+    ("emulated_counts", "illegal_commands"),
+    ("emulated_counts", "fetch_aborts"),
+    ("emulated_counts", "failed_syncs"),
+    ("emulated_counts", "bad_queues"),
+    ("smmu_counts", "command_errors"),
+    ("smmu_counts", "timeouts"),
+];
+
+/// The first count of the hypervisor's, if there is one, that is wrong.
+fn miscounted(events: &[Event]) -> Option<String> {
+    let of = |kind: &str| events.iter().find(|event| event.kind() == kind);
+    // Without the hypervisor nobody counts.
+    of("host_start")?;
+    let wrong = NEVER.iter().find_map(|(kind, key)| {
+        let count = of(kind).and_then(|event| event.number(key));
+        (count != Some(0)).then(|| format!("{kind}: {key} is {count:?}"))
+    });
+    let commands = of("emulated_counts").and_then(|event| event.number("commands"));
+    let idle = commands.is_none_or(|number| number == 0);
+    wrong.or_else(|| idle.then(|| "the host gave its SMMU no commands".to_owned()))
+}
 
 /// A host that is up, with disk, network and the edu device.
 pub struct Guest {
@@ -164,13 +190,50 @@ impl Guest {
         self.shell("cat /sys/kernel/iommu_groups/*/type")
     }
 
-    /// Switches it off.
+    /// Switches it off; returns the first complaint of its life, as
+    /// [`Guest::complaint`], and of the hypervisor's counts at its end.
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`] when it does not end.
-    pub fn off(mut self) -> Result<()> {
+    pub fn off(mut self, expected: bool) -> Result<Option<String>> {
+        let complaint = self.complaint(expected)?;
         self.agent.tell(&self.vm, "off")?;
-        self.vm.wait_exit(OFF_TIMEOUT).map(drop)
+        self.vm.wait_exit(OFF_TIMEOUT)?;
+        Ok(complaint.or_else(|| miscounted(&self.vm.events_since(0))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hypervisor_counted_is_looked_at() {
+        let good = [
+            "portcullis: event=host_start",
+            "portcullis: event=smmu_counts command_errors=0 timeouts=0",
+            "portcullis: event=emulated_counts refused_writes=0 commands=7 illegal_commands=0 \
+             fetch_aborts=0 failed_syncs=0 bad_queues=0",
+        ];
+        let count = |lines: &[String]| {
+            let events: Vec<Event> = lines.iter().filter_map(|line| Event::parse(line)).collect();
+            miscounted(&events)
+        };
+        let lines = good.map(str::to_owned);
+        assert_eq!(count(&lines), None);
+        for (kind, key) in NEVER {
+            let wrong = lines.clone().map(|line| match line.contains(kind) {
+                true => line.replace(&format!("{key}=0"), &format!("{key}=1")),
+                false => line,
+            });
+            assert!(count(&wrong).is_some_and(|what| what.contains(key)));
+        }
+        let idle = lines
+            .clone()
+            .map(|line| line.replace("commands=7", "commands=0"));
+        assert!(count(&idle).is_some());
+        assert!(count(&lines[..2]).is_some());
+        assert_eq!(count(&lines[1..2]), None);
     }
 }

@@ -154,8 +154,7 @@ fn setting(
         _ => "DMA",
     };
     let domains = guest.domains()?;
-    let complaint = guest.complaint(false)?;
-    guest.off()?;
+    let complaint = guest.off(false)?;
     if domains.len() < 2 || domains.iter().any(|domain| domain != wanted) {
         return Ok(Err(format!("the groups are {domains:?}, not {wanted}")));
     }
@@ -181,8 +180,7 @@ fn load(host: &Host, seconds: u64, report: &mut Report) {
             }
             guest.shell("touch /tmp/stop; while [ ! -e /tmp/soaked ]; do sleep 1; done")?;
             let summary = guest.shell("cat /tmp/soaked")?.join(" ");
-            let complaint = guest.complaint(false)?;
-            guest.off()?;
+            let complaint = guest.off(false)?;
             let counts = crate::agent::Reply::parse(&summary);
             let disk = counts.number("disk")?;
             let maps = counts.number("maps")?;
@@ -217,8 +215,7 @@ fn rebind(host: &Host, count: u64, report: &mut Report) {
             guest.transfers(QUICK)?;
             done += batch;
         }
-        let complaint = guest.complaint(false)?;
-        guest.off()?;
+        let complaint = guest.off(false)?;
         Ok(unless(
             complaint,
             format!("{done} times, all data compared equal"),
@@ -235,9 +232,8 @@ fn vfio(host: &Host, report: &mut Report) {
         // What the device may not do is reported to the host, whose affair it is.
         let events =
             guest.shell("dmesg | grep -o 'event 0x.* received' | busybox sort -u || true")?;
-        let complaint = guest.complaint(true)?;
         guest.transfers(QUICK)?;
-        guest.off()?;
+        let complaint = guest.off(true)?;
         let checks = crate::agent::Reply::parse(&said);
         for name in [
             "chosen",
