@@ -3,20 +3,25 @@
 mod common;
 
 use portcullis_lab::build;
+use portcullis_lab::logfmt::Event;
 use portcullis_lab::machine::{self, HYPERVISOR_ARGUMENTS, Machine};
 use portcullis_lab::vm::{Vm, Watch};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// With an SMMU of the host's own to attack.
+const NESTED: &str = "host-iommu=nested log=info console=serial1";
 
-fn attacks(cpu: &str) {
+/// Runs the attacks, and checks what each mode has to say of them.
+fn attacks(cpu: &str, arguments: &str) -> Vec<Event> {
     let prepared = common::prepared();
     let kernel = build::hostile(&prepared.lab).expect("the hostile kernel builds");
-    let boot = prepared.boot_kernel(HYPERVISOR_ARGUMENTS, &kernel);
+    let boot = prepared.boot_kernel(arguments, &kernel);
     let mut machine = Machine::new(boot);
     machine.cpus = 2;
     machine.cpu = cpu.to_owned();
-    let name = format!("hostile-{cpu}");
+    let nested = arguments == NESTED;
+    let name = format!("hostile-{cpu}{}", if nested { "-nested" } else { "" });
     let mut vm = Vm::start(&prepared.lab, &machine, &Watch::quietly(&name))
         .unwrap_or_else(|error| panic!("{error}"));
     let status = vm
@@ -43,7 +48,8 @@ fn attacks(cpu: &str) {
     // What it tried is in the log, and was counted.
     let events = vm.events_since(0);
     let count = |kind: &str| events.iter().filter(|event| event.kind() == kind).count();
-    assert!(count("cpu_fault") >= 12, "{}", vm.tails());
+    let faults = if nested { 11 } else { 12 };
+    assert!(count("cpu_fault") >= faults, "{}", vm.tails());
     assert_eq!(count("smc_denied"), 3, "{}", vm.tails());
     let exits = events
         .iter()
@@ -55,16 +61,45 @@ fn attacks(cpu: &str) {
     // single register write can leave out.
     assert_eq!(exits.number("refused_calls"), Some(4));
     assert!(exits.number("refused_gic_writes") >= Some(4));
+    events
 }
 
 #[test]
 fn what_linux_never_does_is_refused_on_an_old_core() {
-    attacks("cortex-a57");
+    attacks("cortex-a57", HYPERVISOR_ARGUMENTS);
 }
 
 #[test]
 fn what_linux_never_does_is_refused_on_the_newest_core() {
-    attacks("max");
+    attacks("max", HYPERVISOR_ARGUMENTS);
+}
+
+#[test]
+fn an_smmu_of_its_own_gives_a_host_no_more() {
+    for cpu in ["cortex-a57", "max"] {
+        let events = attacks(cpu, NESTED);
+        let counts = events
+            .iter()
+            .find(|event| event.kind() == "emulated_counts")
+            .expect("the emulated SMMU's counts at power-off");
+        let count = |name: &str| counts.number(name).unwrap_or(0);
+        // Two pages, byte by byte and half word by half word.
+        assert!(count("refused_writes") >= 12_288, "{counts:?}");
+        assert!(count("illegal_commands") >= 16, "{counts:?}");
+        assert!(count("fetch_aborts") >= 20, "{counts:?}");
+        assert!(count("bad_queues") >= 20, "{counts:?}");
+        assert!(count("aborted_messages") >= 5, "{counts:?}");
+        let physical = events
+            .iter()
+            .find(|event| event.kind() == "smmu_counts")
+            .expect("the physical SMMU's counts at power-off");
+        for none in ["command_errors", "timeouts", "global_errors"] {
+            assert_eq!(physical.number(none), Some(0), "{physical:?}");
+        }
+        let exits = events.iter().find(|event| event.kind() == "exit_counts");
+        let reserved = exits.and_then(|event| event.number("reserved_smmu"));
+        assert!(reserved >= Some(12), "{exits:?}");
+    }
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! A host kernel that does at EL1 what no Linux would: undefined firmware calls,
 //! accesses and jumps into the hypervisor, writes that would take the
-//! hypervisor's interrupts away. It prints one line for each attempt, `hostile:
-//! check=NAME result=ok|wrong …`, then `hostile: done wrong=N`, and powers off.
+//! hypervisor's interrupts away, and an SMMU of its own used as no driver would.
+//! It prints one line for each attempt, `hostile: check=NAME result=ok|wrong …`,
+//! then `hostile: done wrong=N`, and powers off.
 //!
 //! It knows QEMU's virt machine and nothing else: a test's payload.
 #![no_std]
 #![no_main]
 
 mod entry;
+mod smmu;
 
 use core::arch::asm;
 use core::fmt::{self, Write};
@@ -69,6 +71,11 @@ fn write8(at: u64, value: u8) {
     unsafe { asm!("strb {v:w}, [{a}]", a = in(reg) at, v = in(reg) u32::from(value)) }
 }
 
+fn write16(at: u64, value: u16) {
+    // SAFETY: as for `read`.
+    unsafe { asm!("strh {v:w}, [{a}]", a = in(reg) at, v = in(reg) u32::from(value)) }
+}
+
 fn read64(at: u64) -> u64 {
     let value;
     // SAFETY: as for `read`.
@@ -126,7 +133,11 @@ impl Checks {
 extern "C" fn main() -> ! {
     let mut checks = Checks { wrong: 0 };
     firmware_calls(&mut checks);
-    memory(&mut checks);
+    let nested = smmu::is_there();
+    memory(&mut checks, nested);
+    if nested {
+        smmu::attack(&mut checks);
+    }
     distributor(&mut checks);
     redistributor(&mut checks);
     system_registers(&mut checks);
@@ -180,14 +191,16 @@ fn firmware_calls(checks: &mut Checks) {
     checks.equal("cpu_suspend_into_hypervisor", suspend, -9);
 }
 
-fn memory(checks: &mut Checks) {
-    for (name, at) in [
+fn memory(checks: &mut Checks, nested: bool) {
+    let smmu = [("smmu_page_0", SMMU), ("smmu_page_1", SMMU + 0x1_0000)];
+    let others = [
         ("hypervisor", HYPERVISOR),
-        ("smmu_page_0", SMMU),
-        ("smmu_page_1", SMMU + 0x1_0000),
         ("fw_cfg", 0x0902_0010),
         ("virtio_mmio", 0x0a00_0000),
-    ] {
+    ];
+    // In nested mode the host has an SMMU there.
+    let smmu = smmu.into_iter().filter(|_| !nested);
+    for (name, at) in others.into_iter().chain(smmu) {
         checks.equal(name, exception(|| _ = read(at)), DATA);
         checks.equal(name, exception(|| write(at, 0)), DATA);
         checks.equal(name, LAST.far.load(Ordering::Relaxed), at);
@@ -199,7 +212,7 @@ fn memory(checks: &mut Checks) {
     checks.equal("jump", exception(jump), FETCH);
     let exclusive = || {
         // SAFETY: aborts; an access without a syndrome that could be decoded.
-        unsafe { asm!("ldxr {}, [{}]", out(reg) _, in(reg) SMMU) }
+        unsafe { asm!("ldxr {}, [{}]", out(reg) _, in(reg) HYPERVISOR) }
     };
     checks.equal("exclusive", exception(exclusive), DATA);
     let pair = || {
