@@ -3,7 +3,8 @@
 //! by a word in the queue. Anything else is left to [`commands`](crate::commands),
 //! which does the same for all commands.
 
-use crate::commands::{ENTRY, WORK, refresh, stop};
+use crate::commands::{ENTRY, Stop, WORK, refresh, stop};
+use crate::sync::{Word, hand_over};
 use crate::translate::by_plain_address;
 use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
 use smmuv3_spec::command::{Command, Opcode, SIG_IRQ};
@@ -57,22 +58,44 @@ impl<W: Window> Emulator<W> {
                 && command.cs() == SIG_IRQ
                 && word < window.range().size()
                 && self.ids.idr0.msi()
-                && !queue.messages;
+                && queue.owed.is_none();
             if !polled {
                 break None;
+            }
+            let data = command.msi_data();
+            let sync = Word {
+                after: next,
+                offset: word,
+                data,
+            };
+            if queue.messages {
+                match hand_over(platform, physical, window, queue, sync) {
+                    Ok(true) => {
+                        let issued = u64::from(cons.wrapping_sub(start) & wrap);
+                        queue.cons = next;
+                        self.counts.issued += issued;
+                        self.counts.commands += issued + 1;
+                        self.counts.syncs += 1;
+                        self.counts.signalled += 1;
+                        return Ok(Progress::Done);
+                    }
+                    Ok(false) => {}
+                    Err(failure) => break Some(failure),
+                }
             }
             queue.fallible = false;
             if let Err(failure) = physical.finish() {
                 break Some(failure);
             }
             let issued = u64::from(cons.wrapping_sub(start) & wrap);
+            queue.in_flight = false;
             queue.cons = next;
             queue.shown = next;
             queue.confirmed = next;
             platform.show(reg::CMDQ_CONS, next);
             // CMDQ_CONS first (3.18).
             window.publish(word, 0);
-            window.store32(word, command.msi_data());
+            window.store32(word, data);
             window.publish(word, 4);
             self.counts.issued += issued;
             self.counts.commands += issued + 1;
@@ -86,20 +109,28 @@ impl<W: Window> Emulator<W> {
         match failed {
             // At most WORK commands were there.
             None => Err(WORK.saturating_sub(issued)),
-            Some(failure) => Ok(self.quick_failed(platform, failure)),
+            Some(failure) => Ok(self.quick_failed(platform, physical, failure)),
         }
     }
 
+    /// The command at `CMDQ_CONS` failed.
     #[cold]
     fn quick_failed<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
+        physical: &mut impl Physical,
         failure: Failure,
     ) -> Progress {
-        if !matches!(failure, Failure::Fenced(_)) {
+        let mut stop = stop(failure, &mut self.counts);
+        if stop != Stop::Broken {
             self.counts.failed_syncs += 1;
+            // A message on its way would overwrite the reason.
+            if core::mem::take(&mut self.queue.in_flight)
+                && matches!(physical.finish(), Err(Failure::Fenced(_)))
+            {
+                stop = Stop::Broken;
+            }
         }
-        let stop = stop(failure, &mut self.counts);
         self.stopped(platform, stop)
     }
 }

@@ -10,7 +10,7 @@
 //! command queue, nobody waits: it writes `CMDQ_CONS` where the owner reads it
 //! and then the owner's word. Everything that could overtake that waits for it.
 
-use crate::commands::{Run, Stop};
+use crate::commands::{Queue, Run, Stop};
 use crate::{Failure, Line, Msi, Physical, Platform, Window};
 use portcullis_addr::Ipa;
 use smmuv3_spec::command::{Command, CommandError, SIG_IRQ, SIG_NONE, SIG_SEV};
@@ -143,45 +143,31 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
         let Signal::Message(address) = sync.signal else {
             return Ok(false);
         };
-        // An ATC invalidation may fail, which is the CMD_SYNC's to report.
-        if self.queue.fallible || self.queue.owed.is_some() || self.half_full(sync.after) {
-            return Ok(false);
-        }
-        let word = self.inside(address).and_then(|o| self.window.physical(o));
-        let (Some(word), Some(cons)) = (word, self.platform.shown_at(reg::CMDQ_CONS)) else {
+        let Some(offset) = self.inside(address) else {
             return Ok(false);
         };
-        let messages = [
-            Msi {
-                address: cons,
-                data: sync.after,
-            },
-            Msi {
-                address: word,
+        let handed = hand_over(
+            self.platform,
+            self.physical,
+            self.window,
+            self.queue,
+            Word {
+                after: sync.after,
+                offset,
                 data: sync.data,
             },
-        ];
-        match self.physical.signal(&messages) {
-            Ok(true) => {
-                self.queue.in_flight = true;
-                self.queue.shown = sync.after;
-                self.counts.syncs += 1;
-                self.counts.signalled += 1;
-                Ok(true)
+        );
+        match handed {
+            Ok(done) => {
+                self.counts.syncs += u64::from(done);
+                self.counts.signalled += u64::from(done);
+                Ok(done)
             }
-            Ok(false) => Ok(false),
             Err(failure) => {
                 self.queue.cons = self.queue.before(sync.after);
                 Err(self.stop(failure))
             }
         }
-    }
-
-    /// Whether so much of the queue is not known to be complete that somebody
-    /// may wait for room: `CMDQ_CONS` must not be late then.
-    fn half_full(&self, after: u32) -> bool {
-        let outstanding = after.wrapping_sub(self.queue.confirmed) & self.queue.wrap_mask();
-        outstanding > self.queue.size() / 2
     }
 
     /// Waits for everything that was issued. An error of an earlier wait that
@@ -243,4 +229,58 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             other => other,
         }
     }
+}
+
+/// A CMD_SYNC that is told by a word of the command queue.
+pub(crate) struct Word {
+    /// `CMDQ_CONS.RD` once it is complete.
+    pub(crate) after: u32,
+    /// Where in the queue, in bytes.
+    pub(crate) offset: u64,
+    pub(crate) data: u32,
+}
+
+/// Leaves a CMD_SYNC to the physical SMMU. `false`: nothing was done, and it is
+/// to be waited for.
+///
+/// # Errors
+/// As [`Physical::signal`].
+#[inline]
+pub(crate) fn hand_over<P: Platform>(
+    platform: &P,
+    physical: &mut impl Physical,
+    window: &P::Window,
+    queue: &mut Queue,
+    sync: Word,
+) -> Result<bool, Failure> {
+    // An ATC invalidation may fail, which is the CMD_SYNC's to report.
+    if queue.fallible || queue.owed.is_some() {
+        return Ok(false);
+    }
+    // With so much of the queue not known to be complete, somebody may wait for
+    // room: CMDQ_CONS must not be late then.
+    let outstanding = sync.after.wrapping_sub(queue.confirmed) & queue.wrap_mask();
+    if outstanding > queue.size() / 2 {
+        return Ok(false);
+    }
+    let word = window.physical(sync.offset);
+    let (Some(word), Some(cons)) = (word, platform.shown_at(reg::CMDQ_CONS)) else {
+        return Ok(false);
+    };
+    let messages = [
+        Msi {
+            address: cons,
+            data: sync.after,
+        },
+        Msi {
+            address: word,
+            data: sync.data,
+        },
+    ];
+    let handed = physical.signal(&messages)?;
+    if handed {
+        queue.in_flight = true;
+        queue.shown = sync.after;
+    }
+    Ok(handed)
 }

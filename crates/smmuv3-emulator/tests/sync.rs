@@ -300,6 +300,36 @@ fn nothing_overtakes_an_answer_on_its_way() {
 }
 
 #[test]
+fn a_failed_answer_is_told_when_nothing_can_overwrite_it() {
+    let mut m = messages();
+    assert_eq!(m.submit(&[INV, polled(1)]), Progress::Done);
+    m.take();
+    let failure = Failure::Command(CommandError::ATC_INV_SYNC);
+    m.physical.signals.push(failure);
+    assert_eq!(m.submit(&[INV, polled(3)]), Progress::Done);
+    assert_eq!(
+        m.take(),
+        [
+            prod(4),
+            Act::Issue(NEW),
+            Act::Finish,
+            cons(3 | 3 << 24),
+            Act::Show(0x60, 1)
+        ]
+    );
+    // The same by the long way.
+    let mut m = messages();
+    assert_eq!(m.submit(&[INV, polled(1)]), Progress::Done);
+    m.take();
+    m.physical.signals.push(failure);
+    assert_eq!(m.submit(&[[0x30, 0], polled(3)]), Progress::Done);
+    let acts = m.take();
+    let finish = acts.iter().position(|act| *act == Act::Finish);
+    let told = acts.iter().position(|act| *act == cons(3 | 3 << 24));
+    assert!(finish.is_some() && finish < told, "{acts:?}");
+}
+
+#[test]
 fn memory_is_held_while_an_answer_is_on_its_way() {
     let mut m = messages();
     assert_eq!(m.submit(&[polled(0)]), Progress::Done);

@@ -235,6 +235,7 @@ pub struct Recorder {
     pub finishes: Vec<Failure>,
     pub issues: Vec<Failure>,
     pub sets: Vec<Failure>,
+    pub signals: Vec<Failure>,
     /// Streams that one call of `set_range` does.
     pub stride: u32,
 }
@@ -314,6 +315,7 @@ impl Physical for Recorder {
         if !self.features.idr0.msi() {
             return Ok(false);
         }
+        outcome(&mut self.signals)?;
         self.act(Act::Signal(messages.to_vec()));
         Ok(true)
     }
@@ -358,6 +360,7 @@ impl Machine {
             finishes: vec![],
             issues: vec![],
             sets: vec![],
+            signals: vec![],
             stride: u32::MAX,
         };
         let this = Self {
