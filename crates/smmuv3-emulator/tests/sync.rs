@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{Act, COMMANDS, LOG2, Machine, OFFSET, PAGE, RAM, RAM_SIZE, VMID, features};
+use common::{Act, COMMANDS, CONFIG, LOG2, Machine, OFFSET, PAGE, RAM, RAM_SIZE, VMID, features};
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::Error;
-use smmuv3_emulator::{Failure, Line, Msi, Progress};
+use smmuv3_emulator::{Failure, IdConfig, Line, Msi, Progress};
 use smmuv3_spec::command::CommandError;
 
 const INV: [u64; 2] = [0x12, 0x1000];
@@ -60,15 +60,33 @@ fn completion_signals() {
         (0x46 | 2 << 12, false),
         (0x46 | 1 << 12, true),
     ] {
-        let mut m = Machine::enabled();
-        // Without CS = IRQ the address is IGNORED.
-        let address = if signalled { 0 } else { RAM };
-        assert_eq!(m.submit(&[[word, address]]), Progress::Done);
-        let mut expected = vec![prod(1), Act::Finish, cons(1)];
-        if signalled {
-            expected.push(Act::Raise(Line::Sync));
+        for at in [RAM, COMMANDS] {
+            let mut m = Machine::enabled();
+            // Without CS = IRQ the address is IGNORED.
+            let address = if signalled { 0 } else { at };
+            assert_eq!(m.submit(&[[word, address]]), Progress::Done);
+            let mut expected = vec![prod(1), Act::Finish, cons(1)];
+            if signalled {
+                expected.push(Act::Raise(Line::Sync));
+            }
+            assert_eq!(m.take(), expected);
         }
-        assert_eq!(m.take(), expected);
+    }
+    // Without IDR0.MSI it always is.
+    let config = IdConfig {
+        coherent: false,
+        ..CONFIG
+    };
+    for at in [0, RAM, COMMANDS] {
+        let mut m = Machine::with(features(), &config);
+        m.double(0x90, COMMANDS | u64::from(LOG2));
+        m.word(0x20, 8);
+        m.take();
+        assert_eq!(m.submit(&[message(at, 0)]), Progress::Done);
+        assert_eq!(
+            m.take(),
+            [prod(1), Act::Finish, cons(1), Act::Raise(Line::Sync)]
+        );
     }
     let mut m = Machine::enabled();
     assert_eq!(m.submit(&[INV, [0x46 | 3 << 12, 0]]), Progress::Done);
@@ -223,6 +241,24 @@ fn a_refused_command_ends_in_an_error_of_its_sync() {
         (CommandError::ILL, 1),
         (CommandError::ABT, 1),
     ] {
+        // Alone, which is the short way.
+        let mut m = Machine::enabled();
+        m.physical.finishes.push(Failure::Command(error));
+        assert_eq!(m.submit(&[INV, polled(1)]), Progress::Done);
+        assert_eq!(
+            m.take(),
+            [
+                prod(2),
+                Act::Issue(NEW),
+                Act::Finish,
+                cons(1 | reported << 24),
+                Act::Show(0x60, 1)
+            ]
+        );
+        assert_eq!(m.smmu.counts().failed_syncs, 1);
+        m.word(0x64, 1);
+        assert_eq!(m.reads(0x9c) & 0xf_ffff, 2);
+
         let mut m = Machine::enabled();
         m.physical.finishes.push(Failure::Command(error));
         assert_eq!(m.submit(&[INV, polled(1), INV, polled(3)]), Progress::Done);
@@ -375,10 +411,25 @@ fn an_ats_invalidation_is_waited_for() {
     assert!(m.take().contains(&Act::Finish), "it may fail");
     assert_eq!(m.submit(&[INV, polled(3)]), Progress::Done);
     assert!(!m.take().contains(&Act::Finish));
+    // Also when it came alone, and once only.
+    let mut m = messages();
+    m.until_done(0x20, 9);
+    assert_eq!(m.submit(&[[0x40 | MINE << 32, 0]]), Progress::Done);
+    assert!(!m.take().contains(&Act::Finish));
+    assert_eq!(m.submit(&[polled(1)]), Progress::Done);
+    assert!(m.take().contains(&Act::Finish));
+    assert_eq!(m.submit(&[polled(2)]), Progress::Done);
+    assert!(!m.take().contains(&Act::Finish));
 }
 
 #[test]
 fn an_error_without_a_sync_is_told_by_the_next() {
+    for sync in [NONE, polled(4)] {
+        told_by_the_next(sync);
+    }
+}
+
+fn told_by_the_next(sync: [u64; 2]) {
     let mut m = messages();
     assert_eq!(m.submit(&[INV, polled(1)]), Progress::Done);
     m.physical
@@ -386,8 +437,10 @@ fn an_error_without_a_sync_is_told_by_the_next() {
         .push(Failure::Command(CommandError::ATC_INV_SYNC));
     assert_eq!(m.submit(&[INV]), Progress::Done);
     assert_eq!((m.reads(0x9c), m.reads(0x60)), (3, 0));
-    assert_eq!(m.submit(&[INV, NONE]), Progress::Done);
+    assert_eq!(m.submit(&[INV, sync]), Progress::Done);
     assert_eq!((m.reads(0x9c), m.reads(0x60)), (4 | 3 << 24, 1));
+    m.take();
     m.word(0x64, 1);
-    assert_eq!(m.reads(0x9c) & 0xf_ffff, 5);
+    let acts = m.take();
+    assert!(acts.contains(&cons(5)) || acts.contains(&signal(5, COMMANDS + 64, 0)));
 }
