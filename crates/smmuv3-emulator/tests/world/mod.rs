@@ -204,7 +204,9 @@ impl<'a> World<'a> {
         self.write64(reg::STRTAB_BASE, STRTAB);
         self.write32(reg::STRTAB_BASE_CFG, log2);
         self.write32(reg::CR0, 0b1111);
-        assert_eq!(self.board.side.shown(reg::CR0ACK), 0b1111);
+        let pri = self.emulator.ids().idr0.pri();
+        let on = if pri { 0b1111 } else { 0b1101 };
+        assert_eq!(self.board.side.shown(reg::CR0ACK), on);
     }
 
     pub fn entry(&self, stream: u32, entry: &[u64; 8]) {
