@@ -14,6 +14,8 @@ use smmuv3_spec::ste::{L1Std, Ste};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnerTable {
     base: u64,
+    /// Address bits that count.
+    mask: u64,
     /// StreamID bits covered, at most 32.
     bits: u8,
     /// StreamID bits of the second level, where there is one: 6, 8 or 10.
@@ -58,9 +60,9 @@ impl OwnerTable {
     ///
     /// Reserved encodings behave as the text says: FMT as linear, SPLIT as 6.
     /// The base is aligned by the literal LOG2SIZE, the range is limited by
-    /// SIDSIZE as well (6.3.24, 6.3.25). Address bits beyond the output size are
-    /// kept: an SMMU may do either (3.4.3), and this way the walk ends outside of
-    /// the owner's memory, where nothing is read.
+    /// SIDSIZE as well (6.3.24, 6.3.25). Address bits beyond the output size do
+    /// not count, neither here nor in descriptors: an SMMU may do so or fail the
+    /// fetch (3.4.3), and registers need not keep them.
     #[must_use]
     pub fn new(ids: &Ids, base: StrtabBase, cfg: StrtabBaseCfg) -> Self {
         let log2 = u32::from(cfg.log2size());
@@ -75,8 +77,10 @@ impl OwnerTable {
             Some(split) => (log2 + 3).saturating_sub(u32::from(split)).max(6),
         };
         let address = base.addr_6() << 6;
+        let mask = ids.address_mask();
         Self {
-            base: address & u64::MAX.checked_shl(lowest).unwrap_or(0),
+            base: address & mask & u64::MAX.checked_shl(lowest).unwrap_or(0),
+            mask,
             bits: cfg.log2size().min(ids.idr1.sidsize()).min(32),
             split,
         }
@@ -123,13 +127,13 @@ impl OwnerTable {
         let mut word = [0];
         let kind = match platform.read(l1, &mut word) {
             Err(Outside) => Entries::Unreachable(l1),
-            Ok(()) => return Self::described(first, leaf, split, L1Std(word)),
+            Ok(()) => return self.described(first, leaf, split, L1Std(word)),
         };
         Stretch { last: leaf, kind }
     }
 
     /// The streams of `descriptor` from `first` on.
-    fn described(first: StreamId, leaf: StreamId, split: u8, descriptor: L1Std) -> Stretch {
+    fn described(&self, first: StreamId, leaf: StreamId, split: u8, descriptor: L1Std) -> Stretch {
         let nothing = Stretch {
             last: leaf,
             kind: Entries::Nothing,
@@ -146,7 +150,7 @@ impl OwnerTable {
             return nothing;
         }
         // The SMMU aligns the array to its size (5.1).
-        let base = descriptor.l2ptr() & !((Ste::SIZE << log2) - 1);
+        let base = descriptor.l2ptr() & self.mask & !((Ste::SIZE << log2) - 1);
         Stretch {
             last: last_of(first.0, log2).min(leaf),
             kind: at(base, index),

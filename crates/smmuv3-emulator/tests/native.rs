@@ -61,10 +61,12 @@ fn native(ids: &Ids) -> Smmu {
     };
     let banks = std::iter::once(IPA..IPA + SIZE);
     let mut smmu = Smmu::new(profile, banks, Mode::Plain, []);
-    smmu.write64(reg::STRTAB_BASE, STRTAB);
     smmu.write32(reg::CR2, 0b10);
     smmu
 }
+
+/// Level 1 descriptors, where there are two levels.
+const L1: u64 = IPA + 0x70_0000;
 
 struct Both<'a> {
     native: Smmu,
@@ -77,6 +79,12 @@ impl Both<'_> {
         for (word, at) in words.iter().zip((ipa..).step_by(8)) {
             assert!(self.native.ram_mut().settle(at, *word));
         }
+    }
+
+    /// A command and a CMD_SYNC. No memory may differ afterwards.
+    fn say(&mut self, command: [u64; 2]) {
+        self.world.commands(&[command, [0x46, 0]]);
+        self.world.put_all(CMDQ, &[0; 128]);
     }
 
     /// One access on both; the owner's record of it.
@@ -133,7 +141,33 @@ fn plain(record: [u64; 4]) -> [u64; 4] {
     record
 }
 
-/// A table, and devices that use it.
+/// The entry of some stream.
+fn entry(dice: &mut Dice) -> [u64; 8] {
+    let base = match dice.roll(6) {
+        0 => BYPASS,
+        1 => ABORT,
+        _ => {
+            let mut entry = STAGE1;
+            // S1CDMax up to 3, S1DSS.
+            entry[0] |= dice.roll(4) << 59;
+            entry[1] |= dice.roll(4);
+            entry
+        }
+    };
+    dice.spoil(base)
+}
+
+/// The descriptor of streams 64 to 127: Span 7.
+fn descriptor(dice: &mut Dice) -> u64 {
+    let bit = match dice.roll(4) {
+        0 => 1 << dice.roll(64),
+        1 => 1 << dice.roll(5),
+        _ => 0,
+    };
+    ((STRTAB + 64 * 64) | 7) ^ bit
+}
+
+/// A table, devices that use it, and changes to it.
 fn run(profile: Profile, seed: u64, events: &mut [u32; 256]) {
     let (hw, side) = (hardware(profile), Side::default());
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -155,26 +189,49 @@ fn run(profile: Profile, seed: u64, events: &mut [u32; 256]) {
         both.put_all(at, &[word]);
     }
     for stream in 64..80 {
-        let base = match dice.roll(6) {
-            0 => BYPASS,
-            1 => ABORT,
-            _ => {
-                let mut entry = STAGE1;
-                // S1CDMax up to 3, S1DSS.
-                entry[0] |= dice.roll(4) << 59;
-                entry[1] |= dice.roll(4);
-                entry
-            }
-        };
-        let entry = dice.spoil(base);
+        let entry = entry(&mut dice);
         both.put_all(STRTAB + stream * 64, &entry);
     }
     both.world.queues(true);
-    both.world.linear(7);
-    both.native.write32(reg::STRTAB_BASE_CFG, 7);
+    // LOG2SIZE 7; SPLIT 6 (10:6), FMT 1 (17:16).
+    let two = dice.roll(2) == 0;
+    let (base, cfg) = if two {
+        let descriptor = descriptor(&mut dice);
+        both.put_all(L1, &[0, descriptor]);
+        (L1, 7 | 6 << 6 | 1 << 16)
+    } else {
+        (STRTAB, 7)
+    };
+    both.world.table(base, cfg);
+    both.native.write64(reg::STRTAB_BASE, base);
+    both.native.write32(reg::STRTAB_BASE_CFG, cfg);
     both.native.write32(reg::CR0, 1);
     assert_eq!(both.native.read32(reg::CR0ACK), 1);
-    for _ in 0..64 {
+    accesses(&mut both, &mut dice, events);
+    for _ in 0..3 {
+        change(&mut both, &mut dice, two);
+        accesses(&mut both, &mut dice, events);
+    }
+}
+
+/// Changes an entry or the descriptor, and says so.
+fn change(both: &mut Both<'_>, dice: &mut Dice, two: bool) {
+    let stream = 64 + dice.roll(16);
+    if two && dice.roll(3) == 0 {
+        let descriptor = descriptor(dice);
+        both.put_all(L1 + 8, &[descriptor]);
+        // CMD_CFGI_STE_RANGE over 64 streams (range 5), or CMD_CFGI_ALL.
+        let range = [5, 31][dice.roll(2) as usize];
+        both.say([4 | 64 << 32, range]);
+    } else {
+        let entry = entry(dice);
+        both.put_all(STRTAB + stream * 64, &entry);
+        both.say([3 | stream << 32, dice.roll(2)]);
+    }
+}
+
+fn accesses(both: &mut Both<'_>, dice: &mut Dice, events: &mut [u32; 256]) {
+    for _ in 0..24 {
         let stream = StreamId(64 + dice.roll(17) as u32 * if dice.roll(20) == 0 { 5 } else { 1 });
         let address = [0x123, 0x1456, 0x2345, 0x4012_3000, 1 << 47, u64::MAX - 7];
         let address = address[dice.roll(6) as usize];
@@ -202,9 +259,9 @@ fn an_owner_cannot_tell() {
             run(profile, seed, &mut events);
         }
     }
-    // C_BAD_STREAMID, C_BAD_STE, F_STREAM_DISABLED, C_BAD_SUBSTREAMID,
+    // C_BAD_STREAMID, F_STE_FETCH, C_BAD_STE, F_STREAM_DISABLED, C_BAD_SUBSTREAMID,
     // F_CD_FETCH, C_BAD_CD, F_WALK_EABT, and every fault of stage 1.
-    for kind in [2, 4, 6, 8, 9, 0xa, 0xb, 0x10, 0x11, 0x12, 0x13] {
+    for kind in [2, 3, 4, 6, 8, 9, 0xa, 0xb, 0x10, 0x11, 0x12, 0x13] {
         assert!(events[kind] > 0, "{kind:#x}");
     }
 }

@@ -53,8 +53,8 @@ fn a_linear_table() {
     assert_eq!(place(&board, &linear, 255), Some(TABLE + 255 * 64));
     assert_eq!(place(&board, &linear, 256), None);
     assert_eq!(place(&board, &linear, u32::MAX), None);
-    // Aligned to its size, 16 KiB; upper bits 63:56 and RA do not count.
-    let odd = table((TABLE + 0x3fc0) | (0xff << 56), 0, 0, 8);
+    // Aligned to its size, 16 KiB; bits above 40 and RA do not count.
+    let odd = table((TABLE + 0x3fc0) | (0xff_ffff << 40), 0, 0, 8);
     assert_eq!(place(&board, &odd, 1), Some(TABLE + 64));
     // SPLIT is ignored, reserved formats are linear.
     for fmt in [2, 3] {
@@ -119,8 +119,11 @@ fn two_levels() {
             board.write64(descriptor, LEAF | span);
             assert_eq!(place(&board, &two, stream), None, "{span}");
         }
-        // L2Ptr is aligned to the array; bits 63:56 and 5 do not count.
-        board.write64(descriptor, LEAF | 0xff << 56 | 1 << 5 | 1 << 6 | 3);
+        // L2Ptr is aligned to the array; bits above 40 and bit 5 do not count.
+        board.write64(
+            descriptor,
+            LEAF | 0xffff << 40 | 0xff << 56 | 1 << 5 | 1 << 6 | 3,
+        );
         assert_eq!(place(&board, &two, stream + 1), Some(LEAF + 64));
     }
 }

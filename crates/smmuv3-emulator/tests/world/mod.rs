@@ -201,8 +201,13 @@ impl<'a> World<'a> {
 
     /// A linear table of 2^`log2` entries, and everything on.
     pub fn linear(&mut self, log2: u32) {
-        self.write64(reg::STRTAB_BASE, STRTAB);
-        self.write32(reg::STRTAB_BASE_CFG, log2);
+        self.table(STRTAB, log2);
+    }
+
+    /// A table, and everything on.
+    pub fn table(&mut self, base: u64, cfg: u32) {
+        self.write64(reg::STRTAB_BASE, base);
+        self.write32(reg::STRTAB_BASE_CFG, cfg);
         self.write32(reg::CR0, 0b1111);
         let pri = self.emulator.ids().idr0.pri();
         let on = if pri { 0b1111 } else { 0b1101 };
