@@ -35,16 +35,6 @@ pub struct Translated {
 }
 
 impl Translated {
-    const NOTHING: Self = Self {
-        record: None,
-        ours: false,
-    };
-
-    const OURS: Self = Self {
-        record: None,
-        ours: true,
-    };
-
     const fn owners(record: EventRecord) -> Self {
         Self {
             record: Some(record),
@@ -102,10 +92,10 @@ pub fn translate(
         | EventKind::F_ACCESS
         | EventKind::F_PERMISSION
         | EventKind::F_TLB_CONFLICT => fault(view, stream, record),
-        EventKind::F_STE_FETCH | EventKind::F_CFG_CONFLICT | EventKind::F_VMS_FETCH => {
-            Translated::OURS
-        }
-        _ => Translated::NOTHING,
+        _ => Translated {
+            record: None,
+            ours: is_ours(record),
+        },
     }
 }
 
@@ -191,7 +181,18 @@ fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated 
     };
     Translated {
         record: told,
-        ours: true,
+        ours: is_ours(record),
+    }
+}
+
+/// Whether `record` is of stage 2 or of the physical stream table: whoever owns
+/// these reports it.
+#[must_use]
+pub fn is_ours(record: &EventRecord) -> bool {
+    match record.kind() {
+        EventKind::F_STE_FETCH | EventKind::F_CFG_CONFLICT | EventKind::F_VMS_FETCH => true,
+        EventKind::F_TLB_CONFLICT => record.s2(),
+        kind => kind.is_translation_fault() && record.s2(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The owner's event queue (IHI 0070, 7.2 to 7.4).
 
-use crate::event::{View, stalled, translate};
+use crate::event::{View, is_ours, stalled, translate};
 use crate::irq::Source;
 use crate::output_queue::Pushed;
 use crate::{Emulator, Platform, Streams, Window};
@@ -51,23 +51,18 @@ impl<W: Window> Emulator<W> {
             return Delivery::NotOwned;
         };
         let mut answered = false;
-        let mut ours = false;
+        let ours = is_ours(record);
         if let Some(table) = self.shadow.table(&self.ids) {
             let view = View {
                 ids: &self.ids,
                 record_bad_streams: self.regs.cr2().recinvsid(),
                 table: &table,
             };
-            let translated = translate(&view, platform, stream, record);
-            ours = translated.ours;
-            match translated.record {
+            match translate(&view, platform, stream, record).record {
                 Some(told) => answered = self.deliver(platform, &told) && told.stall(),
                 None => self.counts.events_dropped += 1,
             }
         } else {
-            // Its owner did not ask for a translation, so all that can fault is
-            // stage 2.
-            ours |= record.s2();
             self.counts.events_dropped += 1;
         }
         if stalled(record) && !answered {

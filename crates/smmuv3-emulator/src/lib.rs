@@ -33,7 +33,7 @@ mod translate;
 
 pub use attached::Attached;
 pub use count::Counts;
-pub use event::{Translated, View, offers_stalls, stalled, translate};
+pub use event::{Translated, View, is_ours, offers_stalls, stalled, translate};
 pub use event_queue::Delivery;
 pub use ids::{IdConfig, Ids};
 pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};

@@ -91,6 +91,19 @@ fn nothing_while_translation_is_off() {
     assert!(world.reads(S, NOWHERE).is_err());
     assert_eq!(world.events(), [Delivery::Ours]);
     assert!(world.told().is_empty());
+    // F_STE_FETCH, and E_PAGE_REQUEST with the bit that is S2 elsewhere (103).
+    let stream = u64::from(physical(S).0) << 32;
+    for (record, delivery) in [
+        ([0x03 | stream, 0, 0, 0], Delivery::Ours),
+        ([0x24 | stream, 1 << 39, 0, 0], Delivery::Done),
+    ] {
+        let record = smmuv3_spec::event::EventRecord(record);
+        let delivered = world
+            .emulator
+            .event(&world.board, GIVEN.as_slice(), &record);
+        assert_eq!(delivered, delivery);
+    }
+    assert!(world.told().is_empty());
 }
 
 #[test]
