@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Fake, meaning};
+use common::Fake;
+use common::watch::meaning;
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::{
     Attributes, Config, Error, Granule, Smmu, Stage1, Stage2, Translation, Uniform,
