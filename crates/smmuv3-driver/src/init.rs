@@ -4,6 +4,7 @@ use crate::event::EventQueue;
 use crate::pri::RequestQueue;
 use crate::queue::CommandQueue;
 use crate::range::MOST_COMMON;
+use crate::raw::msi_reserved;
 use crate::smmu::Hardware;
 use crate::table::{Shape, StreamTable, fill_with_abort};
 use crate::wait::{REGISTER_US, poll, settle};
@@ -83,6 +84,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             stats: Stats::default(),
             fenced: false,
             nested: false,
+            msi_reserved: msi_reserved(&features),
             common: [None; MOST_COMMON],
             shadow: Ste::ABORT,
             hw,

@@ -4,7 +4,7 @@
 //! be.
 
 use crate::smmu::Smmu;
-use crate::{Clock, Error, Registers};
+use crate::{Clock, Error, Features, Registers};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::command::{Command, SIG_IRQ};
@@ -122,11 +122,17 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     #[inline]
     fn can_send(&self, msi: &Msi) -> bool {
         let at = msi.address.raw();
-        self.features.idr0.msi()
-            && at != 0
-            && at & 3 == 0
-            && at >> self.features.output_bits() == 0
-            && msi.memory < 16
-            && matches!(msi.share, 0 | 2 | 3)
+        at != 0 && at & self.msi_reserved == 0 && msi.memory < 16 && matches!(msi.share, 0 | 2 | 3)
+    }
+}
+
+/// Bits of an address that no message can be sent to: all, where there are no
+/// messages.
+pub(crate) fn msi_reserved(features: &Features) -> u64 {
+    let reachable = (1 << features.output_bits()) - 1;
+    if features.idr0.msi() {
+        !reachable | 0b11
+    } else {
+        u64::MAX
     }
 }

@@ -102,6 +102,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
+    /// Bits of an address that no message can be sent to.
+    pub(crate) msi_reserved: u64,
     /// Second-level tables that several descriptors may point to.
     pub(crate) common: [Option<Common>; MOST_COMMON],
     /// The stage 2 that many streams had last.
