@@ -221,7 +221,8 @@ fn network(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure>
     let verb = arguments.word()?;
     if verb == "echo" {
         let count = arguments.number()?;
-        let cost = net::echo(count, arguments.number()? as usize)?;
+        let size = arguments.number()? as usize;
+        let cost = net::echo(count, arguments.number_or(10)?, size)?;
         return Ok(write!(line, "{cost}")?);
     }
     let port = u16::try_from(arguments.number()?).map_err(|_| Failure::Said("not a port"))?;

@@ -9,8 +9,6 @@ use portcullis_payloads::pattern;
 const LAB: [u8; 4] = [10, 0, 2, 2];
 const CHUNK: usize = 8192;
 const TIMEOUT_S: u64 = 60;
-/// Packets of one round of [`echo`].
-const ECHOES: u64 = 10;
 
 /// Sends `length` bytes of pattern `up` over TCP, then receives as many and
 /// compares them with pattern `down`.
@@ -66,9 +64,9 @@ pub fn datagrams(port: u16, count: u64, size: usize) -> Result<Cost, Failure> {
 
 /// Sends ICMP echo requests with `size` bytes of data, each after the answer to
 /// the one before, which QEMU's user network gives by itself; compares the data
-/// and returns what the cheapest of `rounds` rounds of [`ECHOES`] cost, for the
+/// and returns what the cheapest of `rounds` rounds of `each` cost, for the
 /// reason that `disk::random_reads` gives.
-pub fn echo(rounds: u64, size: usize) -> Result<Cost, Failure> {
+pub fn echo(rounds: u64, each: u64, size: usize) -> Result<Cost, Failure> {
     const HEADER: usize = 8;
     const IP_HEADER: usize = 20;
     let socket = sys::connect_icmp(LAB, TIMEOUT_S).context("connect")?;
@@ -80,7 +78,8 @@ pub fn echo(rounds: u64, size: usize) -> Result<Cost, Failure> {
     let mut cheapest: Option<Cost> = None;
     for round in 0..rounds {
         let meter = Meter::start();
-        for i in round * ECHOES..(round + 1) * ECHOES {
+        for number in 0..each {
+            let i = round.wrapping_mul(each).wrapping_add(number);
             let [_, _, _, _, _, _, high, low] = i.to_be_bytes();
             // Type 8 (echo request), code 0, checksum, identifier, number.
             packet[..HEADER].copy_from_slice(&[8, 0, 0, 0, 0x50, 0x43, high, low]);
