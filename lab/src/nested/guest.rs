@@ -73,7 +73,9 @@ impl Guest {
         machine.network = true;
         machine.edu = true;
         machine.smmu = true;
-        machine.append_for_host(&format!(" {arguments}"));
+        // Hundreds of drivers that come and go have much to say, and none of it
+        // must push out what the SMMU's driver says.
+        machine.append_for_host(&format!(" log_buf_len=16M {arguments}"));
         let vm = Vm::start(lab, &machine, &Watch::quietly(name))?;
         let agent = Agent::wait(&vm)?;
         Ok(Self {
