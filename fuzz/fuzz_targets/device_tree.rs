@@ -30,7 +30,30 @@ fn check_layout(machine: &Machine, loaded: &Loaded, layout: &Layout) {
     }
 }
 
+/// In nested mode the host's SMMUs have interrupts that are nobody else's.
+fn check_emulated(source: &Fdt<'_>, machine: &Machine, protected: &[Range<PhysAddr>]) {
+    let plan = HostTreePlan::new(machine, protected, true);
+    let mut out = vec![0; plan.bytes_needed(source)];
+    let Ok(size) = plan.write(source, &mut out) else {
+        return;
+    };
+    Fdt::new(&out[..size]).expect("what was written is a tree");
+    for smmu in machine.smmus.iter() {
+        let lines = &smmu.interrupts;
+        for listened in [
+            lines.event.or(lines.combined),
+            lines.gerror.or(lines.combined),
+        ] {
+            let same = |intid: u32| listened.is_some_and(|line| line.intid == intid);
+            for given in machine.host_lines.iter() {
+                assert!(!same(given.event()) && !same(given.error()));
+            }
+        }
+    }
+}
+
 fn check_host_tree(source: &Fdt<'_>, machine: &Machine, protected: &[Range<PhysAddr>]) {
+    check_emulated(source, machine, protected);
     let plan = HostTreePlan::identity(machine, protected);
     let mut out = vec![0; plan.bytes_needed(source)];
     let Ok(size) = plan.write(source, &mut out) else {

@@ -10,6 +10,7 @@ use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_isolation::Windows;
 use portcullis_ownership::Owner;
 use portcullis_pagetable::{Access, MemoryType};
 use spin::Mutex;
@@ -17,9 +18,8 @@ use spin::Mutex;
 /// Most windows: a few for each of 16 SMMUs.
 const LIMIT: usize = 64;
 
-/// Pages of the windows there are, which EL2 has mapped one to one. A page may be
-/// in several.
-static LENT: Mutex<[Option<Range<PhysAddr>>; LIMIT]> = Mutex::new([None; LIMIT]);
+/// The windows there are, which EL2 has mapped one to one.
+static LENT: Mutex<Windows<LIMIT>> = Mutex::new(Windows::new());
 
 /// Whether the SMMUs see the caches. Where they do not, the host maps what it
 /// shares with them non-cacheable, and so does EL2.
@@ -65,7 +65,12 @@ impl Lent {
         let pages = range.page_outward()?;
         let ledger = machine::ledger()?;
         ledger.pin(pages, Owner::HOST).ok()?;
-        if map(pages) {
+        let mapped = LENT.lock().add(
+            pages,
+            |run| mmu::map(run, memory(), Access::ReadWrite).is_ok(),
+            |run| mmu::unmap(run).is_ok(),
+        );
+        if mapped {
             let words = range.size() / 8;
             return Some(Self { range, words });
         }
@@ -80,7 +85,7 @@ impl Lent {
             return;
         };
         // What could not be unmapped stays the host's for ever.
-        if unmap(pages)
+        if LENT.lock().remove(pages, |run| mmu::unmap(run).is_ok())
             && let Some(ledger) = machine::ledger()
         {
             let counted = ledger.unpin(pages);
@@ -156,66 +161,6 @@ pub fn publish() {
 #[inline]
 pub fn refresh() {
     dmb_sy();
-}
-
-/// Calls `each` with the runs of `pages` that no window of `lent` has.
-fn uncovered(
-    lent: &[Option<Range<PhysAddr>>],
-    pages: Range<PhysAddr>,
-    mut each: impl FnMut(Range<PhysAddr>) -> bool,
-) -> bool {
-    let covered = |at: PhysAddr| lent.iter().flatten().any(|range| range.contains(at));
-    let mut from = None;
-    let mut at = pages.start();
-    loop {
-        let inside = at < pages.end();
-        if inside && !covered(at) {
-            from = from.or(Some(at));
-        } else if let Some(start) = from.take()
-            && let Ok(run) = Range::new(start, at)
-            && !each(run)
-        {
-            return false;
-        }
-        match at.checked_add(PAGE_SIZE) {
-            Some(next) if inside => at = next,
-            _ => return true,
-        }
-    }
-}
-
-/// Adds a window; `false` when it cannot be mapped.
-fn map(pages: Range<PhysAddr>) -> bool {
-    let mut lent = LENT.lock();
-    let Some(free) = lent.iter().position(Option::is_none) else {
-        return false;
-    };
-    let mut done = pages.start();
-    let mapped = uncovered(&*lent, pages, |run| {
-        let mapped = mmu::map(run, memory(), Access::ReadWrite).is_ok();
-        if mapped {
-            done = run.end();
-        }
-        mapped
-    });
-    if mapped {
-        if let Some(slot) = lent.get_mut(free) {
-            *slot = Some(pages);
-        }
-    } else if let Ok(part) = Range::new(pages.start(), done) {
-        uncovered(&*lent, part, |run| mmu::unmap(run).is_ok());
-    }
-    mapped
-}
-
-/// Removes a window; `false` when some of it is still mapped.
-fn unmap(pages: Range<PhysAddr>) -> bool {
-    let mut lent = LENT.lock();
-    let Some(slot) = lent.iter_mut().find(|range| **range == Some(pages)) else {
-        return false;
-    };
-    *slot = None;
-    uncovered(&*lent, pages, |run| mmu::unmap(run).is_ok())
 }
 
 /// Calls `use_it` with an address at which this CPU has the `bytes` bytes at

@@ -3,7 +3,7 @@
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use portcullis_pool::Pool;
@@ -11,7 +11,7 @@ use spin::mutex::SpinMutex as Mutex;
 
 /// Pages of tables that EL2's own map may take: they are part of the image, so
 /// that the MMU can be on before anything is known about the machine.
-const OWN_TABLES: usize = 40;
+const OWN_TABLES: usize = 48;
 
 #[repr(C, align(4096))]
 struct OwnTables(UnsafeCell<[u8; OWN_TABLES * PAGE_SIZE as usize]>);
@@ -35,6 +35,16 @@ static POOL_WORDS_GIVEN: AtomicU64 = AtomicU64::new(0);
 fn own_tables() -> Option<Range<PhysAddr>> {
     let start = PhysAddr::new(TABLES.0.get() as u64);
     Range::from_size(start, OWN_TABLES as u64 * PAGE_SIZE).ok()
+}
+
+/// Whether EL2's own map may take tables from the pool.
+static TABLES_FROM_POOL: AtomicBool = AtomicBool::new(false);
+
+/// Lets EL2's own map take tables from the pool. From now on no page of the
+/// pool's is mapped in another way: that would unmap its neighbours for a
+/// moment, and tables may be among them.
+pub fn let_tables_grow() {
+    TABLES_FROM_POOL.store(true, Ordering::Relaxed);
 }
 
 /// Hands the page pool to the allocator. `range` is mapped at EL2.
@@ -233,7 +243,8 @@ impl Allocator for OwnMemory {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
         let Some(at) = Self::with(|pool| pool.allocate(count, bytes)) else {
-            return Shared::COHERENT.allocate(bytes);
+            let grow = TABLES_FROM_POOL.load(Ordering::Relaxed);
+            return grow.then(|| Shared::COHERENT.allocate(bytes))?;
         };
         fill(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?, 0);
         Some(at)

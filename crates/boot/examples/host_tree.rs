@@ -14,7 +14,8 @@ use std::process::ExitCode;
 fn rewrite(blob: &[u8], protected: &[Range<PhysAddr>]) -> Result<Vec<u8>, BootError> {
     let fdt = Fdt::new(blob)?;
     let machine = Machine::from_tree(&fdt)?;
-    let plan = HostTreePlan::identity(&machine, protected);
+    let coherent = machine.smmus.iter().all(|smmu| smmu.coherent);
+    let plan = HostTreePlan::new(&machine, protected, coherent);
     let mut tree = vec![0; plan.bytes_needed(&fdt)];
     let size = plan.write(&fdt, &mut tree)?;
     tree.truncate(size);

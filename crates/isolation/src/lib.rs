@@ -16,8 +16,10 @@
 mod host;
 mod shown;
 mod smmus;
+mod windows;
 
 pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
 pub use portcullis_ownership::Ledger;
 pub use shown::ShowError;
 pub use smmus::{SmmuError, invalidate_smmus};
+pub use windows::Windows;

@@ -256,6 +256,7 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
         }
         smmu::present(index, host);
     }
+    memory::let_tables_grow();
     Ok(())
 }
 
