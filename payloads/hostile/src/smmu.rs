@@ -251,7 +251,7 @@ fn commands(checks: &mut Checks) {
     for command in [
         [0x10 | 0xbeef << 32, 0],
         [0x30, 0],
-        [0x12 | 0xffff << 48 | 0xbeef << 32, u64::MAX & !0xfff],
+        [0x12 | 0xffff << 48 | 0xbeef << 32, !0xfff],
         [0x03 | 0xffff_ffff << 32, 1],
         [0x04 | 0xffff_ffff << 32, 31],
         [0x05 | 0xdead_beef << 32, 0],
