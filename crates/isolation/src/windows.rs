@@ -8,6 +8,8 @@ use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 #[derive(Debug)]
 pub struct Windows<const N: usize> {
     pages: [Option<Range<PhysAddr>>; N],
+    /// Places from here on were never used.
+    used: usize,
 }
 
 impl<const N: usize> Default for Windows<N> {
@@ -20,7 +22,10 @@ impl<const N: usize> Windows<N> {
     /// No window.
     #[must_use]
     pub const fn new() -> Self {
-        Self { pages: [None; N] }
+        Self {
+            pages: [None; N],
+            used: 0,
+        }
     }
 
     /// Adds a window of the whole pages `pages`. `map` is called with each run
@@ -49,6 +54,7 @@ impl<const N: usize> Windows<N> {
         if mapped {
             if let Some(slot) = self.pages.get_mut(free) {
                 *slot = Some(pages);
+                self.used = self.used.max(free + 1);
             }
         } else if let Ok(before) = Range::new(pages.start(), done) {
             self.for_each_alone(before, &mut unmap);
@@ -81,7 +87,10 @@ impl<const N: usize> Windows<N> {
         pages: Range<PhysAddr>,
         mut each: impl FnMut(Range<PhysAddr>) -> bool,
     ) -> bool {
-        let shared = |at: PhysAddr| self.pages.iter().flatten().any(|range| range.contains(at));
+        let shared = |at: PhysAddr| {
+            let mut windows = self.pages.iter().take(self.used).flatten();
+            windows.any(|range| range.contains(at))
+        };
         let mut from = None;
         let mut at = pages.start();
         loop {
