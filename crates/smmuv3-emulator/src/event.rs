@@ -8,7 +8,8 @@
 //! | physical event | the owner gets |
 //! |---|---|
 //! | C_BAD_STE, C_BAD_STREAMID | what its own stream table says: C_BAD_STREAMID where that has no entry (only with `CR2.RECINVSID`), F_STE_FETCH with the IPA where a fetch aborts, else C_BAD_STE |
-//! | F_UUT, F_BAD_ATS_TREQ, F_STREAM_DISABLED, F_TRANSL_FORBIDDEN, C_BAD_SUBSTREAMID, C_BAD_CD, E_PAGE_REQUEST | the same |
+//! | F_UUT, F_STREAM_DISABLED, F_TRANSL_FORBIDDEN, C_BAD_SUBSTREAMID, C_BAD_CD, E_PAGE_REQUEST | the same |
+//! | F_BAD_ATS_TREQ | the same, less what was asked for (Span, permissions) |
 //! | F_CD_FETCH | the same, `FetchAddr` 0: it is physical |
 //! | F_WALK_EABT, stage 1 | the same, `FetchAddr` 0: it is physical |
 //! | F_TRANSLATION, F_ADDR_SIZE, F_ACCESS, F_PERMISSION, stage 1 | the same, with `STAG` where stalls are offered |
