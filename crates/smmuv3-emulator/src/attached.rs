@@ -103,9 +103,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Attached<'_, R, M, C> {
             return Ok(());
         };
         let translation = self.translation(given, wanted);
-        match self.smmu.set(physical, &translation) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.give_up(stream, physical, error)),
+        if let Err(error) = self.smmu.set(physical, &translation) {
+            return Err(self.give_up(stream, physical, error));
+        }
+        // An entry that is as it was took no invalidation, but what its owner
+        // asked for drops the descriptors found through it too (4.3.1).
+        match wanted {
+            Wanted::Stage1(_) => self.issue(Command::cfgi_cd_all(physical)),
+            Wanted::Invalid | Wanted::Abort | Wanted::Bypass(_) => Ok(()),
         }
     }
 }

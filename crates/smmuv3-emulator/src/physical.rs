@@ -117,7 +117,9 @@ pub trait Physical {
     }
 
     /// Gives a stream what its owner wants. When it returns, nothing uses the
-    /// old configuration any more. A stream that was not given is left alone.
+    /// old configuration any more; context descriptors that were found through
+    /// an entry that stays are gone with the next [`finish`](Self::finish). A
+    /// stream that was not given is left alone.
     ///
     /// # Errors
     /// [`Failure::Stream`]: the stream aborts now. [`Failure::Fenced`].

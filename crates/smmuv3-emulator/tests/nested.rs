@@ -72,3 +72,25 @@ fn each_entry_becomes_what_it_says() {
         assert_eq!(world.reads(stream, 0x4012_3456), Ok(0x8012_3456));
     }
 }
+
+#[test]
+fn an_entry_that_stays_the_same_takes_its_context_descriptors_along() {
+    let (hw, side) = (hardware(Profile::full()), Side::default());
+    let mut world = World::new(&hw, &side);
+    world.stage1(&CONTEXT);
+    world.entry(S, &STAGE1);
+    world.queues(false);
+    world.linear(7);
+    // CMD_CFGI_STE, and CMD_CFGI_ALL, drop the descriptors that were found
+    // through the entry too (4.3.1, 4.3.2): CMD_CFGI_CD_ALL (0x06).
+    let all = [4, 31];
+    for command in [[3 | u64::from(S) << 32, 1], all] {
+        hw.smmu.borrow_mut().take_commands();
+        world.commands(&[command, [0x46, 0]]);
+        let issued = hw.smmu.borrow_mut().take_commands();
+        let drop = [6 | u64::from(physical(S).0) << 32, 0];
+        let dropped = issued.iter().position(|command| command.0 == drop);
+        let synced = issued.iter().rposition(|command| command.0[0] & 0xff == 0x46);
+        assert!(dropped.is_some() && dropped < synced, "{issued:x?}");
+    }
+}
