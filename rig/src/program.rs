@@ -141,7 +141,7 @@ fn edges() -> impl Strategy<Value = Vec<Op>> {
 /// A device waits for an answer, and its stream is taken from it. The address is
 /// none that planted tables map.
 fn waits() -> impl Strategy<Value = Vec<Op>> {
-    (stream(), any::<bool>()).prop_map(|(stream, block)| {
+    (stream(), 0..5u8, any::<bool>()).prop_map(|(stream, end, invalid)| {
         let plant = Action::Plant {
             page: 0,
             shape: 1 << 14,
@@ -159,10 +159,26 @@ fn waits() -> impl Strategy<Value = Vec<Op>> {
             entry: [0x8000_0000, 0],
             stalls: true,
         };
-        let last = if block {
-            Op::Block { stream }
-        } else {
-            Op::Attach { stream, domain: 1 }
+        let (first, last, whole) = (stream, stream, true);
+        let last = match end {
+            0 => Op::Block { stream },
+            1 => Op::CloseRange {
+                first,
+                last,
+                whole,
+                invalid,
+            },
+            2 => Op::AttachRange {
+                first,
+                last,
+                whole,
+                domain: 0,
+            },
+            // With the stage 2 that it has, or another.
+            end => Op::Attach {
+                stream,
+                domain: end - 3,
+            },
         };
         vec![Op::Now(plant), nested, Op::Now(access), last]
     })
