@@ -18,7 +18,7 @@
 //! | | MSI | COHACC | a store to memory is all that it takes |
 //! | | SEV | 0 | nobody would send the event |
 //! | | ATOS, VATOS | 0 | answers would be physical addresses |
-//! | | PRI | physical, if ATS is offered | RES0 without ATS |
+//! | | PRI | physical, if ATS is offered and the caller hands page requests over | RES0 without ATS; an owner must not wait for what never comes |
 //! | | VMW, VMID16 | 0 | there is one VMID, and it is not the owner's |
 //! | | CD2L | physical | context descriptors are walked in hardware |
 //! | | TTENDIAN | physical | tables are walked in hardware |
@@ -66,6 +66,9 @@ pub struct IdConfig {
     pub ipa_bits: u8,
     /// Bits of the highest stream that the owner has, 0 to 32.
     pub stream_bits: u8,
+    /// Whether the caller drains the physical page request queue and hands over
+    /// what it reads.
+    pub page_requests: bool,
     /// Whether the owner's memory is read and written coherently with its
     /// CPUs, by the emulation and by the physical SMMU.
     pub coherent: bool,
@@ -95,7 +98,7 @@ impl Ids {
     #[must_use]
     pub fn derive(features: &Features, config: &IdConfig) -> Self {
         let ats = features.idr0.ats() && !features.idr0.ns1ats();
-        let pri = features.idr0.pri() && ats;
+        let pri = features.idr0.pri() && ats && config.page_requests;
         let stall_model = match features.idr0.stall_model() {
             0b11 => 0b01,
             model => model,

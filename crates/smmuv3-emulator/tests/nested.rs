@@ -90,7 +90,9 @@ fn an_entry_that_stays_the_same_takes_its_context_descriptors_along() {
         let issued = hw.smmu.borrow_mut().take_commands();
         let drop = [6 | u64::from(physical(S).0) << 32, 0];
         let dropped = issued.iter().position(|command| command.0 == drop);
-        let synced = issued.iter().rposition(|command| command.0[0] & 0xff == 0x46);
+        let synced = issued
+            .iter()
+            .rposition(|command| command.0[0] & 0xff == 0x46);
         assert!(dropped.is_some() && dropped < synced, "{issued:x?}");
     }
 }

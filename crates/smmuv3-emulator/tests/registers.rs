@@ -95,6 +95,20 @@ fn idr3_has_nothing_of_stage_2() {
 }
 
 #[test]
+fn page_requests_need_somebody_to_drain_them() {
+    let config = IdConfig {
+        page_requests: false,
+        ..CONFIG
+    };
+    let pri = 1 << 16;
+    let with = Ids::derive(&features(), &CONFIG);
+    let without = Ids::derive(&features(), &config);
+    assert_eq!(u32::from(with.idr0) & pri, pri);
+    assert_eq!(u32::from(without.idr0), u32::from(with.idr0) & !pri);
+    assert_eq!(u32::from(without.idr1) >> 11 & 0x1f, 0, "PRIQS");
+}
+
+#[test]
 fn output_size_fits_the_owner_s_addresses() {
     for (physical, bits, granules, oas) in [
         (5, 40, 0b111, 2),

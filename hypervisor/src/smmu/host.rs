@@ -88,6 +88,8 @@ impl Emulated {
             .max()
             .unwrap_or(0);
         let config = IdConfig {
+            // Nobody drains them: the line that would say so is the host's own.
+            page_requests: false,
             ipa_bits: 64 - stage2.t0sz,
             // At most 32.
             stream_bits: (u32::BITS - highest.leading_zeros()) as u8,

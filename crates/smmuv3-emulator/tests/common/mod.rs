@@ -337,6 +337,7 @@ pub fn features() -> Features {
 }
 
 pub const CONFIG: IdConfig = IdConfig {
+    page_requests: true,
     ipa_bits: 40,
     stream_bits: 16,
     coherent: true,

@@ -121,6 +121,7 @@ impl<'a> World<'a> {
             smmu.attach_range(given.physical, last, &STAGE2).unwrap();
         }
         let ids = IdConfig {
+            page_requests: true,
             ipa_bits: 40,
             stream_bits: 11,
             coherent: true,
