@@ -143,7 +143,10 @@ park:
 
 // Exception vectors (DDI 0487, D1.3.1.2). What comes from EL2 itself is a
 // failure of ours; it is reported from a stack of its own, since the reason may
-// be that the other one is full. What comes from below is the host.
+// be that the other one is full. What comes from below is the host. The one
+// instruction of ours that may fail is the walk of the host's own tables: they
+// may lie where nothing answers, or ask for updates that memory cannot do, and
+// that is an exception here (DDI 0487, AT and synchronous External aborts).
 global_asm!(
     r#"
     .macro  fatal kind
@@ -167,7 +170,16 @@ vectors:
     fatal   1
     fatal   2
     fatal   3
-    fatal   4
+    .balign 128
+    msr     sp_el0, x0
+    msr     tpidrro_el0, x1
+    mrs     x0, elr_el2
+    adr     x1, look_up
+    cmp     x0, x1
+    b.eq    look_up_failed
+    mrs     x1, tpidrro_el0
+    mov     x0, #4
+    b       fatal_common
     fatal   5
     fatal   6
     fatal   7
@@ -270,6 +282,35 @@ fatal_common:
     mov     sp, x1
     bl      {fatal}
     b       park
+
+    .global walk_host
+// x0 = an address of the host's. Returns what AT S1E1R leaves in PAR_EL1, with
+// bit 0 set where it failed; PAR_EL1, which is the host's, is kept. Changes x1,
+// x16 and x17, no memory and no flags.
+walk_host:
+    mrs     x16, sp_el0
+    mrs     x17, tpidrro_el0
+    mrs     x1, par_el1
+look_up:
+    at      s1e1r, x0
+    isb
+    mrs     x0, par_el1
+    msr     par_el1, x1
+    ret
+
+// An exception at look_up, whose address is in x0: goes on at the fourth
+// instruction from there. The host's registers that x0 and x1 went to get back
+// what walk_host has kept of them.
+look_up_failed:
+    add     x0, x0, #12
+    msr     elr_el2, x0
+    mrs     x1, tpidrro_el0
+    msr     sp_el0, x16
+    msr     tpidrro_el0, x17
+    mov     x0, #1
+    eret
+    dsb     nsh
+    isb
 
     .global enter_host
 // x0 = entry point, x1 = the host's x0, x2 = top of this CPU's stack.

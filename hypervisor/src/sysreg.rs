@@ -77,26 +77,24 @@ pub fn now_us() -> u64 {
 
 /// What the host's own translation makes of an address that it accessed: the IPA
 /// (DDI 0487, AT S1E1R). `None` when it translates no longer, since another CPU
-/// of the host's may have changed the tables. PAR_EL1, which is the host's, is
-/// kept.
+/// of the host's may have changed the tables, also to what cannot be walked.
+/// PAR_EL1, which is the host's, is kept.
 #[inline]
 #[must_use]
 pub fn host_ipa(va: u64) -> Option<u64> {
     const FAILED: u64 = 1;
     const PAGE: u64 = 0x000f_ffff_ffff_f000;
     let result: u64;
-    // SAFETY: the instruction looks a translation up and touches no memory that
-    // Rust knows; the register it leaves the result in is put back.
+    // SAFETY: `walk_host` of `entry.rs` looks a translation up, changes no more
+    // than is said here, and survives a walk that ends in an exception.
     unsafe {
         asm!(
-            "mrs {host}, par_el1",
-            "at s1e1r, {va}",
-            "isb",
-            "mrs {result}, par_el1",
-            "msr par_el1, {host}",
-            host = out(reg) _,
-            va = in(reg) va,
-            result = out(reg) result,
+            "bl walk_host",
+            inout("x0") va => result,
+            out("x1") _,
+            out("x16") _,
+            out("x17") _,
+            out("x30") _,
             options(nostack, preserves_flags)
         );
     }
