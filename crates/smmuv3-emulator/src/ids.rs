@@ -12,7 +12,7 @@
 //! | | HTTU | physical, at most 0b10 | done by the physical walker under stage 2; table access flags are of SMMUv3.3 |
 //! | | DORMHINT | 0 | STATUSR is 0 |
 //! | | HYP | 0 | RES0 without S2P |
-//! | | ATS | physical, if it does split-stage ATS | a device's cache may hold intermediate addresses only |
+//! | | ATS | physical, if it does split-stage ATS, and stalls are not forced | a device's cache may hold intermediate addresses only; the entry for that may not let stage 2 stall (5.2) |
 //! | | NS1ATS | 0 | RES0 without S2P |
 //! | | ASID16 | physical | ASIDs are tagged in hardware |
 //! | | MSI | COHACC | a store to memory is all that it takes |
@@ -97,7 +97,7 @@ impl Ids {
     /// What an owner sees of a physical SMMU with `features`.
     #[must_use]
     pub fn derive(features: &Features, config: &IdConfig) -> Self {
-        let ats = features.idr0.ats() && !features.idr0.ns1ats();
+        let ats = features.split_ats();
         let pri = features.idr0.pri() && ats && config.page_requests;
         let stall_model = match features.idr0.stall_model() {
             0b11 => 0b01,

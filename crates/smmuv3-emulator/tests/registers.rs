@@ -47,6 +47,10 @@ fn ats_needs_split_stage_ats_and_pri_needs_ats() {
     assert_eq!(u32::from(no_split.idr1) >> 11 & 31, 0, "PRIQS");
     let no_ats = ids(|f| f.idr0 = Idr0::from(u32::from(f.idr0) & !ATS));
     assert_eq!(u32::from(no_ats.idr0) & (ATS | PRI), 0);
+    // Split-stage ATS is illegal where stage 2 must stall.
+    let forced = ids(|f| f.idr0 = f.idr0.with_stall_model(0b10));
+    assert_eq!(u32::from(forced.idr0) & (ATS | PRI), 0);
+    assert_eq!(u32::from(forced.idr1) >> 11 & 31, 0, "PRIQS");
 }
 
 #[test]
