@@ -151,7 +151,7 @@ pub fn present(index: usize, host: HostSide) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn at(ipa: u64) -> Option<(&'static Instance, u32)> {
     instances().find_map(|instance| {
         let offset = ipa.wrapping_sub(instance.registers.range().start().raw());
