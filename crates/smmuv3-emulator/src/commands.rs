@@ -36,6 +36,8 @@ pub(crate) struct Queue {
     pub(crate) fallible: bool,
     /// What the next CMD_SYNC ends in, if an earlier wait had no CMD_SYNC.
     pub(crate) owed: Option<CommandError>,
+    /// Why the queue stopped last (`CMDQ_CONS.ERR`).
+    pub(crate) reason: CommandError,
     /// The physical SMMU sends messages.
     pub(crate) messages: bool,
     /// Address bits of `IDR5.OAS`.
@@ -59,6 +61,7 @@ impl Queue {
             in_flight: false,
             fallible: false,
             owed: None,
+            reason: CommandError::NONE,
             messages,
             address_mask,
             syncs: [Deferred::default(); DEFERRED],

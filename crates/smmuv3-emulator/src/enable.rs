@@ -258,11 +258,24 @@ impl<W: Window> Emulator<W> {
     /// the error (7.1).
     fn refuse<P: Platform<Window = W>>(&mut self, platform: &P, error: CommandError) {
         self.ready = false;
+        self.queue.reason = error;
         let cons = CmdqCons::new()
             .with_rd(self.queue.cons)
             .with_err(error.0 & 0x7f);
         platform.show(reg::CMDQ_CONS, cons.into());
         self.raise_error(platform, Gerror::new().with_cmdq_err(true));
+    }
+
+    /// What `CMDQ_CONS` reads as while the queue is off or stopped: the reason
+    /// stays as long as the error is active, whatever `CMDQEN` does meanwhile
+    /// (6.3.28).
+    pub(crate) fn commands_cons(&self) -> u32 {
+        let cons = CmdqCons::new().with_rd(self.queue.cons);
+        if self.irq.active().cmdq_err() {
+            cons.with_err(self.queue.reason.0 & 0x7f).into()
+        } else {
+            cons.into()
+        }
     }
 
     fn open_commands<P: Platform<Window = W>>(&mut self, platform: &P) {
@@ -272,7 +285,7 @@ impl<W: Window> Emulator<W> {
         queue.shown = queue.cons;
         queue.confirmed = queue.cons;
         queue.owed = None;
-        platform.show(reg::CMDQ_CONS, queue.cons);
+        platform.show(reg::CMDQ_CONS, self.commands_cons());
         self.window = self.commands_window(platform);
         if self.window.is_none() {
             self.counts.bad_queues += 1;

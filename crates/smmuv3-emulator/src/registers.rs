@@ -6,12 +6,13 @@
 //! is fixed while something is enabled: the write is ignored (SMMUv3.2 asks for
 //! the last). Reserved bits, and address bits above `IDR5.OAS`, read as 0. Page
 //! 0 has no alias of the registers of page 1, nor the other way round. A write
-//! of `CMDQ_CONS` leaves ERR alone.
+//! of `CMDQ_CONS` sets ERR too, which reads as 0 unless CMDQ_ERR is active.
 
 use crate::irq::Source;
 use crate::{Emulator, Physical, Platform, Progress, Size, Window};
+use smmuv3_spec::command::CommandError;
 use smmuv3_spec::control::{
-    Cr0, Cr1, Cr2, Gbpa, Gerror, IrqCfg2, IrqCtrl, OutputIndex, QueueBase, StrtabBase,
+    CmdqCons, Cr0, Cr1, Cr2, Gbpa, Gerror, IrqCfg2, IrqCtrl, OutputIndex, QueueBase, StrtabBase,
     StrtabBaseCfg,
 };
 use smmuv3_spec::reg;
@@ -298,7 +299,8 @@ impl<W: Window> Emulator<W> {
                 guard(guards.cmdqen())?;
                 self.queue.cons = value & INDEX;
                 self.queue.shown = self.queue.cons;
-                self.queue.cons
+                self.queue.reason = CommandError(CmdqCons::from(value).err());
+                self.commands_cons()
             }
             reg::EVENTQ_PROD => {
                 guard(guards.eventqen())?;
