@@ -2,6 +2,7 @@
 
 use smmuv3_model::{Misuse, Violation};
 use smmuv3_spec::StreamId;
+use smmuv3_spec::command::Command;
 
 /// Why a run is not right.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -42,4 +43,29 @@ pub enum Finding {
     /// that it had not been given.
     #[error("access to {0:#x}, which is not the caller's")]
     Memory(u64),
+    /// A message of an SMMU went where none may go.
+    #[error("a message to {0:#x}, which nobody holds for it")]
+    Message(u64),
+    /// One write of a register of an emulated SMMU cost this many accesses, or
+    /// one queue this many bytes.
+    #[error("{0} accesses or bytes for one write of a register")]
+    Unbounded(u64),
+    /// A write of a register of an emulated SMMU is never done.
+    #[error("the write to {0:#x} is never done")]
+    Endless(u32),
+    /// Commands in the queue of an emulated SMMU are never consumed.
+    #[error("the emulated SMMU {0} does not go on with its commands")]
+    Stuck(usize),
+    /// A register of an emulated SMMU does not say what it should.
+    #[error("the register at {0:#x} of an emulated SMMU is wrong")]
+    Shown(u32),
+    /// The emulation had the physical SMMU do what is not the host's to ask for.
+    #[error("the emulation issued {0:?}")]
+    Issued(Command),
+    /// A CMD_SYNC of the host's is consumed before what came before it is done.
+    #[error("CMDQ_CONS says {0:#x} too early")]
+    Early(u32),
+    /// An event that is none of the host's, or says too much.
+    #[error("the host was told of {0}")]
+    Told(StreamId),
 }

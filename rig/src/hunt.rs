@@ -3,7 +3,7 @@
 use crate::finding::Finding;
 use crate::mutant::Mutant;
 use crate::op::Op;
-use crate::program::{program, setup};
+use crate::program::{nested_program, nested_setup, program, setup};
 use crate::setup::Setup;
 use crate::start::run;
 use proptest::strategy::Strategy;
@@ -20,6 +20,8 @@ pub struct Hunt {
     pub seed: u64,
     /// Name of the profile of every SMMU; any profile without.
     pub profile: Option<&'static str>,
+    /// The host has emulated SMMUs.
+    pub nested: bool,
     /// The mistake between the code under test and the model.
     pub mutant: Mutant,
     /// Operations of one program.
@@ -83,7 +85,12 @@ impl Hunt {
         }
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(config, rng);
-        let strategy = (setup(self.profile), program(self.lengths.clone()));
+        let lengths = self.lengths.clone();
+        let strategy = if self.nested {
+            (nested_setup(self.profile), nested_program(lengths)).boxed()
+        } else {
+            (setup(self.profile), program(lengths)).boxed()
+        };
         let tree = match strategy.new_tree(&mut runner) {
             Ok(tree) => tree,
             // No strategy here rejects what it drew.

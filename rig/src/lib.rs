@@ -10,6 +10,7 @@ mod enable;
 mod everywhere;
 mod expected;
 mod finding;
+mod host;
 mod hunt;
 mod machine;
 mod map;
@@ -29,6 +30,7 @@ mod world;
 
 pub use action::Action;
 pub use finding::Finding;
+pub use host::{BringUp, Entry, HostOp, Width};
 pub use hunt::{Catch, Hunt, Outcome};
 pub use map::STREAMS;
 pub use mutant::Mutant;

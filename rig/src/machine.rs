@@ -4,16 +4,19 @@
 use crate::action::Action;
 use crate::cpu::Cpu;
 use crate::earlier::{Earlier, is_fenced};
+use crate::everywhere::HOST_VMID;
 use crate::expected::Expected;
 use crate::finding::Finding;
-use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, POOL, RAM, SPARE, ids};
+use crate::host::Emulated;
+use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, POOL, RAM, REGISTERS, SPARE, ids};
 use crate::mutant::Mutant;
 use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
 use crate::setup::Setup;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_ownership::{Bank, Entry, Ledger, Owner};
-use smmuv3_model::{Fault, Ram, Refusal, Smmu, Transaction};
+use smmuv3_model::{Fault, Misuse, Ram, Refusal, Smmu, Transaction};
+use smmuv3_spec::command::Opcode;
 use smmuv3_spec::id::{Idr0, Idr1};
 use smmuv3_spec::{StreamId, reg};
 use std::cell::{Cell, RefCell};
@@ -40,6 +43,8 @@ pub(crate) struct Unit {
     pub(crate) earlier: Cell<Earlier>,
     /// First word of a command whose second is still to come.
     pub(crate) half: Cell<Option<(u64, u64)>>,
+    /// The emulated SMMU above it.
+    pub(crate) emulated: Emulated,
 }
 
 impl Unit {
@@ -87,11 +92,16 @@ pub(crate) struct Machine {
     pub(crate) starve: Cell<Option<u32>>,
     /// An allocation failed.
     pub(crate) starved: Cell<bool>,
+    /// The host has emulated SMMUs.
+    pub(crate) nested: bool,
+    /// The physical SMMU may store to the registers that the host sees.
+    pub(crate) messages: bool,
 }
 
 impl Machine {
     pub(crate) fn new(setup: &Setup, mutant: Mutant) -> Self {
         let banks = [RAM, POOL, CPU_POOL, OTHER, SPARE, OLD, CPU];
+        let banks = banks.into_iter().chain(setup.nested.then_some(REGISTERS));
         let profiles = setup.profiles();
         let coherent = profiles.iter().all(|profile| profile.idr0.cohacc());
         let ram = Ram::new(banks, coherent);
@@ -109,6 +119,7 @@ impl Machine {
                 off: Cell::new(false),
                 earlier: Cell::new(Earlier::Anything),
                 half: Cell::new(None),
+                emulated: Emulated::default(),
             }
         });
         Self {
@@ -133,6 +144,8 @@ impl Machine {
             taking: Cell::new(None),
             starve: Cell::new(None),
             starved: Cell::new(false),
+            nested: setup.nested,
+            messages: setup.messages,
         }
     }
 
@@ -185,7 +198,8 @@ impl Machine {
             }
             // Registers that are stuck are written all the same, to fence.
             let misuse = smmu.take_misuse();
-            if let Some(misuse) = misuse.first().filter(|_| !unit.may_fail()) {
+            let mut misuse = misuse.iter().filter(|misuse| !self.is_hosts_own(misuse));
+            if let Some(misuse) = misuse.next().filter(|_| !unit.may_fail()) {
                 self.find(Finding::Misuse(*misuse));
             }
         }
@@ -201,6 +215,16 @@ impl Machine {
         if let Some(misuse) = smmu.take_misuse().first() {
             self.find(Finding::Misuse(*misuse));
         }
+    }
+
+    /// Whether it concerns the host's own stage 1 alone, and what is cached of
+    /// it: the host's invalidations are passed on with its addresses.
+    fn is_hosts_own(&self, misuse: &Misuse) -> bool {
+        let Misuse::Misaligned(command) = misuse else {
+            return false;
+        };
+        let by_address = matches!(command.opcode(), Opcode::TLBI_NH_VA | Opcode::TLBI_NH_VAA);
+        self.nested && by_address && command.vmid() == HOST_VMID
     }
 
     /// From the moment on at which the ledger says that pages have another

@@ -1,6 +1,6 @@
 //! Hunts for mistakes of the code that isolates devices.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use portcullis_rig::program::profiles;
 use portcullis_rig::{Catch, Hunt, Mutant, STREAMS};
@@ -42,6 +42,9 @@ struct Options {
     /// What the SMMUs can do: the name of a profile, or all.
     #[arg(long, value_name = "P", default_value = "all", value_parser = profile)]
     profile: Profile,
+    /// What the host sees: `plain` is no SMMU, `nested` an emulated one.
+    #[arg(long, value_name = "W", default_value = "plain")]
+    world: World,
     /// Make this mistake between the code under test and the model.
     #[arg(long, value_name = "NAME", value_parser = mutant, default_value = "none")]
     mutant: Mutant,
@@ -54,6 +57,15 @@ struct Options {
     /// Name the mistakes that --mutant knows, and do nothing else.
     #[arg(long)]
     list_mutants: bool,
+}
+
+/// What the host sees of the SMMUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum World {
+    /// Nothing: its streams are attached for it.
+    Plain,
+    /// An emulated SMMU on each.
+    Nested,
 }
 
 /// Wrapped, since clap takes an `Option` for an argument that may be missing.
@@ -110,6 +122,7 @@ impl Options {
             ops: self.ops,
             seed,
             profile: self.profile.0,
+            nested: self.world == World::Nested,
             mutant: self.mutant,
             lengths: 1..=usize::from(self.max_len),
             shorten: self.shorten,
@@ -162,6 +175,9 @@ impl Options {
         );
         if let Profile(Some(name)) = self.profile {
             command += &format!(" --profile {name}");
+        }
+        if self.world == World::Nested {
+            command += " --world nested";
         }
         if self.mutant != Mutant::None {
             command += &format!(" --mutant {}", self.mutant.name());

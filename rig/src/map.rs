@@ -36,9 +36,16 @@ pub(crate) const OLD: Range<u64> = 0xb000_0000..0xb010_0000;
 pub(crate) const CPU: Range<u64> = 0xb800_0000..0xb800_3000;
 /// Where devices signal interrupts.
 pub(crate) const DOORBELL: Range<u64> = 0x0809_0000..0x0809_1000;
+/// The registers that the host sees of its emulated SMMUs, one after the other.
+pub(crate) const REGISTERS: Range<u64> = 0xb900_0000..0xb904_0000;
+/// Where page 1 of the registers of an SMMU starts.
+pub(crate) const PAGE_1: u32 = 0x1_0000;
 /// What the host's CPUs do not get: everything around RAM, so that few entries
 /// of their tables are no block of 1 GiB.
 pub(crate) const WITHHELD: Range<u64> = RAM.end..0xc000_0000;
+
+/// The last StreamID that a host with an emulated SMMU is given.
+pub(crate) const LAST_GIVEN: u32 = 0x2ff;
 
 /// Entries of a second-level stream table.
 pub(crate) const LEAF: u32 = 64;
@@ -57,6 +64,39 @@ pub(crate) fn place(stream: u32, units: usize) -> (usize, u32) {
     let (stream, units) = (stream % STREAMS, units as u32);
     let id = STREAM_IDS[(stream / units) as usize];
     ((stream % units) as usize, id)
+}
+
+/// Whether a stream is the host's where it has an emulated SMMU. The others are
+/// another domain's.
+pub(crate) fn is_given(stream: u32, units: usize) -> bool {
+    stream % STREAMS / units as u32 % 4 != 3
+}
+
+/// The StreamIDs that the host is given behind each of `units` SMMUs, as first
+/// and last of their runs, every other one functions of PCI Express: all up to
+/// [`LAST_GIVEN`] but those of the others.
+pub(crate) fn given(units: usize) -> Vec<(u32, u32, bool)> {
+    let others = (0..STREAMS).filter(|stream| !is_given(*stream, units));
+    let mut others: Vec<u32> = others.map(|stream| place(stream, units).1).collect();
+    others.push(LAST_GIVEN + 1);
+    others.sort_unstable();
+    others.dedup();
+    let mut runs = Vec::new();
+    let mut first = 0;
+    for other in others {
+        if first < other {
+            runs.push((first, other - 1, runs.len() % 2 == 0));
+        }
+        first = other + 1;
+    }
+    runs
+}
+
+/// Whether a StreamID is one of those, and if so of PCI Express.
+pub(crate) fn given_id(id: u32, units: usize) -> Option<bool> {
+    let mut runs = given(units).into_iter();
+    let run = runs.find(|(first, last, _)| (*first..=*last).contains(&id));
+    run.map(|(.., pcie)| pcie)
 }
 
 /// The StreamIDs of the streams behind each of `units` SMMUs, at least.

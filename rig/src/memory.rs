@@ -11,7 +11,7 @@ use std::ops::Range;
 
 impl Machine {
     /// A CPU's store, seen by every observer.
-    fn raw_store(&self, at: u64, value: u64) {
+    pub(crate) fn raw_store(&self, at: u64, value: u64) {
         let Some(first) = self.units.first() else {
             return;
         };
@@ -20,6 +20,14 @@ impl Machine {
         }
         self.seen_by_others(0, at);
         self.seam();
+    }
+
+    /// The same of 32 bits; nobody stores to the other half at the same time.
+    pub(crate) fn raw_store32(&self, at: u64, value: u32) {
+        let word = self.ram.borrow().load(at & !7).unwrap_or(0);
+        let shift = 8 * (at & 4);
+        let word = word & !(0xffff_ffff << shift) | u64::from(value) << shift;
+        self.raw_store(at & !7, word);
     }
 
     /// Tells every observer but one of a store.
@@ -58,6 +66,13 @@ impl Machine {
         if unit.flips.take() {
             // To an opcode that there is not.
             command.0[0] |= 0x80;
+        }
+        if self.nested {
+            let index = self
+                .units
+                .iter()
+                .position(|other| std::ptr::eq(other, unit));
+            self.look_at_command(index.unwrap_or(0), command);
         }
         self.raw_store(first, command.0[0]);
         self.raw_store(at, command.0[1]);

@@ -1,6 +1,7 @@
 //! What a hostile program consists of.
 
 use crate::action::Action;
+use crate::host::HostOp;
 use smmuv3_model::Fault;
 
 /// One step of a hostile program. Numbers are taken modulo what there is.
@@ -112,6 +113,13 @@ pub enum Op {
     Starve {
         /// Allocations that still succeed.
         after: u32,
+    },
+    /// The host does something to its emulated SMMU. Nothing where it has none.
+    Host {
+        /// Number of the SMMU.
+        smmu: u32,
+        /// What it does.
+        what: HostOp,
     },
     /// Something that needs no lock.
     Now(Action),

@@ -2,7 +2,7 @@
 
 use crate::everywhere::{Everywhere, HOST_VMID};
 use crate::finding::Finding;
-use crate::map::{LEAF, PAGES, RAM, STREAMS, place};
+use crate::map::{LEAF, PAGES, RAM, STREAMS, given_id, place};
 use crate::mutant::Mutant;
 use crate::op::Op;
 use crate::policy::{Allowed, cpu_ranges};
@@ -11,7 +11,7 @@ use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::HostError;
 use portcullis_ownership::{Owner, TransferError};
 use portcullis_pagetable::Error as TableError;
-use smmuv3_driver::{Granule, Uniform};
+use smmuv3_driver::{Answer, Granule, Uniform};
 use smmuv3_model::{Access, Fault, Transaction};
 use smmuv3_spec::StreamId;
 
@@ -23,6 +23,9 @@ impl World<'_> {
         match *op {
             Op::Attach { stream, domain } => {
                 let (stream, domain) = (stream % STREAMS, domain % 3);
+                if self.is_given(stream) {
+                    return Ok(());
+                }
                 let (unit, id) = place(stream, self.drivers.len());
                 self.also(before, [stream], &self.ranges_of(domain));
                 let stage2 = self.domains[usize::from(domain)];
@@ -50,6 +53,9 @@ impl World<'_> {
             } => self.attach_range(before, [first, last], whole, domain % 3)?,
             Op::Block { stream } => {
                 let stream = stream % STREAMS;
+                if self.is_given(stream) {
+                    return Ok(());
+                }
                 let (unit, id) = place(stream, self.drivers.len());
                 if self.drive(unit, "block", |d| d.block(StreamId(id)))? {
                     self.blocked(stream);
@@ -85,7 +91,9 @@ impl World<'_> {
                     self.take(range, Owner::HYPERVISOR)?;
                 }
             }
-            Op::Drain { limit } => self.drain(limit),
+            Op::Drain { limit } => self.drain(limit)?,
+            Op::Host { smmu, what } if !self.hosts.is_empty() => self.host(smmu, &what)?,
+            Op::Host { .. } => {}
             Op::Reuse => {
                 let limbo = self.limbo.iter().map(|(_, domain)| domain);
                 if self.at.values().chain(limbo).all(|domain| *domain != 2) {
@@ -299,10 +307,11 @@ impl World<'_> {
         let expected = self.begin(range, from);
         if expected.is_ok() {
             let host = self.at.iter().filter(|(_, domain)| **domain == 0);
+            let given = (0..STREAMS).filter(|stream| self.is_given(*stream));
             let extra = range.start().raw()..range.end().raw();
             self.also(
                 before,
-                host.map(|(stream, _)| *stream),
+                host.map(|(stream, _)| *stream).chain(given),
                 std::slice::from_ref(&extra),
             );
             let all = before.cpus.iter().cloned().chain([extra]);
@@ -403,16 +412,30 @@ impl World<'_> {
     }
 
     /// Reads events and compares them with what the SMMU recorded.
-    fn drain(&mut self, limit: u32) {
-        for (driver, unit) in self.drivers.iter_mut().zip(&self.machine.units) {
+    fn drain(&mut self, limit: u32) -> Result<(), Finding> {
+        let mut told = Vec::new();
+        let count = self.drivers.len();
+        let units = self.machine.units.iter().enumerate();
+        for (driver, (index, unit)) in self.drivers.iter_mut().zip(units) {
             let mut read = Vec::new();
-            let drained = driver.drain_events(limit, |event| read.push(event.0));
+            let drained = driver.take_events(limit, |event| {
+                read.push(event.0);
+                let host = self.machine.nested && given_id(event.0.stream_bits(), count).is_some();
+                if host { Answer::Later } else { Answer::Refuse }
+            });
             let checked = unit.recorded.borrow_mut().check(&read, drained);
             if let Err(number) = checked {
                 self.machine.find(Finding::Events(number));
             }
             driver.handle_gerror();
+            told.extend(read.into_iter().map(|record| (index, record)));
         }
+        if !self.hosts.is_empty() {
+            for (unit, record) in told {
+                self.tell(unit, &record)?;
+            }
+        }
+        Ok(())
     }
 }
 

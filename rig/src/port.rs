@@ -31,6 +31,9 @@ impl Port<'_> {
         let (kept, lost) = (after.events - before.events, after.lost > before.lost);
         self.unit().recorded.borrow_mut().flood(kept, lost);
         self.machine.spread(self.unit);
+        if self.machine.nested {
+            self.machine.look_at_messages(self.unit);
+        }
         result
     }
 }
@@ -92,6 +95,17 @@ impl Registers for Port<'_> {
             *self.unit().ring.borrow_mut() = at..at + (Command::SIZE << base.log2size().min(19));
         }
         self.machine.seam();
+    }
+}
+
+impl Machine {
+    /// Time passes for an SMMU: as if somebody looked how far it is.
+    pub(crate) fn pass(&self, unit: usize) {
+        let port = Port {
+            machine: self,
+            unit,
+        };
+        let _ = port.read32(reg::CMDQ_CONS);
     }
 }
 

@@ -4,6 +4,8 @@ use crate::action::Action;
 use crate::map::PAGES;
 use crate::op::Op;
 use crate::setup::Setup;
+
+pub use crate::host::generate::{nested_setup, program as nested_program};
 use proptest::prelude::*;
 use smmuv3_model::{Acknowledgement, Fault, Mode, Profile};
 use smmuv3_spec::command::CommandError;
@@ -208,7 +210,7 @@ pub fn program(any: RangeInclusive<usize>) -> impl Strategy<Value = Vec<Op>> {
 }
 
 /// What may be wrong with an SMMU while it has power.
-fn fault() -> impl Strategy<Value = Fault> {
+pub(crate) fn fault() -> impl Strategy<Value = Fault> {
     let polls = || prop::option::of(1..100u32);
     let register = prop::sample::select(vec![
         Acknowledgement::Cr0,
@@ -225,7 +227,7 @@ fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub(crate) fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         5 => dma(),
         2 => (page(), 0..512u64, word())
@@ -262,7 +264,7 @@ fn dma() -> impl Strategy<Value = Action> {
 }
 
 /// Any, but two of them often, so that operations meet.
-fn stream() -> impl Strategy<Value = u32> {
+pub(crate) fn stream() -> impl Strategy<Value = u32> {
     prop_oneof![any::<u32>(), 0..2u32]
 }
 
@@ -301,18 +303,18 @@ fn entry() -> impl Strategy<Value = [u64; 2]> {
 }
 
 /// Near the start too, so that operations meet.
-fn page() -> impl Strategy<Value = u64> {
+pub(crate) fn page() -> impl Strategy<Value = u64> {
     prop_oneof![2 => 0..PAGES, 1 => 0..1024u64, 3 => 0..16u64]
 }
 
 /// Mostly a few pages; 18 stands for a block, others for what is special, see
 /// `perform::pages`.
-fn count() -> impl Strategy<Value = u64> {
+pub(crate) fn count() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0..20u64, 1 => Just(18), 1 => 0..32u64 * 784]
 }
 
 /// Mostly whole pages.
-fn wild() -> impl Strategy<Value = u64> {
+pub(crate) fn wild() -> impl Strategy<Value = u64> {
     prop_oneof![3 => (0..PAGES + 64).prop_map(|page| page << 12), 1 => any::<u64>()]
 }
 
@@ -354,6 +356,8 @@ pub fn setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
             carved,
             cpu_bbm,
             wide,
+            nested: false,
+            messages: false,
         }
     })
 }

@@ -24,6 +24,10 @@ pub struct Setup {
     pub cpu_bbm: bool,
     /// The host's input addresses have 40 bits instead of 36.
     pub wide: bool,
+    /// The host has an emulated SMMU on each SMMU, and most of its streams.
+    pub nested: bool,
+    /// The physical SMMU may store to the registers that the host sees.
+    pub messages: bool,
 }
 
 impl Setup {
@@ -38,6 +42,8 @@ impl Setup {
             carved: false,
             cpu_bbm: false,
             wide: false,
+            nested: false,
+            messages: false,
         }
     }
 
@@ -73,6 +79,12 @@ impl fmt::Display for Setup {
         }
         if self.wide {
             f.write_str(", 40 bits of input")?;
+        }
+        if self.nested {
+            f.write_str(", emulated SMMUs")?;
+        }
+        if self.messages {
+            f.write_str(", messages to their registers")?;
         }
         Ok(())
     }

@@ -60,6 +60,9 @@ pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Stopp
     let banks = [machine.bank()];
     let ledger = Ledger::new(&banks).expect("one bank is in order");
     let mut world = host(&machine, drivers, ledger, &setup);
+    if setup.nested {
+        world.emulate_all()?;
+    }
     *machine.allowed.borrow_mut() = world.allowed();
     for (step, op) in program.iter().enumerate() {
         world
@@ -167,6 +170,7 @@ fn host<'m>(
         scarred: false,
         in_doubt: false,
         torn: Vec::new(),
+        hosts: Vec::new(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The machine's state as the rig follows it, and one step of a program.
 
 use crate::finding::Finding;
+use crate::host::Host;
 use crate::machine::Machine;
-use crate::map::{DOORBELL, OTHER, place};
+use crate::map::{DOORBELL, OTHER, STREAMS, is_given, place};
 use crate::memory::CpuMemory;
 use crate::op::Op;
 use crate::policy::{Allowed, Ranges, cpu_ranges, ranges};
@@ -43,9 +44,11 @@ pub(crate) struct World<'m> {
     /// Blocks that were being split when an invalidation failed: what the host
     /// kept of them is out of its tables too.
     pub(crate) torn: Vec<Range<u64>>,
+    /// The emulated SMMUs of the host, one on each SMMU, or none.
+    pub(crate) hosts: Vec<Host<'m>>,
 }
 
-impl World<'_> {
+impl<'m> World<'m> {
     pub(crate) fn step(&mut self, op: &Op) -> Result<(), Finding> {
         match *op {
             Op::During { after, action } => {
@@ -80,7 +83,9 @@ impl World<'_> {
         if let Some(finding) = self.machine.finding.get() {
             return Err(finding);
         }
-        self.reachable()
+        self.reachable()?;
+        self.look_at_hosts()?;
+        self.machine.finding.get().map_or(Ok(()), Err)
     }
 
     /// What each stream may use now, and the CPUs: the host's devices its
@@ -101,6 +106,12 @@ impl World<'_> {
             let (unit, id) = place(*stream, units);
             let list = Rc::clone(&lists[usize::from(*domain)]);
             allowed.streams[unit].insert(id, list);
+        }
+        if self.machine.nested {
+            for stream in (0..STREAMS).filter(|stream| is_given(*stream, units)) {
+                let (unit, id) = place(stream, units);
+                allowed.streams[unit].insert(id, Rc::clone(&lists[0]));
+            }
         }
         for (stream, domain) in &self.limbo {
             let (unit, id) = place(*stream, units);

@@ -11,6 +11,7 @@ fn hunt(mutant: Mutant) -> Finding {
         ops: 30_000,
         seed: 1,
         profile: None,
+        nested: false,
         mutant,
         lengths: 1..=80,
         shorten: 60,

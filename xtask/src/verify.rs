@@ -1,7 +1,7 @@
 //! `cargo xtask verify`: the hunts for mistakes, each a program of its own.
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::process::{Command, ExitCode};
 
 /// Run hostile programs against the code that isolates devices.
@@ -19,11 +19,15 @@ pub struct Verify {
     /// What the SMMUs can do: the name of a profile, or all.
     #[arg(long, value_name = "P", default_value = "all")]
     profile: String,
+    /// What the host sees: `plain` is no SMMU, `nested` an emulated one, `both`
+    /// is first the one and then the other.
+    #[arg(long, value_name = "W", value_enum, default_value = "both")]
+    world: World,
     /// Show instead that every mistake of the catalogue is found.
-    #[arg(long, conflicts_with_all = ["ops", "seed", "profile", "against_qemu"])]
+    #[arg(long, conflicts_with_all = ["ops", "seed", "profile", "world", "against_qemu"])]
     mutants: bool,
     /// Compare the model with QEMU's SMMU instead.
-    #[arg(long, conflicts_with_all = ["ops", "profile"])]
+    #[arg(long, conflicts_with_all = ["ops", "profile", "world"])]
     against_qemu: bool,
     /// Cases to compare with QEMU.
     #[arg(
@@ -35,40 +39,80 @@ pub struct Verify {
     cases: u64,
 }
 
+/// What the host sees of the SMMUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum World {
+    /// Nothing.
+    Plain,
+    /// An emulated SMMU on each.
+    Nested,
+    /// One after the other.
+    Both,
+}
+
+impl World {
+    /// The rig's names of the worlds to hunt in.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &["plain"],
+            Self::Nested => &["nested"],
+            Self::Both => &["plain", "nested"],
+        }
+    }
+}
+
 impl Verify {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if !self.mutants && !self.against_qemu {
+            return self.hunt();
+        }
         let mut arguments: Vec<String> = Vec::new();
         let package = if self.mutants {
             "portcullis-mutants"
-        } else if self.against_qemu {
+        } else {
             arguments.extend(["--cases".into(), self.cases.to_string()]);
             arguments.extend(self.seed.into_iter().flat_map(|s| ["--seed".into(), s]));
             "portcullis-differential"
-        } else {
-            arguments.extend(["hunt".into(), "--ops".into(), self.ops.to_string()]);
-            arguments.extend(["--profile".into(), self.profile]);
-            arguments.extend(self.seed.into_iter().flat_map(|s| ["--seed".into(), s]));
-            "portcullis-rig"
         };
-        let status = program(package)
-            .args(arguments)
-            .status()
-            .context("cannot start cargo")?;
-        // A program that a signal ended has no status of its own.
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        let code = code_of(program(package).args(arguments))?;
         Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
     }
+
+    /// Hunts in each world, until something is found.
+    fn hunt(self) -> anyhow::Result<ExitCode> {
+        let ops = self.ops.to_string();
+        for world in self.world.names() {
+            let mut command = program("portcullis-rig");
+            command
+                .args(["hunt", "--ops", &ops, "--profile", &self.profile])
+                .args(["--world", world])
+                .args(self.seed.iter().flat_map(|seed| ["--seed", seed]));
+            match code_of(&mut command)? {
+                Some(0) => {}
+                code => return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from)),
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The exit status; a program that a signal ended has none.
+fn code_of(command: &mut Command) -> anyhow::Result<Option<u8>> {
+    let status = command.status().context("cannot start cargo")?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()))
 }
 
 /// A short hunt as a part of the tests: the same programs as always, then as
 /// many new ones.
 pub fn short() -> anyhow::Result<bool> {
     let mut passed = true;
-    for seed in [&["--seed", "0x1"][..], &[]] {
-        let mut command = program("portcullis-rig");
-        command.args(["hunt", "--ops", "20000"]).args(seed);
-        passed &= command.status().context("cannot start cargo")?.success();
+    for (world, ops) in [("plain", "20000"), ("nested", "5000")] {
+        for seed in [&["--seed", "0x1"][..], &[]] {
+            let mut command = program("portcullis-rig");
+            command.args(["hunt", "--world", world, "--ops", ops]);
+            passed &= code_of(command.args(seed))? == Some(0);
+        }
     }
     Ok(passed)
 }

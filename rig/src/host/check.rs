@@ -1,0 +1,210 @@
+//! What must hold of an emulated SMMU between operations.
+
+use crate::finding::Finding;
+use crate::host::owner::streams;
+use crate::host::side::Side;
+use crate::machine::Machine;
+use crate::map::{PAGE_1, STREAMS, given_id, place};
+use crate::world::World;
+use smmuv3_emulator::Delivery;
+use smmuv3_model::{Access, Transaction};
+use smmuv3_spec::command::Command;
+use smmuv3_spec::control::{Cr0, Gbpa, QueueBase};
+use smmuv3_spec::event::EventRecord;
+use smmuv3_spec::{StreamId, reg};
+
+/// Registers that never change.
+const FIXED: [u32; 8] = [
+    reg::IDR0,
+    reg::IDR1,
+    reg::IDR2,
+    reg::IDR3,
+    reg::IDR4,
+    reg::IDR5,
+    reg::IIDR,
+    reg::AIDR,
+];
+
+impl World<'_> {
+    /// All of it, for every emulated SMMU.
+    pub(crate) fn look_at_hosts(&self) -> Result<(), Finding> {
+        for unit in 0..self.hosts.len() {
+            self.look_at_identity(unit)?;
+            self.look_at_windows(unit)?;
+            if !self.is_excused(unit) && !self.hosts[unit].unfinished {
+                self.look_at_switches(unit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_identity(&self, unit: usize) -> Result<(), Finding> {
+        for (offset, was) in FIXED.into_iter().zip(self.hosts[unit].identity) {
+            if self.machine.shown(unit, offset) != was {
+                return Err(Finding::Shown(offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every page that is held is there for a queue that is on.
+    fn look_at_windows(&self, unit: usize) -> Result<(), Finding> {
+        let host = &self.hosts[unit];
+        let on = Cr0::from(self.machine.shown(unit, reg::CR0ACK));
+        let queues = [
+            (on.cmdqen(), reg::CMDQ_BASE, 4),
+            (on.eventqen(), reg::EVENTQ_BASE, 5),
+            (on.priqen(), reg::PRIQ_BASE, 4),
+        ];
+        let open = self.machine.units[unit].emulated.open.borrow();
+        let kept = host.emulator.counts().kept as usize;
+        let enabled = queues.iter().filter(|(on, ..)| *on).count();
+        if open.len() > enabled + kept {
+            let first = open.values().next().map_or(0, |range| range.start);
+            return Err(Finding::Memory(first));
+        }
+        for (_, base, log2) in queues.into_iter().filter(|(on, ..)| *on) {
+            let value = QueueBase::from(self.machine.shown64(unit, base));
+            let bytes = 1u64 << (value.log2size().min(16) + log2);
+            // Aligned to its size (6.3.26); at least to 32 bytes.
+            let start = value.addr_5() << 5 & !(bytes - 1);
+            let known = open.values().find(|range| range.contains(&start));
+            // None where the queue lies in memory that the host has not.
+            if known.is_some_and(|range| range.end != start + bytes) && kept == 0 {
+                return Err(Finding::Memory(start));
+            }
+        }
+        Ok(())
+    }
+
+    /// While translation is off, GBPA decides for every stream.
+    fn look_at_switches(&self, unit: usize) -> Result<(), Finding> {
+        let (cr0, ack) = (
+            self.machine.shown(unit, reg::CR0),
+            self.machine.shown(unit, reg::CR0ACK),
+        );
+        if cr0 != ack {
+            return Err(Finding::Shown(reg::CR0ACK));
+        }
+        let gbpa = Gbpa::from(self.machine.shown(unit, reg::GBPA));
+        if gbpa.update() {
+            return Err(Finding::Shown(reg::GBPA));
+        }
+        if Cr0::from(ack).smmuen() {
+            return Ok(());
+        }
+        for stream in 0..STREAMS {
+            let (at, id) = place(stream, self.hosts.len());
+            if at != unit || !self.is_given(stream) {
+                continue;
+            }
+            let usable = self.machine.expected.borrow().usable();
+            for at in usable.iter().flat_map(|run| [run.start, run.end - 8]) {
+                if self.is_torn(0, at) {
+                    continue;
+                }
+                let access = Transaction::new(StreamId(id), at, Access::Write);
+                let passed = self.machine.transact(unit, access) == Ok(at);
+                if passed == gbpa.abort() {
+                    return Err(Finding::Lost(stream, at));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands an event of the physical SMMU to the host, if it is one of the
+    /// host's streams.
+    pub(crate) fn tell(&mut self, unit: usize, record: &EventRecord) -> Result<(), Finding> {
+        let id = record.stream_bits();
+        if given_id(id, self.hosts.len()).is_none() {
+            return Ok(());
+        }
+        let before = self.machine.shown(unit, reg::EVENTQ_PROD);
+        let streams = streams(self.hosts.len());
+        let side = Side {
+            machine: self.machine,
+            unit,
+        };
+        let emulator = &mut self.hosts[unit].emulator;
+        let delivery = emulator.event(&side, streams.as_slice(), record);
+        if let Delivery::Terminate { stream, stag } = delivery {
+            let answer = Command::resume(stream, stag, false, true);
+            let driver = &mut self.drivers[unit];
+            // One that is fenced has ended what waited.
+            if driver.issue(answer).is_ok() {
+                driver.kick();
+            }
+        }
+        if delivery == Delivery::NotOwned {
+            return Err(Finding::Told(record.stream()));
+        }
+        let after = self.machine.shown(unit, reg::EVENTQ_PROD);
+        if (before ^ after) & 0x7fff_ffff == 0 {
+            return Ok(());
+        }
+        // Of what the host reads, nothing is another's: neither the stream nor
+        // an address of stage 2.
+        let base = QueueBase::from(self.machine.shown64(unit, reg::EVENTQ_BASE));
+        let log2 = base.log2size().min(15);
+        let bytes = EventRecord::SIZE << log2;
+        let slot = u64::from(before) & ((1 << log2) - 1);
+        let at = (base.addr_5() << 5 & !(bytes - 1)) + slot * EventRecord::SIZE;
+        let word = |n: u64| self.machine.ram.borrow().load(at + n * 8).unwrap_or(0);
+        let told = EventRecord([word(0), word(1), word(2), word(3)]);
+        let stage2 = told.kind().is_translation_fault() && told.s2();
+        if told.stream_bits() != id || stage2 {
+            return Err(Finding::Told(StreamId(told.stream_bits())));
+        }
+        Ok(())
+    }
+}
+
+/// What the registers that never change say.
+pub(crate) fn identity(machine: &Machine, unit: usize) -> [u32; 8] {
+    FIXED.map(|offset| machine.shown(unit, offset))
+}
+
+/// Offsets of registers that exist, for whoever wants to write to them.
+pub(crate) const OFFSETS: [u32; 40] = [
+    reg::CR0,
+    reg::CR0,
+    reg::CR0ACK,
+    reg::CR1,
+    reg::CR2,
+    reg::STATUSR,
+    reg::GBPA,
+    reg::GBPA,
+    reg::AGBPA,
+    reg::IRQ_CTRL,
+    reg::IRQ_CTRLACK,
+    reg::GERROR,
+    reg::GERRORN,
+    reg::GERROR_IRQ_CFG0,
+    reg::GERROR_IRQ_CFG1,
+    reg::GERROR_IRQ_CFG2,
+    reg::STRTAB_BASE,
+    reg::STRTAB_BASE + 4,
+    reg::STRTAB_BASE_CFG,
+    reg::CMDQ_BASE,
+    reg::CMDQ_BASE + 4,
+    reg::CMDQ_PROD,
+    reg::CMDQ_PROD,
+    reg::CMDQ_CONS,
+    reg::EVENTQ_BASE,
+    reg::EVENTQ_IRQ_CFG0,
+    reg::EVENTQ_IRQ_CFG1,
+    reg::EVENTQ_IRQ_CFG2,
+    reg::EVENTQ_PROD,
+    reg::EVENTQ_CONS,
+    reg::EVENTQ_CONS,
+    reg::PRIQ_BASE,
+    reg::PRIQ_IRQ_CFG0,
+    reg::PRIQ_IRQ_CFG1,
+    reg::PRIQ_IRQ_CFG2,
+    reg::PRIQ_PROD,
+    reg::PRIQ_CONS,
+    reg::EVENTQ_PROD_ALIAS,
+    reg::IDR0,
+    PAGE_1,
+];
