@@ -12,6 +12,10 @@ pub enum With {
     /// Hostile programs on the SMMU model.
     #[default]
     Rig,
+    /// The same, of a host with an emulated SMMU.
+    Nested,
+    /// The emulated SMMU compared with a model of what it says that it is.
+    Conformance,
     /// The ledger under every order of events, for what takes two CPUs.
     Loom,
     /// The crate's own tests, for what no SMMU can see, such as a CPU's tables.

@@ -121,16 +121,21 @@ impl Hunter {
         seam: Option<&str>,
     ) -> anyhow::Result<(Outcome, Duration)> {
         match with {
-            With::Rig => {
+            With::Rig | With::Nested => {
                 self.build_rig()?;
                 let mut command = self.rig();
                 command
                     .args(["--ops", &self.search.ops.to_string()])
                     .args(["--seed", &self.search.seed.to_string()])
                     .args(["--shorten", SHORTEN])
+                    .args(["--world", world(with)])
                     .args(seam.into_iter().flat_map(|name| ["--mutant", name]));
                 let done = process::run(&mut command, self.search.patience)?;
                 Ok((judge_rig(&done), done.took))
+            }
+            With::Conformance => {
+                let arguments = ["-p", "smmuv3-emulator", "--test", "conformance"];
+                self.tests(&arguments, |_| {})
             }
             With::Loom => {
                 let arguments = ["-p", "portcullis-ownership", "--test", "loom"];
@@ -184,6 +189,15 @@ impl Hunter {
         built(&process::run(&mut command(&["--no-run"]), BUILD)?)?;
         let done = process::run(&mut command(&["--no-fail-fast"]), self.search.patience)?;
         Ok((judge_tests(&done), done.took))
+    }
+}
+
+/// What the host sees in the rig's programs.
+fn world(with: With) -> &'static str {
+    if with == With::Nested {
+        "nested"
+    } else {
+        "plain"
     }
 }
 

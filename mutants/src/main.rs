@@ -213,6 +213,8 @@ fn hunt(hunter: &Hunter, job: &Job<'_>) -> anyhow::Result<Row> {
 fn by(with: With) -> &'static str {
     match with {
         With::Rig => "rig",
+        With::Nested => "nested",
+        With::Conformance => "conformance",
         With::Loom => "loom",
         With::Tests => "tests",
     }
