@@ -20,6 +20,10 @@ use smmuv3_spec::reg;
 /// How many CMD_SYNCs are completed by one wait.
 pub(crate) const DEFERRED: usize = 16;
 
+/// What a wait for the physical SMMU takes of the work that one call does, so
+/// that a call waits 32 times at most.
+const WAIT: u32 = 7;
+
 /// How a CMD_SYNC tells that it is complete.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Signal {
@@ -174,6 +178,8 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// no CMD_SYNC reported yet counts as one of this.
     pub(crate) fn finish(&mut self) -> Result<(), Stop> {
         let result = self.physical.finish();
+        // A device that is slow to answer CMD_ATC_INV makes each wait long.
+        self.budget = self.budget.saturating_sub(WAIT);
         if let Err(failure @ Failure::Fenced(_)) = result {
             return Err(self.stop(failure));
         }
