@@ -215,7 +215,7 @@ impl Pair {
         };
         // A device cannot see whose memory is not there; writes go where no
         // structure is.
-        let write = kind & 1 != 0 && (address < RAM.start || address >= program::TARGET);
+        let write = kind & 1 != 0 && !(RAM.start..program::TARGET).contains(&address);
         let what = if write { Access::Write } else { Access::Read };
         let access = Transaction {
             substream,

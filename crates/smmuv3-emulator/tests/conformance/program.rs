@@ -278,7 +278,7 @@ fn dma() -> impl Strategy<Value = Step> {
             stream,
             substream,
             privileged,
-            address: address & !0xfff | word * 8,
+            address: (address & !0xfff) | (word * 8),
             kind,
         },
     )
@@ -420,7 +420,7 @@ pub fn tables(seed: u64) -> Vec<(u64, u64)> {
             5 => page | flags | 1 << 51 | 1 << 7 | 0b11,
             6 => page | flags | 0b11 << 53 | 0b11,
             7 => 0x7000_0000 | flags | 0b11,
-            8 => 0xff_0000_0000_0000 & 0xffff_ffff_f000 | flags | 0b11,
+            8 => 0xff00_0000_0000 | flags | 0b11,
             9 => page | flags | draw(8) << 2 | draw(4) << 8 | 1 << 11 | 0b11,
             _ => page | flags | 0b11,
         };
