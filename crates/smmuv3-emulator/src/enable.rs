@@ -186,7 +186,7 @@ impl<W: Window> Emulator<W> {
     }
 
     /// What was asked for is so.
-    fn in_force<P: Platform<Window = W>>(&mut self, platform: &P) {
+    pub(crate) fn in_force<P: Platform<Window = W>>(&mut self, platform: &P) {
         if self.regs.gbpa.update() {
             self.regs.gbpa.set_update(false);
             platform.show(reg::GBPA, self.regs.gbpa.into());

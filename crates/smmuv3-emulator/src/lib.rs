@@ -145,6 +145,8 @@ impl<W: Window> Emulator<W> {
     pub fn failed<P: Platform<Window = W>>(&mut self, platform: &P) {
         self.dead = true;
         self.ready = false;
+        // Whoever waits for an update waits no longer: nothing passes now.
+        self.in_force(platform);
         self.raise_error(platform, Gerror::new().with_sfm_err(true));
     }
 

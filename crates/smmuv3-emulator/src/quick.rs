@@ -57,6 +57,7 @@ impl<W: Window> Emulator<W> {
                 && command.opcode_bits() == Opcode::SYNC.0
                 && command.cs() == SIG_IRQ
                 && word < window.range().size()
+                && command.msi_address() != 0
                 && self.ids.idr0.msi()
                 && queue.owed.is_none();
             if !polled {
