@@ -211,7 +211,9 @@ impl<'m> World<'m> {
 
     /// Stores as the host, as far as its stage 2 lets it.
     fn store(&self, at: u64, value: u64) {
-        if self.machine.cpu.reaches(at) {
+        // What is there already need not be stored; most of a new table is.
+        let there = self.machine.ram.borrow().load(at) == Some(value);
+        if !there && self.machine.cpu.reaches(at) {
             self.machine.store_of_host(at, value);
         }
     }
