@@ -67,6 +67,7 @@ fn compare(profile: Profile, messages: bool) {
         note(explain::Reason::None, 1);
         note(explain::Reason::Wires, pair.wires);
         note(explain::Reason::Shrunk, pair.shrunk);
+        note(explain::Reason::Unknown, pair.unknown);
         Ok(())
     });
     let reasons = reasons.into_inner();

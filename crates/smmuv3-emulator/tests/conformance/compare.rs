@@ -70,12 +70,16 @@ pub struct Pair {
     pub stale: bool,
     /// The event of the last access, as it is there.
     pub last: Option<EventRecord>,
+    /// The same here, of the physical SMMU.
+    pub mine: Option<EventRecord>,
     /// What the architecture leaves open, and the owner did all the same.
     pub misuse: Vec<Misuse>,
     /// Interrupts by wire and message there, and by message alone here.
     pub wires: u64,
     /// CMDQ_CONS with bits above a queue that just became smaller.
     pub shrunk: u64,
+    /// CMDQ_CONS.ERR without an error.
+    pub unknown: u64,
 }
 
 /// Every register of both pages; what lies between reads as zero.
@@ -105,9 +109,11 @@ impl Pair {
             theirs,
             stale: false,
             last: None,
+            mine: None,
             misuse: Vec::new(),
             wires: 0,
             shrunk: 0,
+            unknown: 0,
         };
         for (at, value) in program::level1() {
             pair.store(at, value);
@@ -199,7 +205,10 @@ impl Pair {
         let mask = 0xf_ffff;
         let prod = self.theirs.read32(reg::CMDQ_PROD) & mask;
         let cons = self.theirs.read32(reg::CMDQ_CONS);
-        self.stale |= prod != cons & mask || cons >> 24 != 0;
+        let active = self.theirs.read32(reg::GERROR) ^ self.theirs.read32(reg::GERRORN);
+        let on = self.theirs.read32(reg::CR0ACK) & 1 << 3 != 0;
+        let carried_out = on && active & 1 == 0 && prod == cons & mask;
+        self.stale |= !carried_out;
     }
 
     fn dma(&mut self, step: &Step) -> Result<(), Difference> {
@@ -227,7 +236,9 @@ impl Pair {
             // No device of the owner's has such a number.
             return Ok(());
         }
-        let ours = seen(self.ours.dma(access, value));
+        let ours = self.ours.dma(access, value);
+        self.mine = ours.err().and_then(|refusal| refusal.event());
+        let ours = seen(ours);
         let theirs = match value {
             Some(value) => self.theirs.write(access, value).map(|()| 0),
             None => self.theirs.read(access),
@@ -289,7 +300,11 @@ impl Pair {
             let (ours, theirs) = (self.ours.shown(offset), self.theirs.read32(offset));
             let log2 = QueueBase::from(self.theirs.read64(reg::CMDQ_BASE)).log2size();
             let mask = 0x7f00_0000 | ((2u32 << log2.min(19)) - 1);
-            if offset == reg::CMDQ_CONS && ours != theirs && ours & mask == theirs {
+            let errors = self.theirs.read32(reg::GERROR) ^ self.theirs.read32(reg::GERRORN);
+            if offset == reg::CMDQ_CONS && errors & 1 == 0 && (ours ^ theirs) & 0xff_ffff == 0 {
+                // ERR is UNKNOWN (6.3.28).
+                self.unknown += u64::from(ours != theirs);
+            } else if offset == reg::CMDQ_CONS && ours != theirs && ours & mask == theirs {
                 // Of a queue that is smaller than before, and not started yet.
                 self.shrunk += 1;
             } else if ours != theirs {

@@ -1,10 +1,10 @@
 //! Where the two may differ, and why.
 
 use crate::compare::{Difference, Pair, Seen};
-use crate::program::{CONTEXTS, Step};
+use crate::program::Step;
 use smmuv3_model::Misuse;
 use smmuv3_spec::command::Opcode;
-use smmuv3_spec::event::EventKind;
+use smmuv3_spec::event::{Class, EventKind};
 use smmuv3_spec::reg;
 use std::fmt;
 
@@ -28,7 +28,8 @@ pub enum Reason {
     Shrunk,
     /// An address beyond IDR5.OAS past stage 1: F_ADDR_SIZE there (3.4); here stage 2 refuses it, and the device alone sees an abort.
     AddressSize,
-    /// A stream of PCI Express never stalls here, whatever its entry says (3.12.2).
+    /// A stream of PCI Express never stalls here, as if its entry had S1STALLD:
+    /// a context descriptor that asks for stalls is ILLEGAL then (3.12.2, 5.5).
     NoStall,
     /// CR1 while some of its fields are fixed: here the others change, there none does (6.3.11).
     Attributes,
@@ -40,6 +41,10 @@ pub enum Reason {
     Overrides,
     /// A reserved bit of CMD_ATC_INV and CMD_PRI_RESP, where others have SSec: it may be refused, and is ignored here (4.1.5).
     Reserved,
+    /// CMDQ_CONS.ERR is UNKNOWN while no command error is active; counted, and the case goes on (6.3.28).
+    Unknown,
+    /// The pointer to a table of context descriptors lies beyond IDR5.OAS: an SMMU may refuse the substream or fail to fetch (3.4.3).
+    Pointer,
 }
 
 impl fmt::Display for Reason {
@@ -53,7 +58,7 @@ impl fmt::Display for Reason {
                 "CMDQ_CONS above a queue that became smaller (6.3.28); these do not end a case"
             }
             Self::AddressSize => "an address beyond OAS without stage 1 (3.4)",
-            Self::NoStall => "a stall of a stream of PCI Express (3.12.2)",
+            Self::NoStall => "stalls of a stream of PCI Express (3.12.2, 5.5)",
             Self::Attributes => "CR1 with some fields fixed (6.3.11)",
             Self::FetchAddress => {
                 "FetchAddr of a failed fetch, without its offset in the page (7.3)"
@@ -61,6 +66,8 @@ impl fmt::Display for Reason {
             Self::AtcSize => "a CMD_ATC_INV of more than everything (4.5.1)",
             Self::Overrides => "GBPA's overrides where there are none (6.3.14)",
             Self::Reserved => "a reserved bit of a command (4.1.5)",
+            Self::Unknown => "CMDQ_CONS.ERR without an error (6.3.28); these do not end a case",
+            Self::Pointer => "an L2Ptr beyond OAS (3.4.3)",
             Self::SubstreamWhileOff => "a substream while translation is off (3.9)",
         })
     }
@@ -74,6 +81,7 @@ pub fn explain(pair: &mut Pair, step: &Step, difference: &Difference) -> Option<
     let types = if idr1.attr_types_ovr() { 0 } else { 0x3f1f };
     let overrides = types | if idr1.attr_perms_ovr() { 0 } else { 0xf_0000 };
     let kind = pair.last.map(|event| event.kind());
+    let mine = pair.mine.map(|event| event.kind());
     match (step, difference) {
         (
             Step::Dma {
@@ -98,19 +106,10 @@ pub fn explain(pair: &mut Pair, step: &Step, difference: &Difference) -> Option<
             Step::Dma { stream: 0..64, .. },
             Difference::Dma {
                 ours: Seen::Aborted,
-                theirs: Seen::Waits,
-            },
-        ) => Some(Reason::NoStall),
-        // One that may not stall makes a context descriptor with S illegal (5.5).
-        (
-            Step::Dma { stream: 0..64, .. },
-            Difference::Dma {
-                ours: Seen::Aborted,
                 ..
-            },
-        ) if (0..8).any(|n| pair.ours.load(CONTEXTS + n * 64) >> 44 & 1 != 0) => {
-            Some(Reason::NoStall)
-        }
+            }
+            | Difference::Memory { .. },
+        ) if mine == Some(EventKind::C_BAD_CD) && kind != mine => Some(Reason::NoStall),
         (
             _,
             Difference::Register {
@@ -150,6 +149,15 @@ pub fn explain(pair: &mut Pair, step: &Step, difference: &Difference) -> Option<
         ) =>
         {
             Some(Reason::Reserved)
+        }
+        _ if false => Some(Reason::Unknown),
+        (_, Difference::Memory { .. })
+            if kind == Some(EventKind::C_BAD_SUBSTREAMID)
+                && pair
+                    .mine
+                    .is_some_and(|event| event.s2() && event.class() == Class::CD) =>
+        {
+            Some(Reason::Pointer)
         }
         _ => None,
     }
