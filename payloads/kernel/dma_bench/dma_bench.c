@@ -2,7 +2,7 @@
 /*
  * Times dma_map_single() and dma_unmap_single() on QEMU's edu device.
  *
- * The device has a file `bench` in sysfs. Writing
+ * The device has two files in sysfs. Writing to `bench`
  *
  *	THREADS BYTES to|from|both ITERATIONS
  *
@@ -10,8 +10,16 @@
  * map and unmap a buffer of BYTES bytes of their own ITERATIONS times each.
  * Reading it gives average, median and 99th percentile of both calls in ticks
  * of the virtual counter, over all threads, and how many passed in all. Where
- * the machine counts instructions instead of time, and the counter runs at 1 GHz, these are
- * instructions. What reading the counter itself costs is taken off.
+ * the machine counts instructions instead of time, and the counter runs at
+ * 1 GHz, these are instructions. What reading the counter costs is taken off.
+ *
+ * Writing
+ *
+ *	BYTES COUNT
+ *
+ * to `hold` maps a buffer of BYTES bytes COUNT times and keeps the mappings
+ * until the next such line, so that what mapping alone causes can be counted
+ * from outside; a COUNT of 0 keeps none.
  *
  * Nothing but the mappings is made: the device is told of none of them.
  */
@@ -31,6 +39,7 @@
 #define MOST_THREADS 8
 #define MOST_ITERATIONS 200000
 #define MOST_BYTES (4UL << 20)
+#define MOST_HELD 1024
 
 struct plan {
 	struct device *dev;
@@ -226,12 +235,79 @@ static ssize_t bench_show(struct device *dev, struct device_attribute *attribute
 }
 static DEVICE_ATTR_RW(bench);
 
-static struct attribute *bench_attrs[] = { &dev_attr_bench.attr, NULL };
+/* What is mapped for `hold`; there is one device. */
+static struct {
+	struct page *page;
+	size_t bytes;
+	unsigned int count;
+	dma_addr_t at[MOST_HELD];
+} held;
+
+static void let_go(struct device *dev)
+{
+	while (held.count) {
+		held.count--;
+		dma_unmap_single(dev, held.at[held.count], held.bytes, DMA_BIDIRECTIONAL);
+	}
+	if (held.page)
+		__free_pages(held.page, get_order(held.bytes));
+	held.page = NULL;
+}
+
+static int hold(struct device *dev, size_t bytes, unsigned int count)
+{
+	held.bytes = bytes;
+	held.page = alloc_pages(GFP_KERNEL | __GFP_COMP, get_order(bytes));
+	if (!held.page)
+		return -ENOMEM;
+	while (held.count < count) {
+		dma_addr_t at = dma_map_single(dev, page_address(held.page), bytes,
+					       DMA_BIDIRECTIONAL);
+
+		if (dma_mapping_error(dev, at))
+			return -EIO;
+		held.at[held.count++] = at;
+	}
+	return 0;
+}
+
+static ssize_t hold_store(struct device *dev, struct device_attribute *attribute,
+			  const char *text, size_t length)
+{
+	unsigned int count;
+	size_t bytes;
+	int error = 0;
+
+	if (sscanf(text, "%zu %u", &bytes, &count) != 2)
+		return -EINVAL;
+	if (!bytes || bytes > MOST_BYTES || count > MOST_HELD)
+		return -ERANGE;
+	mutex_lock(&lock);
+	let_go(dev);
+	if (count)
+		error = hold(dev, bytes, count);
+	if (error)
+		let_go(dev);
+	mutex_unlock(&lock);
+	return error ? error : length;
+}
+static DEVICE_ATTR_WO(hold);
+
+static struct attribute *bench_attrs[] = {
+	&dev_attr_bench.attr, &dev_attr_hold.attr, NULL
+};
 ATTRIBUTE_GROUPS(bench);
 
 static int probe(struct pci_dev *pci, const struct pci_device_id *id)
 {
 	return dma_set_mask_and_coherent(&pci->dev, DMA_BIT_MASK(64));
+}
+
+static void remove(struct pci_dev *pci)
+{
+	mutex_lock(&lock);
+	let_go(&pci->dev);
+	mutex_unlock(&lock);
 }
 
 static const struct pci_device_id ids[] = { { PCI_DEVICE(0x1234, 0x11e8) }, {} };
@@ -241,6 +317,7 @@ static struct pci_driver bench_driver = {
 	.name = "dma_bench",
 	.id_table = ids,
 	.probe = probe,
+	.remove = remove,
 	.dev_groups = bench_groups,
 };
 module_pci_driver(bench_driver);

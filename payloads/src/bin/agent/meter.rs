@@ -48,6 +48,11 @@ impl Meter {
 }
 
 impl Cost {
+    /// Instructions, or 0 where they were not counted.
+    pub fn instructions(&self) -> u64 {
+        self.instructions.unwrap_or(0)
+    }
+
     /// The smaller one, by instructions if these were counted.
     pub fn min(self, other: Self) -> Self {
         let key = |cost: &Self| cost.instructions.unwrap_or(cost.ticks);
