@@ -222,8 +222,8 @@ fn network(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure>
     if verb == "echo" {
         let count = arguments.number()?;
         let size = arguments.number()? as usize;
-        let (cost, median) = net::echo(count, arguments.number_or(10)?, size)?;
-        return Ok(write!(line, "{cost} median={median}")?);
+        let (cost, tenth) = net::echo(count, arguments.number_or(10)?, size)?;
+        return Ok(write!(line, "{cost} tenth={tenth}")?);
     }
     let port = u16::try_from(arguments.number()?).map_err(|_| Failure::Said("not a port"))?;
     let amount = arguments.number()?;
