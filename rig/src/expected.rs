@@ -136,6 +136,18 @@ impl Expected {
         Ok(())
     }
 
+    /// Whether some page of `range` has no more pins than `held` says that
+    /// somebody has who will undo them.
+    pub(crate) fn only_held(&self, range: Range<PhysAddr>, held: impl Fn(u64) -> u32) -> bool {
+        let Shape::Pages(mut pages) = shape(range) else {
+            return false;
+        };
+        pages.any(|index| {
+            let pins = self.0[index].pins;
+            pins != 0 && pins <= held(address(index).raw())
+        })
+    }
+
     /// Pages that the host had last, ascending. A page that nobody gets any
     /// more, since an invalidation failed, is among them: whoever reaches it
     /// reaches nobody's.
