@@ -5,7 +5,7 @@ use crate::program::{self, Step};
 use smmuv3_emulator::{Line, Size};
 use smmuv3_model::{Access, Misuse, Mode, Profile, Refusal, Signal, Smmu, Source, Transaction};
 use smmuv3_spec::command::{Command, Opcode};
-use smmuv3_spec::control::QueueBase;
+use smmuv3_spec::control::{Cr0, QueueBase};
 use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::id::{Aidr, Idr0, Idr1, Idr3, Idr5, Iidr};
 use smmuv3_spec::pri::PageRequest;
@@ -239,6 +239,8 @@ impl Pair {
         let ours = self.ours.dma(access, value);
         self.mine = ours.err().and_then(|refusal| refusal.event());
         let ours = seen(ours);
+        let pcie = stream < crate::machine::PCIE;
+        assert!(!pcie || ours != Seen::Waits, "PCI Express cannot wait");
         let theirs = match value {
             Some(value) => self.theirs.write(access, value).map(|()| 0),
             None => self.theirs.read(access),
@@ -298,16 +300,10 @@ impl Pair {
         }
         for offset in offsets() {
             let (ours, theirs) = (self.ours.shown(offset), self.theirs.read32(offset));
-            let log2 = QueueBase::from(self.theirs.read64(reg::CMDQ_BASE)).log2size();
-            let mask = 0x7f00_0000 | ((2u32 << log2.min(19)) - 1);
-            let errors = self.theirs.read32(reg::GERROR) ^ self.theirs.read32(reg::GERRORN);
-            if offset == reg::CMDQ_CONS && errors & 1 == 0 && (ours ^ theirs) & 0xff_ffff == 0 {
-                // ERR is UNKNOWN (6.3.28).
-                self.unknown += u64::from(ours != theirs);
-            } else if offset == reg::CMDQ_CONS && ours != theirs && ours & mask == theirs {
-                // Of a queue that is smaller than before, and not started yet.
-                self.shrunk += 1;
-            } else if ours != theirs {
+            if offset == reg::CMDQ_CONS && self.same_consumer(ours, theirs) {
+                continue;
+            }
+            if ours != theirs {
                 return Err(Difference::Register {
                     offset,
                     ours,
@@ -315,8 +311,45 @@ impl Pair {
                 });
             }
         }
-        self.ours.hardware.0.smmu.borrow_mut().take_misuse();
+        self.look_below();
         Ok(())
+    }
+
+    /// What the physical SMMU was asked for is the owner's to ask, and legal; and
+    /// no more is held than there are queues.
+    fn look_below(&mut self) {
+        let mut smmu = self.ours.hardware.0.smmu.borrow_mut();
+        for misuse in smmu.take_misuse() {
+            // The owner's own addresses.
+            assert!(matches!(misuse, Misuse::Misaligned(_)), "below: {misuse}");
+        }
+        for command in smmu.take_commands() {
+            let opcode = command.opcode();
+            let tagged = (0x10..0x40).contains(&opcode.0);
+            assert!(!tagged || command.vmid_bits() == 1, "VMID of {command:?}");
+            assert_ne!(opcode, Opcode::TLBI_NSNH_ALL, "everybody's");
+        }
+        let on = Cr0::from(self.ours.shown(reg::CR0ACK));
+        let queues = [on.cmdqen(), on.eventqen(), on.priqen()];
+        let queues = queues.iter().filter(|on| **on).count();
+        let held = self.ours.hardware.0.held.borrow().len();
+        assert!(held <= queues, "{held} held for {queues} queues");
+    }
+
+    /// Whether CMDQ_CONS says the same as far as it says anything (6.3.28).
+    fn same_consumer(&mut self, ours: u32, theirs: u32) -> bool {
+        const ERR: u32 = 0x7f00_0000;
+        let log2 = QueueBase::from(self.theirs.read64(reg::CMDQ_BASE)).log2size();
+        let errors = self.theirs.read32(reg::GERROR) ^ self.theirs.read32(reg::GERRORN);
+        let differ = ours ^ theirs;
+        if errors & 1 != 0 && differ & ERR != 0 || differ & ((2 << log2.min(19)) - 1) != 0 {
+            return false;
+        }
+        // Without an error it has no reason; a queue that is smaller than before
+        // and not started yet has an old index.
+        self.unknown += u64::from(differ & ERR != 0);
+        self.shrunk += u64::from(differ & !ERR != 0);
+        true
     }
 
     /// Whether the source tells by message: a wire as well is a choice (3.18).

@@ -162,7 +162,7 @@ fn bring_up() -> impl Strategy<Value = Step> {
         4 => Just(0b11101u32),
         2 => Just(0b11111),
         2 => Just(0b01101),
-        1 => 0..32u32,
+        3 => 0..32u32,
     ];
     (any::<bool>(), 1..9u8, 0..8u8, 0..6u8, cr0, 0..8u32).prop_map(
         |(two_level, command_log2, event_log2, pri_log2, cr0, irq)| Step::BringUp {
@@ -342,6 +342,12 @@ pub fn bring_up_writes(step: &Step) -> Vec<(u32, Size, u64)> {
     };
     let table = if two_level { LEVEL1 } else { LINEAR };
     let mut writes = vec![
+        // What happens while translation is off.
+        (
+            reg::GBPA,
+            Size::Word,
+            u64::from(irq) >> 1 << 20 & 1 << 20 | 1 << 31 | 1 << 12,
+        ),
         (reg::CR0, Size::Word, 0),
         (reg::IRQ_CTRL, Size::Word, 0),
         (reg::CR1, Size::Word, 0xd75),
@@ -358,7 +364,8 @@ pub fn bring_up_writes(step: &Step) -> Vec<(u32, Size, u64)> {
         (
             reg::EVENTQ_BASE,
             Size::Double,
-            EVENTS | u64::from(event_log2),
+            // Aligned to its size by the SMMU.
+            EVENTS | u64::from(irq & 1) << 5 | u64::from(event_log2),
         ),
         (reg::EVENTQ_PROD, Size::Word, 0),
         (reg::EVENTQ_CONS, Size::Word, 0),
@@ -420,6 +427,7 @@ pub fn tables(seed: u64) -> Vec<(u64, u64)> {
             5 => page | flags | 1 << 51 | 1 << 7 | 0b11,
             6 => page | flags | 0b11 << 53 | 0b11,
             7 => 0x7000_0000 | flags | 0b11,
+            // Beyond the output size.
             8 => 0xff00_0000_0000 | flags | 0b11,
             9 => page | flags | draw(8) << 2 | draw(4) << 8 | 1 << 11 | 0b11,
             _ => page | flags | 0b11,

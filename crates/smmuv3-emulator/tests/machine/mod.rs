@@ -33,7 +33,11 @@ pub const DOORBELL: ops::Range<u64> = 0x0809_0000..0x0809_1000;
 /// Streams that the host was given, first and last.
 pub const STREAMS: (u32, u32) = (0, 255);
 /// The first of them are functions of PCI Express.
-const GIVEN: [Given; 2] = [given(0, 64, true), given(64, 192, false)];
+pub const PCIE: u32 = 64;
+const GIVEN: [Given; 2] = [
+    given(0, PCIE, true),
+    given(PCIE, STREAMS.1 + 1 - PCIE, false),
+];
 
 const fn given(first: u32, count: u32, pcie: bool) -> Given {
     Given {
@@ -56,7 +60,7 @@ pub struct Inner {
     free: Cell<u64>,
     time: Cell<u64>,
     /// Ranges that are held.
-    held: RefCell<Vec<(u64, Range<Ipa>)>>,
+    pub held: RefCell<Vec<(u64, Range<Ipa>)>>,
     next: Cell<u64>,
     work: Cell<u64>,
     /// Interrupts by wire since the last call of [`Machine::take_lines`].
@@ -343,6 +347,7 @@ impl Machine {
         let emulator = Emulator::new(driver.features(), &config);
         emulator.start(&hardware);
         hardware.0.smmu.borrow_mut().take_misuse();
+        hardware.0.smmu.borrow_mut().take_commands();
         Self {
             hardware,
             driver,
