@@ -107,7 +107,11 @@ fn command() -> impl Strategy<Value = [u64; 2]> {
     let shaped = parts.prop_map(|(opcode, id, low, high, address)| {
         [opcode | low << 8 | id << 32, high | address]
     });
-    let sync = (0..3u64, 0..16u64, base()).prop_map(|(cs, low, at)| {
+    // Often a word of the queue that a bring-up uses, as drivers do.
+    let word = (block(), 0..16u64)
+        .prop_map(|(block, slot)| 0x8000_5008 + (u64::from(block) << 16) + slot * 16);
+    let at = prop_oneof![base(), word];
+    let sync = (0..3u64, 0..16u64, at).prop_map(|(cs, low, at)| {
         [
             0x46 | cs << 12 | 3 << 22 | low << 32,
             at & 0x000f_ffff_ffff_fffc,
