@@ -8,11 +8,15 @@
 mod bytes;
 mod machine;
 
-use bytes::{COMMANDS, CONTEXT, MESSAGES, REGISTERS, SET_UP, STREAM_TABLE, TABLE, run};
+use bytes::{COMMANDS, MESSAGES, REGISTERS, SET_UP, STREAM_TABLE, run};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::{Asid, StreamId, Vmid, reg};
 use std::fs;
 use std::path::PathBuf;
+
+/// A context descriptor and a table of level 1.
+const CONTEXT: u64 = machine::RAM.start + 0x7000;
+const TABLE: u64 = machine::RAM.start + 0x8000;
 
 fn corpus() -> PathBuf {
     PathBuf::from(concat!(

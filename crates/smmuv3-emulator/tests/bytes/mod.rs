@@ -24,9 +24,6 @@ pub const STREAM_TABLE: u64 = RAM.start;
 pub const COMMANDS: u64 = RAM.start + 0x4000;
 pub const EVENTS: u64 = RAM.start + 0x5000;
 pub const REQUESTS: u64 = RAM.start + 0x6000;
-/// A context descriptor and a table of level 1, for whoever wants them.
-pub const CONTEXT: u64 = RAM.start + 0x7000;
-pub const TABLE: u64 = RAM.start + 0x8000;
 /// Bits of the second byte.
 pub const MESSAGES: u8 = 1 << 6;
 pub const SET_UP: u8 = 1 << 7;
