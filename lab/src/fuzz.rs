@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 /// The targets, with runs short enough to belong to the tests.
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 4] = [
     Target {
         name: "device_tree",
         runs: 20_000,
@@ -37,6 +37,11 @@ pub const TARGETS: [Target; 3] = [
     Target {
         name: "model",
         runs: 20_000,
+        longest: 2_048,
+    },
+    Target {
+        name: "emulator",
+        runs: 400,
         longest: 2_048,
     },
 ];

@@ -127,9 +127,10 @@ pub fn run(bytes: &[u8]) -> u64 {
     let profile = profiles[usize::from(bytes.u8()) % profiles.len()];
     let mode = bytes.u8();
     let kind = match mode & 0x3f {
-        0 => Mode::Plain,
-        n if n % 2 == 1 => Mode::Greedy { seed: 1 },
-        _ => Mode::Random { seed: u64::MAX },
+        // The two others take a hundred times as long: each store walks all.
+        1 => Mode::Greedy { seed: 1 },
+        2 => Mode::Random { seed: u64::MAX },
+        _ => Mode::Plain,
     };
     let streams = [0, 1, 64, 255].map(StreamId);
     let mut machine = Machine::new(profile, kind, mode & MESSAGES != 0, &streams);
