@@ -20,7 +20,7 @@ pub struct Verify {
     #[arg(long, value_name = "P", default_value = "all")]
     profile: String,
     /// What the host sees: `plain` is no SMMU, `nested` an emulated one, `both`
-    /// is first the one and then the other.
+    /// is first the one and then, for a twentieth of the operations, the other.
     #[arg(long, value_name = "W", value_enum, default_value = "both")]
     world: World,
     /// Show instead that every mistake of the catalogue is found.
@@ -81,8 +81,10 @@ impl Verify {
 
     /// Hunts in each world, until something is found.
     fn hunt(self) -> anyhow::Result<ExitCode> {
-        let ops = self.ops.to_string();
         for world in self.world.names() {
+            // One of theirs takes as long as twenty of the others.
+            let shared = self.world == World::Both && *world == "nested";
+            let ops = (if shared { self.ops / 20 } else { self.ops }).to_string();
             let mut command = program("portcullis-rig");
             command
                 .args(["hunt", "--ops", &ops, "--profile", &self.profile])
