@@ -67,7 +67,7 @@ impl Setting {
         match self {
             Self::Strict => "strict",
             Self::Lazy => "lazy",
-            Self::Crowded => "strict, 4 CPUs at once",
+            Self::Crowded => "strict, 4 CPUs",
         }
     }
 
@@ -121,10 +121,10 @@ fn name(work: Work, setting: Setting) -> String {
     let what = match work {
         Work::Map(bytes) => format!("map {}", size(bytes)),
         Work::Unmap(bytes) => format!("unmap {}", size(bytes)),
-        Work::Both(bytes) => format!("map and unmap {}", size(bytes)),
+        Work::Both(bytes) => format!("map + unmap {}", size(bytes)),
         Work::Read => "NVMe read of 4 KiB".to_owned(),
-        Work::Echo => "e1000e echo, 1000 bytes".to_owned(),
-        Work::Datagram => "e1000e datagram, 1000 bytes".to_owned(),
+        Work::Echo => "e1000e echo, 1000 B".to_owned(),
+        Work::Datagram => "e1000e datagram, 1000 B".to_owned(),
     };
     format!("{what}, {}", setting.word())
 }

@@ -104,9 +104,9 @@ impl Line {
     }
 
     fn goal_text(&self) -> String {
-        let ratio = self.goals.ratio.map(|limit| format!("ratio <= {limit:.2}"));
+        let ratio = self.goals.ratio.map(|limit| format!("<= {limit:.2}"));
         let entries = self.goals.entries.map(|goal| match goal {
-            Entries::Exactly(right) => format!("{} entry", number(right)),
+            Entries::Exactly(right) => format!("entries {}", number(right)),
             Entries::AtMost(limit) => format!("entries <= {}", number(limit)),
         });
         let all: Vec<String> = ratio.into_iter().chain(entries).collect();
