@@ -1,0 +1,23 @@
+//! The two lines between a paravirtual front end and whatever translates DMA.
+//!
+//! ```text
+//!   virtio-iommu-device            requests of the owner: rings, registers
+//!        │  Iommu                  domains and endpoints by number
+//!   isolation::Domains             policy: who owns which page, what is mapped
+//!        │  DmaDomain              one space of IOVAs, already checked
+//!   an SMMU, another IOMMU         tables and invalidation
+//! ```
+//!
+//! [`Iommu`] is what a front end such as virtio-iommu speaks to; it trusts
+//! nothing of what the owner says. [`DmaDomain`] is what an implementation for
+//! one kind of IOMMU has to offer; nothing here is of Arm.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod domain;
+mod iommu;
+
+pub use domain::{Access, DmaDomain, FlushError, MapError, Mapped, UnmapError};
+pub use iommu::{
+    DomainId, Endpoint, Iommu, Limits, Refusal, Request, Reserved, ReservedKind, Step, SyncError,
+};
