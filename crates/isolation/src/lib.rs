@@ -10,16 +10,26 @@
 //!
 //! [`HostSpace::show`] adds pages that the host's CPUs may only read, for nested
 //! mode. [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
+//!
+//! [`Domains`] is what paravirtual mode gives an owner: domains that it maps its
+//! pages into, in front of any kind of IOMMU. [`SmmuUnit`] and [`SmmuDomain`]
+//! are that for SMMUs, in one stage.
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod domains;
 mod host;
 mod shown;
+mod smmu_domain;
+mod smmu_unit;
 mod smmus;
 mod windows;
 
+pub use domains::{Counts, Domains, Places, Slot};
 pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
 pub use portcullis_ownership::Ledger;
 pub use shown::ShowError;
+pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus};
+pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig};
 pub use smmus::{SmmuError, invalidate_smmus};
 pub use windows::Windows;

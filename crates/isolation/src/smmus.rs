@@ -43,11 +43,7 @@ where
     let Some(range) = plan.range() else {
         return Ok(());
     };
-    let granule = match plan.granule() {
-        Granule::Size4K => DmaGranule::Size4K,
-        Granule::Size16K => DmaGranule::Size16K,
-        Granule::Size64K => DmaGranule::Size64K,
-    };
+    let granule = dma_granule(plan.granule());
     let (level, leaf) = (plan.level(), plan.leaf_only());
     let mut first = Ok(());
     for (index, mut smmu) in smmus.into_iter().enumerate() {
@@ -55,4 +51,13 @@ where
         first = first.and(done.map_err(|error| SmmuError { index, error }));
     }
     first
+}
+
+/// The same granule, as the driver of SMMUs says it.
+pub(crate) const fn dma_granule(granule: Granule) -> DmaGranule {
+    match granule {
+        Granule::Size4K => DmaGranule::Size4K,
+        Granule::Size16K => DmaGranule::Size16K,
+        Granule::Size64K => DmaGranule::Size64K,
+    }
 }

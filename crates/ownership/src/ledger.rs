@@ -190,6 +190,12 @@ impl<'a> Ledger<'a> {
         Some(Entry::from_bits(entry.load(Ordering::Acquire)))
     }
 
+    /// Whether all of `range` is RAM of one bank.
+    #[must_use]
+    pub fn is_ram(&self, range: Range<PhysAddr>) -> bool {
+        self.banks.iter().any(|bank| bank.range.covers(&range))
+    }
+
     /// Maximal ranges of pages that rest with `owner`, ascending. What changes
     /// while the iterator runs may be seen or not.
     #[must_use]

@@ -74,7 +74,8 @@
 //! The 52-bit formats of FEAT_LPA2 (52-bit outputs and inputs exist with 64 KiB
 //! pages), level -1, blocks of the 52-bit formats, VMSAv9-128, `HCR_EL2.FWB`,
 //! indirect permissions, hardware management of the access flag and the dirty
-//! state, and joining pages into blocks again. At level 1 of the support for
+//! state, and joining pages into blocks again (into contiguous groups:
+//! [`Table::map_whole`]). At level 1 of the support for
 //! changing block sizes the `nT` bit is not used ([`Bbm::Level1`]).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -92,6 +93,7 @@ mod share;
 mod table;
 mod untrusted;
 mod walk;
+mod whole;
 
 pub use error::Error;
 pub use format::{
@@ -105,3 +107,4 @@ pub use untrusted::{
     Fetch, Hostile, Permissions, Requested, Translation, UntrustedFault, walk_untrusted,
 };
 pub use walk::{Fault, MappedRange, Mapping, Mappings, View};
+pub use whole::Taken;

@@ -62,7 +62,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// More than one entry, or one with something special about it.
     #[inline(never)]
-    fn map_more(
+    pub(crate) fn map_more(
         &mut self,
         range: Range<F::Input>,
         out: u64,

@@ -149,6 +149,14 @@ impl<A: Address> Invalidation<A> {
         self.rest & BROKEN != 0
     }
 
+    /// Whether [`Table::complete`](crate::Table::complete) has nothing to do, so
+    /// that the value may be dropped once the invalidation is sure to come.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        !self.has_rest()
+    }
+
     /// Whether `complete` has something to do.
     #[inline(always)]
     pub(crate) fn has_rest(&self) -> bool {

@@ -102,6 +102,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
+    /// The invalidation of one page is one command, with ranges' fields.
+    pub(crate) short_tlbi: bool,
     /// Bits of an address that no message can be sent to.
     pub(crate) msi_reserved: u64,
     /// Second-level tables that several descriptors may point to.
@@ -246,25 +248,95 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         leaf: bool,
     ) -> Result<(), Error> {
         self.usable()?;
+        let after = self.after_stage2_change(Some(vmid));
+        match self.stage2_commands(vmid, range, granule, level, leaf)? {
+            Some(commands) => self.run(commands.chain(after)),
+            None => self.tlbi_vmid(vmid),
+        }
+    }
+
+    /// As [`tlbi_ipa_range`](Self::tlbi_ipa_range), and waits for nothing: what
+    /// it drops may be in use until [`finish`](Self::finish) says otherwise.
+    /// Several of these share one CMD_SYNC.
+    ///
+    /// # Errors
+    /// [`Error::BadRange`], [`Error::Fenced`]: nothing was done. Otherwise a
+    /// failure that fenced.
+    #[inline]
+    pub fn issue_ipa_range(
+        &mut self,
+        vmid: Vmid,
+        range: Range<Ipa>,
+        granule: Granule,
+        level: Option<u8>,
+        leaf: bool,
+    ) -> Result<(), Error> {
+        // One leaf, and nothing that must follow: most of what is asked for.
+        if self.short_tlbi
+            && !self.nested
+            && let Some(3) = level
+            && granule == Granule::Size4K
+            && range.size() == 1 << 12
+        {
+            let page = Command::tlbi_s2_ipa(vmid, range.start().raw(), leaf);
+            let page = page.with_tg(granule.tlbi_tg()).with_ttl(3);
+            return self.issue(page);
+        }
+        self.issue_ipa_range_slowly(vmid, range, granule, level, leaf)
+    }
+
+    #[inline(never)]
+    fn issue_ipa_range_slowly(
+        &mut self,
+        vmid: Vmid,
+        range: Range<Ipa>,
+        granule: Granule,
+        level: Option<u8>,
+        leaf: bool,
+    ) -> Result<(), Error> {
+        self.usable()?;
+        let after = self.after_stage2_change(Some(vmid));
+        let Some(commands) = self.stage2_commands(vmid, range, granule, level, leaf)? else {
+            self.issue(Command::tlbi_s12_vmall(vmid))?;
+            return self
+                .after_stage2_change(None)
+                .try_for_each(|c| self.issue(c));
+        };
+        for command in commands.chain(after) {
+            // Where a CMD_SYNC has to stand between two commands, it is one of
+            // them.
+            self.issue(command)?;
+        }
+        Ok(())
+    }
+
+    /// The commands that drop `range`; `None` when it takes so many that the
+    /// whole VMID goes.
+    fn stage2_commands(
+        &self,
+        vmid: Vmid,
+        range: Range<Ipa>,
+        granule: Granule,
+        level: Option<u8>,
+        leaf: bool,
+    ) -> Result<Option<impl Iterator<Item = Command> + use<R, M, C>>, Error> {
         let ranges =
             RangeCommands::new(vmid, range, granule, level, leaf).ok_or(Error::BadRange)?;
-        let after = self.after_stage2_change(Some(vmid));
-        if self.features.range_tlbi() {
-            return self.run(ranges.chain(after));
-        }
         // One address drops the whole entry that maps it, so one command for
-        // each leaf is enough.
+        // each leaf is enough where there are no ranges.
         let step = match usable_level(range, granule, level) {
             0 => granule.log2(),
             level => granule.leaf_log2(level),
         };
         let count = range.size() >> step;
-        if count > u64::from(self.config.page_commands) {
-            return self.tlbi_vmid(vmid);
+        let ril = self.features.range_tlbi();
+        if !ril && count > u64::from(self.config.page_commands) {
+            return Ok(None);
         }
         let start = range.start().raw();
-        let pages = (0..count).map(move |n| Command::tlbi_s2_ipa(vmid, start + (n << step), leaf));
-        self.run(pages.chain(after))
+        let pages = (0..if ril { 0 } else { count })
+            .map(move |n| Command::tlbi_s2_ipa(vmid, start + (n << step), leaf));
+        Ok(Some(ranges.take_while(move |_| ril).chain(pages)))
     }
 
     /// What must follow a stage 2 invalidation, see

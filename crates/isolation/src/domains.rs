@@ -1,0 +1,522 @@
+//! Domains of one owner: which of its pages devices reach by which addresses.
+
+mod close;
+mod map;
+mod unmap;
+
+use portcullis_addr::{Iova, PAGE_SIZE, PhysAddr, Range};
+use portcullis_dma_domain::{
+    Access, AttachError, CreateError, DmaDomain, DmaUnit, DomainId, Endpoint, Iommu, Limits,
+    Refusal, Request, Reserved, ReservedKind, Step, SyncError,
+};
+use portcullis_ownership::{Ledger, Owner};
+
+/// Room for one domain, and what is known of it.
+pub struct Slot<D> {
+    domain: D,
+    /// How many endpoints are in it.
+    endpoints: u32,
+    /// An invalidation failed. Nothing of it is used again.
+    dead: bool,
+}
+
+impl<D> Slot<D> {
+    /// The domain.
+    pub fn domain(&self) -> &D {
+        &self.domain
+    }
+}
+
+/// Where domains are kept, one place for each number.
+pub type Places<'a, D> = &'a mut [Option<Slot<D>>];
+
+/// What was done and refused. Counters wrap at 2^64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Endpoints attached.
+    pub attaches: u64,
+    /// Endpoints detached.
+    pub detaches: u64,
+    /// Ranges mapped.
+    pub maps: u64,
+    /// Requests to unmap carried out.
+    pub unmaps: u64,
+    /// Completions waited for.
+    pub syncs: u64,
+    /// Requests refused, whatever for.
+    pub refused: u64,
+    /// Of these, mappings of what is not the owner's.
+    pub not_owned: u64,
+    /// Of these, for want of memory.
+    pub no_memory: u64,
+    /// Operations that the hardware failed.
+    pub failed: u64,
+    /// Pages that stay held for ever, because nobody knows who uses them.
+    pub lost_pages: u64,
+}
+
+/// Runs of memory whose mapping is gone and whose invalidation is not complete.
+const HELD: usize = 32;
+
+/// Doorbells of interrupt controllers, at most.
+const DOORBELLS: usize = 8;
+
+/// What is under way.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    None,
+    Map(map::Mapping),
+    Unmap(unmap::Unmapping),
+    Close(close::Closing),
+    Reset(close::Resetting),
+}
+
+/// Domains in which something was taken away that may still be in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dirty {
+    None,
+    /// As nearly always, one.
+    One(usize),
+    Many,
+}
+
+/// Domains of one owner, in front of whatever translates.
+///
+/// A page can be mapped only while it is the owner's, and each mapping counts in
+/// the ledger until the invalidation that ends it has completed. So a page that
+/// a device can reach is neither given away nor made protected.
+pub struct Domains<'a, U: DmaUnit> {
+    ledger: Ledger<'a>,
+    owner: Owner,
+    unit: U,
+    places: Places<'a, U::Domain>,
+    /// Mapped where they are, in every domain.
+    doorbells: [Option<Range<PhysAddr>>; DOORBELLS],
+    job: Job,
+    held: [Option<Range<PhysAddr>>; HELD],
+    /// How many of these there are.
+    holding: usize,
+    dirty: Dirty,
+    /// A completion failed of which nobody was told yet.
+    failed: bool,
+    counts: Counts,
+    /// The last mapping refused because it is not the owner's, to be reported.
+    not_owned: Option<Range<PhysAddr>>,
+}
+
+/// Devices may only write it.
+const DOORBELL: Access = Access::WRITE.union(Access::MMIO);
+
+impl<'a, U: DmaUnit> Domains<'a, U> {
+    /// No domain yet: every endpoint of `unit` is blocked. There are as many
+    /// domains as both `places`, which are empty, and `unit` take.
+    ///
+    /// `doorbells` are whole pages of registers that every domain has where they
+    /// are, for message-signalled interrupts. `None` when there are too many.
+    pub fn new(
+        ledger: Ledger<'a>,
+        owner: Owner,
+        unit: U,
+        places: Places<'a, U::Domain>,
+        doorbells: impl Iterator<Item = Range<PhysAddr>>,
+    ) -> Option<Self> {
+        let mut kept = [None; DOORBELLS];
+        for (index, doorbell) in doorbells.enumerate() {
+            *kept.get_mut(index)? = Some(doorbell.page_outward()?);
+        }
+        Some(Self {
+            ledger,
+            owner,
+            unit,
+            places,
+            doorbells: kept,
+            job: Job::None,
+            held: [None; HELD],
+            holding: 0,
+            dirty: Dirty::None,
+            failed: false,
+            counts: Counts::default(),
+            not_owned: None,
+        })
+    }
+
+    /// What was done and refused so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What the domains are made by.
+    pub fn unit(&self) -> &U {
+        &self.unit
+    }
+
+    /// Every domain that there is, with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Slot<U::Domain>)> {
+        let all = self.places.iter().enumerate();
+        all.filter_map(|(index, place)| Some((index, place.as_ref()?)))
+    }
+
+    /// Memory that the owner wanted to map and does not have, since this was
+    /// last asked for: the last of it.
+    pub fn take_not_owned(&mut self) -> Option<Range<PhysAddr>> {
+        self.not_owned.take()
+    }
+
+    /// How many domains there can be.
+    fn limit(&self) -> usize {
+        self.places.len().min(self.unit.slots())
+    }
+
+    fn index(&self, id: DomainId) -> Option<usize> {
+        usize::try_from(id.0).ok().filter(|id| *id < self.limit())
+    }
+
+    #[inline(always)]
+    fn slot(&mut self, index: usize) -> Option<&mut Slot<U::Domain>> {
+        self.places.get_mut(index)?.as_mut()
+    }
+
+    /// The domain of a request that must exist and work.
+    #[inline(always)]
+    fn existing(&mut self, id: DomainId) -> Result<usize, Refusal> {
+        let index = id.0 as usize;
+        match self.slot(index) {
+            Some(slot) if !slot.dead => Ok(index),
+            Some(_) => Err(Refusal::Failed),
+            None => Err(Refusal::NoDomain),
+        }
+    }
+
+    #[inline(always)]
+    fn doorbells(&self) -> impl Iterator<Item = Range<PhysAddr>> + use<'_, U> {
+        self.doorbells.iter().map_while(|doorbell| *doorbell)
+    }
+
+    /// The doorbell that `range` has a part of, the lowest.
+    #[inline(always)]
+    fn doorbell_in(&self, range: Range<Iova>) -> Option<Range<Iova>> {
+        self.doorbells()
+            .map(|doorbell| doorbell.identity())
+            .filter(|doorbell: &Range<Iova>| doorbell.overlaps(&range))
+            .min_by_key(|doorbell| doorbell.start())
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Step {
+        self.count(refusal);
+        Step::Done(Err(refusal))
+    }
+
+    fn count(&mut self, refusal: Refusal) {
+        self.counts.refused += 1;
+        match refusal {
+            Refusal::NotOwned => self.counts.not_owned += 1,
+            Refusal::NoMemory => self.counts.no_memory += 1,
+            Refusal::Failed => self.counts.failed += 1,
+            _ => {}
+        }
+    }
+
+    /// Makes the domain `index`, with its doorbells. After an error there is
+    /// none.
+    fn create(&mut self, index: usize) -> Result<(), Refusal> {
+        let mut domain = self.unit.create(index).map_err(|error| match error {
+            CreateError::NoMemory => Refusal::NoMemory,
+            CreateError::Failed => Refusal::Failed,
+        })?;
+        for doorbell in self.doorbells.iter().flatten() {
+            let at = doorbell.identity();
+            if domain.map(at, doorbell.start(), DOORBELL, false).is_err() {
+                // Nobody was attached to it yet.
+                self.abandon(domain);
+                return Err(Refusal::NoMemory);
+            }
+        }
+        if let Some(place) = self.places.get_mut(index) {
+            *place = Some(Slot {
+                domain,
+                endpoints: 0,
+                dead: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends a domain that has nothing but doorbells and never had an endpoint.
+    fn abandon(&mut self, mut domain: U::Domain) {
+        let whole = self.unit.input();
+        while let Ok(Some(_)) = domain.unmap_first(whole) {}
+        if domain.flush().is_err() || self.unit.destroy(domain).is_err() {
+            self.counts.failed += 1;
+        }
+    }
+
+    fn attach(&mut self, id: DomainId, endpoint: Endpoint) -> Step {
+        match self.try_attach(id, endpoint) {
+            Ok(Some(empty)) => self.close(empty, Ok(())),
+            Ok(None) => Step::Done(Ok(())),
+            Err((refusal, empty)) => {
+                self.count(refusal);
+                match empty {
+                    Some(empty) => self.close(empty, Err(refusal)),
+                    None => Step::Done(Err(refusal)),
+                }
+            }
+        }
+    }
+
+    /// Attaches, and says which domain has no endpoint any more.
+    fn try_attach(
+        &mut self,
+        id: DomainId,
+        endpoint: Endpoint,
+    ) -> Result<Option<usize>, (Refusal, Option<usize>)> {
+        let refused = |refusal| (refusal, None);
+        if !self.unit.has(endpoint) {
+            return Err(refused(Refusal::NoEndpoint));
+        }
+        let index = self.index(id).ok_or(refused(Refusal::BadDomain))?;
+        let old = self.unit.slot_of(endpoint);
+        if old == Some(index) {
+            return Ok(None);
+        }
+        match self.existing(id) {
+            Err(Refusal::NoDomain) => self.create(index).map_err(refused)?,
+            other => {
+                other.map_err(refused)?;
+            }
+        }
+        let pair = match old {
+            Some(old) => match self.places.get_disjoint_mut([index, old]) {
+                Ok([Some(to), from]) => Some((to, from.as_mut())),
+                _ => None,
+            },
+            None => match self.places.get_mut(index) {
+                Some(Some(to)) => Some((to, None)),
+                _ => None,
+            },
+        };
+        let Some((to, mut from)) = pair else {
+            return Err(refused(Refusal::Failed));
+        };
+        let leaving = from.as_mut().map(|slot| &mut slot.domain);
+        let result = self.unit.attach(endpoint, &mut to.domain, leaving);
+        if result.is_ok() {
+            to.endpoints = to.endpoints.saturating_add(1);
+            self.counts.attaches += 1;
+        }
+        let made = to.endpoints == 0;
+        let emptied = match from {
+            Some(from) if result != Err(AttachError::NoMemory) => {
+                from.endpoints = from.endpoints.saturating_sub(1);
+                old.filter(|_| from.endpoints == 0)
+            }
+            _ => None,
+        };
+        let unused = emptied.or(made.then_some(index));
+        match result {
+            Ok(()) => Ok(emptied),
+            Err(AttachError::NoMemory) => Err((Refusal::NoMemory, unused)),
+            // If both are without endpoints, the old one is closed now and the
+            // new one stays, empty, for the next attempt.
+            Err(AttachError::Failed) => Err((Refusal::Failed, unused)),
+        }
+    }
+
+    fn detach(&mut self, id: DomainId, endpoint: Endpoint) -> Step {
+        if !self.unit.has(endpoint) {
+            return self.refuse(Refusal::NoEndpoint);
+        }
+        let index = match self.existing(id) {
+            Ok(index) => index,
+            // Also out of a domain that nothing else can be done with.
+            Err(Refusal::Failed) => id.0 as usize,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        if self.unit.slot_of(endpoint) != Some(index) {
+            return self.refuse(Refusal::NotAttached);
+        }
+        let (result, empty) = self.block(index, endpoint);
+        if let Err(refusal) = result {
+            self.count(refusal);
+        } else {
+            self.counts.detaches += 1;
+        }
+        if empty {
+            self.close(index, result)
+        } else {
+            Step::Done(result)
+        }
+    }
+
+    /// Blocks an endpoint of the domain `index`; whether that was the last.
+    fn block(&mut self, index: usize, endpoint: Endpoint) -> (Result<(), Refusal>, bool) {
+        let Some(slot) = self.places.get_mut(index).and_then(Option::as_mut) else {
+            return (Err(Refusal::NoDomain), false);
+        };
+        let blocked = self.unit.block(endpoint, &mut slot.domain);
+        slot.endpoints = slot.endpoints.saturating_sub(1);
+        let empty = slot.endpoints == 0;
+        (blocked.map_err(|_| Refusal::Failed), empty)
+    }
+
+    /// Holds a run of memory until the next [`sync`](Iommu::sync). The caller
+    /// has made sure that there is room.
+    #[inline(always)]
+    fn hold(&mut self, run: Range<PhysAddr>) {
+        if let Some(last) = self.holding.checked_sub(1)
+            && let Some(Some(before)) = self.held.get_mut(last)
+            && before.end() == run.start()
+            && let Ok(both) = Range::new(before.start(), run.end())
+        {
+            // Banks of RAM that touch are pinned apart.
+            if self.ledger.is_ram(both) {
+                *before = both;
+                return;
+            }
+        }
+        if let Some(slot) = self.held.get_mut(self.holding) {
+            *slot = Some(run);
+            self.holding += 1;
+        } else {
+            debug_assert!(false, "no room to hold a run");
+            self.counts.lost_pages += run.size() / PAGE_SIZE;
+        }
+    }
+
+    /// Whether one more run can be held.
+    #[inline(always)]
+    fn can_hold(&self) -> bool {
+        self.holding < HELD
+    }
+
+    #[inline(always)]
+    fn mark_dirty(&mut self, index: usize) {
+        self.dirty = match self.dirty {
+            Dirty::None => Dirty::One(index),
+            Dirty::One(other) if other == index => Dirty::One(index),
+            Dirty::One(_) | Dirty::Many => Dirty::Many,
+        };
+    }
+
+    #[inline(always)]
+    fn unpin(&self, run: Range<PhysAddr>) {
+        let counted = self.ledger.unpin(run);
+        debug_assert!(counted.is_ok());
+    }
+
+    /// Waits until nothing of what was taken away is in use, and lets go of it.
+    #[inline]
+    fn flush(&mut self) -> Result<(), SyncError> {
+        let done = match self.dirty {
+            Dirty::None => return Ok(()),
+            Dirty::One(index) => self.flush_one(index),
+            Dirty::Many => (0..self.limit()).fold(true, |done, index| {
+                let flushed = self.flush_one(index);
+                done && flushed
+            }),
+        };
+        self.dirty = Dirty::None;
+        self.counts.syncs += 1;
+        if !done {
+            self.lose();
+            return Err(SyncError);
+        }
+        for held in self.held.iter_mut().take(self.holding) {
+            if let Some(run) = held.take() {
+                let counted = self.ledger.unpin(run);
+                debug_assert!(counted.is_ok());
+            }
+        }
+        self.holding = 0;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn flush_one(&mut self, index: usize) -> bool {
+        let Some(slot) = self.slot(index) else {
+            return true;
+        };
+        let done = slot.domain.flush().is_ok();
+        slot.dead |= !done;
+        done
+    }
+
+    /// Nobody knows what is still in use: what is held stays so.
+    #[cold]
+    fn lose(&mut self) {
+        self.failed = true;
+        self.counts.failed += 1;
+        for held in self.held.iter_mut().take(self.holding) {
+            let pages = held.take().map_or(0, |run| run.size() / PAGE_SIZE);
+            self.counts.lost_pages += pages;
+        }
+        self.holding = 0;
+    }
+}
+
+impl<U: DmaUnit> Iommu for Domains<'_, U> {
+    fn limits(&self) -> Limits {
+        let last = self.limit().saturating_sub(1);
+        Limits {
+            page_sizes: self.unit.page_sizes(),
+            input: self.unit.input(),
+            domains: (0, u32::try_from(last).unwrap_or(u32::MAX)),
+        }
+    }
+
+    fn has(&self, endpoint: Endpoint) -> bool {
+        self.unit.has(endpoint)
+    }
+
+    fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved> {
+        let doorbell = (*self.doorbells.get(index)?)?;
+        self.unit.has(endpoint).then_some(Reserved {
+            range: doorbell.identity(),
+            kind: ReservedKind::Msi,
+        })
+    }
+
+    #[inline]
+    fn begin(&mut self, request: Request) -> Step {
+        if !matches!(self.job, Job::None) {
+            // Whoever asks has left one unfinished: it goes on, and this one is
+            // not begun.
+            return self.refuse(Refusal::Failed);
+        }
+        match request {
+            Request::Map {
+                domain,
+                iova,
+                to,
+                access,
+            } => self.map(domain, iova, PhysAddr::new(to.raw()), access),
+            Request::Unmap { domain, iova } => self.unmap(domain, iova),
+            Request::Attach { domain, endpoint } => self.attach(domain, endpoint),
+            Request::Detach { domain, endpoint } => self.detach(domain, endpoint),
+        }
+    }
+
+    fn go_on(&mut self) -> Step {
+        match core::mem::replace(&mut self.job, Job::None) {
+            Job::None => Step::Done(Ok(())),
+            Job::Map(job) => self.map_on(job),
+            Job::Unmap(job) => self.unmap_on(job),
+            Job::Close(job) => self.close_on(job),
+            Job::Reset(job) => self.reset_on(job),
+        }
+    }
+
+    #[inline]
+    fn sync(&mut self) -> Result<(), SyncError> {
+        let flushed = self.flush();
+        // Also one in between, of which whoever waits for this has to know.
+        if core::mem::take(&mut self.failed) {
+            return Err(SyncError);
+        }
+        flushed
+    }
+
+    fn reset(&mut self) -> Step {
+        self.begin_reset()
+    }
+}

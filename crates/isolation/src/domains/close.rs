@@ -1,0 +1,110 @@
+//! Ending domains, one or all.
+
+use super::unmap::Left;
+use super::{Domains, Job};
+use portcullis_addr::{Iova, Range};
+use portcullis_dma_domain::{DmaUnit, Endpoint, Iommu, Refusal, Step};
+
+/// Endpoints looked at in one turn.
+const ENDPOINTS: u32 = 256;
+
+/// A domain without endpoints that is going.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closing {
+    index: usize,
+    /// Where something may still be mapped.
+    at: Iova,
+    /// What to answer in the end.
+    then: Result<(), Refusal>,
+}
+
+/// Everything is taken back.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Resetting {
+    /// Endpoints from this one on may be attached.
+    Block(Endpoint),
+    /// Domains from this one on may be there.
+    Close(usize, Iova),
+}
+
+impl<U: DmaUnit> Domains<'_, U> {
+    /// Ends a domain that no endpoint is in, and answers `then`.
+    pub(super) fn close(&mut self, index: usize, then: Result<(), Refusal>) -> Step {
+        self.close_on(Closing {
+            index,
+            at: Iova::new(0),
+            then,
+        })
+    }
+
+    pub(super) fn close_on(&mut self, job: Closing) -> Step {
+        match self.close_some(job.index, job.at) {
+            Some(at) => {
+                self.job = Job::Close(Closing { at, ..job });
+                Step::More
+            }
+            None => Step::Done(job.then),
+        }
+    }
+
+    /// Does a part of it, and says where to go on. A domain that something may
+    /// still use keeps its place, so that nobody gets its memory or its number.
+    fn close_some(&mut self, index: usize, at: Iova) -> Option<Iova> {
+        let slot = self.slot(index)?;
+        if slot.dead {
+            return None;
+        }
+        if let Ok(left) = Range::new(at, self.unit.input().end()) {
+            match self.unmap_some(index, left, true) {
+                Left::Nothing => {}
+                Left::From(at) => return Some(at),
+                Left::Failed => return None,
+            }
+        }
+        self.flush().ok()?;
+        let slot = self.places.get_mut(index)?.take()?;
+        if self.unit.destroy(slot.domain).is_err() {
+            self.counts.failed += 1;
+        }
+        None
+    }
+
+    pub(super) fn begin_reset(&mut self) -> Step {
+        if !matches!(self.job, Job::None) && self.go_on() == Step::More {
+            return Step::More;
+        }
+        self.reset_on(Resetting::Block(Endpoint(0)))
+    }
+
+    pub(super) fn reset_on(&mut self, job: Resetting) -> Step {
+        let next = match job {
+            Resetting::Block(from) => match self.unit.next_attached(from, ENDPOINTS) {
+                Ok(Some(endpoint)) => {
+                    self.block_for_reset(endpoint);
+                    match endpoint.0.checked_add(1) {
+                        Some(next) => Resetting::Block(Endpoint(next)),
+                        None => Resetting::Close(0, Iova::new(0)),
+                    }
+                }
+                Ok(None) => Resetting::Close(0, Iova::new(0)),
+                Err(next) => Resetting::Block(next),
+            },
+            Resetting::Close(index, _) if index >= self.limit() => return Step::Done(Ok(())),
+            Resetting::Close(index, at) => match self.close_some(index, at) {
+                Some(at) => Resetting::Close(index, at),
+                None => Resetting::Close(index + 1, Iova::new(0)),
+            },
+        };
+        self.job = Job::Reset(next);
+        Step::More
+    }
+
+    fn block_for_reset(&mut self, endpoint: Endpoint) {
+        if let Some(index) = self.unit.slot_of(endpoint)
+            // A failure has fenced: the endpoint is blocked all the same.
+            && self.block(index, endpoint).0.is_err()
+        {
+            self.counts.failed += 1;
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Mapping: hold the pages, then fill the tables; piece by piece where a request
+//! is large, and back again where one piece fails.
+
+use super::{Domains, Job};
+use portcullis_addr::{Address, Iova, PAGE_SIZE, PhysAddr, Range};
+use portcullis_dma_domain::{
+    Access, DmaDomain, DmaUnit, DomainId, MapError, Refusal, Step, SyncError,
+};
+
+/// Most bytes whose pages are counted in one turn.
+const PIN_STEP: u64 = 4 << 20;
+
+/// What one piece does not cross, see [`DmaDomain::map`].
+const SMALL: u64 = 2 << 20;
+const LARGE: u64 = 1 << 30;
+
+/// A request to map that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mapping {
+    index: usize,
+    iova: Range<Iova>,
+    to: PhysAddr,
+    access: Access,
+    /// Bytes from the start whose pages are held.
+    held: u64,
+    /// Bytes from the start that are in the tables.
+    mapped: u64,
+    /// What made it go back, if it does.
+    undo: Option<Refusal>,
+}
+
+impl<U: DmaUnit> Domains<'_, U> {
+    #[inline(always)]
+    pub(super) fn map(
+        &mut self,
+        id: DomainId,
+        iova: Range<Iova>,
+        to: PhysAddr,
+        access: Access,
+    ) -> Step {
+        let index = match self.existing(id) {
+            Ok(index) => index,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        // One page, or a few of them in one piece, is what most requests are.
+        let one_piece = (iova.start().raw() ^ (iova.end().raw() - 1)) < SMALL;
+        if one_piece
+            && !access.intersects(Access::MMIO)
+            && access.intersects(Access::READ | Access::WRITE)
+            && self.doorbell_in(iova).is_none()
+            && let Ok(memory) = Range::from_size(to, iova.size())
+            && self.ledger.pin(memory, self.owner).is_ok()
+        {
+            let done = match self.slot(index) {
+                Some(slot) => slot.domain.map(iova, to, access, false),
+                None => Err(MapError::TooLarge),
+            };
+            if done.is_ok() {
+                self.counts.maps += 1;
+                return Step::Done(Ok(()));
+            }
+            self.unpin(memory);
+        }
+        self.map_with_care(Mapping {
+            index,
+            iova,
+            to,
+            access,
+            held: 0,
+            mapped: 0,
+            undo: None,
+        })
+    }
+
+    /// Whatever is special, or wrong, about a request.
+    #[cold]
+    #[inline(never)]
+    fn map_with_care(&mut self, mut job: Mapping) -> Step {
+        if job.iova.end() > self.unit.input().end() || self.doorbell_in(job.iova).is_some() {
+            return self.refuse(Refusal::OutOfRange);
+        }
+        if !job.access.intersects(Access::READ | Access::WRITE) {
+            return self.refuse(Refusal::BadAccess);
+        }
+        let Ok(memory) = Range::from_size(job.to, job.iova.size()) else {
+            return self.refuse(Refusal::NotOwned);
+        };
+        if job.access.contains(Access::MMIO) {
+            // Of all registers, doorbells alone are for devices, to be written.
+            if !self.doorbells().any(|doorbell| doorbell.covers(&memory)) {
+                return self.refuse_memory(memory);
+            }
+            job.access = Access::WRITE | Access::MMIO;
+            job.held = job.iova.size();
+        } else if !self.ledger.is_ram(memory) {
+            return self.refuse_memory(memory);
+        }
+        // Nothing of what went before may be in a TLB beside what comes.
+        if self.flush().is_err() {
+            return self.refuse(Refusal::Failed);
+        }
+        self.map_on(job)
+    }
+
+    fn refuse_memory(&mut self, memory: Range<PhysAddr>) -> Step {
+        self.not_owned = Some(memory);
+        self.refuse(Refusal::NotOwned)
+    }
+
+    pub(super) fn map_on(&mut self, mut job: Mapping) -> Step {
+        if let Some(refusal) = job.undo {
+            return self.map_back(job, refusal);
+        }
+        let size = job.iova.size();
+        if job.held < size {
+            let step = PIN_STEP.min(size - job.held);
+            let run = part(job.to, job.held, step);
+            if let Some(run) = run
+                && self.ledger.pin(run, self.owner).is_ok()
+            {
+                job.held += step;
+            } else {
+                self.not_owned = run;
+                return self.map_back(job, Refusal::NotOwned);
+            }
+            if job.held < size {
+                self.job = Job::Map(job);
+                return Step::More;
+            }
+        }
+        let (Some(at), Some(to)) = (
+            job.iova.start().checked_add(job.mapped),
+            job.to.checked_add(job.mapped),
+        ) else {
+            return self.map_back(job, Refusal::OutOfRange);
+        };
+        let agree = (at.raw() ^ to.raw()) & (SMALL - 1) == 0;
+        let span = if agree { LARGE } else { SMALL };
+        let step = (span - (at.raw() & (span - 1))).min(size - job.mapped);
+        let (rest, access) = (job.mapped != 0, job.access);
+        let result = match (Range::from_size(at, step), self.slot(job.index)) {
+            (Ok(range), Some(slot)) => slot.domain.map(range, to, access, rest),
+            _ => Err(MapError::TooLarge),
+        };
+        if let Err(error) = result {
+            let refusal = match error {
+                MapError::AlreadyMapped => Refusal::AlreadyMapped,
+                MapError::TooLarge => Refusal::OutOfRange,
+                MapError::BadAccess => Refusal::BadAccess,
+                MapError::NoMemory => Refusal::NoMemory,
+                MapError::FlushFirst => Refusal::Failed,
+            };
+            return self.map_back(job, refusal);
+        }
+        job.mapped += step;
+        if job.mapped < size {
+            self.job = Job::Map(job);
+            return Step::More;
+        }
+        self.counts.maps += 1;
+        Step::Done(Ok(()))
+    }
+
+    /// Takes back what was done of a request that is refused: out of the tables
+    /// first, then, once no device can have it any more, out of the count.
+    fn map_back(&mut self, mut job: Mapping, refusal: Refusal) -> Step {
+        job.undo = Some(refusal);
+        if job.mapped != 0 {
+            match self.unmap_back(&job) {
+                Ok(true) => {
+                    self.job = Job::Map(job);
+                    return Step::More;
+                }
+                Ok(false) => job.mapped = 0,
+                Err(_) => {
+                    // Held for ever.
+                    self.counts.lost_pages += job.held / PAGE_SIZE;
+                    return self.refuse(Refusal::Failed);
+                }
+            }
+        }
+        if !job.access.contains(Access::MMIO) && job.held != 0 {
+            let step = PIN_STEP.min(job.held);
+            job.held -= step;
+            if let Some(run) = part(job.to, job.held, step) {
+                self.unpin(run);
+            }
+            if job.held != 0 {
+                self.job = Job::Map(job);
+                return Step::More;
+            }
+        }
+        self.refuse(refusal)
+    }
+
+    /// Takes a bounded part of what was mapped out of the tables again; whether
+    /// there is more. When there is not, nobody uses it any more.
+    fn unmap_back(&mut self, job: &Mapping) -> Result<bool, SyncError> {
+        let Ok(range) = Range::from_size(job.iova.start(), job.mapped) else {
+            return Err(SyncError);
+        };
+        self.mark_dirty(job.index);
+        let taken = match self.slot(job.index) {
+            Some(slot) => slot.domain.unmap_first(range),
+            None => Ok(None),
+        };
+        if let Ok(Some(_)) = taken {
+            return Ok(true);
+        }
+        self.flush()?;
+        Ok(taken.is_err())
+    }
+}
+
+/// `bytes` of memory, from `offset` behind `start`.
+fn part(start: PhysAddr, offset: u64, bytes: u64) -> Option<Range<PhysAddr>> {
+    Range::from_size(start.checked_add(offset)?, bytes).ok()
+}

@@ -1,0 +1,115 @@
+//! Unmapping: out of the tables, invalidated together, then out of the count.
+
+use super::{Domains, Job};
+use portcullis_addr::{Iova, Range};
+use portcullis_dma_domain::{DmaDomain, DmaUnit, DomainId, FlushFirst, Refusal, Step};
+
+/// Runs that are taken away in one turn; each is at most one table.
+const RUNS: usize = 8;
+
+/// A request to unmap that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unmapping {
+    index: usize,
+    /// What is left of it.
+    left: Range<Iova>,
+}
+
+/// How far a part of it came.
+pub(super) enum Left {
+    /// Nothing is mapped there any more.
+    Nothing,
+    /// There may be more from here on.
+    From(Iova),
+    /// What was taken away before could not be invalidated.
+    Failed,
+}
+
+impl<U: DmaUnit> Domains<'_, U> {
+    #[inline(always)]
+    pub(super) fn unmap(&mut self, id: DomainId, iova: Range<Iova>) -> Step {
+        let index = match self.existing(id) {
+            Ok(index) => index,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        let Some(slot) = self.slot(index) else {
+            return self.refuse(Refusal::NoDomain);
+        };
+        if slot.domain.reaches_across(iova.start()) || slot.domain.reaches_across(iova.end()) {
+            return self.refuse(Refusal::WouldSplit);
+        }
+        // One run is what most requests are.
+        if self.doorbell_in(iova).is_none() && self.take_run(index, iova) == Ok(Some(iova.end())) {
+            self.counts.unmaps += 1;
+            return Step::AfterSync;
+        }
+        self.unmap_on(Unmapping { index, left: iova })
+    }
+
+    /// Takes away the first run in `range`, and says where it ended.
+    #[inline(always)]
+    fn take_run(&mut self, index: usize, range: Range<Iova>) -> Result<Option<Iova>, FlushFirst> {
+        if !self.can_hold() {
+            return Err(FlushFirst);
+        }
+        let Some(slot) = self.slot(index) else {
+            return Ok(None);
+        };
+        let Some(taken) = slot.domain.unmap_first(range)? else {
+            return Ok(None);
+        };
+        self.mark_dirty(index);
+        if !taken.mmio
+            && let Ok(run) = Range::from_size(taken.to, taken.iova.size())
+        {
+            self.hold(run);
+        }
+        Ok(Some(taken.iova.end()))
+    }
+
+    #[inline(never)]
+    pub(super) fn unmap_on(&mut self, job: Unmapping) -> Step {
+        let left = match self.unmap_some(job.index, job.left, false) {
+            Left::Nothing => None,
+            Left::From(at) => Range::new(at, job.left.end()).ok(),
+            Left::Failed => return self.refuse(Refusal::Failed),
+        };
+        match left {
+            Some(left) => {
+                self.job = Job::Unmap(Unmapping { left, ..job });
+                Step::More
+            }
+            None => {
+                self.counts.unmaps += 1;
+                Step::AfterSync
+            }
+        }
+    }
+
+    /// Takes away a bounded number of runs in `range`; doorbells only if
+    /// `all`.
+    pub(super) fn unmap_some(&mut self, index: usize, range: Range<Iova>, all: bool) -> Left {
+        let mut at = range.start();
+        for _ in 0..RUNS {
+            let Ok(rest) = Range::new(at, range.end()) else {
+                return Left::Nothing;
+            };
+            let doorbell = self.doorbell_in(rest).filter(|_| !all);
+            let before = match doorbell {
+                Some(doorbell) if doorbell.start() <= at => {
+                    at = doorbell.end();
+                    continue;
+                }
+                Some(doorbell) => Range::new(at, doorbell.start()).unwrap_or(rest),
+                None => rest,
+            };
+            match self.take_run(index, before) {
+                Ok(Some(end)) => at = end,
+                Ok(None) => at = before.end(),
+                Err(FlushFirst) if self.flush().is_ok() => {}
+                Err(FlushFirst) => return Left::Failed,
+            }
+        }
+        Left::From(at)
+    }
+}

@@ -1,0 +1,340 @@
+//! One space of I/O virtual addresses in stage 2 format, behind SMMUs.
+
+use crate::smmus::dma_granule;
+use portcullis_addr::{Iova, Ipa, PhysAddr, Range};
+use portcullis_dma_domain::{Access, DmaDomain, FlushError, FlushFirst, MapError, Mapped};
+use portcullis_memory::{Allocator, Memory};
+use portcullis_pagetable::{
+    Bbm, Error as TableError, Execute, Geometry, Invalidation, MemoryType, Stage2,
+    Stage2Attributes, Table,
+};
+use smmuv3_driver::{Clock, Registers, Smmu, Stage2 as DmaStage2};
+use smmuv3_spec::Vmid;
+
+/// Most SMMUs that one owner's domains can be on.
+pub const SMMU_LIMIT: usize = 16;
+
+/// Reaches the SMMUs, each under its lock for as long as a call takes.
+pub trait Smmus {
+    /// Registers of one.
+    type Registers: Registers;
+    /// What its queues and tables are in.
+    type Memory: Memory + Allocator;
+    /// What its waits are measured by.
+    type Clock: Clock;
+
+    /// Calls `with` with the SMMU at `index`; `None` when there is none.
+    fn at<T>(
+        &self,
+        index: usize,
+        with: impl FnOnce(&mut Smmu<Self::Registers, Self::Memory, Self::Clock>) -> T,
+    ) -> Option<T>;
+}
+
+/// Invalidations of one table that wait for their completion together.
+const PLANS: usize = 8;
+
+/// A space of addresses that the streams attached to it translate by one stage,
+/// in stage 2 format (IHI 0070, 3.3.2: what a device puts out is an IPA then).
+pub struct SmmuDomain<M, S> {
+    table: Table<Stage2, M>,
+    vmid: Vmid,
+    smmus: S,
+    /// How many endpoints it has on each SMMU.
+    endpoints: [u32; SMMU_LIMIT],
+    /// SMMUs that have endpoints of it, or had since the last flush.
+    on: u16,
+    /// Addresses whose old translation may be in use, and for which nothing was
+    /// issued yet.
+    gathered: Option<Gathered>,
+    /// From here to there, something may be in use until the next flush.
+    open: Option<Range<Ipa>>,
+    /// What there is to do with the tables after the flush.
+    plans: [Option<Invalidation<Ipa>>; PLANS],
+    /// An invalidation failed: what is cached is unknown for good.
+    doubt: bool,
+}
+
+/// Neighbouring invalidations that one command can carry.
+#[derive(Clone, Copy)]
+struct Gathered {
+    range: Range<Ipa>,
+    level: Option<u8>,
+    leaf: bool,
+}
+
+impl Gathered {
+    /// Both as one, if that names nothing else.
+    fn and(self, other: Self) -> Option<Self> {
+        let (a, b) = (self.range, other.range);
+        let touch = a.end() == b.start() || b.end() == a.start();
+        let range = Range::new(a.start().min(b.start()), a.end().max(b.end())).ok()?;
+        (touch && self.level == other.level && self.leaf == other.leaf)
+            .then_some(Self { range, ..self })
+    }
+}
+
+/// The smallest range that has both.
+fn hull(a: Range<Ipa>, b: Range<Ipa>) -> Range<Ipa> {
+    Range::new(a.start().min(b.start()), a.end().max(b.end())).unwrap_or(a)
+}
+
+impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
+    /// An empty space.
+    ///
+    /// # Errors
+    /// The tables do not fit the memory or the geometry.
+    pub(crate) fn new(
+        geometry: Geometry,
+        bbm: Bbm,
+        memory: M,
+        vmid: Vmid,
+        smmus: S,
+    ) -> Result<Self, TableError<Ipa>> {
+        Ok(Self {
+            table: Table::new(geometry, bbm, memory)?,
+            vmid,
+            smmus,
+            endpoints: [0; SMMU_LIMIT],
+            on: 0,
+            gathered: None,
+            open: None,
+            plans: [const { None }; PLANS],
+            doubt: false,
+        })
+    }
+
+    /// What a stream table entry says of it.
+    pub(crate) fn stage2(&self) -> DmaStage2 {
+        let geometry = self.table.geometry();
+        DmaStage2 {
+            vmid: self.vmid,
+            root: self.table.root(),
+            // All below 64, 4 and 8.
+            t0sz: geometry.t0sz() as u8,
+            sl0: geometry.sl0() as u8,
+            granule: dma_granule(geometry.granule()),
+            ps: geometry.ps() as u8,
+        }
+    }
+
+    /// The tables, for looking at.
+    pub fn table(&self) -> &Table<Stage2, M> {
+        &self.table
+    }
+
+    /// Tags its translations.
+    pub fn vmid(&self) -> Vmid {
+        self.vmid
+    }
+
+    /// Notes that one more endpoint on the SMMU at `index` is in it.
+    pub(crate) fn joined(&mut self, index: usize) {
+        if let Some(count) = self.endpoints.get_mut(index) {
+            *count = count.saturating_add(1);
+            self.on |= 1 << index;
+        }
+    }
+
+    /// Notes that one endpoint less on the SMMU at `index` is in it. What the
+    /// SMMU holds of it stays until the next flush.
+    pub(crate) fn left(&mut self, index: usize) {
+        if let Some(count) = self.endpoints.get_mut(index) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Takes the whole VMID out of every SMMU that may hold something of it, and
+    /// gives the tables back.
+    pub(crate) fn destroy(mut self) -> Result<(), FlushError> {
+        let vmid = self.vmid;
+        let emptied = self.on_each(|smmu| smmu.tlbi_vmid(vmid).is_ok());
+        if !emptied || self.doubt {
+            return Err(FlushError);
+        }
+        self.complete();
+        self.table.destroy();
+        Ok(())
+    }
+
+    /// Whether `with` says so of every SMMU that may hold something.
+    #[inline(always)]
+    fn on_each(
+        &mut self,
+        mut with: impl FnMut(&mut Smmu<S::Registers, S::Memory, S::Clock>) -> bool,
+    ) -> bool {
+        let mut left = self.on;
+        let mut all = true;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
+            all &= self.smmus.at(index, &mut with) == Some(true);
+        }
+        all
+    }
+
+    /// Keeps what `plan` asks for until the next flush.
+    #[inline(always)]
+    fn gather(&mut self, plan: Invalidation<Ipa>) {
+        let Some(range) = plan.range() else {
+            return;
+        };
+        let next = Gathered {
+            range,
+            level: plan.level(),
+            leaf: plan.leaf_only(),
+        };
+        self.open = Some(self.open.map_or(range, |open| hull(open, range)));
+        if !plan.is_done() {
+            self.keep(plan);
+        }
+        self.gathered = match self.gathered {
+            None => Some(next),
+            Some(before) => match before.and(next) {
+                Some(both) => Some(both),
+                None => {
+                    self.issue(before);
+                    Some(next)
+                }
+            },
+        };
+    }
+
+    /// Keeps a plan that has something to do after the flush.
+    #[cold]
+    fn keep(&mut self, plan: Invalidation<Ipa>) {
+        match self.plans.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(plan),
+            // `unmap_first` flushes before there is no room. Else the tables of
+            // the plan are lost, and nothing more.
+            None => debug_assert!(false, "no room for a plan"),
+        }
+    }
+
+    /// Puts the invalidation of `what` into the queues.
+    fn issue(&mut self, what: Gathered) {
+        let vmid = self.vmid;
+        let granule = dma_granule(self.table.geometry().granule());
+        let issued = self.on_each(|smmu| {
+            smmu.issue_ipa_range(vmid, what.range, granule, what.level, what.leaf)
+                .is_ok()
+        });
+        self.doubt |= !issued;
+    }
+
+    /// Does with the tables what waited for the flush.
+    fn complete(&mut self) {
+        for slot in &mut self.plans {
+            if let Some(plan) = slot.take() {
+                let own = self.table.complete(plan);
+                debug_assert!(own.is_ok());
+            }
+        }
+    }
+
+    #[inline]
+    fn has_plans(&self) -> bool {
+        // They fill up from the front.
+        self.plans[0].is_some()
+    }
+}
+
+fn attributes(access: Access) -> Stage2Attributes {
+    Stage2Attributes {
+        memory: if access.contains(Access::MMIO) {
+            MemoryType::Device
+        } else {
+            MemoryType::Normal
+        },
+        read: access.contains(Access::READ),
+        write: access.contains(Access::WRITE),
+        execute: if access.contains(Access::EXECUTE) {
+            Execute::Always
+        } else {
+            Execute::Never
+        },
+    }
+}
+
+/// What a device puts out is what this stage takes.
+fn input(range: Range<Iova>) -> Range<Ipa> {
+    range.identity()
+}
+
+impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
+    #[inline]
+    fn map(
+        &mut self,
+        iova: Range<Iova>,
+        to: PhysAddr,
+        access: Access,
+        rest: bool,
+    ) -> Result<(), MapError> {
+        let range = input(iova);
+        // A new entry beside a stale one is what must not be (D8.17.1).
+        if self.open.is_some_and(|open| open.overlaps(&range)) {
+            return Err(MapError::FlushFirst);
+        }
+        self.table
+            .map_whole(range, to, attributes(access), rest)
+            .map_err(|error| match error {
+                TableError::AlreadyMapped { .. } => MapError::AlreadyMapped,
+                TableError::OutOfMemory | TableError::TableOutOfReach { .. } => MapError::NoMemory,
+                TableError::Unfinished => MapError::FlushFirst,
+                _ => MapError::TooLarge,
+            })
+    }
+
+    #[inline]
+    fn reaches_across(&self, at: Iova) -> bool {
+        self.table.reaches_across(Ipa::new(at.raw()))
+    }
+
+    #[inline]
+    fn unmap_first(&mut self, range: Range<Iova>) -> Result<Option<Mapped>, FlushFirst> {
+        if self.plans[PLANS - 1].is_some() {
+            return Err(FlushFirst);
+        }
+        let taken = self
+            .table
+            .take_first(input(range))
+            .map_err(|_| FlushFirst)?;
+        let Some(taken) = taken else {
+            return Ok(None);
+        };
+        self.gather(taken.plan);
+        Ok(Some(Mapped {
+            iova: taken.range.identity(),
+            to: taken.output,
+            mmio: taken.attributes.memory == MemoryType::Device,
+        }))
+    }
+
+    #[inline]
+    fn flush(&mut self) -> Result<(), FlushError> {
+        if self.open.is_none() {
+            return if self.doubt { Err(FlushError) } else { Ok(()) };
+        }
+        if let Some(gathered) = self.gathered.take() {
+            self.issue(gathered);
+        }
+        let finished = self.on_each(|smmu| match smmu.finish() {
+            Ok(()) => true,
+            Err(_) => {
+                // A command of any domain may be the refused one; none of them
+                // may take that for its own completion.
+                let _ = smmu.fence();
+                false
+            }
+        });
+        self.doubt |= !finished;
+        if self.doubt {
+            return Err(FlushError);
+        }
+        self.open = None;
+        if self.has_plans() {
+            self.complete();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! The SMMUs of a machine, as what one owner's domains are made for.
+
+use crate::smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus};
+use portcullis_addr::{Iova, Range};
+use portcullis_dma_domain::{AttachError, CreateError, DmaUnit, Endpoint, FlushError};
+use portcullis_memory::{Allocator, Memory};
+use portcullis_pagetable::{Bbm, Error as TableError, Geometry};
+use smmuv3_driver::{Attributes, Error, Translation};
+use smmuv3_spec::{StreamId, Vmid};
+
+/// Endpoints that are streams of one SMMU, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointRange {
+    /// Number of the first.
+    pub first: Endpoint,
+    /// How many.
+    pub count: u32,
+    /// Which SMMU.
+    pub smmu: usize,
+    /// The stream of the first.
+    pub stream: StreamId,
+}
+
+/// What all the domains have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct SmmuUnitConfig {
+    /// Shape of the tables; every SMMU takes it.
+    pub geometry: Geometry,
+    /// What every SMMU promises on changing block sizes.
+    pub bbm: Bbm,
+    /// The domain in slot 0 has this VMID, the others the ones after it. Nobody
+    /// else uses them.
+    pub first_vmid: Vmid,
+    /// How many domains there can be at a time.
+    pub slots: usize,
+}
+
+/// Makes domains for the streams that an owner has on some SMMUs, each in abort
+/// at first.
+pub struct SmmuUnit<'a, M, S> {
+    config: SmmuUnitConfig,
+    input: Range<Iova>,
+    endpoints: &'a [EndpointRange],
+    memory: M,
+    smmus: S,
+}
+
+impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone> SmmuUnit<'a, M, S> {
+    /// `memory` publishes as the SMMUs' walks need. `None` when the VMIDs would
+    /// not fit 16 bits, or a range names an SMMU beyond [`SMMU_LIMIT`].
+    pub fn new(
+        config: SmmuUnitConfig,
+        endpoints: &'a [EndpointRange],
+        memory: M,
+        smmus: S,
+    ) -> Option<Self> {
+        let last = config.slots.checked_add(config.first_vmid.0.into())?;
+        let known = endpoints.iter().all(|range| range.smmu < SMMU_LIMIT);
+        let input = Range::new(Iova::new(0), Iova::new(config.geometry.input_end())).ok()?;
+        (last <= 1 << 16 && known).then_some(Self {
+            config,
+            input,
+            endpoints,
+            memory,
+            smmus,
+        })
+    }
+
+    /// Where an endpoint is.
+    #[must_use]
+    pub fn stream(&self, endpoint: Endpoint) -> Option<(usize, StreamId)> {
+        self.endpoints.iter().find_map(|range| {
+            let offset = endpoint.0.checked_sub(range.first.0)?;
+            let stream = range.stream.0.checked_add(offset)?;
+            (offset < range.count).then_some((range.smmu, StreamId(stream)))
+        })
+    }
+
+    /// The endpoint that a stream is.
+    #[must_use]
+    pub fn endpoint(&self, smmu: usize, stream: StreamId) -> Option<Endpoint> {
+        self.endpoints.iter().find_map(|range| {
+            let offset = stream.0.checked_sub(range.stream.0)?;
+            let endpoint = range.first.0.checked_add(offset)?;
+            (range.smmu == smmu && offset < range.count).then_some(Endpoint(endpoint))
+        })
+    }
+
+    /// The VMID of the domain in `slot`.
+    fn vmid(&self, slot: usize) -> Vmid {
+        // `new` has seen that all of them fit.
+        let slot = u16::try_from(slot).unwrap_or(u16::MAX);
+        Vmid(self.config.first_vmid.0.saturating_add(slot))
+    }
+
+    /// The slot of the domain that a stream translates by.
+    fn slot_on(&self, smmu: usize, stream: StreamId) -> Option<usize> {
+        let (vmid, _) = self.smmus.at(smmu, |smmu| smmu.attached(stream))??;
+        let slot = usize::from(vmid.0.checked_sub(self.config.first_vmid.0)?);
+        (slot < self.config.slots).then_some(slot)
+    }
+
+    /// Gives a stream another translation. After a failure other than for want
+    /// of memory it aborts.
+    fn set(
+        &self,
+        smmu: usize,
+        stream: StreamId,
+        translation: &Translation,
+    ) -> Result<(), AttachError> {
+        match self.smmus.at(smmu, |smmu| smmu.set(stream, translation)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(Error::NoMemory { .. })) => Err(AttachError::NoMemory),
+            Some(Err(_)) | None => Err(AttachError::Failed),
+        }
+    }
+}
+
+impl<M: Memory + Allocator + Clone, S: Smmus + Clone> DmaUnit for SmmuUnit<'_, M, S> {
+    type Domain = SmmuDomain<M, S>;
+
+    fn page_sizes(&self) -> u64 {
+        let geometry = &self.config.geometry;
+        (geometry.first_leaf_level()..=3)
+            .fold(0, |sizes, level| sizes | geometry.level_bytes(level))
+    }
+
+    fn input(&self) -> Range<Iova> {
+        self.input
+    }
+
+    fn slots(&self) -> usize {
+        self.config.slots
+    }
+
+    fn has(&self, endpoint: Endpoint) -> bool {
+        self.stream(endpoint).is_some()
+    }
+
+    fn slot_of(&self, endpoint: Endpoint) -> Option<usize> {
+        let (smmu, stream) = self.stream(endpoint)?;
+        self.slot_on(smmu, stream)
+    }
+
+    fn next_attached(&self, from: Endpoint, budget: u32) -> Result<Option<Endpoint>, Endpoint> {
+        let mut at = from;
+        for _ in 0..budget {
+            if self.has(at) {
+                if self.slot_of(at).is_some() {
+                    return Ok(Some(at));
+                }
+                match at.0.checked_add(1) {
+                    Some(next) => at = Endpoint(next),
+                    None => return Ok(None),
+                }
+            } else {
+                let starts = self.endpoints.iter().map(|range| range.first);
+                match starts.filter(|first| *first > at).min() {
+                    Some(next) => at = next,
+                    None => return Ok(None),
+                }
+            }
+        }
+        Err(at)
+    }
+
+    fn create(&mut self, slot: usize) -> Result<Self::Domain, CreateError> {
+        SmmuDomain::new(
+            self.config.geometry,
+            self.config.bbm,
+            self.memory.clone(),
+            self.vmid(slot),
+            self.smmus.clone(),
+        )
+        .map_err(|error| match error {
+            TableError::OutOfMemory | TableError::TableOutOfReach { .. } => CreateError::NoMemory,
+            _ => CreateError::Failed,
+        })
+    }
+
+    fn destroy(&mut self, domain: Self::Domain) -> Result<(), FlushError> {
+        domain.destroy()
+    }
+
+    fn attach(
+        &mut self,
+        endpoint: Endpoint,
+        domain: &mut Self::Domain,
+        from: Option<&mut Self::Domain>,
+    ) -> Result<(), AttachError> {
+        let (smmu, stream) = self.stream(endpoint).ok_or(AttachError::Failed)?;
+        let translation = Translation::Stage2 {
+            stage2: domain.stage2(),
+            attributes: Attributes::INCOMING,
+        };
+        // Before the first translation can be cached: from then on, whatever is
+        // taken away is invalidated there too.
+        domain.joined(smmu);
+        let result = self.set(smmu, stream, &translation);
+        if result.is_err() {
+            domain.left(smmu);
+        }
+        if result != Err(AttachError::NoMemory)
+            && let Some(from) = from
+        {
+            from.left(smmu);
+        }
+        result
+    }
+
+    fn block(&mut self, endpoint: Endpoint, domain: &mut Self::Domain) -> Result<(), AttachError> {
+        let (smmu, stream) = self.stream(endpoint).ok_or(AttachError::Failed)?;
+        // Not silently: what a blocked device tries is recorded.
+        let blocked = self.set(smmu, stream, &Translation::Invalid);
+        domain.left(smmu);
+        blocked.map_err(|_| AttachError::Failed)
+    }
+}

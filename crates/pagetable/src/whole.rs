@@ -1,0 +1,270 @@
+//! Mappings that can be taken away only as a whole, and joining what belongs to
+//! several of them into larger entries.
+//!
+//! Software has bit 57 of a block or page (bits 58:55 are ignored by hardware,
+//! Tables D8-51 and D8-52): [`JOINED`] says that the entry goes on with the
+//! mapping of the entry before it. So the first entry of each mapping is known
+//! without any memory beside the tables, and stays known when entries get the
+//! contiguous hint, since each keeps its bit.
+
+use crate::descriptor::{CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
+use crate::error::Error;
+use crate::format::Format;
+use crate::geometry::{Granule, LAST};
+use crate::plan::Invalidation;
+use crate::table::{Bbm, Table};
+use portcullis_addr::{Address, PhysAddr, Range};
+use portcullis_memory::{Allocator, Memory};
+
+/// Bit 57 of a block or page: it is not the first of its mapping.
+pub(crate) const JOINED: u64 = 1 << 57;
+
+/// A mapping, or a part of one, that was taken away.
+#[derive(Debug)]
+pub struct Taken<F: Format> {
+    /// Input addresses.
+    pub range: Range<F::Input>,
+    /// Output for the first of them.
+    pub output: F::Output,
+    /// What was allowed there.
+    pub attributes: F::Attributes,
+    /// What to invalidate, as after [`Table::unmap`].
+    pub plan: Invalidation<F::Input>,
+}
+
+impl<F: Format, M: Memory + Allocator> Table<F, M> {
+    /// As [`map`](Self::map), and keeps where the mapping begins: at the first
+    /// address of `range`, or where the mapping before it does if this is the
+    /// `rest` of that one.
+    ///
+    /// With [`Bbm::Level2`], neighbours that together fill an aligned group get
+    /// the contiguous hint, each in one store: at that level nobody needs to be
+    /// told (D8.17.2), since both kinds of entry translate alike.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    #[inline(always)]
+    pub fn map_whole(
+        &mut self,
+        range: Range<F::Input>,
+        output: F::Output,
+        attributes: F::Attributes,
+        rest: bool,
+    ) -> Result<(), Error<F::Input>> {
+        let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
+        let size = hi - lo;
+        // As in `map`: one block or page is what most requests are.
+        if out & ((size - 1) | self.beyond) == 0
+            && let Some(entry) = self.single(lo, hi)
+            && self.memory.load(PhysAddr::new(entry)) == 0
+        {
+            let at = PhysAddr::new(entry);
+            let joined = if rest { JOINED } else { 0 };
+            let bits = F::encode(attributes) | joined | self.hint.leaf();
+            self.memory.store(at, out | bits);
+            self.memory.publish(at, 8);
+            let level = self.hint.level();
+            if self.could_join(level, lo, out) {
+                self.join_group(entry, level);
+            }
+            return Ok(());
+        }
+        self.map_whole_more(range, out, F::encode(attributes), rest)
+    }
+
+    #[inline(never)]
+    fn map_whole_more(
+        &mut self,
+        range: Range<F::Input>,
+        out: u64,
+        bits: u64,
+        rest: bool,
+    ) -> Result<(), Error<F::Input>> {
+        self.map_more(range, out, bits | JOINED)?;
+        let (lo, last) = (range.start().raw(), range.end().raw() - 1);
+        if !rest && let Ok((entry, _)) = self.leaf_entry(lo) {
+            let at = PhysAddr::new(entry);
+            // Hardware ignores the bit, so that nobody needs to see the store.
+            self.memory.store(at, self.memory.load(at) & !JOINED);
+        }
+        for at in [lo, last] {
+            if let Ok((entry, level)) = self.leaf_entry(at)
+                && self.could_join(level, lo, out)
+            {
+                self.join_group(entry, level);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a mapping made by [`map_whole`](Self::map_whole) reaches across
+    /// `address`, so that what lies before it cannot go without what comes
+    /// after.
+    #[inline(always)]
+    pub fn reaches_across(&self, address: F::Input) -> bool {
+        let at = address.raw();
+        let page = self.geometry.granule().bytes();
+        if let Some(end) = at.checked_add(page)
+            && let Some(entry) = self.hint.entry(at, page).or_else(|| self.single(at, end))
+        {
+            let descriptor = self.memory.load(PhysAddr::new(entry));
+            return descriptor & (VALID | JOINED) == VALID | JOINED;
+        }
+        self.reaches_across_slowly(at)
+    }
+
+    #[inline(never)]
+    fn reaches_across_slowly(&self, at: u64) -> bool {
+        if at >= self.geometry.input_end() {
+            return false;
+        }
+        self.leaf_entry(at).is_ok_and(|(entry, level)| {
+            let inside = at & (self.geometry.level_bytes(level) - 1) != 0;
+            inside || self.memory.load(PhysAddr::new(entry)) & JOINED != 0
+        })
+    }
+
+    /// Takes away the first run of entries in `range` that continue each other
+    /// in input, output and attributes, all in one table. `None` when nothing is
+    /// mapped there. The caller has made sure that no mapping
+    /// [reaches across](Self::reaches_across) the ends of `range`.
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap).
+    #[inline(always)]
+    pub fn take_first(
+        &mut self,
+        range: Range<F::Input>,
+    ) -> Result<Option<Taken<F>>, Error<F::Input>> {
+        let (lo, hi) = (range.start().raw(), range.end().raw());
+        if let Some(entry) = self.single(lo, hi) {
+            let descriptor = self.memory.load(PhysAddr::new(entry));
+            if descriptor & (TABLE | VALID | CONTIGUOUS) == self.hint.leaf()
+                && let Ok(attributes) = F::decode(descriptor)
+            {
+                let plan = self.unmap(range)?;
+                return Ok(Some(Taken {
+                    range,
+                    output: F::Output::new(self.layout.decode(descriptor)),
+                    attributes,
+                    plan,
+                }));
+            }
+        }
+        self.take_first_slowly(lo, hi)
+    }
+
+    #[inline(never)]
+    fn take_first_slowly(&mut self, lo: u64, hi: u64) -> Result<Option<Taken<F>>, Error<F::Input>> {
+        let Some((start, entry, level)) = self.next_leaf(lo, hi) else {
+            return Ok(None);
+        };
+        let size = self.geometry.level_bytes(level);
+        let first = self.memory.load(PhysAddr::new(entry));
+        let Ok(attributes) = F::decode(first) else {
+            return Ok(None);
+        };
+        // Up to the end of the table. Entries of one mapping are alike but for
+        // the address and where they begin.
+        let left = self.entries(level) - self.index(level, start);
+        let most = left.min((hi - start) >> self.geometry.level_shift(level));
+        let output = self.layout.decode(first);
+        let rest = first & !self.layout.field() & !(JOINED | CONTIGUOUS);
+        let alike = |index: u64| {
+            let descriptor = self.memory.load(PhysAddr::new(entry + index * 8));
+            let expected = self.layout.encode(output + index * size) | rest;
+            descriptor & !(JOINED | CONTIGUOUS) == expected
+        };
+        let count = (1..most)
+            .find(|index| !alike(*index))
+            .unwrap_or(most.max(1));
+        let end = (start + count * size).min(hi);
+        let Ok(range) = Range::new(F::Input::new(start), F::Input::new(end)) else {
+            return Ok(None);
+        };
+        let plan = self.unmap(range)?;
+        Ok(Some(Taken {
+            range,
+            output: F::Output::new(output | start & (size - 1)),
+            attributes,
+            plan,
+        }))
+    }
+
+    /// The first address in `lo..hi` at which something is mapped, with the
+    /// place and level of its block or page.
+    fn next_leaf(&self, lo: u64, hi: u64) -> Option<(u64, u64, u8)> {
+        let mut at = lo;
+        while at < hi && at < self.geometry.input_end() {
+            match self.leaf_entry(at) {
+                Ok((entry, level)) => return Some((at, entry, level)),
+                Err(level) => {
+                    let size = self.geometry.level_bytes(level);
+                    at = (at & !(size - 1)).checked_add(size)?;
+                }
+            }
+        }
+        None
+    }
+
+    /// Where the block or page for `address` is, and at which level; or the
+    /// level at which there is nothing.
+    fn leaf_entry(&self, address: u64) -> Result<(u64, u8), u8> {
+        let mut table = self.root;
+        let mut level = self.geometry.start_level();
+        loop {
+            let entry = self.entry(table, level, address);
+            let descriptor = self.memory.load(entry);
+            if descriptor & VALID == 0 {
+                return Err(level);
+            }
+            if !is_table(descriptor, level) {
+                return Ok((entry.raw(), level));
+            }
+            table = self.child(descriptor);
+            level += 1;
+        }
+    }
+
+    /// Whether entries at `level` that map `lo` to `out` may be part of a
+    /// group at all.
+    #[inline(always)]
+    fn could_join(&self, level: u8, lo: u64, out: u64) -> bool {
+        let members = self.geometry.granule().contiguous_entries(level);
+        let group = members << self.geometry.level_shift(level);
+        (lo ^ out) & (group - 1) == 0 && members > 1 && self.bbm == Bbm::Level2
+    }
+
+    /// Gives the aligned group around `entry` the contiguous hint if all of its
+    /// entries are there and continue each other.
+    #[cold]
+    #[inline(never)]
+    fn join_group(&self, entry: u64, level: u8) {
+        let members = self.geometry.granule().contiguous_entries(level);
+        let first = entry & !(members * 8 - 1);
+        let size = self.geometry.level_bytes(level);
+        let at = |index: u64| PhysAddr::new(first + index * 8);
+        let head = self.memory.load(at(0));
+        if head & (VALID | TABLE) != leaf_type(level)
+            || self.layout.decode(head) & (members * size - 1) != 0
+        {
+            return;
+        }
+        let alike = |index: u64| {
+            let expected = self.layout.encode(self.layout.decode(head) + index * size)
+                | head & !self.layout.field();
+            (self.memory.load(at(index)) ^ expected) & !JOINED == 0
+        };
+        if head & CONTIGUOUS != 0 || !(1..members).all(alike) {
+            return;
+        }
+        for index in 0..members {
+            let descriptor = self.memory.load(at(index));
+            self.memory.store(at(index), descriptor | CONTIGUOUS);
+        }
+        self.memory.publish(at(0), members * 8);
+    }
+}
+
+// The groups of every granule are aligned in their table as in the addresses.
+const _: () = assert!(Granule::Size4K.contiguous_entries(LAST).is_power_of_two());
