@@ -30,7 +30,8 @@ fn check_layout(machine: &Machine, loaded: &Loaded, layout: &Layout) {
     }
 }
 
-/// In nested mode the host's SMMUs have interrupts that are nobody else's.
+/// In nested and in paravirt mode what the host sees has interrupts that are
+/// nobody else's, and no two streams have one number.
 fn check_emulated(source: &Fdt<'_>, machine: &Machine, protected: &[Range<PhysAddr>]) {
     let plan = HostTreePlan::new(machine, protected, true);
     let mut out = vec![0; plan.bytes_needed(source)];
@@ -48,6 +49,13 @@ fn check_emulated(source: &Fdt<'_>, machine: &Machine, protected: &[Range<PhysAd
             for given in machine.host_lines.iter() {
                 assert!(!same(given.event()) && !same(given.error()));
             }
+            assert!(!machine.viommu.is_some_and(|viommu| same(viommu.line)));
+        }
+    }
+    if machine.viommu.is_some() {
+        for range in machine.streams.iter() {
+            let found = machine.stream_of(range.first_endpoint());
+            assert_eq!(found, Some((range.smmu, range.first)));
         }
     }
 }

@@ -3,16 +3,25 @@
 //!
 //! | key | values | default |
 //! |---|---|---|
-//! | `host-iommu` | `identity`, `nested` (`paravirt` is known, not built) | `identity` |
+//! | `host-iommu` | `identity`, `nested`, `paravirt` | `identity` |
+//! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
 use crate::error::BootError;
 use crate::fdt::Fdt;
 use crate::text::Word;
+use portcullis_addr::PAGE_SIZE;
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
+
+/// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
+/// single pages.
+const DMA_TABLES: u64 = 8 << 20;
+
+/// The least and the most of it. Less would not hold the tables of a few domains.
+const DMA_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (256 << 10)..=(1024 << 20);
 
 /// What the host sees of the SMMUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +35,9 @@ pub enum HostIommu {
     /// with its own driver. Whatever it writes there, its devices reach what
     /// the host may reach and no more.
     Nested,
+    /// A virtio-iommu: the host says what is to be mapped, and has no table of
+    /// its own. Until it does, its devices reach nothing.
+    Paravirt,
 }
 
 /// How much is logged.
@@ -53,14 +65,28 @@ pub enum ConsoleChoice<'a> {
 }
 
 /// The hypervisor's command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootArgs<'a> {
     /// `host-iommu=`
     pub host_iommu: HostIommu,
+    /// `dma-tables=`: bytes of memory for the tables that the host's mappings
+    /// need in paravirt mode, a multiple of 4 KiB; the other modes need none.
+    pub dma_tables: u64,
     /// `log=`
     pub log: LogLevel,
     /// `console=`
     pub console: ConsoleChoice<'a>,
+}
+
+impl Default for BootArgs<'_> {
+    fn default() -> Self {
+        Self {
+            host_iommu: HostIommu::default(),
+            dma_tables: DMA_TABLES,
+            log: LogLevel::default(),
+            console: ConsoleChoice::default(),
+        }
+    }
 }
 
 impl<'a> BootArgs<'a> {
@@ -73,19 +99,19 @@ impl<'a> BootArgs<'a> {
     /// - [`BootError::ArgumentKey`]: an unknown key
     /// - [`BootError::ArgumentTwice`]: a key given twice
     /// - [`BootError::ArgumentValue`]: a value that the key does not have
-    /// - [`BootError::ModeNotBuilt`]: the mode `paravirt`
     pub fn parse(line: &'a [u8]) -> Result<Self, BootError> {
         let line = core::str::from_utf8(line)
             .ok()
             .filter(|line| line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
             .ok_or(BootError::ArgumentText)?;
-        let (mut host_iommu, mut log, mut console) = (None, None, None);
+        let (mut host_iommu, mut dma_tables, mut log, mut console) = (None, None, None, None);
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
                 word: Word::start_of(word.as_bytes()),
             })?;
             match key {
                 "host-iommu" => once("host-iommu", &mut host_iommu, mode(value)?)?,
+                "dma-tables" => once("dma-tables", &mut dma_tables, size(value)?)?,
                 "log" => once("log", &mut log, level(value)?)?,
                 "console" => once("console", &mut console, choice(value)?)?,
                 _ => {
@@ -97,6 +123,7 @@ impl<'a> BootArgs<'a> {
         }
         Ok(Self {
             host_iommu: host_iommu.unwrap_or_default(),
+            dma_tables: dma_tables.unwrap_or(DMA_TABLES),
             log: log.unwrap_or_default(),
             console: console.unwrap_or_default(),
         })
@@ -134,13 +161,34 @@ fn mode(value: &str) -> Result<HostIommu, BootError> {
     match value {
         "identity" => Ok(HostIommu::Identity),
         "nested" => Ok(HostIommu::Nested),
-        "paravirt" => Err(BootError::ModeNotBuilt { mode: "paravirt" }),
+        "paravirt" => Ok(HostIommu::Paravirt),
         _ => Err(wrong(
             "host-iommu",
             value,
-            "use host-iommu=identity or nested",
+            "use host-iommu=identity, nested or paravirt",
         )),
     }
+}
+
+fn size(value: &str) -> Result<u64, BootError> {
+    let parse = || {
+        let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+        let unit = match unit {
+            "K" | "k" => 1 << 10,
+            "M" | "m" => 1 << 20,
+            _ => return None,
+        };
+        // What `parse` takes beyond digits is a sign.
+        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
+        (DMA_TABLES_LIMITS.contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE)).then_some(bytes)
+    };
+    parse().ok_or_else(|| {
+        let right = "use whole pages of 4 KiB from dma-tables=256K to 1024M, such as 8M";
+        wrong("dma-tables", value, right)
+    })
 }
 
 fn level(value: &str) -> Result<LogLevel, BootError> {
@@ -184,6 +232,7 @@ mod tests {
             args,
             Ok(BootArgs {
                 host_iommu: HostIommu::Identity,
+                dma_tables: 8 << 20,
                 log: LogLevel::Debug,
                 console: ConsoleChoice::Named("/pl011@9040000"),
             })
@@ -221,13 +270,45 @@ mod tests {
             Ok(HostIommu::Nested)
         );
         assert_eq!(
-            line(b"host-iommu=paravirt"),
-            "host-iommu=paravirt is not built yet | use host-iommu=identity or nested"
+            BootArgs::parse(b"host-iommu=paravirt").map(|args| args.host_iommu),
+            Ok(HostIommu::Paravirt)
         );
         assert_eq!(
             line(b"host-iommu=none"),
-            "the command line has host-iommu=none | use host-iommu=identity or nested"
+            "the command line has host-iommu=none | use host-iommu=identity, nested or paravirt"
         );
         assert_eq!(BootArgs::parse(b"log=\xff"), Err(BootError::ArgumentText));
+    }
+    #[test]
+    fn the_size_of_the_tables_has_bounds() {
+        let size = |text: &str| {
+            let line = format!("dma-tables={text}");
+            BootArgs::parse(line.as_bytes()).map(|args| args.dma_tables)
+        };
+        assert_eq!(size("256K"), Ok(256 << 10));
+        assert_eq!(size("260k"), Ok(260 << 10));
+        assert_eq!(size("1024M"), Ok(1 << 30));
+        for wrong in [
+            "",
+            "M",
+            "8",
+            "8G",
+            "252K",
+            "257K",
+            "1025M",
+            "+8M",
+            "-8M",
+            "0x8M",
+            "99999999999999999999M",
+            "17592186044416M",
+        ] {
+            let error = size(wrong).unwrap_err();
+            let right = "use whole pages of 4 KiB from dma-tables=256K to 1024M, such as 8M";
+            assert_eq!(error.fix().to_string(), right, "{wrong}");
+        }
+        assert_eq!(
+            BootArgs::parse(b"dma-tables=1M dma-tables=1M"),
+            Err(BootError::ArgumentTwice { key: "dma-tables" })
+        );
     }
 }

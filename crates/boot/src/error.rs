@@ -289,6 +289,16 @@ pub enum BootError {
         /// The SMMU.
         node: NodePath,
     },
+    /// A StreamID leaves no room for which SMMU it is of.
+    #[error("{node} has stream {stream:#x}, too large for a number among several SMMUs")]
+    StreamTooLarge {
+        /// The node.
+        node: NodePath,
+        /// The StreamID.
+        stream: u32,
+        /// The largest that would do.
+        limit: u32,
+    },
     /// No kernel module.
     #[error("/chosen has no kernel module")]
     NoKernel,
@@ -472,6 +482,12 @@ impl fmt::Display for Fix<'_> {
             E::ModeNotBuilt { .. } => "use host-iommu=identity or nested",
             E::NoSpareInterrupt { .. } => {
                 "name an SPI priq or cmdq-sync that nothing else uses, or use host-iommu=identity"
+            }
+            E::StreamTooLarge { limit, .. } => {
+                return write!(
+                    f,
+                    "name StreamIDs up to {limit:#x}, or use host-iommu=identity or nested"
+                );
             }
             E::NoKernel => {
                 "load the host's kernel as a module: compatible multiboot,module and multiboot,kernel"

@@ -5,9 +5,11 @@
 //! firmware wrote it, phandles included.
 
 mod emulated;
+mod viommu;
 mod writer;
 
 pub use emulated::Emulated;
+pub use viommu::ViommuNode;
 
 use crate::args::HostIommu;
 use crate::error::BootError;
@@ -49,6 +51,9 @@ pub struct HostTreePlan<'a> {
     /// all monitors go, and so does every `iommus`, `iommu-map` and
     /// `iommu-map-mask` that refers to an SMMU that goes.
     pub emulated: List<Emulated, SMMU_LIMIT>,
+    /// The virtio-iommu that comes in their place: the host's enabled devices
+    /// refer to it where they referred to an SMMU.
+    pub viommu: Option<ViommuNode>,
     /// A node that goes with everything in it and every alias for it: the
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
@@ -70,7 +75,7 @@ pub struct HostTreePlan<'a> {
 impl<'a> HostTreePlan<'a> {
     /// The edits of the machine's mode. In identity mode the host sees a machine
     /// without SMMU, in nested mode one with emulated SMMUs, which are
-    /// `coherent` or not; in both without the devices that none confines.
+    /// `coherent` or not, in paravirt mode one with a virtio-iommu; in all without the devices that none confines.
     #[must_use]
     pub fn new(machine: &Machine, protected: &'a [Range<PhysAddr>], coherent: bool) -> Self {
         let mut plan = Self::identity(machine, protected);
@@ -80,6 +85,7 @@ impl<'a> HostTreePlan<'a> {
                 let _ = plan.emulated.push(emulated);
             }
         }
+        plan.viommu = ViommuNode::of(machine);
         plan
     }
 
@@ -93,6 +99,7 @@ impl<'a> HostTreePlan<'a> {
         }
         Self {
             emulated: List::new(),
+            viommu: None,
             hide_nodes,
             hide_node: machine
                 .console
@@ -159,6 +166,8 @@ impl<'a> HostTreePlan<'a> {
         // A node of a protected range takes 84 bytes and what is new of an SMMU
         // 156; the bootargs of the kernel are in the source already.
         let smmus = self.emulated.len().saturating_mul(160);
+        // A virtio-iommu takes 176.
+        let smmus = smmus.saturating_add(192);
         let fixed = self.protected.len().saturating_mul(96).saturating_add(1024);
         let fixed = fixed.saturating_add(smmus);
         let added = self.add.iter().map(text);
@@ -248,7 +257,10 @@ impl<'s> Copier<'_, 's, '_> {
                     value,
                 } => {
                     let node = open.iter().next_back().copied();
-                    if !self.drops_property(node, name, value)? {
+                    if let Some(streams) = self.translated(node, name, value) {
+                        let name = Name::Source(name_offset);
+                        self.writer.property_cells(name, streams)?;
+                    } else if !self.drops_property(node, name, value)? {
                         self.writer.property(Name::Source(name_offset), value)?;
                     }
                 }
@@ -263,6 +275,21 @@ impl<'s> Copier<'_, 's, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What a property becomes that names streams which the virtio-iommu has
+    /// numbers for: those of an enabled node, which were checked.
+    fn translated<'v>(
+        &self,
+        node: Option<NodeId>,
+        name: &[u8],
+        value: &'v [u8],
+    ) -> Option<impl ExactSizeIterator<Item = u32> + use<'v>> {
+        let viommu = self.plan.viommu?;
+        viommu.translate(name, value).filter(|_| {
+            let node = node.and_then(|node| self.source.node(node));
+            node.is_some_and(|node| node.is_enabled())
+        })
     }
 
     /// Whether a property of a node that stays goes.
@@ -284,8 +311,11 @@ impl<'s> Copier<'_, 's, '_> {
         }
         if name == b"iommu-map-mask" {
             let node = node.and_then(|node| self.source.node(node));
-            let map = node.and_then(|node| node.property(b"iommu-map"));
-            return Ok(map.is_some_and(|map| self.names_stream(b"iommu-map", map)));
+            let map = node.and_then(|node| Some((node.id(), node.property(b"iommu-map")?)));
+            return Ok(map.is_some_and(|(node, map)| {
+                let stays = self.translated(Some(node), b"iommu-map", map).is_some();
+                !stays && self.names_stream(b"iommu-map", map)
+            }));
         }
         Ok(self.names_stream(name, value))
     }
@@ -369,6 +399,9 @@ impl<'s> Copier<'_, 's, '_> {
             self.protected_ranges()?;
             self.writer.end()?;
         }
+        if let Some(viommu) = &self.plan.viommu {
+            viommu.write(&mut self.writer, &self.source)?;
+        }
         for new in self.plan.add {
             self.writer.begin(new.name.as_bytes())?;
             for (name, value) in new.properties {
@@ -425,7 +458,7 @@ impl<'s> Copier<'_, 's, '_> {
                 reg.push(range.start().raw(), cells.address) && reg.push(range.size(), cells.size);
             let value = reg.bytes().filter(|_| fits).ok_or_else(too_small)?;
             self.writer
-                .begin(writer::unit_name(range.start().raw()).as_bytes())?;
+                .begin(writer::unit_name("portcullis", range.start().raw()).as_bytes())?;
             self.writer.property(Name::New("reg"), value)?;
             self.writer.property(Name::New("no-map"), &[])?;
             self.writer.end()?;

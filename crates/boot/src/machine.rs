@@ -11,6 +11,7 @@ pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
 mod unconfined;
+pub(crate) mod viommu;
 
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
@@ -21,6 +22,7 @@ pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use unconfined::{UNCONFINED_LIMIT, Unconfined};
+pub use viommu::{Viommu, endpoint};
 
 use crate::args::{BootArgs, HostIommu, LogLevel};
 use crate::error::BootError;
@@ -38,6 +40,9 @@ use portcullis_addr::{PhysAddr, Range};
 pub struct Machine {
     /// What the command line wants the host to see of the SMMUs.
     pub host_iommu: HostIommu,
+    /// Bytes of memory for the tables of the host's own mappings, which only
+    /// paravirt mode takes: a multiple of 4 KiB.
+    pub dma_tables: u64,
     /// What the command line wants logged.
     pub log: LogLevel,
     /// RAM, by address; whole pages only.
@@ -58,6 +63,9 @@ pub struct Machine {
     /// The interrupts of the emulated SMMUs, one entry for each of
     /// [`smmus`](Self::smmus) in nested mode, else none.
     pub host_lines: HostLineList,
+    /// The virtio-iommu of paravirt mode; `None` in every other one, and on a
+    /// machine without SMMU.
+    pub viommu: Option<Viommu>,
     /// Registers that belong to an SMMU but that the hypervisor does not use:
     /// those of disabled SMMUs and of performance monitor counter groups,
     /// which can be told to write a message anywhere. Nobody may reach them.
@@ -111,10 +119,15 @@ impl Machine {
         let streams = stream::read(fdt, &smmus)?;
         let host_lines = match args.host_iommu {
             HostIommu::Nested => emulated::host_lines(&smmus)?,
-            HostIommu::Identity => HostLineList::new(),
+            HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
+        };
+        let viommu = match args.host_iommu {
+            HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams)?,
+            HostIommu::Identity | HostIommu::Nested => None,
         };
         Ok(Self {
             host_iommu: args.host_iommu,
+            dma_tables: args.dma_tables,
             log: args.log,
             memory: memory::banks(fdt)?,
             reserved: memory::reserved(fdt)?,
@@ -127,6 +140,7 @@ impl Machine {
             gic,
             smmus,
             host_lines,
+            viommu,
             hidden,
         })
     }

@@ -62,20 +62,38 @@ pub(super) fn properties(
     source: &Fdt<'_>,
     emulated: &Emulated,
 ) -> Result<(), BootError> {
-    let gic = source.node(emulated.gic);
+    writer.property(Name::New("compatible"), b"arm,smmu-v3\0")?;
+    let (names, intids): (&[u8], &[u32]) = match &emulated.lines {
+        HostLines::Separate { event, error } => (b"eventq\0gerror\0", &[*event, *error]),
+        HostLines::Combined(line) => (b"combined\0", core::slice::from_ref(line)),
+    };
+    interrupts(writer, source, emulated.gic, intids)?;
+    writer.property(Name::New("interrupt-names"), names)?;
+    let coherency = if emulated.coherent {
+        "dma-coherent"
+    } else {
+        "dma-noncoherent"
+    };
+    writer.property(Name::New(coherency), &[])
+}
+
+/// Writes that a device interrupts through `gic` with `intids`: SPIs, two at
+/// most, which software makes pending.
+pub(super) fn interrupts(
+    writer: &mut Writer<'_, '_>,
+    source: &Fdt<'_>,
+    gic: NodeId,
+    intids: &[u32],
+) -> Result<(), BootError> {
+    let gic = source.node(gic);
     // The check of the interrupts has seen to 3 or 4.
     let cells = match gic.map(|gic| gic.u32("#interrupt-cells")) {
         Some(cells) => cells?.unwrap_or(3),
         None => 3,
     };
-    writer.property(Name::New("compatible"), b"arm,smmu-v3\0")?;
     if let Some(phandle) = gic.as_ref().and_then(Node::phandle) {
         writer.property(Name::New("interrupt-parent"), &phandle.to_be_bytes())?;
     }
-    let (names, intids): (&[u8], &[u32]) = match &emulated.lines {
-        HostLines::Separate { event, error } => (b"eventq\0gerror\0", &[*event, *error]),
-        HostLines::Combined(line) => (b"combined\0", core::slice::from_ref(line)),
-    };
     let mut value = [0; 2 * 16];
     let mut len = 0;
     for intid in intids {
@@ -91,12 +109,5 @@ pub(super) fn properties(
     writer.property(
         Name::New("interrupts"),
         value.get(..len).unwrap_or_default(),
-    )?;
-    writer.property(Name::New("interrupt-names"), names)?;
-    let coherency = if emulated.coherent {
-        "dma-coherent"
-    } else {
-        "dma-noncoherent"
-    };
-    writer.property(Name::New(coherency), &[])
+    )
 }

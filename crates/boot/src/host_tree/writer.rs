@@ -46,7 +46,7 @@ pub(super) struct Writer<'s, 'o> {
     structure: usize,
 }
 
-/// The name of the node for a protected range.
+/// The name of a node with its address.
 pub(super) struct UnitName(Text<32>);
 
 impl UnitName {
@@ -62,10 +62,10 @@ impl core::fmt::Write for UnitName {
     }
 }
 
-pub(super) fn unit_name(address: u64) -> UnitName {
+pub(super) fn unit_name(what: &str, address: u64) -> UnitName {
     let mut name = UnitName(Text::new());
     // 27 bytes at most, and the writer above never fails.
-    let _ = write!(name, "portcullis@{address:x}");
+    let _ = write!(name, "{what}@{address:x}");
     name
 }
 
@@ -94,6 +94,25 @@ impl<'s, 'o> Writer<'s, 'o> {
 
     /// Adds a property to the node that was started last.
     pub fn property(&mut self, name: Name<'_>, value: &[u8]) -> Result<(), BootError> {
+        self.property_header(name, value.len())?;
+        self.bytes(value)?;
+        self.align()
+    }
+
+    /// As [`property`](Self::property), with a value of cells.
+    pub fn property_cells(
+        &mut self,
+        name: Name<'_>,
+        cells: impl ExactSizeIterator<Item = u32>,
+    ) -> Result<(), BootError> {
+        self.property_header(name, cells.len().saturating_mul(4))?;
+        for cell in cells {
+            self.word(cell)?;
+        }
+        Ok(())
+    }
+
+    fn property_header(&mut self, name: Name<'_>, len: usize) -> Result<(), BootError> {
         let offset = match name {
             Name::Source(offset) => offset,
             Name::New(name) => self.offset_of(name).ok_or(BootError::UnknownName {
@@ -101,11 +120,9 @@ impl<'s, 'o> Writer<'s, 'o> {
             })?,
         };
         self.word(PROP)?;
-        let len = u32::try_from(value.len()).map_err(|_| self.too_small())?;
+        let len = u32::try_from(len).map_err(|_| self.too_small())?;
         self.word(len)?;
-        self.word(offset)?;
-        self.bytes(value)?;
-        self.align()
+        self.word(offset)
     }
 
     /// Ends a node.

@@ -48,6 +48,38 @@ fn listened(smmu: &Smmu) -> [Option<u32>; 2] {
     [lines.event, lines.gerror].map(|line| line.or(lines.combined).map(|line| line.intid))
 }
 
+/// The lines that `smmu` leaves alone and that are not in `given`; `None` when
+/// there is none.
+pub(super) fn spare_lines(
+    smmus: &List<Smmu, SMMU_LIMIT>,
+    smmu: &Smmu,
+    given: &HostLineList,
+) -> Option<HostLines> {
+    // What any SMMU needs or was given is not to be had again.
+    let free = |intid: &u32| {
+        (32..1020).contains(intid)
+            && !smmus
+                .iter()
+                .any(|other| listened(other).contains(&Some(*intid)))
+            && !given
+                .iter()
+                .any(|lines| [lines.event(), lines.error()].contains(intid))
+    };
+    let lines = &smmu.interrupts;
+    let mut spare = [lines.pri, lines.sync, lines.combined]
+        .into_iter()
+        .flatten()
+        .map(|line| line.intid)
+        .filter(free);
+    let first = spare.next();
+    let second = spare.find(|other| Some(*other) != first);
+    match (first, second) {
+        (Some(event), Some(error)) => Some(HostLines::Separate { event, error }),
+        (Some(only), None) => Some(HostLines::Combined(only)),
+        _ => None,
+    }
+}
+
 /// The lines of each SMMU's likeness, in the order of the SMMUs.
 ///
 /// # Errors
@@ -56,29 +88,8 @@ fn listened(smmu: &Smmu) -> [Option<u32>; 2] {
 pub(super) fn host_lines(smmus: &List<Smmu, SMMU_LIMIT>) -> Result<HostLineList, BootError> {
     let mut all = HostLineList::new();
     for smmu in smmus.iter() {
-        // What any SMMU needs or was given is not to be had again.
-        let free = |intid: &u32| {
-            (32..1020).contains(intid)
-                && !smmus
-                    .iter()
-                    .any(|other| listened(other).contains(&Some(*intid)))
-                && !all
-                    .iter()
-                    .any(|lines| [lines.event(), lines.error()].contains(intid))
-        };
-        let lines = &smmu.interrupts;
-        let mut spare = [lines.pri, lines.sync, lines.combined]
-            .into_iter()
-            .flatten()
-            .map(|line| line.intid)
-            .filter(free);
-        let first = spare.next();
-        let second = spare.find(|other| Some(*other) != first);
-        let lines = match (first, second) {
-            (Some(event), Some(error)) => HostLines::Separate { event, error },
-            (Some(only), None) => HostLines::Combined(only),
-            _ => return Err(BootError::NoSpareInterrupt { node: smmu.path }),
-        };
+        let lines = spare_lines(smmus, smmu, &all);
+        let lines = lines.ok_or(BootError::NoSpareInterrupt { node: smmu.path })?;
         // As many slots as SMMUs.
         let _ = all.push(lines);
     }
