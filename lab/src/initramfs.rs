@@ -16,7 +16,8 @@ pub enum Purpose {
     /// Give a person a shell on the console.
     Shell,
     /// As [`Purpose::Agent`], with the modules that only some checks load:
-    /// `/bin/spare` loads those of the kernel package.
+    /// `/bin/spare` loads those of the kernel package, `/bin/virtio` those of
+    /// virtio devices.
     Proof,
 }
 
@@ -36,6 +37,10 @@ const SCRIPTS: [(&str, &str); 3] = [
     ("rebind", include_str!("guest/rebind.sh")),
     ("soak", include_str!("guest/soak.sh")),
 ];
+
+/// Where the device tree has a virtio-iommu: the hypervisor's, and QEMU's on the
+/// PCI bus.
+const VIOMMU: &str = "/proc/device-tree/viommu@* /proc/device-tree/pcie@*/virtio_iommu@*";
 
 /// What busybox is linked as; everything else is `busybox NAME`.
 const APPLETS: [&str; 37] = [
@@ -74,17 +79,13 @@ pub fn build_with(
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
+    let iommu = add(&mut archive, &lab.kernel.iommu)?;
     let modules = add(&mut archive, &lab.kernel.modules)?;
     if purpose == Purpose::Proof {
         let spare = add(&mut archive, &lab.kernel.spare)?;
-        let mut script = "#!/bin/sh\nset -e\n".to_owned();
-        for file in &spare {
-            let name = file.trim_end_matches(".ko");
-            script.push_str(&format!(
-                "[ -d /sys/module/{name} ] || insmod /lib/{file}\n"
-            ));
-        }
-        archive.program("bin/spare", script.as_bytes());
+        archive.program("bin/spare", load(&spare).as_bytes());
+        let virtio = [iommu.clone(), add(&mut archive, &lab.kernel.virtio)?].concat();
+        archive.program("bin/virtio", load(&virtio).as_bytes());
         archive.program("bin/vfio", &read(&payloads.vfio)?);
         for (name, text) in SCRIPTS {
             archive.program(&format!("bin/{name}"), text.as_bytes());
@@ -93,7 +94,7 @@ pub fn build_with(
     add(&mut archive, more)?;
     archive.program("bin/agent", &read(&payloads.agent)?);
     archive.program("bin/stamp", &read(&payloads.stamp)?);
-    archive.program("init", script(&modules, purpose).as_bytes());
+    archive.program("init", script(&iommu, &modules, purpose).as_bytes());
     let suffix = lab.kernel.flavour.suffix();
     let name = format!("initramfs-{}{suffix}.cpio", purpose.word());
     let path = lab.workspace.output().join(name);
@@ -116,10 +117,22 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(Error::io("cannot read", path))
 }
 
+/// A script that loads the modules that are not there.
+fn load(modules: &[String]) -> String {
+    let mut script = "#!/bin/sh\nset -e\n".to_owned();
+    for file in modules {
+        let name = file.trim_end_matches(".ko");
+        script.push_str(&format!(
+            "[ -d /sys/module/{name} ] || insmod /lib/{file}\n"
+        ));
+    }
+    script
+}
+
 /// The first program of the host.
 ///
 /// It first tells the time, so that the lab can compare what booting costs.
-fn script(modules: &[String], purpose: Purpose) -> String {
+fn script(iommu: &[String], modules: &[String], purpose: Purpose) -> String {
     let mut script = String::from(
         "#!/bin/sh\n\
          /bin/stamp\n\
@@ -128,6 +141,15 @@ fn script(modules: &[String], purpose: Purpose) -> String {
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs devtmpfs /dev\n",
     );
+    // A driver that is there before the IOMMU's would do without. A host that has
+    // no virtio-iommu is spared the modules: it is measured.
+    script.push_str(&format!(
+        "if [ -n \"$(ls -d {VIOMMU} 2> /dev/null)\" ]; then\n"
+    ));
+    for module in iommu {
+        script.push_str(&format!("\tinsmod /lib/{module}\n"));
+    }
+    script.push_str("fi\n");
     for module in modules {
         script.push_str(&format!("insmod /lib/{module}\n"));
     }

@@ -10,10 +10,24 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What drives a virtio-iommu, wherever the host finds it: loaded before all
+/// others by a host that has one.
+const IOMMU: [&str; 2] = ["virtio_mmio", "virtio_iommu"];
 /// The drivers of the devices the checks use: loaded by every host.
 const WANTED: [&str; 2] = ["nvme", "e1000e"];
 /// Modules that only some checks load.
 const SPARE: [&str; 3] = ["pci_stub", "vfio_pci", "vfio_iommu_type1"];
+/// The drivers of virtio devices, which only some checks load.
+const VIRTIO: [&str; 2] = ["virtio_blk", "virtio_net"];
+
+/// Every list, in the order in which dependencies go to the first that needs
+/// them, with the file that names its modules.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("iommu", &IOMMU),
+    ("modules", &WANTED),
+    ("spare", &SPARE),
+    ("virtio", &VIRTIO),
+];
 
 /// Debian's builds of the kernel, by the page size they use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,11 +60,16 @@ pub struct Kernel {
     /// The package it comes from, such as `linux-image-6.12.95+deb12-arm64`;
     /// none for an image that the caller named.
     pub package: Option<String>,
-    /// Its modules, uncompressed, in an order in which they can be loaded.
+    /// The modules that drive a virtio-iommu, uncompressed, in an order in which
+    /// they can be loaded.
+    pub iommu: Vec<PathBuf>,
+    /// The same for the modules that every host loads.
     pub modules: Vec<PathBuf>,
     /// The same for modules that only some checks load; those of `modules`
     /// are to be there.
     pub spare: Vec<PathBuf>,
+    /// The same for those of virtio devices; those of `iommu` are to be there.
+    pub virtio: Vec<PathBuf>,
     /// Static busybox for arm64.
     pub busybox: PathBuf,
 }
@@ -79,7 +98,7 @@ pub fn find(
 
 /// What a directory that is complete has unpacked.
 fn contents() -> String {
-    [&WANTED[..], &SPARE[..]].concat().join(" ")
+    KINDS.map(|(_, names)| names.join(" ")).join(" ")
 }
 
 /// Downloads and unpacks Debian's kernel and busybox.
@@ -109,10 +128,11 @@ pub fn install(
     copy(&busybox(&unpacked)?, &ready.join("busybox"))?;
     let progress = Progress::spinner("unpacking kernel modules");
     let tree = first_entry(&unpacked.join("lib/modules"), "")?;
-    let (names, spare) = extract_modules(&tree, &ready)?;
+    let lists = extract_modules(&tree, &ready)?;
     progress.done();
-    workspace::write_atomically(&ready.join("modules"), names.join("\n").as_bytes())?;
-    workspace::write_atomically(&ready.join("spare"), spare.join("\n").as_bytes())?;
+    for (list, names) in lists {
+        workspace::write_atomically(&ready.join(list), names.join("\n").as_bytes())?;
+    }
     workspace::write_atomically(&ready.join("package"), package.as_bytes())?;
     // Written last: without it the directory counts as not there.
     workspace::write_atomically(&ready.join("complete"), contents().as_bytes())?;
@@ -140,8 +160,10 @@ fn assemble(ready: &Path, flavour: Flavour, named: Option<&Path>) -> Result<Kern
         flavour,
         image,
         package: named.is_none().then_some(package),
+        iommu: listed("iommu")?,
         modules: listed("modules")?,
         spare: listed("spare")?,
+        virtio: listed("virtio")?,
         busybox: ready.join("busybox"),
     })
 }
@@ -197,21 +219,21 @@ fn first_entry(directory: &Path, prefix: &str) -> Result<PathBuf> {
     })
 }
 
-/// Uncompresses the wanted and the spare modules and those they depend on to
-/// `to`; returns their file names, dependencies first.
-fn extract_modules(tree: &Path, to: &Path) -> Result<(Vec<String>, Vec<String>)> {
+/// Uncompresses the modules of every list and those they depend on to `to`;
+/// returns the names of each list's files, dependencies first.
+fn extract_modules(tree: &Path, to: &Path) -> Result<Vec<(&'static str, Vec<String>)>> {
     let mut all = BTreeMap::new();
     collect_modules(tree, &mut all);
     let mut order = Vec::new();
-    for name in WANTED {
-        extract_one(name, &all, to, &mut order)?;
+    let mut lists = Vec::new();
+    for (list, names) in KINDS {
+        let before = order.len();
+        for name in names {
+            extract_one(name, &all, to, &mut order)?;
+        }
+        lists.push((list, order[before..].to_vec()));
     }
-    let wanted = order.len();
-    for name in SPARE {
-        extract_one(name, &all, to, &mut order)?;
-    }
-    let spare = order.split_off(wanted);
-    Ok((order, spare))
+    Ok(lists)
 }
 
 fn extract_one(
