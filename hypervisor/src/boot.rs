@@ -19,8 +19,8 @@ use crate::{gic, host, image, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Conduit, Console, Fdt, HostIommu, HostTreePlan, KernelHeader, Layout, Loaded,
-    Machine, Occupant, TREE_HEADER_SIZE, smmus_to_fence,
+    BootError, Conduit, Console, Fdt, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
+    Occupant, TREE_HEADER_SIZE, smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
@@ -92,10 +92,6 @@ fn start(
     log::set_level(machine.log);
     if machine.psci.conduit != Conduit::Smc {
         return Err(Refusal::Conduit);
-    }
-    if machine.host_iommu == HostIommu::Paravirt {
-        let mode = "paravirt";
-        return Err(BootError::ModeNotBuilt { mode }.into());
     }
     machine.require_smmu()?;
     devices::check_registers(machine)?;

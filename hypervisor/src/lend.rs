@@ -5,6 +5,10 @@
 //! single loads and stores, and each page is pinned in the ledger, so that it
 //! stays the host's as long as EL2 looks at it.
 
+mod bytes;
+
+pub use bytes::{HeldPage, LentRing};
+
 use crate::machine;
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
@@ -174,7 +178,11 @@ fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
     let pages = Range::from_size(page, PAGE_SIZE).ok()?;
     let ledger = machine::ledger()?;
     ledger.pin(pages, Owner::HOST).ok()?;
-    let result = mmu::with_page(page, memory(), |mapped| use_it(mapped + offset));
+    let result = mmu::enter_page(page, memory()).map(|mapped| {
+        let result = use_it(mapped + offset);
+        mmu::leave_page();
+        result
+    });
     let counted = ledger.unpin(pages);
     debug_assert!(counted.is_ok());
     result

@@ -11,6 +11,7 @@
 //! | `smmu`, `gic` | the devices that EL2 drives |
 //! | `lend` | memory of the host's that EL2 looks at |
 //! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
+//! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
 //! | `fatal` | when EL2 itself fails |
 #![no_std]
@@ -30,6 +31,7 @@ mod memory;
 mod mmio;
 mod mmu;
 mod nested;
+mod paravirt;
 mod percpu;
 #[cfg(feature = "provoke")]
 mod provoke;

@@ -177,6 +177,90 @@ impl Allocator for Shared {
     }
 }
 
+/// Bytes that [`Tables`] may still take.
+static TABLES_LEFT: AtomicU64 = AtomicU64::new(0);
+/// What it may take in all, and the most that it ever had.
+static TABLES_LIMIT: AtomicU64 = AtomicU64::new(0);
+static TABLES_MOST: AtomicU64 = AtomicU64::new(0);
+
+/// Lets [`Tables`] take up to `bytes`, which the pool has beside what everybody
+/// else takes from it.
+pub fn set_tables_limit(bytes: u64) {
+    TABLES_LIMIT.store(bytes, Ordering::Relaxed);
+    TABLES_LEFT.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that [`Tables`] has, and the most that it ever had.
+#[must_use]
+pub fn tables_use() -> (u64, u64) {
+    let limit = TABLES_LIMIT.load(Ordering::Relaxed);
+    let used = limit - TABLES_LEFT.load(Ordering::Relaxed).min(limit);
+    (used, TABLES_MOST.load(Ordering::Relaxed))
+}
+
+/// Memory for the tables of the host's own mappings: as [`Shared`], up to a
+/// limit, so that what the host maps cannot take the memory of anything else.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables(Shared);
+
+impl Tables {
+    /// For SMMUs that see the caches or not.
+    #[must_use]
+    pub const fn new(coherent: bool) -> Self {
+        Self(Shared::new(coherent))
+    }
+}
+
+impl Memory for Tables {
+    #[inline]
+    fn load(&self, at: PhysAddr) -> u64 {
+        self.0.load(at)
+    }
+
+    #[inline]
+    fn store(&self, at: PhysAddr, value: u64) {
+        self.0.store(at, value);
+    }
+
+    #[inline]
+    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        self.0.compare_exchange(at, current, new)
+    }
+
+    #[inline]
+    fn publish(&self, at: PhysAddr, bytes: u64) {
+        self.0.publish(at, bytes);
+    }
+
+    #[inline]
+    fn refresh(&self, at: PhysAddr, bytes: u64) {
+        self.0.refresh(at, bytes);
+    }
+}
+
+impl Allocator for Tables {
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        // What is taken is counted in pages, as the pool gives it.
+        let cost = bytes.next_multiple_of(PAGE_SIZE);
+        let take = |left: u64| left.checked_sub(cost);
+        let order = Ordering::Relaxed;
+        let before = TABLES_LEFT.fetch_update(order, order, take).ok()?;
+        let at = self.0.allocate(bytes);
+        if at.is_none() {
+            TABLES_LEFT.fetch_add(cost, order);
+        } else {
+            let used = TABLES_LIMIT.load(order) - (before - cost);
+            TABLES_MOST.fetch_max(used, order);
+        }
+        at
+    }
+
+    fn free(&self, at: PhysAddr, bytes: u64) {
+        self.0.free(at, bytes);
+        TABLES_LEFT.fetch_add(bytes.next_multiple_of(PAGE_SIZE), Ordering::Relaxed);
+    }
+}
+
 /// Memory for EL2's own tables: pages of the image, and of the pool when those
 /// are used up.
 #[derive(Clone, Copy, Debug)]

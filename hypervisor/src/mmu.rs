@@ -210,39 +210,49 @@ pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Maps the page at `page` for this CPU alone while `use_it` runs, which gets
-/// its address. `None` before [`prepare_slots`]. `use_it` must not call this
-/// again.
+/// Maps the page at `page` for this CPU alone until [`leave_page`], and says
+/// where. `None` before [`prepare_slots`]. One page at a time: the second would
+/// take the place of the first.
 ///
-/// Takes no lock, and drops no other translation than this one, and only here:
-/// no other CPU uses the address.
-pub fn with_page<T>(
-    page: PhysAddr,
-    memory: MemoryType,
-    use_it: impl FnOnce(u64) -> T,
-) -> Option<T> {
+/// Takes no lock, and drops no other translation than this one, and only when it
+/// is left: no other CPU uses the address.
+#[inline]
+pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     const PAGE: u64 = 0b11;
-    let table = SLOT_TABLE.load(Ordering::Relaxed);
-    let at = slot(percpu::index());
-    if table == 0 || !page.is_aligned(PAGE_SIZE) {
+    let (at, entry) = own_slot()?;
+    if !page.is_aligned(PAGE_SIZE) {
         return None;
     }
     let attributes = Stage1El2::encode(El2Attributes {
         memory,
         access: Access::ReadWrite,
     });
-    let entry = PhysAddr::new(table + (at >> 12 & 511) * 8);
     OwnMemory.store(entry, page.raw() | attributes | PAGE);
     dsb_sy();
     isb();
-    let result = use_it(at);
+    Some(at)
+}
+
+/// Ends what [`enter_page`] began on this CPU.
+#[inline]
+pub fn leave_page() {
+    let Some((at, entry)) = own_slot() else {
+        return;
+    };
     OwnMemory.store(entry, 0);
     dsb_sy();
     // SAFETY: dropping cached translations never changes what memory holds.
     unsafe {
         asm!("tlbi vae2, {}", "dsb nsh", "isb", in(reg) at >> 12, options(nostack));
     }
-    Some(result)
+}
+
+/// The address of this CPU's slot, and where its entry is.
+#[inline]
+fn own_slot() -> Option<(u64, PhysAddr)> {
+    let table = SLOT_TABLE.load(Ordering::Relaxed);
+    let at = slot(percpu::index());
+    (table != 0).then(|| (at, PhysAddr::new(table + (at >> 12 & 511) * 8)))
 }
 
 /// What EL2 has at an address, for a failure report. Takes no lock for granted.

@@ -26,6 +26,8 @@ pub enum Reason {
     Gic,
     /// Access to a register of an SMMU that the hypervisor emulates.
     Smmu,
+    /// Access to a register of the virtio-iommu.
+    Viommu,
     /// Data access to what the host may not touch.
     DataAbort,
     /// Instruction fetch from what the host may not touch.
@@ -37,13 +39,14 @@ pub enum Reason {
 }
 
 /// Names of the reasons, in order, as the log prints them.
-pub const REASONS: [&str; 10] = [
+pub const REASONS: [&str; 11] = [
     "smc",
     "hvc",
     "sgi",
     "sysreg",
     "gic",
     "smmu",
+    "viommu",
     "data_abort",
     "fetch_abort",
     "fiq",

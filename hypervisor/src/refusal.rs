@@ -1,6 +1,7 @@
 //! Why a boot cannot go on, in words for whoever set the machine up.
 
 use crate::mmu::MapError;
+use crate::paravirt::ParavirtError;
 use crate::smmu::BringUpError;
 use core::fmt;
 use portcullis_addr::{Ipa, PhysAddr, Range};
@@ -75,6 +76,8 @@ pub enum Refusal {
     TooManyCpus(usize),
     /// More register ranges to withhold than there is room for.
     TooManyRanges(usize),
+    /// The virtio-iommu that the host is to see could not be set up.
+    Paravirt(ParavirtError),
     /// The pool is smaller than was planned.
     PoolExhausted,
     /// EL2's own map.
@@ -158,6 +161,7 @@ impl fmt::Display for Reason<'_> {
             Refusal::TooManyRanges(limit) => {
                 write!(f, "more than {limit} register ranges are to be withheld")
             }
+            Refusal::Paravirt(error) => write!(f, "the host's virtio-iommu: {error}"),
             Refusal::PoolExhausted => f.write_str("the hypervisor's memory pool is too small"),
             Refusal::OwnMap(error) => write!(f, "EL2's own map: {error}"),
             Refusal::HostTables(error) => write!(f, "the host's tables: {error}"),
@@ -200,6 +204,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::PoolExhausted
             | Refusal::OwnMap(_)
             | Refusal::Emulated { .. }
+            | Refusal::Paravirt(_)
             | Refusal::HostTables(_)
             | Refusal::Geometry(_)
             | Refusal::Ledger(_)
@@ -221,6 +226,7 @@ macro_rules! from {
 from! {
     BootError => Boot,
     MapError => OwnMap,
+    ParavirtError => Paravirt,
     portcullis_pagetable::Error<Ipa> => HostTables,
     GeometryError => Geometry,
     LedgerError => Ledger,

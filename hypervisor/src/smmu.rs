@@ -88,6 +88,7 @@ struct State {
 }
 
 struct Instance {
+    index: usize,
     registers: Device,
     lines: Once<Lines>,
     state: Once<Mutex<State>>,
@@ -109,6 +110,24 @@ static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT]
 
 fn instances() -> impl Iterator<Item = &'static Instance> {
     SMMUS.iter().filter_map(Once::get)
+}
+
+/// Calls `with` with the driver of the SMMU at `index`, under its lock. `None`
+/// before it was brought up.
+#[inline]
+pub fn with_driver<T>(
+    index: usize,
+    with: impl FnOnce(&mut Smmu<Port, Shared, SystemCounter>) -> T,
+) -> Option<T> {
+    let instance = SMMUS.get(index)?.get()?;
+    let mut state = instance.state.get()?.lock();
+    let result = with(&mut state.driver);
+    drop(state);
+    // An interrupt that found the lock taken left its work.
+    if instance.wanted.load(Ordering::SeqCst) {
+        serve::attend(instance);
+    }
+    Some(result)
 }
 
 /// Outcome of [`fence_all`].
@@ -149,6 +168,7 @@ pub fn fence_rest() -> Fenced {
 pub fn register(index: usize, registers: Device) {
     if let Some(slot) = SMMUS.get(index) {
         slot.call_once(|| Instance {
+            index,
             registers,
             lines: Once::new(),
             state: Once::new(),

@@ -4,7 +4,7 @@
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::read_sysreg;
-use crate::{gic, host, nested, psci, smmu};
+use crate::{gic, host, nested, paravirt, psci, smmu};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
 #[repr(C)]
@@ -51,14 +51,17 @@ const DATA_ABORT: u64 = 0x24;
 
 /// A synchronous exception of the host.
 ///
-/// A write to an emulated SMMU is the one that comes often, with a host that
-/// waits for each, so it goes before everything else.
+/// A write to an emulated SMMU or to the virtio-iommu is the one that comes
+/// often, with a host that waits for each, so they go before everything else.
 pub extern "C" fn lower_sync(frame: &mut Frame) {
     let cpu = percpu::this();
     let esr = read_sysreg!("esr_el2");
     let stored = esr >> 26 & 0x3f == DATA_ABORT
-        && is_permission_fault(esr)
-        && nested::store(cpu, frame, esr, read_sysreg!("far_el2"));
+        && if is_permission_fault(esr) {
+            nested::store(cpu, frame, esr, read_sysreg!("far_el2"))
+        } else {
+            paravirt::access(cpu, frame, esr)
+        };
     if !stored {
         other_sync(cpu, frame, esr);
     }

@@ -25,7 +25,6 @@ const DMA_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (256 << 10)..=(1024 <<
 
 /// What the host sees of the SMMUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum HostIommu {
     /// Nothing: a machine without IOMMU, where devices reach what the host
     /// may reach, at the same addresses.

@@ -148,7 +148,7 @@ fn bbm(features: &Features) -> Bbm {
 
 /// Takes the SMMUs' interrupts, where the GIC lets us.
 pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
-    if machine.host_iommu == HostIommu::Nested {
+    if machine.host_iommu != HostIommu::Identity {
         // To raise the interrupts of what the host sees, whoever has the GIC.
         let registers = machine.gic.distributor();
         let first = Range::from_size(registers.start(), PAGE_SIZE)

@@ -7,7 +7,7 @@ use crate::memory::{self, Shared};
 use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
 use crate::sysreg::read_sysreg;
-use crate::{gic, lend, machine, mmu, smmu};
+use crate::{gic, lend, machine, mmu, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{BANK_LIMIT, Gic, HostIommu, Machine};
@@ -60,15 +60,14 @@ pub(super) fn ram_pages(machine: &Machine) -> u64 {
 pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
     let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
     let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
-    let smmu = match machine.host_iommu {
-        HostIommu::Nested => POOL_SMMU + POOL_EMULATED,
-        _ => POOL_SMMU,
+    let smmus = machine.smmus.len() as u64;
+    // What the host sees, and the entries of its streams.
+    let seen = match machine.host_iommu {
+        HostIommu::Identity => 0,
+        HostIommu::Nested => smmus * POOL_EMULATED + entry_bytes(machine, common),
+        HostIommu::Paravirt => POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables,
     };
-    let streams = match machine.host_iommu {
-        HostIommu::Nested => entry_bytes(machine, common),
-        _ => 0,
-    };
-    ledger + cpus + POOL_BASE + machine.smmus.len() as u64 * smmu + streams
+    ledger + cpus + POOL_BASE + smmus * POOL_SMMU + seen
 }
 
 /// Bytes of the stream table entries when the host gives each stream of its
@@ -218,17 +217,29 @@ pub(super) fn make_host(
         ps: geometry.ps() as u8,
     };
     let sharing = space.sharing();
-    if machine.host_iommu == HostIommu::Nested {
-        show_smmus(machine, common.coherent, &mut space)?;
+    match machine.host_iommu {
+        HostIommu::Identity => {}
+        HostIommu::Nested => show_smmus(machine, common.coherent, &mut space)?,
+        HostIommu::Paravirt => {
+            // The rings are memory of CPUs on both sides.
+            prepare_lending(true)?;
+            memory::let_tables_grow();
+            memory::set_tables_limit(machine.dma_tables);
+        }
     }
     machine::set_host(space);
+    // In paravirt mode, what devices reach is for the host to ask for.
+    let stage2 = (machine.host_iommu != HostIommu::Paravirt).then_some(&stage2);
     for (index, found) in machine.smmus.iter().enumerate() {
-        smmu::bring_up(index, machine, common.coherent, &stage2).map_err(|error| {
+        smmu::bring_up(index, machine, common.coherent, stage2).map_err(|error| {
             Refusal::BringUp {
                 smmu: found.registers.start(),
                 error,
             }
         })?;
+    }
+    if machine.host_iommu == HostIommu::Paravirt {
+        paravirt::present(machine, common.bits, common.bbm, common.coherent)?;
     }
     Ok(sharing)
 }
@@ -236,8 +247,7 @@ pub(super) fn make_host(
 /// Puts the register pages of emulated SMMUs where the host looks for the
 /// physical ones'.
 fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(), Refusal> {
-    let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
-    lend::prepare(coherent, anchor.start())?;
+    prepare_lending(coherent)?;
     for (index, (found, lines)) in machine
         .smmus
         .iter()
@@ -258,6 +268,12 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
     }
     memory::let_tables_grow();
     Ok(())
+}
+
+/// Lets EL2 look at memory of the host's, as `coherent` as the host has it.
+fn prepare_lending(coherent: bool) -> Result<(), Refusal> {
+    let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
+    Ok(lend::prepare(coherent, anchor.start())?)
 }
 
 /// Ranges of registers that can be withheld from the host.

@@ -22,7 +22,7 @@ pub enum BringUpError {
 }
 
 /// Takes an SMMU over, with every stream in abort, and attaches to `stage2`
-/// those that the device tree names.
+/// those that the device tree names; with none, they stay so.
 ///
 /// # Errors
 /// [`BringUpError`]; the SMMU is then fenced.
@@ -30,7 +30,7 @@ pub fn bring_up(
     index: usize,
     machine: &Machine,
     coherent: bool,
-    stage2: &Stage2,
+    stage2: Option<&Stage2>,
 ) -> Result<(), BringUpError> {
     let Some(instance) = SMMUS.get(index).and_then(Once::get) else {
         return Ok(());
@@ -48,7 +48,8 @@ pub fn bring_up(
     )?;
     let bits = driver.stream_bits();
     let mut attached = 0u64;
-    for range in machine.streams.iter().filter(|range| range.smmu == index) {
+    let streams = machine.streams.iter().filter(|range| range.smmu == index);
+    for (range, stage2) in streams.filter_map(|range| Some((range, stage2?))) {
         // What the SMMU cannot tell apart, no device can send.
         let limit = u32::try_from((1u64 << bits) - 1).unwrap_or(u32::MAX);
         if range.first > limit {
@@ -68,8 +69,8 @@ pub fn bring_up(
         instance.registers.range().start(),
         driver.features(),
     );
-    let host = instance.host.get();
-    let emulated = host.map(|host| Emulated::new(*host, &driver, stage2, machine, index));
+    let host = instance.host.get().zip(stage2);
+    let emulated = host.map(|(host, stage2)| Emulated::new(*host, &driver, stage2, machine, index));
     instance
         .state
         .call_once(|| Mutex::new(State { driver, emulated }));

@@ -3,6 +3,7 @@
 use super::{Instance, State, instances};
 use crate::gic;
 use crate::log::{RateLimit, debug, error, info, warning};
+use crate::paravirt;
 use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::PhysAddr;
@@ -71,6 +72,7 @@ pub(super) fn attend(instance: &Instance) -> bool {
         instance.wanted.store(false, Ordering::SeqCst);
         let more = look(instance, &mut state);
         drop(state);
+        paravirt::deliver_faults();
         if !more && !instance.wanted.load(Ordering::SeqCst) {
             return true;
         }
@@ -104,7 +106,10 @@ fn look(instance: &Instance, state: &mut State) -> bool {
     let drained = driver.take_events(BATCH, |event| {
         let (answer, ours) = match emulated {
             Some(emulated) => emulated.event(&event),
-            None => (Answer::Refuse, true),
+            None => {
+                paravirt::report_fault(instance.index, event.0);
+                (Answer::Refuse, true)
+            }
         };
         if ours && let Some(dropped) = FAULTS.take() {
             warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");

@@ -1,0 +1,162 @@
+//! Memory of the host's in accesses of any width: rings, and one page that a CPU
+//! holds for as long as a call takes.
+
+use super::{Lent, memory};
+use crate::machine;
+use crate::mmu;
+use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_ownership::Owner;
+
+/// Where EL2 has memory of the host's, and how much.
+#[derive(Debug)]
+struct Bytes {
+    at: u64,
+    bytes: u64,
+}
+
+impl Bytes {
+    /// The address of `SIZE` bytes, a power of two, at `offset`; `None` outside
+    /// or where they would not be aligned.
+    #[inline(always)]
+    fn place<const SIZE: u64>(&self, offset: u64) -> Option<u64> {
+        let at = self.at.wrapping_add(offset);
+        let inside = offset < self.bytes && SIZE <= self.bytes - offset;
+        (inside && at & (SIZE - 1) == 0).then_some(at)
+    }
+}
+
+macro_rules! accesses {
+    ($($load:ident $store:ident $type:ty, $size:literal;)*) => {
+        $(
+            /// Loads once; 0 outside.
+            #[inline(always)]
+            pub fn $load(&self, offset: u64) -> $type {
+                match self.bytes().place::<$size>(offset) {
+                    // SAFETY: inside pages that are mapped as memory and pinned
+                    // as the host's while `self` exists, aligned; no reference
+                    // to them exists, and any value is valid.
+                    Some(at) => unsafe { core::ptr::read_volatile(at as *const $type) },
+                    None => 0,
+                }
+            }
+
+            /// Stores once; nothing outside.
+            #[inline(always)]
+            #[allow(dead_code, reason = "virtio stores no 64 bits at once")]
+            pub fn $store(&self, offset: u64, value: $type) {
+                if let Some(at) = self.bytes().place::<$size>(offset) {
+                    // SAFETY: as for the load; the memory is none that Rust knows.
+                    unsafe { core::ptr::write_volatile(at as *mut $type, value) }
+                }
+            }
+        )*
+
+        /// Loads `N` times 64 bits, each once; 0 where not all of them are
+        /// inside.
+        #[inline(always)]
+        pub fn words<const N: usize>(&self, offset: u64) -> [u64; N] {
+            let bytes = self.bytes();
+            let last = offset.saturating_add(8 * (N as u64).saturating_sub(1));
+            match (bytes.place::<8>(offset), bytes.place::<8>(last)) {
+                (Some(at), Some(_)) => core::array::from_fn(|n| {
+                    let from = at + n as u64 * 8;
+                    // SAFETY: as for the loads, from the first to the last.
+                    unsafe { core::ptr::read_volatile(from as *const u64) }
+                }),
+                _ => [0; N],
+            }
+        }
+    };
+}
+
+/// A ring of the host's, mapped and pinned until it is closed.
+#[derive(Debug)]
+pub struct LentRing {
+    lent: Lent,
+    bytes: Bytes,
+}
+
+impl LentRing {
+    /// As [`Lent::open`], from any address.
+    pub fn open(range: Range<Ipa>) -> Option<Self> {
+        let start = range.start().raw();
+        let words = Range::new(Ipa::new(start & !7), range.end()).ok()?;
+        let lent = Lent::open(words)?;
+        let bytes = Bytes {
+            at: start,
+            bytes: range.size(),
+        };
+        Some(Self { lent, bytes })
+    }
+
+    /// As [`Lent::close`].
+    pub fn close(self) {
+        self.lent.close();
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    accesses! {
+        load8 store8 u8, 1;
+        load16 store16 u16, 2;
+        load32 store32 u32, 4;
+        load64 store64 u64, 8;
+    }
+}
+
+/// One page of the host's that this CPU has mapped, and pinned.
+#[derive(Debug)]
+pub struct HeldPage {
+    page: Range<PhysAddr>,
+    bytes: Bytes,
+}
+
+impl HeldPage {
+    /// Pins and maps the page at `page`. `None` when it is not the host's. One
+    /// at a time on each CPU.
+    #[inline]
+    pub fn hold(page: Ipa) -> Option<Self> {
+        let page = Range::from_size(PhysAddr::new(page.raw()), PAGE_SIZE).ok()?;
+        let ledger = machine::ledger()?;
+        ledger.pin(page, Owner::HOST).ok()?;
+        match mmu::enter_page(page.start(), memory()) {
+            Some(at) => Some(Self {
+                page,
+                bytes: Bytes {
+                    at,
+                    bytes: PAGE_SIZE,
+                },
+            }),
+            None => {
+                let counted = ledger.unpin(page);
+                debug_assert!(counted.is_ok());
+                None
+            }
+        }
+    }
+
+    /// Lets go of it.
+    #[inline]
+    pub fn release(self) {
+        mmu::leave_page();
+        if let Some(ledger) = machine::ledger() {
+            let counted = ledger.unpin(self.page);
+            debug_assert!(counted.is_ok());
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    accesses! {
+        load8 store8 u8, 1;
+        load16 store16 u16, 2;
+        load32 store32 u32, 4;
+        load64 store64 u64, 8;
+    }
+}

@@ -1,0 +1,279 @@
+//! The virtio-iommu that the host sees in paravirt mode.
+//!
+//! Its registers are absent from the host's stage 2, so that every access
+//! traps; a driver at work makes one for each burst of requests. What a request
+//! does is decided in `virtio-iommu-device` and `isolation`.
+
+mod faults;
+mod platform;
+mod smmus;
+
+pub use faults::{deliver as deliver_faults, report as report_fault};
+
+use crate::lend::LentRing;
+use crate::log::{RateLimit, info, warning};
+use crate::machine;
+use crate::memory::Tables;
+use crate::percpu::{PerCpu, Reason};
+use crate::sysreg::read_sysreg;
+use crate::trap::Frame;
+use platform::HostMachine;
+use portcullis_addr::{PhysAddr, Range};
+use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
+use portcullis_dma_domain::{Endpoint, Iommu};
+use portcullis_isolation::{Domains, EndpointRange, Slot, SmmuDomain, SmmuUnit, SmmuUnitConfig};
+use portcullis_ownership::Owner;
+use portcullis_pagetable::{Bbm, Geometry, Granule};
+use smmus::HostSmmus;
+use smmuv3_spec::{StreamId, Vmid};
+use spin::{Mutex, MutexGuard, Once};
+use virtio_iommu_device::{Config, Device, Progress, Size};
+
+type Domain = SmmuDomain<Tables, HostSmmus>;
+type Unit = SmmuUnit<'static, Tables, HostSmmus>;
+
+/// Most domains of the host's at a time.
+const DOMAINS: usize = 128;
+
+/// VMID of the first of them; those below are the CPUs' and the devices' of the
+/// other modes.
+const FIRST_VMID: Vmid = Vmid(machine::HOST_VMID + 1);
+
+/// Address bits of a domain: 512 GiB, which one root page resolves in three
+/// levels.
+const IOVA_BITS: u8 = 39;
+
+/// How often the lock is tried before the host's CPU goes back and comes again:
+/// about as long as another CPU's longest work takes.
+const TRIES: u32 = 4096;
+
+static PLACES: Mutex<[Option<Slot<Domain>>; DOMAINS]> = Mutex::new([const { None }; DOMAINS]);
+static ENDPOINTS: Once<([EndpointRange; STREAM_RANGE_LIMIT], usize)> = Once::new();
+static PARAVIRT: Once<Paravirt> = Once::new();
+static REFUSED: RateLimit = RateLimit::new();
+
+/// What one lock holds together.
+struct State {
+    device: Device<LentRing>,
+    domains: Domains<'static, Unit>,
+}
+
+struct Paravirt {
+    registers: Range<PhysAddr>,
+    machine: HostMachine,
+    state: Mutex<State>,
+}
+
+/// Why there is no virtio-iommu.
+#[derive(Debug, thiserror::Error)]
+pub enum ParavirtError {
+    /// The shape of the tables is not one that the SMMUs and the CPUs take.
+    #[error("translation tables: {0}")]
+    Geometry(#[from] portcullis_pagetable::GeometryError),
+    /// There are more interrupt controllers or SMMUs than there is room for.
+    #[error("too many doorbells or SMMUs")]
+    TooMany,
+    /// The driver could not be told of the limits.
+    #[error("the limits of a domain: {0}")]
+    Limits(#[from] virtio_iommu_device::BadLimits),
+    /// It was made before.
+    #[error("there is one already")]
+    Twice,
+}
+
+/// Makes the virtio-iommu, in front of SMMUs in which every stream aborts.
+/// `bits` are those of a physical address, `stream_bits` those of the largest
+/// StreamID that every SMMU tells apart, and `bbm` is what every SMMU promises.
+///
+/// # Errors
+/// [`ParavirtError`].
+pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<(), ParavirtError> {
+    let Some(viommu) = machine.viommu else {
+        return Ok(());
+    };
+    let (Some(ledger), Some(mut places)) = (machine::ledger(), PLACES.try_lock()) else {
+        return Err(ParavirtError::Twice);
+    };
+    places.iter_mut().for_each(|place| *place = None);
+    let places: &'static mut [_; DOMAINS] = MutexGuard::leak(places);
+    let (endpoints, count) = ENDPOINTS.call_once(|| endpoints(machine));
+    let config = SmmuUnitConfig {
+        geometry: Geometry::stage2(Granule::Size4K, bits.min(IOVA_BITS), bits)?,
+        bbm,
+        first_vmid: FIRST_VMID,
+        slots: DOMAINS,
+    };
+    let endpoints = endpoints.get(..*count).unwrap_or_default();
+    let unit = SmmuUnit::new(config, endpoints, Tables::new(coherent), HostSmmus)
+        .ok_or(ParavirtError::TooMany)?;
+    // Devices get the page of the one register.
+    let doorbells = machine.gic.doorbells();
+    let doorbells = doorbells.filter_map(|its| Range::from_size(its.target, 4).ok());
+    let domains = Domains::new(*ledger, Owner::HOST, unit, places, doorbells)
+        .ok_or(ParavirtError::TooMany)?;
+    let device = Device::new(&domains.limits(), &Config::default())?;
+    PARAVIRT.call_once(|| Paravirt {
+        registers: viommu.registers,
+        machine: HostMachine { line: viommu.line },
+        state: Mutex::new(State { device, domains }),
+    });
+    info!(
+        "event=viommu_ready registers={} line={} domains={DOMAINS} iova_bits={} table_bytes={:#x}",
+        viommu.registers.start(),
+        viommu.line,
+        bits.min(IOVA_BITS),
+        machine.dma_tables,
+    );
+    Ok(())
+}
+
+/// The streams of the tree, as endpoints.
+fn endpoints(machine: &Machine) -> ([EndpointRange; STREAM_RANGE_LIMIT], usize) {
+    const NONE: EndpointRange = EndpointRange {
+        first: Endpoint(0),
+        count: 0,
+        smmu: 0,
+        stream: StreamId(0),
+    };
+    let mut all = [NONE; STREAM_RANGE_LIMIT];
+    let mut count = 0;
+    for (slot, range) in all.iter_mut().zip(machine.streams.iter()) {
+        *slot = EndpointRange {
+            first: Endpoint(range.first_endpoint()),
+            count: (range.last - range.first).saturating_add(1),
+            smmu: range.smmu,
+            stream: StreamId(range.first),
+        };
+        count += 1;
+    }
+    (all, count)
+}
+
+/// Carries out an access of the host's to a register. `false` when it is none,
+/// or no plain load or store of one register.
+#[inline]
+pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
+    const ISV: u64 = 1 << 24;
+    const CACHE_OR_WALK: u64 = 1 << 8 | 1 << 7;
+    const AARCH32: u64 = 1 << 4;
+    const WRITE: u64 = 1 << 6;
+    let Some(paravirt) = PARAVIRT.get() else {
+        return false;
+    };
+    // A translation fault, of which HPFAR_EL2 holds the page (DDI 0487,
+    // HPFAR_EL2).
+    let page = (read_sysreg!("hpfar_el2") & 0xfff_ffff_fff0) << 8;
+    if esr & (ISV | CACHE_OR_WALK | 0x3c) != ISV | 0x04
+        || page != paravirt.registers.start().raw()
+        || frame.spsr & AARCH32 != 0
+    {
+        return false;
+    }
+    cpu.count(Reason::Viommu);
+    let offset = (read_sysreg!("far_el2") & 0xfff) as u32;
+    let size = match esr >> 22 & 3 {
+        0 => Size::Byte,
+        1 => Size::Half,
+        2 => Size::Word,
+        _ => Size::Double,
+    };
+    let register = (esr >> 16 & 0x1f) as usize;
+    let Some(mut state) = paravirt.lock() else {
+        // Another CPU is at work; the instruction is done again.
+        return true;
+    };
+    let State { device, domains } = &mut *state;
+    if esr & WRITE != 0 {
+        let value = frame.get(register);
+        let progress = device.write(&paravirt.machine, domains, offset, size, value);
+        let refused = domains.take_not_owned();
+        drop(state);
+        if progress == Progress::Done {
+            frame.skip();
+        }
+        if let Some(memory) = refused {
+            report_refused(memory);
+        }
+    } else {
+        let value = device.read(offset, size);
+        drop(state);
+        frame.set(register, value);
+        frame.skip();
+    }
+    if faults::waiting() {
+        faults::deliver();
+    }
+    true
+}
+
+impl Paravirt {
+    /// `None` when another CPU holds it for long.
+    #[inline]
+    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        (0..TRIES).find_map(|_| {
+            let state = self.state.try_lock();
+            if state.is_none() {
+                core::hint::spin_loop();
+            }
+            state
+        })
+    }
+}
+
+#[cold]
+fn report_refused(memory: Range<PhysAddr>) {
+    if let Some(dropped) = REFUSED.take() {
+        warning!(
+            "event=map_refused base={} size={:#x} reason=\"it is not the host's memory\" \
+             dropped={dropped}",
+            memory.start(),
+            memory.size()
+        );
+    }
+}
+
+/// Prints what was done and refused.
+pub fn report() {
+    let Some(state) = PARAVIRT
+        .get()
+        .and_then(|paravirt| paravirt.state.try_lock())
+    else {
+        return;
+    };
+    let (d, c) = (state.device.counts(), state.domains.counts());
+    info!(
+        "event=viommu_counts requests={} refused={} unanswered={} outside={} general={} syncs={} \
+         failed_syncs={} again={} interrupts={} resets={} broken={} illegal_accesses={} \
+         faults_delivered={} faults_dropped={}",
+        d.requests,
+        d.refused,
+        d.unanswered,
+        d.outside,
+        d.general,
+        d.syncs,
+        d.failed_syncs,
+        d.again,
+        d.interrupts,
+        d.resets,
+        d.broken,
+        d.illegal_accesses,
+        d.faults_delivered,
+        d.faults_dropped,
+    );
+    let (used, most) = crate::memory::tables_use();
+    info!(
+        "event=domain_counts attaches={} detaches={} maps={} unmaps={} syncs={} not_owned={} \
+         no_memory={} failed={} lost_pages={} domains={} table_bytes={used:#x} \
+         table_bytes_most={most:#x}",
+        c.attaches,
+        c.detaches,
+        c.maps,
+        c.unmaps,
+        c.syncs,
+        c.not_owned,
+        c.no_memory,
+        c.failed,
+        c.lost_pages,
+        state.domains.iter().count(),
+    );
+}
