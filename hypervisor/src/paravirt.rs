@@ -17,11 +17,14 @@ use crate::memory::Tables;
 use crate::percpu::{PerCpu, Reason};
 use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
+use core::mem::MaybeUninit;
 use platform::HostMachine;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
 use portcullis_dma_domain::{Endpoint, Iommu};
-use portcullis_isolation::{Domains, EndpointRange, Slot, SmmuDomain, SmmuUnit, SmmuUnitConfig};
+use portcullis_isolation::{
+    Domains, EndpointRange, Places, Slot, SmmuDomain, SmmuUnit, SmmuUnitConfig,
+};
 use portcullis_ownership::Owner;
 use portcullis_pagetable::{Bbm, Geometry, Granule};
 use smmus::HostSmmus;
@@ -47,7 +50,10 @@ const IOVA_BITS: u8 = 39;
 /// about as long as another CPU's longest work takes.
 const TRIES: u32 = 4096;
 
-static PLACES: Mutex<[Option<Slot<Domain>>; DOMAINS]> = Mutex::new([const { None }; DOMAINS]);
+/// Written before they are used: an array of `None` would lie in the image, since
+/// it is not all zero.
+static PLACES: Mutex<[MaybeUninit<Option<Slot<Domain>>>; DOMAINS]> =
+    Mutex::new([const { MaybeUninit::uninit() }; DOMAINS]);
 static ENDPOINTS: Once<([EndpointRange; STREAM_RANGE_LIMIT], usize)> = Once::new();
 static PARAVIRT: Once<Paravirt> = Once::new();
 static REFUSED: RateLimit = RateLimit::new();
@@ -91,11 +97,9 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     let Some(viommu) = machine.viommu else {
         return Ok(());
     };
-    let (Some(ledger), Some(mut places)) = (machine::ledger(), PLACES.try_lock()) else {
+    let (Some(ledger), Some(places)) = (machine::ledger(), places()) else {
         return Err(ParavirtError::Twice);
     };
-    places.iter_mut().for_each(|place| *place = None);
-    let places: &'static mut [_; DOMAINS] = MutexGuard::leak(places);
     let (endpoints, count) = ENDPOINTS.call_once(|| endpoints(machine));
     let config = SmmuUnitConfig {
         geometry: Geometry::stage2(Granule::Size4K, bits.min(IOVA_BITS), bits)?,
@@ -125,6 +129,19 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
         machine.dma_tables,
     );
     Ok(())
+}
+
+/// The places for domains, empty; `None` when somebody has them already.
+fn places() -> Option<Places<'static, Domain>> {
+    let places: &'static mut [_; DOMAINS] = MutexGuard::leak(PLACES.try_lock()?);
+    for place in places.iter_mut() {
+        place.write(None);
+    }
+    let first = places.as_mut_ptr();
+    // SAFETY: each of them was just written; the lock is never given back, so
+    // that this is the only reference, and a MaybeUninit is laid out as what
+    // it holds.
+    Some(unsafe { core::slice::from_raw_parts_mut(first.cast(), DOMAINS) })
 }
 
 /// The streams of the tree, as endpoints.
