@@ -59,6 +59,15 @@ pub enum Boot {
     },
 }
 
+/// An IOMMU that the host finds, and drives with its own driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostIommu {
+    /// An SMMUv3.
+    Smmu,
+    /// A virtio-iommu.
+    Virtio,
+}
+
 /// A machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -66,6 +75,9 @@ pub struct Machine {
     pub model: String,
     /// Whether there is an SMMUv3.
     pub smmu: bool,
+    /// Whether there is QEMU's own virtio-iommu, which takes the place of an
+    /// SMMU.
+    pub virtio_iommu: bool,
     /// QEMU's name of the CPU.
     pub cpu: String,
     /// Number of CPUs.
@@ -81,6 +93,8 @@ pub struct Machine {
     pub zero_disk: Option<u64>,
     /// Whether there is an e1000e with QEMU's user network behind.
     pub network: bool,
+    /// Whether disk and network are virtio devices behind the IOMMU instead.
+    pub virtio: bool,
     /// Whether there is an edu device.
     pub edu: bool,
     /// More devices, in QEMU's words.
@@ -103,6 +117,7 @@ impl Machine {
         Self {
             model: "virt".to_owned(),
             smmu,
+            virtio_iommu: false,
             cpu: "cortex-a76".to_owned(),
             cpus: 2,
             memory: "1G".to_owned(),
@@ -110,6 +125,7 @@ impl Machine {
             disk: None,
             zero_disk: None,
             network: false,
+            virtio: false,
             edu: false,
             devices: Vec::new(),
             ram_file: None,
@@ -119,14 +135,20 @@ impl Machine {
         }
     }
 
-    /// Whether the host finds an SMMU, its own or an emulated one.
+    /// The IOMMU that the host finds: the machine's or the hypervisor's.
     #[must_use]
-    pub fn host_has_smmu(&self) -> bool {
+    pub fn host_iommu(&self) -> Option<HostIommu> {
         match &self.boot {
-            Boot::Native { .. } => self.smmu,
+            Boot::Native { .. } if self.virtio_iommu => Some(HostIommu::Virtio),
+            Boot::Native { .. } => self.smmu.then_some(HostIommu::Smmu),
             Boot::Portcullis { arguments, .. } => arguments
                 .split_ascii_whitespace()
-                .any(|word| word == "host-iommu=nested"),
+                .find_map(|word| word.strip_prefix("host-iommu="))
+                .and_then(|mode| match mode {
+                    "nested" => Some(HostIommu::Smmu),
+                    "paravirt" => Some(HostIommu::Virtio),
+                    _ => None,
+                }),
         }
     }
 
@@ -234,13 +256,28 @@ impl Machine {
     }
 
     fn device_arguments(&self, command: &mut Command) {
-        if let Some(disk) = &self.disk {
-            let path = escape(&disk.to_string_lossy());
+        // Devices that come before it are not behind it.
+        if self.virtio_iommu {
+            command.args(["-device", "virtio-iommu-pci"]);
+        }
+        let (disk, network) = if self.virtio {
+            (
+                "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on",
+                "virtio-net-pci,netdev=net,romfile=,iommu_platform=on,disable-legacy=on",
+            )
+        } else {
+            (
+                "nvme,drive=disk,serial=portcullis",
+                "e1000e,netdev=net,romfile=",
+            )
+        };
+        if let Some(file) = &self.disk {
+            let path = escape(&file.to_string_lossy());
             command.arg("-drive");
             command.arg(format!(
                 "if=none,id=disk,format=raw,cache=writeback,file={path}"
             ));
-            command.args(["-device", "nvme,drive=disk,serial=portcullis"]);
+            command.args(["-device", disk]);
         }
         if let Some(size) = self.zero_disk {
             command.arg("-blockdev");
@@ -251,7 +288,7 @@ impl Machine {
         }
         if self.network {
             command.args(["-netdev", "user,id=net"]);
-            command.args(["-device", "e1000e,netdev=net,romfile="]);
+            command.args(["-device", network]);
         }
         if self.edu {
             command.args(["-device", "edu,dma_mask=0xffffffffffffffff"]);

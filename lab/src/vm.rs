@@ -19,6 +19,9 @@ use tempfile::TempDir;
 /// Longest time QEMU may take to connect its sockets.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longest time until something that the hypervisor refused is in its log.
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How a machine is watched.
 #[derive(Clone, Debug)]
 pub struct Watch {

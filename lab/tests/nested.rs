@@ -6,7 +6,7 @@ mod common;
 use portcullis_lab::check::Report;
 use portcullis_lab::demo;
 use portcullis_lab::machine::{Boot, HOST_ARGUMENTS, Machine};
-use portcullis_lab::nested::{self, Guest, Host, Part, Plan};
+use portcullis_lab::proof::{self, Guest, Host, Part, Plan};
 
 fn host(machine: Machine) -> Host {
     Host {
@@ -31,7 +31,7 @@ fn prove(part: Part, machine: Machine) -> Report {
         seconds: 0,
         rebinds: 0,
     };
-    nested::run(&plan, &[host(machine)]).expect("a report")
+    proof::run(&plan, &[host(machine)]).expect("a report")
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_host_without_an_smmu_proves_nothing() {
     let machine = common::prepared().machine();
     let mut guest = Guest::boot(lab, &machine, "", "nested-without").expect("a host");
     let complaint = guest.complaint(false).expect("the log");
-    assert!(complaint.is_some_and(|line| line.contains("no SMMU driver")));
+    assert!(complaint.is_some_and(|line| line.contains("no driver arm-smmu-v3")));
     assert!(guest.domains().is_err());
     guest.off(false).expect("the end");
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask boot`: one machine, both logs in sight, for bringing up.
 
-use crate::options::Options;
+use crate::options::{HostIommu, Options};
 use clap::Args;
 use portcullis_lab::agent::Agent;
 use portcullis_lab::initramfs::{self, Purpose};
@@ -67,7 +67,9 @@ impl Boot {
             initramfs::build(&lab, &payloads, Purpose::Agent)?
         };
         let mut machine = if self.native {
-            self.options.native_machine(&lab.kernel.image, &initrd)
+            let mut machine = self.options.native_machine(&lab.kernel.image, &initrd);
+            machine.virtio_iommu = self.options.host_iommu == HostIommu::Paravirt;
+            machine
         } else {
             let image = match self.image {
                 Some(image) => image,

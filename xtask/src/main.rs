@@ -2,8 +2,8 @@
 
 mod bench;
 mod boot;
-mod nested;
 mod options;
+mod proof;
 mod run;
 mod test;
 mod verify;
@@ -29,7 +29,8 @@ enum Command {
     Test(test::Test),
     Bench(bench::Bench),
     Verify(verify::Verify),
-    Nested(nested::Nested),
+    Nested(proof::Nested),
+    Paravirt(proof::Paravirt),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Verify(verify) => verify.run(),
         Command::Nested(nested) => nested.run(),
+        Command::Paravirt(paravirt) => paravirt.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };

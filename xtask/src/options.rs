@@ -13,6 +13,8 @@ pub enum HostIommu {
     Identity,
     /// The host sees an SMMUv3 of its own, emulated; stage 1 is the host's.
     Nested,
+    /// The host sees a virtio-iommu, and says what is to be mapped.
+    Paravirt,
 }
 
 impl HostIommu {
@@ -21,6 +23,7 @@ impl HostIommu {
         match self {
             Self::Identity => "identity",
             Self::Nested => "nested",
+            Self::Paravirt => "paravirt",
         }
     }
 }

@@ -34,9 +34,15 @@ impl Run {
         let purpose = match self.options.host_iommu {
             _ if self.shell => Purpose::Shell,
             HostIommu::Identity => Purpose::Agent,
-            HostIommu::Nested => Purpose::Proof,
+            HostIommu::Nested | HostIommu::Paravirt => Purpose::Proof,
         };
-        let initrd = initramfs::build(&lab, &payloads, purpose)?;
+        let module = match self.options.host_iommu {
+            // Only a kernel can ask for mappings of its own choice.
+            HostIommu::Paravirt if !self.shell => Some(build::dma_bench(&lab)?),
+            _ => None,
+        };
+        let more: Vec<&Path> = module.iter().map(PathBuf::as_path).collect();
+        let initrd = initramfs::build_with(&lab, &payloads, purpose, &more)?;
         let machine = self.options.machine(&image, &lab.kernel.image, &initrd);
         if self.shell {
             let good = shell::run(&lab, machine)?;

@@ -2,17 +2,14 @@
 
 use crate::agent::Agent;
 use crate::logfmt::Event;
-use crate::vm::Vm;
+use crate::vm::{REPORT_TIMEOUT, Vm};
 use crate::{Error, Result};
 use portcullis_payloads::pattern;
-use std::time::Duration;
 
 /// Page size the faults are compared at.
 pub const PAGE: u64 = 4096;
 /// Bytes an attack moves: few, so that it makes few faults.
 const LENGTH: u64 = 8;
-/// Longest time until a fault is in the log.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

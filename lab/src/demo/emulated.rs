@@ -96,7 +96,7 @@ impl Stage<'_> {
     }
 
     /// An access of the CPU that is to go through, and what it read.
-    fn cpu(&mut self, command: &str) -> Result<u64> {
+    pub(super) fn cpu(&mut self, command: &str) -> Result<u64> {
         let reply = self.agent.ask(self.vm, command)?;
         if reply.get("outcome") != Some("done") {
             return Err(Error::Agent {

@@ -3,11 +3,12 @@
 
 pub mod attack;
 mod emulated;
+mod paravirt;
 
 use crate::agent::Agent;
 use crate::check::{Check, Report};
 use crate::disk::{self, Disk};
-use crate::machine::Machine;
+use crate::machine::{HostIommu, Machine};
 use crate::net::Exchange;
 use crate::progress::Progress;
 use crate::setup::Lab;
@@ -65,8 +66,8 @@ pub fn run(lab: &Lab, mut machine: Machine, name: &str) -> Result<Report> {
     machine.disk = Some(disk.path().to_owned());
     machine.network = true;
     machine.edu = true;
-    let nested = machine.host_has_smmu();
-    if nested {
+    let iommu = machine.host_iommu();
+    if iommu.is_some() {
         // The kernel's own drivers would keep the registers from us.
         machine.append_for_host(" iomem=relaxed");
     }
@@ -96,7 +97,7 @@ pub fn run(lab: &Lab, mut machine: Machine, name: &str) -> Result<Report> {
         vm: &mut vm,
         agent: &mut agent,
         report: &mut report,
-        nested,
+        iommu,
     };
     let outcome = stage.all(&disk);
     if let Err(error) = outcome {
@@ -148,8 +149,8 @@ struct Stage<'a> {
     vm: &'a mut Vm,
     agent: &'a mut Agent,
     report: &'a mut Report,
-    /// Whether the host has an SMMU of its own, an emulated one.
-    nested: bool,
+    /// The IOMMU that the host has.
+    iommu: Option<HostIommu>,
 }
 
 impl Stage<'_> {
@@ -157,10 +158,12 @@ impl Stage<'_> {
         let ranges = self.announced();
         self.disk(disk)?;
         self.network()?;
-        if self.nested {
-            self.let_through()?;
+        match self.iommu {
+            Some(HostIommu::Smmu) => self.let_through()?,
+            Some(HostIommu::Virtio) => self.shell("insmod /lib/dma_bench.ko")?,
+            None => {}
         }
-        let device = self.ordinary_memory()?;
+        let (device, page) = self.ordinary_memory()?;
 
         let memory: Vec<Target> = ranges.iter().flat_map(Range::targets).collect();
         let registers = vec![
@@ -175,15 +178,24 @@ impl Stage<'_> {
         self.attacks(device, "hypervisor memory", &memory)?;
         self.attacks(device, "SMMU registers", &registers)?;
         self.attacks(device, "interrupt controller", &gic)?;
+        if self.iommu == Some(HostIommu::Virtio) {
+            self.forbidden_mappings(device, "hypervisor memory", &memory)?;
+            self.forbidden_mappings(device, "SMMU registers", &registers)?;
+            self.forbidden_mappings(device, "interrupt controller", &gic)?;
+            self.just_unmapped(device, page)?;
+        }
         progress.done();
 
         self.cpu_reaches_its_own()?;
         let progress = Progress::spinner("the CPU attacks");
         self.attacks(Actor::Cpu, "hypervisor memory", &memory)?;
-        if self.nested {
-            self.emulated_registers()?;
-        } else {
-            self.attacks(Actor::Cpu, "SMMU registers", &registers)?;
+        match self.iommu {
+            Some(HostIommu::Smmu) => self.emulated_registers()?,
+            Some(HostIommu::Virtio) => {
+                self.virtio_registers()?;
+                self.attacks(Actor::Cpu, "SMMU registers", &Self::registers_beyond())?;
+            }
+            None => self.attacks(Actor::Cpu, "SMMU registers", &registers)?,
         }
         let bypass: Vec<Target> = BYPASS
             .iter()
@@ -191,10 +203,18 @@ impl Stage<'_> {
             .collect();
         self.attacks(Actor::Cpu, "DMA past the SMMU", &bypass)?;
         progress.done();
-        if self.nested {
-            self.switched_off(device, &memory)?;
+        match self.iommu {
+            Some(HostIommu::Smmu) => {
+                self.switched_off(device, &memory)?;
+                self.still_alive()
+            }
+            Some(HostIommu::Virtio) => {
+                self.refused_with_status(&memory, page)?;
+                self.still_alive()?;
+                self.reset(device, page, &memory)
+            }
+            None => self.still_alive(),
         }
-        self.still_alive()
     }
 
     /// What the hypervisor says it took into its hands.
@@ -256,10 +276,14 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The control of the attacks: the same device does reach what it may.
-    fn ordinary_memory(&mut self) -> Result<Actor> {
+    /// The control of the attacks: the same device does reach what it may, a
+    /// page whose address is returned.
+    fn ordinary_memory(&mut self) -> Result<(Actor, u64)> {
         let reply = self.agent.ask(self.vm, "edu init")?;
         let target = reply.number("target")?;
+        if self.iommu == Some(HostIommu::Virtio) {
+            self.map_for_edu(&[target, reply.number("scratch")?])?;
+        }
         let stream = stream_of(reply.get("device").unwrap_or(""))?;
         let mut expected = [0; 64];
         portcullis_payloads::pattern::fill(&mut expected, MEMORY_SEED, 0);
@@ -284,7 +308,7 @@ impl Stage<'_> {
         let tried = "edu reads and writes a page of the host";
         self.report
             .add(Check::of("Device reaches host memory", tried, result));
-        Ok(Actor::Device { stream })
+        Ok((Actor::Device { stream }, target))
     }
 
     fn cpu_reaches_its_own(&mut self) -> Result<()> {
@@ -352,6 +376,18 @@ impl Stage<'_> {
         self.report
             .add(Check::of("The host lives on", tried, result));
         Ok(())
+    }
+
+    /// Runs a shell command that is to succeed.
+    fn shell(&mut self, command: &str) -> Result<()> {
+        let reply = self.agent.ask(self.vm, &format!("sh {command}"))?;
+        if reply.get("status") == Some("0") {
+            return Ok(());
+        }
+        Err(Error::Agent {
+            command: command.to_owned(),
+            message: format!("{reply:?}"),
+        })
     }
 
     /// Has the agent do something; its refusal is a result, not an error.

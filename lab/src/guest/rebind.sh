@@ -17,12 +17,4 @@ while [ $i -lt $1 ]; do
 	edu dma_bench
 	i=$((i + 1))
 done
-tries=0
-until [ -b /dev/nvme0n1 ] && [ -e /sys/class/net/eth0 ]; do
-	[ $tries -lt 300 ]
-	tries=$((tries + 1))
-	busybox usleep 100000
-done
-ip link set eth0 up
-ip addr add 10.0.2.15/24 dev eth0
-ip route add default via 10.0.2.2
+online

@@ -19,13 +19,28 @@
  *
  * to `hold` maps a buffer of BYTES bytes COUNT times and keeps the mappings
  * until the next such line, so that what mapping alone causes can be counted
- * from outside; a COUNT of 0 keeps none.
+ * from outside, or how the others fare among them; a COUNT of 0 keeps none.
+ * Every device keeps its own.
+ *
+ * Writing
+ *
+ *	map IOVA PHYSICAL BYTES
+ *	unmap IOVA BYTES
+ *	try PHYSICAL BYTES
+ *
+ * to `iommu` maps memory in the domain that the device is in, whoever it belongs
+ * to: that is what a hostile kernel could ask of an IOMMU that another one runs.
+ * `try` moves the device to a domain that has such a mapping already. With
+ * virtio-iommu only that fails when the mapping is refused: for any other one
+ * Linux 6.12 does not look at the status. It leaves the device where nothing is
+ * mapped.
  *
  * Nothing but the mappings is made: the device is told of none of them.
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
+#include <linux/iommu.h>
 #include <linux/kthread.h>
 #include <linux/math64.h>
 #include <linux/module.h>
@@ -39,7 +54,7 @@
 #define MOST_THREADS 8
 #define MOST_ITERATIONS 200000
 #define MOST_BYTES (4UL << 20)
-#define MOST_HELD 1024
+#define MOST_HELD 131072
 
 struct plan {
 	struct device *dev;
@@ -235,38 +250,50 @@ static ssize_t bench_show(struct device *dev, struct device_attribute *attribute
 }
 static DEVICE_ATTR_RW(bench);
 
-/* What is mapped for `hold`; there is one device. */
-static struct {
+/* What is mapped for `hold`. */
+struct held {
 	struct page *page;
 	size_t bytes;
 	unsigned int count;
-	dma_addr_t at[MOST_HELD];
-} held;
+	dma_addr_t *at;
+};
 
 static void let_go(struct device *dev)
 {
-	while (held.count) {
-		held.count--;
-		dma_unmap_single(dev, held.at[held.count], held.bytes, DMA_BIDIRECTIONAL);
+	struct held *held = dev_get_drvdata(dev);
+
+	while (held->count) {
+		held->count--;
+		dma_unmap_single(dev, held->at[held->count], held->bytes,
+				 DMA_BIDIRECTIONAL);
+		if (held->count % 64 == 0)
+			cond_resched();
 	}
-	if (held.page)
-		__free_pages(held.page, get_order(held.bytes));
-	held.page = NULL;
+	if (held->page)
+		__free_pages(held->page, get_order(held->bytes));
+	held->page = NULL;
+	vfree(held->at);
+	held->at = NULL;
 }
 
 static int hold(struct device *dev, size_t bytes, unsigned int count)
 {
-	held.bytes = bytes;
-	held.page = alloc_pages(GFP_KERNEL | __GFP_COMP, get_order(bytes));
-	if (!held.page)
+	struct held *held = dev_get_drvdata(dev);
+
+	held->bytes = bytes;
+	held->at = vzalloc(count * sizeof(*held->at));
+	held->page = alloc_pages(GFP_KERNEL | __GFP_COMP, get_order(bytes));
+	if (!held->page || !held->at)
 		return -ENOMEM;
-	while (held.count < count) {
-		dma_addr_t at = dma_map_single(dev, page_address(held.page), bytes,
+	while (held->count < count) {
+		dma_addr_t at = dma_map_single(dev, page_address(held->page), bytes,
 					       DMA_BIDIRECTIONAL);
 
 		if (dma_mapping_error(dev, at))
 			return -EIO;
-		held.at[held.count++] = at;
+		held->at[held->count++] = at;
+		if (held->count % 64 == 0)
+			cond_resched();
 	}
 	return 0;
 }
@@ -293,13 +320,61 @@ static ssize_t hold_store(struct device *dev, struct device_attribute *attribute
 }
 static DEVICE_ATTR_WO(hold);
 
+#define RIGHTS (IOMMU_READ | IOMMU_WRITE)
+
+/* Moves the device to a new domain with one mapping, one to one. */
+static int try(struct device *dev, phys_addr_t physical, size_t bytes)
+{
+	struct iommu_domain *domain = iommu_paging_domain_alloc(dev);
+	int error;
+
+	if (IS_ERR(domain))
+		return PTR_ERR(domain);
+	error = iommu_map(domain, physical, physical, bytes, RIGHTS, GFP_KERNEL);
+	if (!error)
+		error = iommu_attach_device(domain, dev);
+	if (!error)
+		iommu_detach_device(domain, dev);
+	iommu_domain_free(domain);
+	return error;
+}
+
+static ssize_t iommu_store(struct device *dev, struct device_attribute *attribute,
+			   const char *text, size_t length)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
+	unsigned long iova, bytes;
+	phys_addr_t physical;
+	int error = 0;
+
+	if (!domain)
+		return -ENODEV;
+	mutex_lock(&lock);
+	if (sscanf(text, "map %li %lli %li", &iova, &physical, &bytes) == 3)
+		error = iommu_map(domain, iova, physical, bytes, RIGHTS, GFP_KERNEL);
+	else if (sscanf(text, "unmap %li %li", &iova, &bytes) == 2)
+		error = iommu_unmap(domain, iova, bytes) == bytes ? 0 : -ENOENT;
+	else if (sscanf(text, "try %lli %li", &physical, &bytes) == 2)
+		error = try(dev, physical, bytes);
+	else
+		error = -EINVAL;
+	mutex_unlock(&lock);
+	return error ? error : length;
+}
+static DEVICE_ATTR_WO(iommu);
+
 static struct attribute *bench_attrs[] = {
-	&dev_attr_bench.attr, &dev_attr_hold.attr, NULL
+	&dev_attr_bench.attr, &dev_attr_hold.attr, &dev_attr_iommu.attr, NULL
 };
 ATTRIBUTE_GROUPS(bench);
 
 static int probe(struct pci_dev *pci, const struct pci_device_id *id)
 {
+	struct held *held = devm_kzalloc(&pci->dev, sizeof(*held), GFP_KERNEL);
+
+	if (!held)
+		return -ENOMEM;
+	pci_set_drvdata(pci, held);
 	return dma_set_mask_and_coherent(&pci->dev, DMA_BIT_MASK(64));
 }
 

@@ -152,7 +152,13 @@ fn edu(state: &mut State, mut arguments: Arguments<'_>, line: &mut Line) -> Resu
     let verb = arguments.word()?;
     if verb == "init" {
         let edu = Edu::new(arguments.number_or(0)?)?;
-        write!(line, " device={} target=0x{:x}", edu.name(), edu.target())?;
+        write!(
+            line,
+            " device={} target=0x{:x} scratch=0x{:x}",
+            edu.name(),
+            edu.target(),
+            edu.scratch()
+        )?;
         state.edu = Some(edu);
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Verified and counted transfers with the NVMe disk.
+//! Verified and counted transfers with the disk.
 
 use crate::meter::{Cost, Meter};
 use crate::sys::{self, Fd};
@@ -6,7 +6,8 @@ use crate::text::{Context, Failure};
 use core::ffi::CStr;
 use portcullis_payloads::pattern;
 
-const DISK: &CStr = c"/dev/nvme0n1";
+/// The disk: NVMe's, or a virtio device's where there is no other.
+const DISKS: [&CStr; 2] = [c"/dev/nvme0n1", c"/dev/vda"];
 /// Size of one transfer of [`verify`] and [`fill`].
 const CHUNK: usize = 128 * 1024;
 /// Size of one transfer of [`random_reads`].
@@ -22,7 +23,10 @@ fn buffer(length: usize) -> Result<&'static mut [u8], Failure> {
 }
 
 fn open(flags: usize) -> Result<Fd, Failure> {
-    sys::open(DISK, flags | sys::O_DIRECT).context("open /dev/nvme0n1")
+    let [first, second] = DISKS;
+    let flags = flags | sys::O_DIRECT;
+    let disk = sys::open(first, flags).or_else(|_| sys::open(second, flags));
+    disk.context("open /dev/nvme0n1 or /dev/vda")
 }
 
 /// Reads `length` bytes from `offset` and compares them with pattern `seed`.

@@ -62,6 +62,11 @@ impl Edu {
         self.target.physical()
     }
 
+    /// Physical address of the page by way of which the agent talks to it.
+    pub fn scratch(&self) -> u64 {
+        self.scratch.physical()
+    }
+
     /// Puts the pattern `seed` into the target page.
     pub fn fill_target(&mut self, seed: u64) {
         let mut data = [0; PAGE];

@@ -4,7 +4,7 @@ use crate::agent::{Agent, Reply};
 use crate::demo::OFF_TIMEOUT;
 use crate::disk::{self, Disk};
 use crate::logfmt::Event;
-use crate::machine::Machine;
+use crate::machine::{HostIommu, Machine};
 use crate::net::Exchange;
 use crate::setup::Lab;
 use crate::vm::{Vm, Watch};
@@ -14,39 +14,84 @@ use std::time::Duration;
 /// Longest time one step may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What the SMMU's driver says when all is well.
-const WELL: [&str; 4] = [
-    " ias ",
-    ": allocated ",
-    ": option ",
-    "falling back to wired irqs",
-];
+/// How an IOMMU's driver speaks.
+struct Words {
+    /// What is in every line of its.
+    name: &'static str,
+    /// What it says when all is well.
+    well: &'static [&'static str],
+    /// How it reports what devices may not do.
+    fault: &'static [&'static str],
+}
+
+impl Words {
+    fn of(iommu: HostIommu) -> Self {
+        match iommu {
+            HostIommu::Smmu => Self {
+                name: "arm-smmu-v3",
+                well: &[
+                    " ias ",
+                    ": allocated ",
+                    ": option ",
+                    "falling back to wired irqs",
+                ],
+                fault: &[": event 0x", ": \t0x"],
+            },
+            HostIommu::Virtio => Self {
+                name: "virtio_iommu",
+                well: &[": input address: ", ": page mask: "],
+                fault: &[" fault from EP "],
+            },
+        }
+    }
+}
+
 /// What others say when something is not.
 const TROUBLE: &str = "Call trace|WARNING:|BUG:|[Tt]imeout|I/O error|Unit Hang|rcu.*stall|Adding to iommu group.*fail";
 
 /// What the hypervisor counts and must not find with a driver that is right.
-const NEVER: [(&str, &str); 7] = [
-    ("emulated_counts", "refused_writes"),
-    ("emulated_counts", "illegal_commands"),
-    ("emulated_counts", "fetch_aborts"),
-    ("emulated_counts", "failed_syncs"),
-    ("emulated_counts", "bad_queues"),
-    ("smmu_counts", "command_errors"),
-    ("smmu_counts", "timeouts"),
-];
+fn never(iommu: HostIommu) -> &'static [(&'static str, &'static str)] {
+    match iommu {
+        HostIommu::Smmu => &[
+            ("emulated_counts", "refused_writes"),
+            ("emulated_counts", "illegal_commands"),
+            ("emulated_counts", "fetch_aborts"),
+            ("emulated_counts", "failed_syncs"),
+            ("emulated_counts", "bad_queues"),
+            ("smmu_counts", "command_errors"),
+            ("smmu_counts", "timeouts"),
+        ],
+        HostIommu::Virtio => &[
+            ("viommu_counts", "refused"),
+            ("viommu_counts", "malformed"),
+            ("viommu_counts", "needs_reset"),
+            ("smmu_counts", "command_errors"),
+            ("smmu_counts", "timeouts"),
+        ],
+    }
+}
+
+/// What it counts and must find.
+fn used(iommu: HostIommu) -> (&'static str, &'static str) {
+    match iommu {
+        HostIommu::Smmu => ("emulated_counts", "commands"),
+        HostIommu::Virtio => ("viommu_counts", "requests"),
+    }
+}
 
 /// The first count of the hypervisor's, if there is one, that is wrong.
-fn miscounted(events: &[Event]) -> Option<String> {
+fn miscounted(iommu: HostIommu, events: &[Event]) -> Option<String> {
     let of = |kind: &str| events.iter().find(|event| event.kind() == kind);
     // Without the hypervisor nobody counts.
     of("host_start")?;
-    let wrong = NEVER.iter().find_map(|(kind, key)| {
+    let wrong = never(iommu).iter().find_map(|(kind, key)| {
         let count = of(kind).and_then(|event| event.number(key));
         (count != Some(0)).then(|| format!("{kind}: {key} is {count:?}"))
     });
-    let commands = of("emulated_counts").and_then(|event| event.number("commands"));
-    let idle = commands.is_none_or(|number| number == 0);
-    wrong.or_else(|| idle.then(|| "the host gave its SMMU no commands".to_owned()))
+    let (kind, key) = used(iommu);
+    let asked = of(kind).and_then(|event| event.number(key));
+    let idle = asked.is_none_or(|number| number == 0);
+    wrong.or_else(|| idle.then(|| format!("{kind}: {key} is {asked:?}, the host did not use it")))
 }
 
 /// A host that is up, with disk, network and the edu device.
@@ -57,6 +102,8 @@ pub struct Guest {
     pub agent: Agent,
     disk: Disk,
     rounds: u64,
+    /// None has nothing to say for itself.
+    iommu: HostIommu,
 }
 
 impl Guest {
@@ -72,9 +119,9 @@ impl Guest {
         machine.disk = Some(disk.path().to_owned());
         machine.network = true;
         machine.edu = true;
-        machine.smmu = true;
+        machine.smmu = !machine.virtio_iommu;
         // Hundreds of drivers that come and go have much to say, and none of it
-        // must push out what the SMMU's driver says.
+        // must push out what the IOMMU's driver says.
         machine.append_for_host(&format!(" log_buf_len=16M {arguments}"));
         let vm = Vm::start(lab, &machine, &Watch::quietly(name))?;
         let agent = Agent::wait(&vm)?;
@@ -83,6 +130,7 @@ impl Guest {
             agent,
             disk,
             rounds: 0,
+            iommu: machine.host_iommu().unwrap_or(HostIommu::Smmu),
         })
     }
 
@@ -152,24 +200,29 @@ impl Guest {
         let (up, down) = (0xc000 + self.rounds, 0xd000 + self.rounds);
         let exchange = Exchange::listen(bytes, up, down)?;
         let port = exchange.port();
-        self.ask(&format!("net exchange {port} {bytes} {up:#x} {down:#x}"))?;
-        exchange.finish()
+        let asked = self.ask(&format!("net exchange {port} {bytes} {up:#x} {down:#x}"));
+        // Of two complaints the one that is about data says more.
+        exchange.finish()?;
+        asked.map(drop)
     }
 
     /// The first thing that kernel or hypervisor complained about, but for
-    /// the events that the SMMU's driver prints, if these are `expected`.
+    /// the faults that the IOMMU's driver reports, if these are `expected`: then
+    /// the hypervisor may have stopped a device, too, where it does the
+    /// translation.
     ///
     /// # Errors
     ///
     /// Any [`Error`] of the machine.
     pub fn complaint(&mut self, expected: bool) -> Result<Option<String>> {
-        let said = self.shell("dmesg | grep arm-smmu-v3 || true")?;
+        let words = Words::of(self.iommu);
+        let said = self.shell(&format!("dmesg | grep {} || true", words.name))?;
         if said.is_empty() {
-            return Ok(Some("no SMMU driver said that it is there".to_owned()));
+            let what = format!("no driver {} said that it is there", words.name);
+            return Ok(Some(what));
         }
-        let event = |line: &str| line.contains(": event 0x") || line.contains(": \t0x");
-        let fine =
-            |line: &str| WELL.iter().any(|well| line.contains(well)) || (expected && event(line));
+        let any = |line: &str, of: &[&str]| of.iter().any(|part| line.contains(part));
+        let fine = |line: &str| any(line, words.well) || (expected && any(line, words.fault));
         let bad = said.into_iter().find(|line| !fine(line));
         if bad.is_some() {
             return Ok(bad);
@@ -179,7 +232,9 @@ impl Guest {
             return Ok(Some(line));
         }
         let events = self.vm.events_since(0);
+        let ours = expected && self.iommu == HostIommu::Virtio;
         let stopped = events.iter().find(|event| event.kind() == "dma_fault");
+        let stopped = stopped.filter(|_| !ours);
         Ok(stopped.map(|event| format!("the hypervisor stopped a device: {event:?}")))
     }
 
@@ -202,7 +257,7 @@ impl Guest {
         let complaint = self.complaint(expected)?;
         self.agent.tell(&self.vm, "off")?;
         self.vm.wait_exit(OFF_TIMEOUT)?;
-        Ok(complaint.or_else(|| miscounted(&self.vm.events_since(0))))
+        Ok(complaint.or_else(|| miscounted(self.iommu, &self.vm.events_since(0))))
     }
 }
 
@@ -212,28 +267,34 @@ mod tests {
 
     #[test]
     fn what_the_hypervisor_counted_is_looked_at() {
+        let smmu = "portcullis: event=emulated_counts refused_writes=0 commands=7 \
+                    illegal_commands=0 fetch_aborts=0 failed_syncs=0 bad_queues=0";
+        let virtio = "portcullis: event=viommu_counts refused=0 requests=7 malformed=0 \
+                      needs_reset=0";
+        all_counts(HostIommu::Smmu, smmu);
+        all_counts(HostIommu::Virtio, virtio);
+    }
+
+    fn all_counts(iommu: HostIommu, own: &str) {
         let good = [
             "portcullis: event=host_start",
             "portcullis: event=smmu_counts command_errors=0 timeouts=0",
-            "portcullis: event=emulated_counts refused_writes=0 commands=7 illegal_commands=0 \
-             fetch_aborts=0 failed_syncs=0 bad_queues=0",
+            own,
         ];
         let count = |lines: &[String]| {
             let events: Vec<Event> = lines.iter().filter_map(|line| Event::parse(line)).collect();
-            miscounted(&events)
+            miscounted(iommu, &events)
         };
         let lines = good.map(str::to_owned);
         assert_eq!(count(&lines), None);
-        for (kind, key) in NEVER {
+        for (kind, key) in never(iommu) {
             let wrong = lines.clone().map(|line| match line.contains(kind) {
                 true => line.replace(&format!("{key}=0"), &format!("{key}=1")),
                 false => line,
             });
             assert!(count(&wrong).is_some_and(|what| what.contains(key)));
         }
-        let idle = lines
-            .clone()
-            .map(|line| line.replace("commands=7", "commands=0"));
+        let idle = lines.clone().map(|line| line.replace("=7", "=0"));
         assert!(count(&idle).is_some());
         assert!(count(&lines[..2]).is_some());
         assert_eq!(count(&lines[1..2]), None);

@@ -1,10 +1,11 @@
-//! `cargo xtask nested`: a host that drives its own SMMU, with real clients.
+//! `cargo xtask nested` and `cargo xtask paravirt`: a host that drives an IOMMU
+//! of its own, with real clients.
 
 use crate::options::{HostIommu, KernelFlavour, Options};
 use crate::run::write_json;
 use clap::{Args, ValueEnum};
 use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::nested::{self, Host, Part, Plan};
+use portcullis_lab::proof::{self, Host, Part, Plan};
 use portcullis_lab::{build, setup};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,14 +20,35 @@ pub struct Nested {
     /// What to show [default: all].
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     parts: Vec<NestedPart>,
+    #[command(flatten)]
+    proofs: Proofs,
+}
+
+/// Show that Debian's drivers work on the virtio-iommu, and what they cannot.
+///
+/// Boots the host with strict and lazy unmapping, moves verified data under
+/// load, unbinds and binds drivers, drives a device from user space, uses virtio
+/// devices, and attacks. Exit status 0 exactly when every check held.
+#[derive(Args)]
+pub struct Paravirt {
+    /// What to show [default: all].
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    parts: Vec<ParavirtPart>,
+    #[command(flatten)]
+    proofs: Proofs,
+}
+
+/// What both have in common.
+#[derive(Args)]
+struct Proofs {
     /// Seconds of verified transfers under load.
     #[arg(long, value_name = "N", default_value_t = 120)]
     seconds: u64,
     /// How often drivers are unbound and bound.
     #[arg(long, value_name = "N", default_value_t = 200)]
     rebinds: u64,
-    /// Run the same on a machine without the hypervisor, but for the attacks:
-    /// what the checks themselves are worth.
+    /// Run the same on a machine without the hypervisor, which has such an IOMMU
+    /// itself, but for the attacks: what the checks themselves are worth.
     #[arg(long)]
     native: bool,
     /// Write every check with its figures to this file.
@@ -36,7 +58,7 @@ pub struct Nested {
     options: Options,
 }
 
-/// One of the proofs.
+/// One of the proofs with an emulated SMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum NestedPart {
     /// Every setting of the host, with a few transfers.
@@ -63,17 +85,60 @@ impl From<NestedPart> for Part {
     }
 }
 
+/// One of the proofs with a virtio-iommu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ParavirtPart {
+    /// Every setting of the host, with a few transfers.
+    Matrix,
+    /// Disk and network together, on busy CPUs.
+    Load,
+    /// Drivers that come and go.
+    Rebind,
+    /// A driver in user space.
+    Vfio,
+    /// Disk and network as virtio devices.
+    Virtio,
+    /// The demonstration.
+    Attacks,
+}
+
+impl From<ParavirtPart> for Part {
+    fn from(part: ParavirtPart) -> Self {
+        match part {
+            ParavirtPart::Matrix => Self::Matrix,
+            ParavirtPart::Load => Self::Load,
+            ParavirtPart::Rebind => Self::Rebind,
+            ParavirtPart::Vfio => Self::Vfio,
+            ParavirtPart::Virtio => Self::Virtio,
+            ParavirtPart::Attacks => Self::Attacks,
+        }
+    }
+}
+
+/// The parts that the caller named, or all.
+fn chosen<P: ValueEnum + Into<Part>>(named: &[P]) -> Vec<Part> {
+    let all = P::value_variants();
+    let parts = if named.is_empty() { all } else { named };
+    parts.iter().map(|part| part.clone().into()).collect()
+}
+
 impl Nested {
     /// Runs the command.
-    pub fn run(mut self) -> anyhow::Result<ExitCode> {
-        self.options.host_iommu = HostIommu::Nested;
-        let parts: Vec<Part> = match &self.parts[..] {
-            [] => NestedPart::value_variants()
-                .iter()
-                .map(|part| (*part).into())
-                .collect(),
-            some => some.iter().map(|part| (*part).into()).collect(),
-        };
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        self.proofs.run(HostIommu::Nested, chosen(&self.parts))
+    }
+}
+
+impl Paravirt {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        self.proofs.run(HostIommu::Paravirt, chosen(&self.parts))
+    }
+}
+
+impl Proofs {
+    fn run(mut self, host_iommu: HostIommu, parts: Vec<Part>) -> anyhow::Result<ExitCode> {
+        self.options.host_iommu = host_iommu;
         let lab = self.options.set_up()?;
         let image = build::hypervisor(&lab)?;
         let mut hosts = vec![self.host(lab, &image, &self.options)?];
@@ -90,10 +155,10 @@ impl Nested {
             seconds: self.seconds,
             rebinds: self.rebinds,
         };
-        let report = nested::run(&plan, &hosts)?;
+        let report = proof::run(&plan, &hosts)?;
         println!("\n{}", report.table());
         if let Some(path) = &self.json {
-            write_json(path, &report.json("nested"))?;
+            write_json(path, &report.json(host_iommu.key()))?;
         }
         Ok(crate::run::verdict(&report, &hosts[0].lab))
     }
@@ -104,7 +169,9 @@ impl Nested {
         let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, &[&module])?;
         let kernel = &lab.kernel.image;
         let machine = if self.native {
-            options.native_machine(kernel, &initrd)
+            let mut machine = options.native_machine(kernel, &initrd);
+            machine.virtio_iommu = options.host_iommu == HostIommu::Paravirt;
+            machine
         } else {
             options.machine(image, kernel, &initrd)
         };

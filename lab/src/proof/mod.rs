@@ -1,4 +1,4 @@
-//! The host drives an SMMU: proofs with the drivers and devices that a
+//! The host drives an IOMMU: proofs with the drivers and devices that a
 //! distribution has.
 //!
 //! They say nothing about the hypervisor's part of the work, so they run on a
@@ -11,7 +11,7 @@ pub use guest::Guest;
 use crate::Result;
 use crate::check::{Check, Report};
 use crate::demo;
-use crate::machine::{Boot, Machine};
+use crate::machine::{Boot, HostIommu, Machine};
 use crate::progress::Progress;
 use crate::setup::Lab;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const QUICK: u64 = 2 << 20;
 /// Bytes of one transfer under load.
 const LOADED: u64 = 4 << 20;
+/// Transfers with virtio devices.
+const VIRTIO_ROUNDS: u64 = 4;
 /// Unbindings between two looks at the devices.
 const BATCH: u64 = 20;
 
@@ -45,7 +47,9 @@ pub enum Part {
     Rebind,
     /// A driver in user space.
     Vfio,
-    /// The demonstration, with the host's own IOMMU letting everything through.
+    /// Disk and network as virtio devices.
+    Virtio,
+    /// The demonstration; an SMMU of the host's lets everything through.
     Attacks,
 }
 
@@ -85,6 +89,7 @@ pub fn run(plan: &Plan, hosts: &[Host]) -> Result<Report> {
                     vfio(host, &mut report);
                 }
             }
+            Part::Virtio => virtio(first, &mut report),
             Part::Attacks => attacks(first, &mut report)?,
         }
     }
@@ -120,9 +125,24 @@ fn unless(
     complaint.map_or_else(|| Ok(good.into()), Err)
 }
 
+/// The name of a proof's log files.
+fn log(machine: &Machine, part: &str) -> String {
+    let mode = match machine.host_iommu() {
+        Some(HostIommu::Virtio) => "paravirt",
+        _ => "nested",
+    };
+    format!("{mode}-{part}")
+}
+
 fn matrix(host: &Host, report: &mut Report) {
+    // To let devices through, the driver would have all addresses mapped, the
+    // hypervisor's among them.
+    let passthroughs: &[u32] = match host.machine.host_iommu() {
+        Some(HostIommu::Virtio) => &[0],
+        _ => &[0, 1],
+    };
     for strict in [1, 0] {
-        for passthrough in [0, 1] {
+        for passthrough in passthroughs.iter().copied() {
             for cpus in [1, 4] {
                 let tried = format!(
                     "{} pages, strict={strict}, passthrough={passthrough}, {cpus} CPUs",
@@ -146,7 +166,7 @@ fn setting(
     let arguments = format!("iommu.strict={strict} iommu.passthrough={passthrough}");
     let mut machine = host.machine.clone();
     machine.cpus = cpus;
-    let mut guest = Guest::boot(&host.lab, &machine, &arguments, "nested-matrix")?;
+    let mut guest = Guest::boot(&host.lab, &machine, &arguments, &log(&machine, "matrix"))?;
     guest.transfers(QUICK)?;
     let wanted = match (strict, passthrough) {
         (_, 1) => "identity",
@@ -169,7 +189,7 @@ fn load(host: &Host, seconds: u64, report: &mut Report) {
             let mut machine = host.machine.clone();
             machine.cpus = 4;
             let arguments = format!("iommu.strict={strict}");
-            let mut guest = Guest::boot(&host.lab, &machine, &arguments, "nested-load")?;
+            let mut guest = Guest::boot(&host.lab, &machine, &arguments, &log(&machine, "load"))?;
             guest.shell("insmod /lib/dma_bench.ko")?;
             guest.ask("sh soak > /dev/null 2>&1 &")?;
             let end = Instant::now() + Duration::from_secs(seconds);
@@ -206,7 +226,7 @@ fn rebind(host: &Host, count: u64, report: &mut Report) {
     prove(report, "Drivers are unbound and bound", &tried, || {
         let mut machine = host.machine.clone();
         machine.cpus = 2;
-        let mut guest = Guest::boot(&host.lab, &machine, "", "nested-rebind")?;
+        let mut guest = Guest::boot(&host.lab, &machine, "", &log(&machine, "rebind"))?;
         guest.shell("spare && insmod /lib/dma_bench.ko")?;
         let mut done = 0;
         while done < count {
@@ -226,12 +246,18 @@ fn rebind(host: &Host, count: u64, report: &mut Report) {
 fn vfio(host: &Host, report: &mut Report) {
     let tried = format!("type 1, {} pages, edu at addresses of its own", host.pages);
     prove(report, "A program drives a device", &tried, || {
-        let mut guest = Guest::boot(&host.lab, &host.machine, "", "nested-vfio")?;
+        let mut guest = Guest::boot(&host.lab, &host.machine, "", &log(&host.machine, "vfio"))?;
         guest.shell("spare")?;
         let said = guest.shell("edu vfio-pci vfio || true")?.join(" ");
         // What the device may not do is reported to the host, whose affair it is.
-        let events =
-            guest.shell("dmesg | grep -o 'event 0x.* received' | busybox sort -u || true")?;
+        let (pattern, kinds) = match host.machine.host_iommu() {
+            // Whatever a device may not do, virtio-iommu calls it a page fault.
+            Some(HostIommu::Virtio) => ("page fault from EP", &["page fault"][..]),
+            _ => ("event 0x.* received", &["event 0x10", "event 0x13"][..]),
+        };
+        let events = guest.shell(&format!(
+            "dmesg | grep -o '{pattern}' | busybox sort -u || true"
+        ))?;
         guest.transfers(QUICK)?;
         let complaint = guest.off(true)?;
         let checks = crate::agent::Reply::parse(&said);
@@ -247,7 +273,7 @@ fn vfio(host: &Host, report: &mut Report) {
                 return Ok(Err(said));
             }
         }
-        for kind in ["event 0x10", "event 0x13"] {
+        for kind in kinds {
             if !events.iter().any(|event| event.starts_with(kind)) {
                 return Ok(Err(format!(
                     "the kernel reported {events:?}, but no {kind}"
@@ -261,15 +287,48 @@ fn vfio(host: &Host, report: &mut Report) {
     });
 }
 
-/// The demonstration's attacks, by a device that the host lets reach all it
-/// can.
+/// The devices of virtual machines, whose drivers map what they hand over.
+fn virtio(host: &Host, report: &mut Report) {
+    for strict in [1, 0] {
+        let tried = format!("virtio-blk-pci and virtio-net-pci, strict={strict}");
+        prove(report, "Virtio devices work", &tried, || {
+            let mut machine = host.machine.clone();
+            machine.virtio = true;
+            let arguments = format!("iommu.strict={strict}");
+            let name = log(&machine, "virtio");
+            let mut guest = Guest::boot(&host.lab, &machine, &arguments, &name)?;
+            guest.shell("virtio && online")?;
+            for _ in 0..VIRTIO_ROUNDS {
+                guest.transfers(LOADED)?;
+            }
+            let groups = guest.domains()?.len();
+            let complaint = guest.off(false)?;
+            if groups < 2 {
+                return Ok(Err(format!("only {groups} groups: not behind the IOMMU")));
+            }
+            Ok(unless(
+                complaint,
+                format!(
+                    "{} MiB each way, all data equal",
+                    (LOADED >> 20) * VIRTIO_ROUNDS
+                ),
+            ))
+        });
+    }
+}
+
+/// The demonstration's attacks. A device that the host's own SMMU lets reach all
+/// it can shows that it is not the host that stops it.
 fn attacks(host: &Host, report: &mut Report) -> Result<()> {
     if !matches!(host.machine.boot, Boot::Portcullis { .. }) {
         return Ok(());
     }
     let mut machine = host.machine.clone();
-    machine.append_for_host(" iommu.passthrough=1");
-    let demonstration = demo::run(&host.lab, machine, "nested-attacks")?;
+    if machine.host_iommu() == Some(HostIommu::Smmu) {
+        machine.append_for_host(" iommu.passthrough=1");
+    }
+    let name = log(&machine, "attacks");
+    let demonstration = demo::run(&host.lab, machine, &name)?;
     for check in demonstration.checks() {
         report.add(check.clone());
     }
