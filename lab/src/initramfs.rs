@@ -32,8 +32,9 @@ impl Purpose {
 }
 
 /// Scripts for the proofs.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("edu", include_str!("guest/edu.sh")),
+    ("endpoints", include_str!("guest/endpoints.sh")),
     ("online", include_str!("guest/online.sh")),
     ("rebind", include_str!("guest/rebind.sh")),
     ("soak", include_str!("guest/soak.sh")),

@@ -4,9 +4,10 @@ use crate::options::{HostIommu, Options};
 use crate::run::write_json;
 use clap::{Args, ValueEnum};
 use portcullis_lab::bench::lines::{self, Line, Mode};
-use portcullis_lab::bench::{self, dma, guest, pagetable};
+use portcullis_lab::bench::{self, dma, guest, pagetable, scale};
 use portcullis_lab::build::{self, Payloads};
 use portcullis_lab::initramfs::{self, Purpose};
+use portcullis_lab::machine::Machine;
 use portcullis_lab::setup::Lab;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,12 +28,13 @@ pub struct Bench {
     /// an IOMMU.
     #[arg(long, conflicts_with = "only_guest")]
     only_dma: bool,
-    /// The ways to measure, of native, identity and nested.
+    /// The ways to measure, of native, identity, nested, free (QEMU's own
+    /// virtio-iommu, without the hypervisor) and paravirt.
     #[arg(
         long,
         value_name = "MODES",
         value_delimiter = ',',
-        default_value = "native,identity,nested"
+        default_value = "native,identity,nested,free,paravirt"
     )]
     modes: Vec<DmaMode>,
     #[command(flatten)]
@@ -48,6 +50,10 @@ enum DmaMode {
     Identity,
     /// Emulated.
     Nested,
+    /// From the machine, a virtio-iommu whose work no instruction pays for.
+    Free,
+    /// A virtio-iommu.
+    Paravirt,
 }
 
 impl Bench {
@@ -60,10 +66,15 @@ impl Bench {
         // Where the kernel lies must not differ from one boot to the next.
         let append = self.options.append.take().unwrap_or_default();
         self.options.append = Some(format!("nokaslr {append}").trim_end().to_owned());
-        let lines = self.dma(&lab, &image, &payloads)?;
+        let machines = self.machines(&lab, &image, &payloads)?;
+        let lines = dma::run(&lab, &machines)?;
         println!("\n{}", lines::text(&lines));
+        let many = scale::run(&lab, &machines)?;
+        if !many.is_empty() {
+            println!("{}", scale::text(&many));
+        }
         if self.only_dma {
-            return self.finish(&[], &[], &lines);
+            return self.finish(&[], &[], &lines, &many);
         }
         let with = self.options.machine(&image, &lab.kernel.image, &initrd);
         let without = self.options.native_machine(&lab.kernel.image, &initrd);
@@ -78,11 +89,16 @@ impl Bench {
         if !self.only_guest {
             println!("{}", bench::text(&tables, ["best other", "portcullis"]));
         }
-        self.finish(&guest, &tables, &lines)
+        self.finish(&guest, &tables, &lines, &many)
     }
 
-    /// The DMA of the same host natively and in every mode.
-    fn dma(&self, lab: &Lab, image: &Path, payloads: &Payloads) -> anyhow::Result<Vec<Line>> {
+    /// The same host natively and in every mode.
+    fn machines(
+        &self,
+        lab: &Lab,
+        image: &Path,
+        payloads: &Payloads,
+    ) -> anyhow::Result<Vec<(Mode, Machine)>> {
         let module = build::dma_bench(lab)?;
         let initrd = initramfs::build_with(lab, payloads, Purpose::Proof, &[&module])?;
         let kernel = &lab.kernel.image;
@@ -97,8 +113,14 @@ impl Bench {
             DmaMode::Native => (Mode::Native, self.options.native_machine(kernel, &initrd)),
             DmaMode::Identity => (Mode::Identity, under(HostIommu::Identity)),
             DmaMode::Nested => (Mode::Nested, under(HostIommu::Nested)),
+            DmaMode::Free => {
+                let mut machine = self.options.native_machine(kernel, &initrd);
+                machine.virtio_iommu = true;
+                (Mode::Free, machine)
+            }
+            DmaMode::Paravirt => (Mode::Paravirt, under(HostIommu::Paravirt)),
         });
-        Ok(dma::run(lab, &machines.collect::<Vec<_>>())?)
+        Ok(machines.collect())
     }
 
     fn finish(
@@ -106,19 +128,22 @@ impl Bench {
         guest: &[bench::Row],
         tables: &[bench::Row],
         lines: &[Line],
+        many: &[scale::Row],
     ) -> anyhow::Result<ExitCode> {
         if let Some(path) = &self.json {
             let value = serde_json::json!({
                 "command": "bench",
                 "guest": bench::rows_json(guest),
                 "dma": lines::json(lines),
+                "scale": scale::json(many),
                 "pagetable": bench::rows_json(tables),
             });
             write_json(path, &value)?;
         }
         let rows = guest.iter().chain(tables);
         let missed = rows.filter(|row| !row.reached()).count()
-            + lines.iter().filter(|line| !line.reached()).count();
+            + lines.iter().filter(|line| !line.reached()).count()
+            + many.iter().filter(|row| !row.reached()).count();
         if missed == 0 {
             println!("Every goal is reached.");
             return Ok(ExitCode::SUCCESS);

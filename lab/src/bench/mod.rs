@@ -8,6 +8,7 @@ pub mod dma;
 pub mod guest;
 pub mod lines;
 pub mod pagetable;
+pub mod scale;
 
 use crate::agent::{Agent, Reply};
 use crate::check::table;
