@@ -1,5 +1,7 @@
 //! What the device did and refused, for reports and tests.
 
+use crate::Status;
+
 /// Counters since the start; each wraps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -48,4 +50,13 @@ pub struct Counts {
     pub faults_dropped: u64,
     /// Reserved ranges that an endpoint has and an answer had no room for.
     pub properties_cut: u64,
+}
+
+impl Counts {
+    /// `status`, of a request that is refused.
+    #[cold]
+    pub(crate) fn refuse(&mut self, status: Status) -> Status {
+        self.refused += 1;
+        status
+    }
 }

@@ -25,6 +25,7 @@ mod features;
 mod held;
 mod platform;
 mod probe;
+mod quick;
 pub mod reg;
 mod registers;
 pub mod request;
@@ -77,17 +78,19 @@ struct Queue<W> {
 /// There is one [`Iommu`] for each, and nobody else gives it requests. Every
 /// call is bounded: at most [`Config::work`] requests and turns of the back end,
 /// and a wait for invalidations for every 16 of them.
+// The order is kept: what a notification uses is within reach of one load.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Device<W> {
-    /// Requests may be processed.
-    live: bool,
-    config: Config,
-    terms: Terms,
     /// The request queue, the event queue.
     queues: [Queue<W>; 2],
-    burst: Burst,
+    terms: Terms,
     counts: Counts,
+    /// Requests may be processed.
+    live: bool,
     registers: Registers,
+    config: Config,
+    burst: Burst,
     reset: Reset,
     /// The request that a reset came upon ended, but for a wait.
     unsynced: bool,
@@ -138,13 +141,14 @@ impl<W: Window> Device<W> {
     ) -> Progress {
         // Truncation: the access has 32 bits.
         if offset == reg::QUEUE_NOTIFY && size == Size::Word && value as u32 == 0 && self.live {
-            return self.serve(platform, iommu);
+            return self.notified(platform, iommu);
         }
         self.register(platform, iommu, offset, size, value)
     }
 
-    /// Processes the request queue.
-    #[inline]
+    /// Processes the request queue, whatever is in it.
+    #[cold]
+    #[inline(never)]
     fn serve<P: Platform<Window = W>, I: Iommu>(
         &mut self,
         platform: &P,

@@ -75,6 +75,14 @@ pub trait Window {
     /// Stores 32 bits.
     fn store32(&self, offset: u64, value: u32);
 
+    /// Stores 32 bits, and 32 bits after them, in any order: one look at the
+    /// bounds is enough for both.
+    #[inline]
+    fn store_pair(&self, offset: u64, values: [u32; 2]) {
+        self.store32(offset, values[0]);
+        self.store32(offset.wrapping_add(4), values[1]);
+    }
+
     /// What was loaded before, anywhere, is as old as what the loads after this
     /// give, or older (an acquire fence).
     fn refresh(&self);

@@ -132,10 +132,10 @@ impl From<Result<Request, Status>> for Decoded {
     }
 }
 
-/// Checks a MAP. `flags` are its flags and whatever follows them.
-#[inline]
-pub(crate) fn map(terms: &Terms, words: [u64; 4], flags: u32) -> Result<Request, Status> {
-    let [head, start, last, to] = words;
+/// Checks a MAP.
+#[inline(always)]
+pub(crate) fn map(terms: &Terms, words: [u64; 3], to: u64, flags: u32) -> Result<Request, Status> {
+    let [head, start, last] = words;
     let mmio = if terms.features.contains(Features::MMIO) {
         MAP_MMIO
     } else {
@@ -162,7 +162,7 @@ pub(crate) fn map(terms: &Terms, words: [u64; 4], flags: u32) -> Result<Request,
 }
 
 /// Checks an UNMAP.
-#[inline]
+#[inline(always)]
 pub(crate) fn unmap(terms: &Terms, words: [u64; 3]) -> Result<Request, Status> {
     let [head, start, last] = words;
     if (start | last.wrapping_add(1)) & terms.unaligned != 0 {
@@ -229,10 +229,10 @@ pub(crate) fn decode(
     if len < least {
         return Decoded::Refuse(Status::INVAL);
     }
-    let words = [0, 8, 16, 24].map(|at| double(body, at));
+    let words = [0, 8, 16].map(|at| double(body, at));
     match kind {
-        MAP => map(terms, words, word(body, 32)).into(),
-        UNMAP => unmap(terms, [words[0], words[1], words[2]]).into(),
+        MAP => map(terms, words, double(body, 24), word(body, 32)).into(),
+        UNMAP => unmap(terms, words).into(),
         PROBE => Decoded::Probe(Endpoint(word(body, 4))),
         _ => {
             let (domain, endpoint) = (word(body, 4), Endpoint(word(body, 8)));

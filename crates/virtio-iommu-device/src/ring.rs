@@ -153,8 +153,8 @@ impl<W: Window> Rings<W> {
     pub(crate) fn put(&mut self, head: u16, bytes: u32) -> u16 {
         let slot = self.put & (self.size - 1);
         let at = ENTRIES + 8 * u64::from(slot);
-        self.used.store32(at, u32::from(head).to_le());
-        self.used.store32(at + 4, bytes.to_le());
+        self.used
+            .store_pair(at, [u32::from(head).to_le(), bytes.to_le()]);
         self.put = self.put.wrapping_add(1);
         slot
     }
@@ -168,10 +168,20 @@ impl<W: Window> Rings<W> {
     /// (2.7.7.2).
     #[inline]
     pub(crate) fn publish(&mut self, event_idx: bool) -> bool {
+        self.published != self.put && self.show(self.published, event_idx)
+    }
+
+    /// [`put`](Self::put) and [`publish`](Self::publish).
+    #[inline]
+    pub(crate) fn put_and_publish(&mut self, head: u16, bytes: u32, event_idx: bool) -> bool {
         let old = self.published;
-        if old == self.put {
-            return false;
-        }
+        self.put(head, bytes);
+        self.show(old, event_idx)
+    }
+
+    /// Lets the driver see what was given back since `old`.
+    #[inline(always)]
+    fn show(&mut self, old: u16, event_idx: bool) -> bool {
         self.published = self.put;
         self.used.publish();
         self.used.store16(IDX, self.put.to_le());

@@ -18,7 +18,7 @@ use crate::request::{self, Decoded, HEAD, MAP_SIZE, Status, TAIL, UNMAP_SIZE};
 use crate::ring::{QUEUE_SIZE, Rings};
 use crate::{Counts, Outside, Platform, Window, probe};
 use portcullis_addr::PAGE_SIZE;
-use portcullis_dma_domain::{Iommu, Request, Step};
+use portcullis_dma_domain::{Endpoint, Iommu, Request, Step};
 
 /// Why a call takes no more chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,16 +166,18 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
         let Ok((page, offset)) = self.held.page(body.at) else {
             return self.general(head);
         };
-        let decoded = if body.len >= MAP_SIZE as u32 {
-            let words: [u64; 4] = page.words(offset);
-            let flags = u32::from_le(page.load32(offset + 32));
-            self.whole_map(words.map(u64::from_le), flags)
-        } else {
-            let words: [u64; 3] = page.words(offset);
-            self.whole_unmap(words.map(u64::from_le))
-        };
-        let Some(decoded) = decoded else {
-            return self.general(head);
+        let words: [u64; 3] = page.words(offset);
+        let words = words.map(u64::from_le);
+        let agreed = self.terms.features.contains(Features::MAP_UNMAP);
+        // Truncation: the first byte is the type.
+        let decoded = match words[0] as u8 {
+            request::MAP if agreed && body.len >= MAP_SIZE as u32 => {
+                let to = u64::from_le(page.load64(offset + 24));
+                let flags = u32::from_le(page.load32(offset + 32));
+                request::map(self.terms, words, to, flags)
+            }
+            request::UNMAP if agreed => request::unmap(self.terms, words),
+            _ => return self.general(head),
         };
         // Nobody could be told otherwise.
         if self.held.page(tail).is_err() {
@@ -196,25 +198,6 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
                 self.refuse(head, Tail::Whole(tail), status);
                 Ok(())
             }
-        }
-    }
-
-    #[inline]
-    fn whole_map(&self, words: [u64; 4], flags: u32) -> Option<Result<Request, Status>> {
-        let agreed = self.terms.features.contains(Features::MAP_UNMAP);
-        // Truncation: the first byte is the type.
-        match words[0] as u8 {
-            request::MAP if agreed => Some(request::map(self.terms, words, flags)),
-            _ => None,
-        }
-    }
-
-    #[inline]
-    fn whole_unmap(&self, words: [u64; 3]) -> Option<Result<Request, Status>> {
-        let agreed = self.terms.features.contains(Features::MAP_UNMAP);
-        match words[0] as u8 {
-            request::UNMAP if agreed => Some(request::unmap(self.terms, words)),
-            _ => None,
         }
     }
 
@@ -273,7 +256,7 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
     #[cold]
     #[inline(never)]
     fn refuse(&mut self, head: u16, tail: Tail, status: Status) {
-        self.counts.refused += 1;
+        self.counts.refuse(status);
         self.answer(head, tail, status);
     }
 
@@ -287,14 +270,7 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
     /// waited for it.
     #[inline]
     fn wait(&mut self) {
-        self.counts.syncs += 1;
-        let status = match self.iommu.sync() {
-            Ok(()) => Status::OK,
-            Err(_) => {
-                self.counts.failed_syncs += 1;
-                Status::DEVERR
-            }
-        };
+        let status = wait(self.iommu, self.counts);
         for (slot, tail) in self.burst.deferred() {
             if write(&mut self.held, tail, status).is_err() {
                 // The page changed hands in the meantime.
@@ -418,7 +394,7 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
         })
     }
 
-    fn probe(&mut self, head: u16, writable: u64, endpoint: portcullis_dma_domain::Endpoint) {
+    fn probe(&mut self, head: u16, writable: u64, endpoint: Endpoint) {
         if writable < u64::from(PROBE_SIZE + TAIL) {
             self.probed(head, writable, &probe::empty(), Status::INVAL);
         } else if !self.iommu.has(endpoint) {
@@ -472,10 +448,23 @@ fn fill<P: Platform>(held: &mut Held<'_, P>, pieces: &Pieces, bytes: &[u8]) -> R
     Ok(())
 }
 
+/// Waits for invalidations; what the requests that waited for them are answered.
+#[inline]
+pub(crate) fn wait<I: Iommu>(iommu: &mut I, counts: &mut Counts) -> Status {
+    counts.syncs += 1;
+    match iommu.sync() {
+        Ok(()) => Status::OK,
+        Err(_) => {
+            counts.failed_syncs += 1;
+            Status::DEVERR
+        }
+    }
+}
+
 /// One readable and one writable descriptor, in which a MAP or UNMAP is easy to
 /// read and to answer.
 #[inline]
-fn is_quick(body: Descriptor, tail: Descriptor) -> bool {
+pub(crate) fn is_quick(body: Descriptor, tail: Descriptor) -> bool {
     let within = (body.at & (PAGE_SIZE - 1)) + u64::from(body.len) <= PAGE_SIZE;
     body.len >= UNMAP_SIZE as u32
         && body.at & 7 == 0
