@@ -9,7 +9,7 @@ use crate::vm::REPORT_TIMEOUT;
 use crate::{Error, Result};
 
 /// The file of our module in which a device's mappings are asked for.
-const FILE: &str = "/sys/bus/pci/drivers/dma_bench/0*/iommu";
+const FILE: &str = "/sys/bus/pci/drivers/dma_bench/0*/domain";
 
 /// Registers of virtio-mmio (virtio 1.3, 4.2.2), and the SMMU's at the same place.
 const MAGIC: u64 = 0x00;

@@ -89,6 +89,31 @@ impl Prepared {
         ))
     }
 
+    /// The usual machine whose host has a virtio-iommu, with the programs of the
+    /// proofs and our module.
+    pub fn paravirt_machine(&self) -> Machine {
+        let initrd = self.module_initrd();
+        Machine::new(machine::portcullis(
+            self.image(),
+            &HYPERVISOR_ARGUMENTS.replace("identity", "paravirt"),
+            &self.lab.kernel.image,
+            &initrd,
+            HOST_ARGUMENTS,
+        ))
+    }
+
+    /// The ramdisk with the programs of the proofs and our module.
+    pub fn module_initrd(&self) -> PathBuf {
+        static INITRD: OnceLock<PathBuf> = OnceLock::new();
+        let make = || {
+            let module = build::dma_bench(&self.lab).expect("the module builds");
+            let (lab, payloads) = (&self.lab, &self.payloads);
+            initramfs::build_with(lab, payloads, Purpose::Proof, &[&module])
+                .expect("the initrd builds")
+        };
+        INITRD.get_or_init(make).clone()
+    }
+
     /// The ramdisk with the programs of the proofs.
     pub fn proof_initrd(&self) -> PathBuf {
         initramfs::build(&self.lab, &self.payloads, Purpose::Proof).expect("the initrd builds")

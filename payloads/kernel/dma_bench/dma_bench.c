@@ -28,7 +28,7 @@
  *	unmap IOVA BYTES
  *	try PHYSICAL BYTES
  *
- * to `iommu` maps memory in the domain that the device is in, whoever it belongs
+ * to `domain` maps memory in the domain that the device is in, whoever it belongs
  * to: that is what a hostile kernel could ask of an IOMMU that another one runs.
  * `try` moves the device to a domain that has such a mapping already. With
  * virtio-iommu only that fails when the mapping is refused: for any other one
@@ -322,7 +322,10 @@ static DEVICE_ATTR_WO(hold);
 
 #define RIGHTS (IOMMU_READ | IOMMU_WRITE)
 
-/* Moves the device to a new domain with one mapping, one to one. */
+/*
+ * Moves the device to a new domain with one mapping, one to one. What a domain
+ * takes it knows only once a device has been in it.
+ */
 static int try(struct device *dev, phys_addr_t physical, size_t bytes)
 {
 	struct iommu_domain *domain = iommu_paging_domain_alloc(dev);
@@ -330,16 +333,22 @@ static int try(struct device *dev, phys_addr_t physical, size_t bytes)
 
 	if (IS_ERR(domain))
 		return PTR_ERR(domain);
+	error = iommu_attach_device(domain, dev);
+	if (error)
+		goto out;
+	iommu_detach_device(domain, dev);
 	error = iommu_map(domain, physical, physical, bytes, RIGHTS, GFP_KERNEL);
-	if (!error)
-		error = iommu_attach_device(domain, dev);
+	if (error)
+		goto out;
+	error = iommu_attach_device(domain, dev);
 	if (!error)
 		iommu_detach_device(domain, dev);
+out:
 	iommu_domain_free(domain);
 	return error;
 }
 
-static ssize_t iommu_store(struct device *dev, struct device_attribute *attribute,
+static ssize_t domain_store(struct device *dev, struct device_attribute *attribute,
 			   const char *text, size_t length)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
@@ -361,10 +370,10 @@ static ssize_t iommu_store(struct device *dev, struct device_attribute *attribut
 	mutex_unlock(&lock);
 	return error ? error : length;
 }
-static DEVICE_ATTR_WO(iommu);
+static DEVICE_ATTR_WO(domain);
 
 static struct attribute *bench_attrs[] = {
-	&dev_attr_bench.attr, &dev_attr_hold.attr, &dev_attr_iommu.attr, NULL
+	&dev_attr_bench.attr, &dev_attr_hold.attr, &dev_attr_domain.attr, NULL
 };
 ATTRIBUTE_GROUPS(bench);
 

@@ -3,13 +3,16 @@
 
 use crate::bar::{Bar, Direction};
 use crate::memory::{DmaPage, PAGE};
-use crate::sys::{self, Fd};
+use crate::sys::{self, Errno, Fd};
 use crate::text::{Context, Failure, Line};
 use core::fmt::Write;
 use portcullis_payloads::pattern;
 
 const VENDOR: &[u8] = b"0x1234\n";
 const DEVICE: &[u8] = b"0x11e8\n";
+/// EBUSY.
+const BUSY: Errno = Errno(16);
+
 /// The device, enabled and mapped, with two pages for it to reach.
 pub struct Edu {
     bar: Bar,
@@ -31,7 +34,10 @@ impl Edu {
         let enable = sys::open(path.as_c_str()?, sys::O_WRONLY).context("open enable")?;
         let written = sys::write(enable, b"1\n");
         sys::close(enable);
-        written.context("enable the device")?;
+        // Busy: a driver has it. Enabled it is below.
+        if written != Err(BUSY) {
+            written.context("enable the device")?;
+        }
 
         let mut path = Line::new();
         write!(path, "/sys/bus/pci/devices/{text}/config")?;

@@ -1,0 +1,128 @@
+//! A host with a virtio-iommu: the quick ones of the proofs of
+//! `cargo xtask paravirt`, and that they can fail.
+
+mod common;
+
+use portcullis_lab::agent::Agent;
+use portcullis_lab::check::Report;
+use portcullis_lab::demo::attack::{Access, Actor, Target, attack};
+use portcullis_lab::demo::{self, OFF_TIMEOUT};
+use portcullis_lab::machine::{Boot, HOST_ARGUMENTS, Machine};
+use portcullis_lab::proof::{self, Guest, Host, Part, Plan};
+use portcullis_lab::vm::Vm;
+
+/// QEMU's own virtio-iommu, without the hypervisor.
+fn native() -> Machine {
+    let prepared = common::prepared();
+    let mut machine = Machine::new(Boot::Native {
+        kernel: prepared.lab.kernel.image.clone(),
+        initrd: prepared.module_initrd(),
+        arguments: HOST_ARGUMENTS.to_owned(),
+    });
+    machine.virtio_iommu = true;
+    machine
+}
+
+fn prove(part: Part, machine: Machine) -> Report {
+    let plan = Plan {
+        parts: vec![part],
+        seconds: 0,
+        rebinds: 0,
+    };
+    let host = Host {
+        lab: common::prepared().lab.clone(),
+        machine,
+        pages: "4 KiB",
+    };
+    proof::run(&plan, &[host]).expect("a report")
+}
+
+/// Asks the module for something; whether it got it.
+fn iommu(vm: &Vm, agent: &mut Agent, command: &str) -> bool {
+    let files = "/sys/bus/pci/drivers/dma_bench/0*/domain";
+    let command = format!("sh for f in {files}; do echo {command} > $f; done");
+    let reply = agent.ask(vm, &command).expect("a shell");
+    reply.get("status") == Some("0")
+}
+
+#[test]
+#[ignore = "the hypervisor has no virtio-iommu yet"]
+fn every_check_of_the_demonstration_holds() {
+    let mut machine = common::prepared().paravirt_machine();
+    machine.cpus = 3;
+    machine.memory = "2G".to_owned();
+    let lab = &common::prepared().lab;
+    let report = demo::run(lab, machine, "paravirt-demonstration").expect("a demonstration");
+    assert!(report.held(), "\n{}", report.table());
+    assert!(report.checks().len() >= 25, "\n{}", report.table());
+}
+
+#[test]
+#[ignore = "the hypervisor has no virtio-iommu yet"]
+fn a_program_drives_a_device() {
+    let report = prove(Part::Vfio, common::prepared().paravirt_machine());
+    assert!(report.held(), "\n{}", report.table());
+}
+
+#[test]
+fn without_the_hypervisor_the_module_gets_what_it_asks_for() {
+    let prepared = common::prepared();
+    let mut machine = native();
+    machine.edu = true;
+    let (mut vm, mut agent) = prepared.start(&machine, "paravirt-module");
+    let status = agent.ask(&vm, "sh insmod /lib/dma_bench.ko").expect("sh");
+    assert_eq!(status.get("status"), Some("0"));
+    let reply = agent.ask(&vm, "edu init").expect("the edu device");
+    let stream = demo::stream_of(reply.get("device").unwrap_or("")).expect("a stream");
+    let page = reply.number("target").expect("an address");
+    let scratch = reply.number("scratch").expect("an address");
+    let device = Actor::Device { stream };
+    let target = Target::new("a page", page);
+    let map = |page: u64| format!("map {page:#x} {page:#x} 4096");
+
+    // Blocked, but nobody reports it.
+    agent.ask(&vm, "edu fill 5").expect("a page of data");
+    let blocked = attack(&mut vm, &mut agent, device, Access::Write, &target).expect("an attack");
+    assert!(blocked.expect("nobody reports it").contains("log"));
+    assert!(iommu(&vm, &mut agent, &map(scratch)));
+    assert!(iommu(&vm, &mut agent, &map(page)));
+    for access in [Access::Read, Access::Write] {
+        let wrong = attack(&mut vm, &mut agent, device, access, &target).expect("an attack");
+        let wrong = wrong.expect("nothing stops it");
+        assert!(
+            wrong.contains("got the content") || wrong.contains("arrived"),
+            "{wrong}"
+        );
+    }
+    let unmap = format!("unmap {page:#x} 4096");
+    assert!(iommu(&vm, &mut agent, &unmap));
+    assert!(!iommu(&vm, &mut agent, &unmap));
+    agent.ask(&vm, "edu fill 6").expect("a page of data");
+    let blocked = attack(&mut vm, &mut agent, device, Access::Write, &target).expect("an attack");
+    assert!(blocked.expect("nobody reports it").contains("log"));
+    // No page of the host's, and yet nobody refuses it here.
+    assert!(iommu(&vm, &mut agent, "try 0x9000000 4096"));
+    assert!(!iommu(&vm, &mut agent, "try 0x9000001 4096"));
+
+    agent.tell(&vm, "off").expect("a command");
+    vm.wait_exit(OFF_TIMEOUT)
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn what_the_host_says_about_its_iommu_is_heard() {
+    let lab = &common::prepared().lab;
+    let mut guest = Guest::boot(lab, &native(), "", "paravirt-heard").expect("a host");
+    guest.transfers(1 << 20).expect("transfers");
+    assert_eq!(guest.complaint(false).expect("the log"), None);
+    // The device has no mappings: the driver reports what it tries.
+    guest
+        .shell("spare && edu pci-stub && edu ''")
+        .expect("a group");
+    guest.ask("edu init").expect("the device");
+    guest.ask("edu write 0x48000000 1 8").expect("a transfer");
+    let complaint = guest.complaint(false).expect("the log");
+    assert!(complaint.is_some_and(|line| line.contains("page fault from EP")));
+    assert_eq!(guest.complaint(true).expect("the log"), None);
+    guest.off(true).expect("the end");
+}
