@@ -115,7 +115,13 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     let doorbells = doorbells.filter_map(|its| Range::from_size(its.target, 4).ok());
     let domains = Domains::new(*ledger, Owner::HOST, unit, places, doorbells)
         .ok_or(ParavirtError::TooMany)?;
-    let device = Device::new(&domains.limits(), &Config::default())?;
+    let config = Config {
+        // Linux would put the two descriptors of each request into a table of
+        // their own: one more page to hold, and a detour.
+        indirect: false,
+        ..Config::default()
+    };
+    let device = Device::new(&domains.limits(), &config)?;
     PARAVIRT.call_once(|| Paravirt {
         registers: viommu.registers,
         machine: HostMachine { line: viommu.line },
