@@ -200,6 +200,16 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
         };
     }
 
+    /// Takes out a table that is empty since the last unmapping, unless `range`
+    /// lies in it.
+    #[inline(always)]
+    fn sweep(&mut self, range: Option<Range<Ipa>>) -> Result<(), FlushFirst> {
+        if let Some(plan) = self.table.sweep(range).map_err(|_| FlushFirst)? {
+            self.gather(plan);
+        }
+        Ok(())
+    }
+
     /// Keeps a plan that has something to do after the flush.
     #[cold]
     fn keep(&mut self, plan: Invalidation<Ipa>) {
@@ -275,14 +285,13 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         if self.open.is_some_and(|open| open.overlaps(&range)) {
             return Err(MapError::FlushFirst);
         }
-        self.table
-            .map_whole(range, to, attributes(access), rest)
-            .map_err(|error| match error {
-                TableError::AlreadyMapped { .. } => MapError::AlreadyMapped,
-                TableError::OutOfMemory | TableError::TableOutOfReach { .. } => MapError::NoMemory,
-                TableError::Unfinished => MapError::FlushFirst,
-                _ => MapError::TooLarge,
-            })
+        let mapped = self.table.map_whole(range, to, attributes(access), rest);
+        mapped.map_err(|error| match error {
+            TableError::AlreadyMapped { .. } => MapError::AlreadyMapped,
+            TableError::OutOfMemory | TableError::TableOutOfReach { .. } => MapError::NoMemory,
+            TableError::Unfinished => MapError::FlushFirst,
+            _ => MapError::TooLarge,
+        })
     }
 
     #[inline]

@@ -191,6 +191,17 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.edit(range, Edit::Split(level), plan)
     }
 
+    /// Takes out the tables around `range` that are empty, now that nothing is in
+    /// it. `plan` has what was done already.
+    #[cold]
+    pub(crate) fn retire_empty(
+        &mut self,
+        range: Range<F::Input>,
+        plan: Invalidation<F::Input>,
+    ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
+        self.edit(range, Edit::Unmap, plan)
+    }
+
     /// The general case. `plan` has what was done already, which is so only
     /// when nothing here can fail.
     #[cold]

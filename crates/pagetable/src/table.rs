@@ -56,6 +56,8 @@ pub struct Table<F, M> {
     pub(crate) shares: bool,
     /// Empty also while `limit` is 0.
     pub(crate) hint: Hint,
+    /// An address in a table that may be empty, see `take_first`.
+    pub(crate) idle: Option<u64>,
     pub(crate) format: PhantomData<F>,
 }
 
@@ -81,6 +83,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             beyond: !(geometry.output_end() - 1),
             shares: false,
             hint: Hint::none(),
+            idle: None,
             format: PhantomData,
         };
         if !table.reachable(root, bytes) {

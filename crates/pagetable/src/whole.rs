@@ -7,6 +7,7 @@
 //! without any memory beside the tables, and stays known when entries get the
 //! contiguous hint, since each keeps its bit.
 
+use crate::descend::run_level_4k;
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
@@ -18,6 +19,19 @@ use portcullis_memory::{Allocator, Memory};
 
 /// Bit 57 of a block or page: it is not the first of its mapping.
 pub(crate) const JOINED: u64 = 1 << 57;
+
+/// Entries of a group with 4 KiB pages.
+const GROUP_4K: u64 = Granule::Size4K.contiguous_entries(LAST);
+
+/// Entries of one table from which some are taken.
+#[derive(Clone, Copy)]
+struct Run {
+    entry: u64,
+    size: u64,
+    most: u64,
+    /// Entries of a contiguous group.
+    members: u64,
+}
 
 /// A mapping, or a part of one, that was taken away.
 #[derive(Debug)]
@@ -80,6 +94,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         bits: u64,
         rest: bool,
     ) -> Result<(), Error<F::Input>> {
+        if self.map_run_whole(range, out, bits, rest) {
+            return Ok(());
+        }
         self.map_more(range, out, bits | JOINED)?;
         let (lo, last) = (range.start().raw(), range.end().raw() - 1);
         if !rest && let Ok((entry, _)) = self.leaf_entry(lo) {
@@ -95,6 +112,69 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             }
         }
         Ok(())
+    }
+
+    /// A run of pages in one table with 4 KiB pages, if nothing is there and the
+    /// table is. Returns whether it did.
+    fn map_run_whole(&mut self, range: Range<F::Input>, out: u64, bits: u64, rest: bool) -> bool {
+        let (lo, hi) = (range.start().raw(), range.end().raw());
+        let page = Granule::Size4K.bytes();
+        let one_table = run_level_4k(lo | hi | out, lo ^ (hi - 1)).is_some_and(|level| {
+            // Where a block would do, the general case knows.
+            level == LAST
+        });
+        let most = self.geometry.output_end();
+        if !one_table || out > most || hi - lo > most - out {
+            return false;
+        }
+        let Some(entry) = self.single(lo, lo + page) else {
+            return false;
+        };
+        let count = (hi - lo) / page;
+        let at = |index: u64| PhysAddr::new(entry + index * 8);
+        let load = |index| self.memory.load(at(index));
+        let mut used = 0;
+        let mut index = 0;
+        while index + GROUP_4K <= count {
+            used |= (index..index + GROUP_4K).fold(0, |used, index| used | load(index));
+            index += GROUP_4K;
+        }
+        used |= (index..count).fold(0, |used, index| used | load(index));
+        if used != 0 {
+            return false;
+        }
+        let mut descriptor = out | bits | JOINED | self.hint.leaf();
+        let group = GROUP_4K * page;
+        let fits = (lo ^ out) & (group - 1) == 0;
+        let mut index = 0;
+        while index < count {
+            let aligned = (lo / page + index) % GROUP_4K == 0;
+            if fits && aligned && count - index >= GROUP_4K {
+                for member in 0..GROUP_4K {
+                    let descriptor = (descriptor | CONTIGUOUS) + member * page;
+                    self.memory.store(at(index + member), descriptor);
+                }
+                index += GROUP_4K;
+                descriptor += group;
+            } else {
+                self.memory.store(at(index), descriptor);
+                index += 1;
+                descriptor += page;
+            }
+        }
+        if !rest {
+            // Hardware ignores the bit.
+            self.memory.store(at(0), load(0) & !JOINED);
+        }
+        self.memory.publish(at(0), count * 8);
+        if self.could_join(LAST, lo, out) {
+            for (index, at) in [(0, lo), (count - 1, hi - page)] {
+                if load(index) & CONTIGUOUS == 0 {
+                    self.join_group(entry + (at - lo) / page * 8, LAST);
+                }
+            }
+        }
+        true
     }
 
     /// Whether a mapping made by [`map_whole`](Self::map_whole) reaches across
@@ -138,16 +218,19 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) -> Result<Option<Taken<F>>, Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         if let Some(entry) = self.single(lo, hi) {
-            let descriptor = self.memory.load(PhysAddr::new(entry));
+            let at = PhysAddr::new(entry);
+            let descriptor = self.memory.load(at);
             if descriptor & (TABLE | VALID | CONTIGUOUS) == self.hint.leaf()
                 && let Ok(attributes) = F::decode(descriptor)
+                && (self.is_used_beside(entry, entry + 8) || self.may_leave_empty(lo))
             {
-                let plan = self.unmap(range)?;
+                self.memory.store(at, 0);
+                self.memory.publish(at, 8);
                 return Ok(Some(Taken {
                     range,
                     output: F::Output::new(self.layout.decode(descriptor)),
                     attributes,
-                    plan,
+                    plan: Invalidation::one(self.root, lo, hi, self.hint.notes()),
                 }));
             }
         }
@@ -169,26 +252,153 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let left = self.entries(level) - self.index(level, start);
         let most = left.min((hi - start) >> self.geometry.level_shift(level));
         let output = self.layout.decode(first);
-        let rest = first & !self.layout.field() & !(JOINED | CONTIGUOUS);
-        let alike = |index: u64| {
-            let descriptor = self.memory.load(PhysAddr::new(entry + index * 8));
-            let expected = self.layout.encode(output + index * size) | rest;
-            descriptor & !(JOINED | CONTIGUOUS) == expected
+        let run = Run {
+            entry,
+            size,
+            most,
+            members: self.geometry.granule().contiguous_entries(level),
         };
-        let count = (1..most)
-            .find(|index| !alike(*index))
-            .unwrap_or(most.max(1));
-        let end = (start + count * size).min(hi);
+        let taken = if start & (size - 1) == 0 && self.limit != 0 {
+            self.clear_alike(run, first)
+        } else {
+            0
+        };
+        let (end, plan) = if taken == 0 {
+            // Part of a group, or of a block.
+            let end = (start & !(size - 1)).saturating_add(size).min(hi);
+            let Ok(range) = Range::new(F::Input::new(start), F::Input::new(end)) else {
+                return Ok(None);
+            };
+            (end, self.unmap(range)?)
+        } else {
+            let end = start + taken * size;
+            let mut plan = self.plan();
+            plan.touch(start, end, level);
+            let stays = self.is_used_beside(entry, entry + taken * 8);
+            match Range::new(F::Input::new(start), F::Input::new(end)) {
+                Ok(range) if !stays && !self.may_leave_empty(start) => {
+                    (end, self.retire_empty(range, plan)?)
+                }
+                _ => (end, plan),
+            }
+        };
         let Ok(range) = Range::new(F::Input::new(start), F::Input::new(end)) else {
             return Ok(None);
         };
-        let plan = self.unmap(range)?;
         Ok(Some(Taken {
             range,
             output: F::Output::new(output | start & (size - 1)),
             attributes,
             plan,
         }))
+    }
+
+    /// Clears entries that continue `first`, whole groups at a time where they
+    /// have the hint; how many. 0 when a part of a group would be left.
+    fn clear_alike(&self, run: Run, first: u64) -> u64 {
+        let at = |index: u64| PhysAddr::new(run.entry + index * 8);
+        // Addresses and sizes never carry into the bits above: outputs that
+        // continue each other are below the end of the output addresses.
+        let step = self.layout.encode(run.size);
+        let alike = first & !(JOINED | CONTIGUOUS);
+        let mut done = 0;
+        while done < run.most {
+            let descriptor = self.memory.load(at(done));
+            let expected = alike.wrapping_add(done * step);
+            if descriptor & !(JOINED | CONTIGUOUS) != expected {
+                break;
+            }
+            if descriptor & CONTIGUOUS == 0 {
+                self.memory.store(at(done), 0);
+                done += 1;
+                continue;
+            }
+            let in_group = (at(done).raw() >> 3) & (run.members - 1);
+            if in_group != 0 || run.most - done < run.members {
+                break;
+            }
+            if run.members == GROUP_4K {
+                for index in 0..GROUP_4K {
+                    self.memory.store(at(done + index), 0);
+                }
+            } else {
+                for index in 0..run.members {
+                    self.memory.store(at(done + index), 0);
+                }
+            }
+            done += run.members;
+        }
+        self.memory.publish(at(0), done * 8);
+        done
+    }
+
+    /// Whether an entry beside `first..end` of a table shows that the table is
+    /// not empty.
+    #[inline(always)]
+    fn is_used_beside(&self, first: u64, end: u64) -> bool {
+        // Every table but a root begins and ends at a multiple of its size; at
+        // the ends of one, nothing is said of what lies beyond.
+        let inside = self.geometry.granule().bytes() - 1;
+        let load = |at| self.memory.load(PhysAddr::new(at));
+        first & inside != 0 && load(first - 8) != 0 || end & inside != 0 && load(end) != 0
+    }
+
+    /// Whether the table around `address` may stay although it may be empty, to be
+    /// looked at again by [`sweep`](Self::sweep). There is one such table at a
+    /// time.
+    #[inline(always)]
+    fn may_leave_empty(&mut self, address: u64) -> bool {
+        let span = self.span_of_table();
+        match self.idle {
+            Some(idle) => idle >> span == address >> span,
+            None => {
+                self.idle = Some(address);
+                true
+            }
+        }
+    }
+
+    /// log2 of what a table of the last level maps.
+    #[inline(always)]
+    fn span_of_table(&self) -> u32 {
+        self.geometry.level_shift(LAST - 1)
+    }
+
+    /// Takes out the table that [`take_first`](Self::take_first) left empty, if
+    /// there is one, it is still empty, and `range` does not lie in it: the next
+    /// mapping is likely to be there again. `None` for `range` spares nothing.
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap).
+    #[inline(always)]
+    pub fn sweep(
+        &mut self,
+        range: Option<Range<F::Input>>,
+    ) -> Result<Option<Invalidation<F::Input>>, Error<F::Input>> {
+        let Some(at) = self.idle else {
+            return Ok(None);
+        };
+        // A table of a level above may go a little early.
+        let span = self.span_of_table();
+        if range.is_some_and(|range| range.start().raw() >> span == at >> span) {
+            return Ok(None);
+        }
+        self.sweep_now(at)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn sweep_now(&mut self, at: u64) -> Result<Option<Invalidation<F::Input>>, Error<F::Input>> {
+        self.idle = None;
+        let page = self.geometry.granule().bytes();
+        let at = at & !(page - 1);
+        let Ok(range) = Range::from_size(F::Input::new(at), page) else {
+            return Ok(None);
+        };
+        if self.leaf_entry(at).is_ok() {
+            return Ok(None);
+        }
+        self.unmap(range).map(Some)
     }
 
     /// The first address in `lo..hi` at which something is mapped, with the
@@ -265,6 +475,3 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.memory.publish(at(0), members * 8);
     }
 }
-
-// The groups of every granule are aligned in their table as in the addresses.
-const _: () = assert!(Granule::Size4K.contiguous_entries(LAST).is_power_of_two());

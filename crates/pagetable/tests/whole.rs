@@ -187,6 +187,9 @@ proptest! {
                     let mut from = at;
                     while from < end {
                         let left = range(from * PAGE, (end - from) * PAGE);
+                        if let Some(plan) = table.sweep(Some(left)).unwrap() {
+                            table.complete(plan).unwrap();
+                        }
                         let Some(taken) = table.take_first(left).unwrap() else { break };
                         let first = taken.range.start().raw() / PAGE;
                         let last = taken.range.end().raw() / PAGE;
@@ -207,6 +210,12 @@ proptest! {
         }
         while let Some(taken) = table.take_first(range(0, 1 << 39)).unwrap() {
             table.complete(taken.plan).unwrap();
+            if let Some(plan) = table.sweep(Some(taken.range)).unwrap() {
+                table.complete(plan).unwrap();
+            }
+        }
+        if let Some(plan) = table.sweep(None).unwrap() {
+            table.complete(plan).unwrap();
         }
         // The root alone is left.
         prop_assert_eq!(arena.bytes_in_use(), PAGE);
