@@ -178,11 +178,7 @@ fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
     let pages = Range::from_size(page, PAGE_SIZE).ok()?;
     let ledger = machine::ledger()?;
     ledger.pin(pages, Owner::HOST).ok()?;
-    let result = mmu::enter_page(page, memory()).map(|mapped| {
-        let result = use_it(mapped + offset);
-        mmu::leave_page();
-        result
-    });
+    let result = mmu::enter_page(page, memory()).map(|mapped| use_it(mapped + offset));
     let counted = ledger.unpin(pages);
     debug_assert!(counted.is_ok());
     result

@@ -6,7 +6,7 @@
 
 use crate::image;
 use crate::memory::OwnMemory;
-use crate::percpu::{self, MAX_CPUS, PER_CPU};
+use crate::percpu::{self, MAX_CPUS, PER_CPU, SLOTS_EACH};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -170,8 +170,8 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Where each CPU reaches one page at a time, by its index: the last 2 MiB of
-/// EL2's addresses, where no machine has anything.
+/// Where each CPU reaches a few pages, by its index: the last 2 MiB of EL2's
+/// addresses, where no machine has anything.
 const SLOTS: u64 = (1 << 48) - (2 << 20);
 
 /// The table of level 3 for [`SLOTS`]; 0 while there is none.
@@ -187,7 +187,7 @@ fn slot(index: usize) -> u64 {
 pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
     const TABLE: u64 = 0b11;
     const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-    let at = slot(MAX_CPUS);
+    let at = slot(MAX_CPUS * SLOTS_EACH);
     let page = Range::from_size(Va::new(at), PAGE_SIZE).map_err(|_| Error::InputTooLarge)?;
     let mut guard = MAP.lock();
     let map = guard.as_mut().ok_or(Error::Unfinished)?;
@@ -210,16 +210,37 @@ pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Maps the page at `page` for this CPU alone until [`leave_page`], and says
-/// where. `None` before [`prepare_slots`]. One page at a time: the second would
-/// take the place of the first.
+/// Maps the page at `page` for this CPU alone, until it maps another one this
+/// way, and says where. `None` before [`prepare_slots`]. `memory` is always the
+/// same.
 ///
-/// Takes no lock, and drops no other translation than this one, and only when it
-/// is left: no other CPU uses the address.
+/// The page stays mapped, since the next one is likely to be it again. Nothing
+/// is reached by that which the caller has not made sure of: it pins the page
+/// for as long as it uses the address.
+///
+/// Takes no lock, and drops no other translation than this one: no other CPU
+/// uses the address.
 #[inline]
 pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
+    let slots = &percpu::this().slots;
+    for slot in slots {
+        if slot.page.load(Ordering::Relaxed) == page.raw() {
+            return Some(slot.at.load(Ordering::Relaxed));
+        }
+    }
+    enter_other_page(page, memory)
+}
+
+#[cold]
+#[inline(never)]
+fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     const PAGE: u64 = 0b11;
-    let (at, entry) = own_slot()?;
+    // The one that was not changed last.
+    let cpu = percpu::this();
+    let turn = cpu.turn.load(Ordering::Relaxed) as usize % SLOTS_EACH;
+    cpu.turn.store((turn + 1) as u32, Ordering::Relaxed);
+    let slot = cpu.slots.get(turn)?;
+    let (at, entry) = own_slot(turn)?;
     if !page.is_aligned(PAGE_SIZE) {
         return None;
     }
@@ -227,31 +248,25 @@ pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
         memory,
         access: Access::ReadWrite,
     });
-    OwnMemory.store(entry, page.raw() | attributes | PAGE);
-    dsb_sy();
-    isb();
-    Some(at)
-}
-
-/// Ends what [`enter_page`] began on this CPU.
-#[inline]
-pub fn leave_page() {
-    let Some((at, entry)) = own_slot() else {
-        return;
-    };
+    slot.page.store(u64::MAX, Ordering::Relaxed);
     OwnMemory.store(entry, 0);
     dsb_sy();
     // SAFETY: dropping cached translations never changes what memory holds.
     unsafe {
-        asm!("tlbi vae2, {}", "dsb nsh", "isb", in(reg) at >> 12, options(nostack));
+        asm!("tlbi vae2, {}", "dsb nsh", in(reg) at >> 12, options(nostack));
     }
+    OwnMemory.store(entry, page.raw() | attributes | PAGE);
+    dsb_sy();
+    isb();
+    slot.page.store(page.raw(), Ordering::Relaxed);
+    slot.at.store(at, Ordering::Relaxed);
+    Some(at)
 }
 
-/// The address of this CPU's slot, and where its entry is.
-#[inline]
-fn own_slot() -> Option<(u64, PhysAddr)> {
+/// The address of one of this CPU's slots, and where its entry is.
+fn own_slot(turn: usize) -> Option<(u64, PhysAddr)> {
     let table = SLOT_TABLE.load(Ordering::Relaxed);
-    let at = slot(percpu::index());
+    let at = slot(percpu::index() * SLOTS_EACH + turn);
     (table != 0).then(|| (at, PhysAddr::new(table + (at >> 12 & 511) * 8)))
 }
 

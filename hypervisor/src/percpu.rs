@@ -63,6 +63,19 @@ pub mod power {
     pub const ON: u32 = 2;
 }
 
+/// Pages that a CPU has mapped at a time: Linux keeps requests to map and to
+/// unmap, which differ in size, in two.
+pub const SLOTS_EACH: usize = 2;
+
+/// See [`enter_page`](crate::mmu::enter_page).
+#[derive(Debug)]
+pub struct Slot {
+    /// Physical address of the page; all ones while there is none.
+    pub page: AtomicU64,
+    /// Where it is mapped.
+    pub at: AtomicU64,
+}
+
 /// One CPU's block. The first six fields are read by assembly at fixed offsets,
 /// before the MMU is on.
 #[repr(C, align(64))]
@@ -89,6 +102,10 @@ pub struct PerCpu {
     pub host_entry: AtomicU64,
     /// What the host wants in x0 there.
     pub host_context: AtomicU64,
+    /// The pages of somebody else's that this CPU has mapped.
+    pub slots: [Slot; SLOTS_EACH],
+    /// Which of these gives way next.
+    pub turn: AtomicU32,
     /// EL2 entries by [`Reason`].
     pub entries: [AtomicU64; REASONS.len()],
     /// SMCs and HVCs that were refused.
@@ -113,6 +130,13 @@ impl PerCpu {
             failed: AtomicU32::new(0),
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
+            slots: [const {
+                Slot {
+                    page: AtomicU64::new(u64::MAX),
+                    at: AtomicU64::new(0),
+                }
+            }; SLOTS_EACH],
+            turn: AtomicU32::new(0),
             entries: [const { AtomicU64::new(0) }; REASONS.len()],
             refused_calls: AtomicU64::new(0),
             refused_gic: AtomicU64::new(0),

@@ -92,6 +92,8 @@ pub struct Domains<'a, U: DmaUnit> {
     places: Places<'a, U::Domain>,
     /// Mapped where they are, in every domain.
     doorbells: [Option<Range<PhysAddr>>; DOORBELLS],
+    /// The smallest range that has all of them; empty if there are none.
+    around_doorbells: (u64, u64),
     job: Job,
     held: [Option<Range<PhysAddr>>; HELD],
     /// How many of these there are.
@@ -121,8 +123,12 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         doorbells: impl Iterator<Item = Range<PhysAddr>>,
     ) -> Option<Self> {
         let mut kept = [None; DOORBELLS];
+        let mut around = (u64::MAX, 0);
         for (index, doorbell) in doorbells.enumerate() {
-            *kept.get_mut(index)? = Some(doorbell.page_outward()?);
+            let doorbell = doorbell.page_outward()?;
+            around.0 = around.0.min(doorbell.start().raw());
+            around.1 = around.1.max(doorbell.end().raw());
+            *kept.get_mut(index)? = Some(doorbell);
         }
         Some(Self {
             ledger,
@@ -130,6 +136,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             unit,
             places,
             doorbells: kept,
+            around_doorbells: around,
             job: Job::None,
             held: [None; HELD],
             holding: 0,
@@ -195,12 +202,24 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     /// The doorbell that `range` has a part of, the lowest.
     #[inline(always)]
     fn doorbell_in(&self, range: Range<Iova>) -> Option<Range<Iova>> {
+        let (start, end) = self.around_doorbells;
+        if range.start().raw() >= end || range.end().raw() <= start {
+            return None;
+        }
+        self.doorbell_among(range)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn doorbell_among(&self, range: Range<Iova>) -> Option<Range<Iova>> {
         self.doorbells()
             .map(|doorbell| doorbell.identity())
             .filter(|doorbell: &Range<Iova>| doorbell.overlaps(&range))
             .min_by_key(|doorbell| doorbell.start())
     }
 
+    #[cold]
+    #[inline(never)]
     fn refuse(&mut self, refusal: Refusal) -> Step {
         self.count(refusal);
         Step::Done(Err(refusal))
@@ -250,6 +269,8 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn attach(&mut self, id: DomainId, endpoint: Endpoint) -> Step {
         match self.try_attach(id, endpoint) {
             Ok(Some(empty)) => self.close(empty, Ok(())),
@@ -322,6 +343,8 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn detach(&mut self, id: DomainId, endpoint: Endpoint) -> Step {
         if !self.unit.has(endpoint) {
             return self.refuse(Refusal::NoEndpoint);
@@ -410,10 +433,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         let done = match self.dirty {
             Dirty::None => return Ok(()),
             Dirty::One(index) => self.flush_one(index),
-            Dirty::Many => (0..self.limit()).fold(true, |done, index| {
-                let flushed = self.flush_one(index);
-                done && flushed
-            }),
+            Dirty::Many => self.flush_many(),
         };
         self.dirty = Dirty::None;
         self.counts.syncs += 1;
@@ -421,14 +441,32 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             self.lose();
             return Err(SyncError);
         }
-        for held in self.held.iter_mut().take(self.holding) {
-            if let Some(run) = held.take() {
-                let counted = self.ledger.unpin(run);
-                debug_assert!(counted.is_ok());
-            }
+        let held = core::mem::take(&mut self.holding);
+        if let Some(Some(run)) = self.held.first().filter(|_| held != 0) {
+            self.unpin(*run);
         }
-        self.holding = 0;
+        if held > 1 {
+            self.unpin_rest(held);
+        }
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn flush_many(&mut self) -> bool {
+        (0..self.limit()).fold(true, |done, index| {
+            let flushed = self.flush_one(index);
+            done && flushed
+        })
+    }
+
+    /// Lets go of what is held but the first run.
+    #[cold]
+    #[inline(never)]
+    fn unpin_rest(&mut self, held: usize) {
+        for run in self.held.iter().take(held).skip(1).flatten() {
+            self.unpin(*run);
+        }
     }
 
     #[inline(always)]
@@ -446,9 +484,8 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     fn lose(&mut self) {
         self.failed = true;
         self.counts.failed += 1;
-        for held in self.held.iter_mut().take(self.holding) {
-            let pages = held.take().map_or(0, |run| run.size() / PAGE_SIZE);
-            self.counts.lost_pages += pages;
+        for held in self.held.iter().take(self.holding) {
+            self.counts.lost_pages += held.map_or(0, |run| run.size() / PAGE_SIZE);
         }
         self.holding = 0;
     }

@@ -184,19 +184,30 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
             level: plan.level(),
             leaf: plan.leaf_only(),
         };
-        self.open = Some(self.open.map_or(range, |open| hull(open, range)));
+        if self.open.is_none() && plan.is_done() {
+            // The first of a burst, and often the only one.
+            self.open = Some(range);
+            self.gathered = Some(next);
+            return;
+        }
+        self.gather_more(plan, next);
+    }
+
+    #[inline(never)]
+    fn gather_more(&mut self, plan: Invalidation<Ipa>, next: Gathered) {
+        self.open = Some(self.open.map_or(next.range, |open| hull(open, next.range)));
         if !plan.is_done() {
             self.keep(plan);
         }
-        self.gathered = match self.gathered {
-            None => Some(next),
-            Some(before) => match before.and(next) {
-                Some(both) => Some(both),
-                None => {
-                    self.issue(before);
-                    Some(next)
-                }
-            },
+        let before = self.gathered.take();
+        let both = before.map(|before| before.and(next));
+        self.gathered = match (before, both) {
+            (Some(_), Some(Some(both))) => Some(both),
+            (Some(before), _) => {
+                self.issue(before);
+                Some(next)
+            }
+            (None, _) => Some(next),
         };
     }
 
@@ -222,6 +233,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
     }
 
     /// Puts the invalidation of `what` into the queues.
+    #[inline(always)]
     fn issue(&mut self, what: Gathered) {
         let vmid = self.vmid;
         let granule = dma_granule(self.table.geometry().granule());
@@ -324,17 +336,23 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         if self.open.is_none() {
             return if self.doubt { Err(FlushError) } else { Ok(()) };
         }
-        if let Some(gathered) = self.gathered.take() {
-            self.issue(gathered);
-        }
-        let finished = self.on_each(|smmu| match smmu.finish() {
-            Ok(()) => true,
-            Err(_) => {
-                // A command of any domain may be the refused one; none of them
-                // may take that for its own completion.
-                let _ = smmu.fence();
-                false
+        let vmid = self.vmid;
+        let granule = dma_granule(self.table.geometry().granule());
+        let gathered = self.gathered.take();
+        let finished = self.on_each(|smmu| {
+            let issued = match &gathered {
+                Some(what) => {
+                    smmu.issue_ipa_range(vmid, what.range, granule, what.level, what.leaf)
+                }
+                None => Ok(()),
+            };
+            if issued.is_ok() && smmu.finish().is_ok() {
+                return true;
             }
+            // A command of any domain may be the refused one; none of them may
+            // take that for its own completion.
+            let _ = smmu.fence();
+            false
         });
         self.doubt |= !finished;
         if self.doubt {

@@ -119,6 +119,18 @@ impl Entry {
         }
     }
 
+    /// As [`pinned`](Self::pinned) for a page that rests with `owner`; `None` for
+    /// any other.
+    #[inline(always)]
+    pub(crate) const fn pinned_by(self, owner: Owner) -> Option<Self> {
+        // What is left is the count, unless the owner or the state differs.
+        if self.0 ^ Self::owned(owner).0 < Self::MAX_DMA_COUNT {
+            Some(Self(self.0 + 1))
+        } else {
+            None
+        }
+    }
+
     /// `None` at a count of 0.
     pub(crate) const fn unpinned(self) -> Option<Self> {
         if self.dma_count() == 0 {
@@ -160,5 +172,16 @@ mod tests {
         assert_eq!(full.pinned(), None);
         assert_eq!(full.unpinned().unwrap().dma_count(), 0x7f_fffe);
         assert_eq!(Entry::owned(Owner::HOST).unpinned(), None);
+        assert_eq!(full.pinned_by(Owner::HOST), None);
+    }
+
+    #[test]
+    fn one_owner_pins_what_rests_with_it() {
+        let pinned = |bits| Entry::from_bits(bits).pinned_by(Owner::HOST);
+        assert_eq!(pinned(0x0200_0000).map(Entry::bits), Some(0x0200_0001));
+        assert_eq!(pinned(0x027f_fffe).map(Entry::bits), Some(0x027f_ffff));
+        for other in [0x0280_0000, 0x0100_0000, 0x0300_0000, 0, 0x0280_0003] {
+            assert_eq!(pinned(other), None, "{other:#x}");
+        }
     }
 }

@@ -256,7 +256,17 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     /// [`PinError`]; no count has changed then.
+    #[inline]
     pub fn pin(&self, range: Range<PhysAddr>, owner: Owner) -> Result<(), PinError> {
+        if self.change_one(range, |entry| entry.pinned_by(owner)) {
+            return Ok(());
+        }
+        self.pin_all(range, owner)
+    }
+
+    /// Any number of pages, and what is wrong with them.
+    #[inline(never)]
+    fn pin_all(&self, range: Range<PhysAddr>, owner: Owner) -> Result<(), PinError> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(PinError::Unaligned(range));
         }
@@ -286,7 +296,16 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     /// [`UnpinError`]; no count has changed then.
+    #[inline]
     pub fn unpin(&self, range: Range<PhysAddr>) -> Result<(), UnpinError> {
+        if self.change_one(range, Entry::unpinned) {
+            return Ok(());
+        }
+        self.unpin_all(range)
+    }
+
+    #[inline(never)]
+    fn unpin_all(&self, range: Range<PhysAddr>) -> Result<(), UnpinError> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(UnpinError::Unaligned(range));
         }
@@ -302,6 +321,30 @@ impl<'a> Ledger<'a> {
                 slot.fetch_add(1, Ordering::AcqRel);
             },
         )
+    }
+
+    /// Replaces the entry of `range` by `change` of it if that is one page, with
+    /// an entry that may be changed so. Returns whether it did; if not, nothing
+    /// has changed.
+    #[inline(always)]
+    fn change_one(&self, range: Range<PhysAddr>, change: impl Fn(Entry) -> Option<Entry>) -> bool {
+        let at = range.start().raw();
+        if range.size() != PAGE_SIZE || at & (PAGE_SIZE - 1) != 0 {
+            return false;
+        }
+        for bank in self.banks {
+            let page = at.wrapping_sub(bank.range.start().raw()) / PAGE_SIZE;
+            // Below the bank is far above its last page.
+            if let Some(slot) = usize::try_from(page).ok().and_then(|n| bank.entries.get(n)) {
+                let bits = slot.load(Ordering::Acquire);
+                let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+                return change(Entry::from_bits(bits)).is_some_and(|new| {
+                    slot.compare_exchange(bits, new.bits(), order, failed)
+                        .is_ok()
+                });
+            }
+        }
+        false
     }
 
     fn slice(&self, range: Range<PhysAddr>) -> Option<&'a [AtomicU32]> {

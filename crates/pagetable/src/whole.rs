@@ -184,13 +184,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     pub fn reaches_across(&self, address: F::Input) -> bool {
         let at = address.raw();
         let page = self.geometry.granule().bytes();
-        if let Some(end) = at.checked_add(page)
-            && let Some(entry) = self.hint.entry(at, page).or_else(|| self.single(at, end))
-        {
-            let descriptor = self.memory.load(PhysAddr::new(entry));
-            return descriptor & (VALID | JOINED) == VALID | JOINED;
+        match self.hint.entry(at, page) {
+            Some(entry) => {
+                let descriptor = self.memory.load(PhysAddr::new(entry));
+                descriptor & (VALID | JOINED) == VALID | JOINED
+            }
+            None => self.reaches_across_slowly(at),
         }
-        self.reaches_across_slowly(at)
     }
 
     #[inline(never)]

@@ -85,8 +85,6 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             fenced: false,
             nested: false,
             msi_reserved: msi_reserved(&features),
-            short_tlbi: features.range_tlbi()
-                && !features.quirks.contains(Quirks::CFGI_AFTER_STAGE2),
             common: [None; MOST_COMMON],
             shadow: Ste::ABORT,
             hw,

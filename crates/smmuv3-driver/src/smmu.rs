@@ -102,8 +102,6 @@ pub struct Smmu<R, M, C> {
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
-    /// The invalidation of one page is one command, with ranges' fields.
-    pub(crate) short_tlbi: bool,
     /// Bits of an address that no message can be sent to.
     pub(crate) msi_reserved: u64,
     /// Second-level tables that several descriptors may point to.
@@ -272,8 +270,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         leaf: bool,
     ) -> Result<(), Error> {
         // One leaf, and nothing that must follow: most of what is asked for.
-        if self.short_tlbi
-            && !self.nested
+        if !self.nested
+            && self.features.range_tlbi()
             && let Some(3) = level
             && granule == Granule::Size4K
             && range.size() == 1 << 12
@@ -352,10 +350,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let stage1 = vmid
             .filter(|_| self.nested && self.features.stage1())
             .map(|vmid| [Command::sync(SIG_NONE), Command::tlbi_nh_all(vmid)]);
-        let config = self
-            .features
-            .quirks
-            .contains(Quirks::CFGI_AFTER_STAGE2)
+        // Without a stage 1 there is no physical address in what is cached of the
+        // configuration.
+        let config = (self.nested && self.features.quirks.contains(Quirks::CFGI_AFTER_STAGE2))
             .then(Command::cfgi_all);
         stage1.into_iter().flatten().chain(config)
     }

@@ -11,17 +11,26 @@ use portcullis_ownership::Owner;
 #[derive(Debug)]
 struct Bytes {
     at: u64,
+    /// 8 at least.
     bytes: u64,
 }
 
 impl Bytes {
-    /// The address of `SIZE` bytes, a power of two, at `offset`; `None` outside
-    /// or where they would not be aligned.
+    /// The address of `SIZE` bytes, a power of two up to 8, at `offset`; `None`
+    /// outside or where they would not be aligned.
     #[inline(always)]
     fn place<const SIZE: u64>(&self, offset: u64) -> Option<u64> {
         let at = self.at.wrapping_add(offset);
-        let inside = offset < self.bytes && SIZE <= self.bytes - offset;
+        let inside = offset <= self.bytes.saturating_sub(SIZE);
         (inside && at & (SIZE - 1) == 0).then_some(at)
+    }
+
+    /// As [`place`](Self::place), of `count` times 64 bits.
+    #[inline(always)]
+    fn words(&self, offset: u64, count: u64) -> Option<u64> {
+        let at = self.at.wrapping_add(offset);
+        let inside = offset <= self.bytes.checked_sub(8 * count)?;
+        (inside && at & 7 == 0).then_some(at)
     }
 }
 
@@ -55,15 +64,13 @@ macro_rules! accesses {
         /// inside.
         #[inline(always)]
         pub fn words<const N: usize>(&self, offset: u64) -> [u64; N] {
-            let bytes = self.bytes();
-            let last = offset.saturating_add(8 * (N as u64).saturating_sub(1));
-            match (bytes.place::<8>(offset), bytes.place::<8>(last)) {
-                (Some(at), Some(_)) => core::array::from_fn(|n| {
+            match self.bytes().words(offset, N as u64) {
+                Some(at) => core::array::from_fn(|n| {
                     let from = at + n as u64 * 8;
                     // SAFETY: as for the loads, from the first to the last.
                     unsafe { core::ptr::read_volatile(from as *const u64) }
                 }),
-                _ => [0; N],
+                None => [0; N],
             }
         }
     };
@@ -77,10 +84,14 @@ pub struct LentRing {
 }
 
 impl LentRing {
-    /// As [`Lent::open`], from any address.
+    /// As [`Lent::open`], from any address, and 8 bytes at least: no ring has
+    /// less.
     pub fn open(range: Range<Ipa>) -> Option<Self> {
         let start = range.start().raw();
         let words = Range::new(Ipa::new(start & !7), range.end()).ok()?;
+        if range.size() < 8 {
+            return None;
+        }
         let lent = Lent::open(words)?;
         let bytes = Bytes {
             at: start,
@@ -107,7 +118,8 @@ impl LentRing {
     }
 }
 
-/// One page of the host's that this CPU has mapped, and pinned.
+/// One page of the host's that this CPU has mapped, and pinned: unpinned it
+/// stays mapped, and nobody looks at it.
 #[derive(Debug)]
 pub struct HeldPage {
     page: Range<PhysAddr>,
@@ -117,7 +129,7 @@ pub struct HeldPage {
 impl HeldPage {
     /// Pins and maps the page at `page`. `None` when it is not the host's. One
     /// at a time on each CPU.
-    #[inline]
+    #[inline(always)]
     pub fn hold(page: Ipa) -> Option<Self> {
         let page = Range::from_size(PhysAddr::new(page.raw()), PAGE_SIZE).ok()?;
         let ledger = machine::ledger()?;
@@ -139,9 +151,8 @@ impl HeldPage {
     }
 
     /// Lets go of it.
-    #[inline]
+    #[inline(always)]
     pub fn release(self) {
-        mmu::leave_page();
         if let Some(ledger) = machine::ledger() {
             let counted = ledger.unpin(self.page);
             debug_assert!(counted.is_ok());

@@ -24,12 +24,12 @@ impl Platform for HostMachine {
         window.close();
     }
 
-    #[inline]
+    #[inline(always)]
     fn hold(&self, page: Ipa) -> Result<HeldPage, Outside> {
         HeldPage::hold(page).ok_or(Outside)
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&self, page: HeldPage) {
         page.release();
     }
@@ -58,7 +58,7 @@ macro_rules! window {
             fn load64(&self, offset: u64) -> u64 {
                 self.load64(offset)
             }
-            #[inline]
+            #[inline(always)]
             fn words<const N: usize>(&self, offset: u64) -> [u64; N] {
                 self.words(offset)
             }

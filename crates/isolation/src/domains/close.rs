@@ -37,6 +37,7 @@ impl<U: DmaUnit> Domains<'_, U> {
         })
     }
 
+    #[inline(never)]
     pub(super) fn close_on(&mut self, job: Closing) -> Step {
         match self.close_some(job.index, job.at) {
             Some(at) => {
@@ -76,6 +77,7 @@ impl<U: DmaUnit> Domains<'_, U> {
         self.reset_on(Resetting::Block(Endpoint(0)))
     }
 
+    #[inline(never)]
     pub(super) fn reset_on(&mut self, job: Resetting) -> Step {
         let next = match job {
             Resetting::Block(from) => match self.unit.next_attached(from, ENDPOINTS) {
