@@ -313,14 +313,15 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
 
     #[inline]
     fn unmap_first(&mut self, range: Range<Iova>) -> Result<Option<Mapped>, FlushFirst> {
-        if self.plans[PLANS - 1].is_some() {
+        // Two of them at most come with one call.
+        if self.plans[PLANS - 2].is_some() {
             return Err(FlushFirst);
         }
-        let taken = self
-            .table
-            .take_first(input(range))
-            .map_err(|_| FlushFirst)?;
-        let Some(taken) = taken else {
+        let range = input(range);
+        self.sweep(Some(range))?;
+        let Some(taken) = self.table.take_first(range).map_err(|_| FlushFirst)? else {
+            // Nor is there anything to come back to.
+            self.sweep(None)?;
             return Ok(None);
         };
         self.gather(taken.plan);
