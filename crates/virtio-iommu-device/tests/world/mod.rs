@@ -9,7 +9,7 @@ mod machine;
 #[allow(unused_imports)]
 pub use book::{Book, Call, Pace, map as book_map};
 #[allow(unused_imports)]
-pub use machine::{Machine, PAGE, RAM};
+pub use machine::{Held as Window, Machine, PAGE, RAM};
 
 use portcullis_dma_domain::Endpoint;
 use virtio_iommu_device::{Config, Device, Progress, Size, reg};
