@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 /// The targets, with runs short enough to belong to the tests.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target {
         name: "device_tree",
         runs: 20_000,
@@ -43,6 +43,11 @@ pub const TARGETS: [Target; 4] = [
         name: "emulator",
         runs: 400,
         longest: 2_048,
+    },
+    Target {
+        name: "virtio_iommu",
+        runs: 5_000,
+        longest: 1_024,
     },
 ];
 

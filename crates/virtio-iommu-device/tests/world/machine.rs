@@ -145,6 +145,22 @@ impl Machine {
         self.0.open.borrow().len()
     }
 
+    /// No page changed hands.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.0.taken.borrow().is_empty()
+    }
+
+    /// The parts of the queues that are open, three for each.
+    #[must_use]
+    pub fn parts(&self) -> Vec<[ops::Range<u64>; 3]> {
+        let open = self.0.open.borrow();
+        let range = |part: &Range<Ipa>| part.start().raw()..part.end().raw();
+        open.chunks_exact(3)
+            .map(|parts| [range(&parts[0]), range(&parts[1]), range(&parts[2])])
+            .collect()
+    }
+
     fn is_ours(&self, range: &Range<Ipa>) -> bool {
         let (start, end) = (range.start().raw(), range.end().raw());
         let inside = start >= RAM.start && end <= RAM.end;
