@@ -17,6 +17,7 @@ pub mod model;
 pub mod qtest;
 pub mod random;
 pub mod report;
+pub mod requests;
 pub mod second;
 pub mod shrink;
 pub mod streams;

@@ -11,6 +11,7 @@ use crate::qtest::{self, Qtest};
 use portcullis_lab::Error as LabError;
 use portcullis_lab::setup::qemu::Qemu;
 use std::fs::File;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -108,8 +109,8 @@ impl From<qtest::Error> for Error {
     }
 }
 
-/// A running machine; QEMU ends with it.
-pub struct Machine {
+/// A running QEMU, which ends with it.
+pub struct Process {
     child: Child,
     /// The way to its memory and registers.
     pub qtest: Qtest,
@@ -117,12 +118,12 @@ pub struct Machine {
     _directory: TempDir,
 }
 
-impl Machine {
-    /// Starts QEMU and makes the devices ready.
+impl Process {
+    /// Starts a `virt` machine with these options and devices.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn start(qemu: &Qemu) -> Result<Self, Error> {
+    pub fn start(qemu: &Qemu, options: &str, devices: &[String]) -> Result<Self, Error> {
         let directory = TempDir::with_prefix("portcullis-").map_err(LabError::io(
             "cannot make a directory in",
             std::env::temp_dir(),
@@ -137,27 +138,15 @@ impl Machine {
         let log = File::create(&words).map_err(LabError::io("cannot write", &words))?;
         let mut command = qemu.command();
         command
-            .args(["-M", "virt,gic-version=3,iommu=smmuv3,highmem-ecam=off"])
+            .arg("-M")
+            .arg(format!("virt,gic-version=3,highmem-ecam=off{options}"))
             .args(["-cpu", "cortex-a57,start-powered-off=on", "-m", "1G"])
             .args(["-accel", "tcg", "-icount", "shift=0,sleep=off"])
             .args(["-nodefaults", "-display", "none", "-qtest-log", "none"])
             .arg("-qtest")
             .arg(format!("unix:{}", socket.display()));
-        for device in [
-            "pcie-root-port,id=first,chassis=1,addr=3.0",
-            "pcie-root-port,id=second,chassis=2,addr=4.0",
-            "edu,addr=1.0",
-            "edu,addr=2.0,multifunction=on",
-            "edu,addr=2.3",
-            "edu,bus=first,addr=0.0",
-            "edu,bus=second,addr=0.0",
-        ] {
-            let mask = if device.starts_with("edu") {
-                ",dma_mask=0xffffffffffffffff"
-            } else {
-                ""
-            };
-            command.arg("-device").arg(format!("{device}{mask}"));
+        for device in devices {
+            command.arg("-device").arg(device);
         }
         let child = command
             .stdin(Stdio::null())
@@ -193,15 +182,12 @@ impl Machine {
         let Some(child) = child.0.take() else {
             return Err(Error::Stuck(0));
         };
-        let mut machine = Self {
+        Ok(Self {
             child,
             qtest,
             words,
             _directory: directory,
-        };
-        let ready = machine.prepare().and_then(|()| machine.fill());
-        ready.map_err(|error| machine.explain(error))?;
-        Ok(machine)
+        })
     }
 
     /// Adds what QEMU said to an error.
@@ -213,6 +199,62 @@ impl Machine {
             }
             other => other,
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+/// A running machine; QEMU ends with it.
+pub struct Machine {
+    process: Process,
+}
+
+impl Deref for Machine {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+impl Machine {
+    /// Starts QEMU and makes the devices ready.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(qemu: &Qemu) -> Result<Self, Error> {
+        let devices = [
+            "pcie-root-port,id=first,chassis=1,addr=3.0",
+            "pcie-root-port,id=second,chassis=2,addr=4.0",
+            "edu,addr=1.0",
+            "edu,addr=2.0,multifunction=on",
+            "edu,addr=2.3",
+            "edu,bus=first,addr=0.0",
+            "edu,bus=second,addr=0.0",
+        ];
+        let devices = devices.map(|device| {
+            let mask = if device.starts_with("edu") {
+                ",dma_mask=0xffffffffffffffff"
+            } else {
+                ""
+            };
+            format!("{device}{mask}")
+        });
+        let process = Process::start(qemu, ",iommu=smmuv3", &devices)?;
+        let mut machine = Self { process };
+        let ready = machine.prepare().and_then(|()| machine.fill());
+        ready.map_err(|error| machine.explain(error))?;
+        Ok(machine)
     }
 
     fn prepare(&mut self) -> Result<(), qtest::Error> {
@@ -300,12 +342,6 @@ impl Machine {
             }
         }
         Err(Error::Stuck(device.stream))
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        stop(&mut self.child);
     }
 }
 

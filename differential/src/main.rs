@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use portcullis_differential::campaign::{self, CASES, Plan};
+use portcullis_differential::requests;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,9 +12,13 @@ use std::process::ExitCode;
 /// when something else was found. The last line says what was run.
 #[derive(Parser)]
 struct Arguments {
-    /// Random cases to run.
-    #[arg(long, value_name = "N", default_value_t = CASES)]
-    cases: u64,
+    /// Random cases to run [default: 26000, with --requests 2000].
+    #[arg(long, value_name = "N")]
+    cases: Option<u64>,
+    /// Compare the virtio-iommu devices instead: one sequence of requests after
+    /// the other.
+    #[arg(long, conflicts_with_all = ["jobs", "keep_going"])]
+    requests: bool,
     /// Seed of the cases.
     #[arg(long, value_name = "S", default_value = "1", value_parser = number)]
     seed: u64,
@@ -34,13 +39,16 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let plan = Plan {
-        cases: arguments.cases,
+        cases: arguments.cases.unwrap_or(CASES),
         seed: arguments.seed,
         only: arguments.only,
         jobs: arguments.jobs,
         keep_going: arguments.keep_going,
         qemu: arguments.qemu,
     };
+    if arguments.requests {
+        return compare_requests(&plan, arguments.cases.unwrap_or(requests::CASES));
+    }
     match campaign::run(&plan) {
         Ok(summary) => {
             for (name, count) in &summary.explained {
@@ -57,6 +65,33 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             } else {
                 FOUND.into()
+            }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare_requests(plan: &Plan, cases: u64) -> ExitCode {
+    let numbers = match plan.only {
+        Some(number) => number..number + 1,
+        None => 0..cases,
+    };
+    let summary = campaign::qemu(plan).and_then(|qemu| requests::run(&qemu, plan.seed, numbers));
+    match summary {
+        Ok(summary) => {
+            for (name, count) in &summary.explained {
+                println!("{count:6} {name}");
+            }
+            if let Some(text) = &summary.difference {
+                println!("{text}");
+            }
+            println!("{}", summary.line());
+            match summary.difference {
+                None => ExitCode::SUCCESS,
+                Some(_) => FOUND.into(),
             }
         }
         Err(error) => {

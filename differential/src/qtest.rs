@@ -113,6 +113,14 @@ impl Qtest {
         Ok(())
     }
 
+    /// Queues an 8-bit write.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn writeb(&mut self, at: u64, value: u8) -> Result<(), Error> {
+        self.queue(Expect::Nothing, format_args!("writeb {at:#x} {value:#x}"))
+    }
+
     /// Queues a 16-bit write.
     ///
     /// # Errors

@@ -298,8 +298,8 @@ impl Run {
     }
 
     fn finish(&mut self, offset: u32) {
+        self.permit();
         for _ in 0..2000 {
-            self.permit();
             let progress = self.world.write_once(offset, Size::Word, 0);
             self.check(progress);
             if progress == Progress::Done {
@@ -323,15 +323,17 @@ impl Run {
             structures.extend([descriptors.clone(), available.clone()]);
             buffers(&self.world, &parts, &mut self.allowed, &mut structures);
         }
+        merge(&mut self.allowed);
+        merge(&mut structures);
         // What the device writes for one chain may become part of the next:
         // silly, and nothing that can be foreseen here.
-        let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
-        let mut pairs = self
-            .allowed
-            .iter()
-            .flat_map(|a| structures.iter().map(move |b| (a, b)));
-        if pairs.any(|(a, b)| overlap(a, b)) {
-            self.allowed.push(RAM);
+        let overlap = |range: &Range<u64>| {
+            let next = structures.partition_point(|other| other.end <= range.start);
+            let other = structures.get(next);
+            other.is_some_and(|other| other.start < range.end)
+        };
+        if self.allowed.iter().any(overlap) {
+            self.allowed = vec![RAM];
         }
     }
 
@@ -359,6 +361,18 @@ impl Run {
         assert!(!self.world.book.is_busy());
         self.world.device.counts().requests
     }
+}
+
+/// Sorts ranges and joins those that touch.
+fn merge(ranges: &mut Vec<Range<u64>>) {
+    ranges.sort_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let joined = next.start <= range.end;
+        if joined {
+            range.end = range.end.max(next.end);
+        }
+        joined
+    });
 }
 
 /// The used ring, and every writable piece of every chain that the available

@@ -44,9 +44,14 @@ pub struct Book {
     pub refusals: VecDeque<Refusal>,
     pub sync_fails: bool,
     pub reset_fails: bool,
+    /// Endpoints that there are.
+    pub endpoints: Vec<Endpoint>,
+    /// Where messages go, for the second endpoint.
+    pub doorbell: Range<Iova>,
+    /// For every endpoint.
+    pub one_doorbell: bool,
     /// Several reserved ranges for the last endpoint.
     pub many_reserved: usize,
-    /// Endpoints asked about and unknown do not get here otherwise.
     under_way: Option<(Option<Request>, u32)>,
     /// Something waits for a sync.
     pub waiting: BTreeSet<usize>,
@@ -70,6 +75,9 @@ impl Book {
             refusals: VecDeque::new(),
             sync_fails: false,
             reset_fails: false,
+            endpoints: ENDPOINTS.to_vec(),
+            doorbell: Range::from_size(Iova::new(0x800_0000), 0x10_0000).unwrap(),
+            one_doorbell: false,
             many_reserved: 1,
             under_way: None,
             waiting: BTreeSet::new(),
@@ -146,7 +154,7 @@ impl Book {
     fn act(&mut self, request: Request) -> Result<bool, Refusal> {
         match request {
             Request::Attach { domain, endpoint } => {
-                assert!(ENDPOINTS.contains(&endpoint), "the device asked before");
+                assert!(self.has(endpoint), "the device asked before");
                 if self.attached.get(&endpoint.0) == Some(&domain.0) {
                     return Ok(false);
                 }
@@ -209,17 +217,17 @@ impl Iommu for Book {
     }
 
     fn has(&self, endpoint: Endpoint) -> bool {
-        ENDPOINTS.contains(&endpoint)
+        self.endpoints.contains(&endpoint)
     }
 
     fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved> {
         let [_, msi, many] = ENDPOINTS;
+        if endpoint == msi || self.one_doorbell {
+            let (range, kind) = (self.doorbell, ReservedKind::Msi);
+            return (index == 0).then_some(Reserved { range, kind });
+        }
         let at = 0x800_0000 + 0x10_0000 * index as u64;
         let range = Range::from_size(Iova::new(at), 0x10_0000).unwrap();
-        if endpoint == msi && index == 0 {
-            let kind = ReservedKind::Msi;
-            return Some(Reserved { range, kind });
-        }
         let kind = ReservedKind::Reserved;
         (endpoint == many && index < self.many_reserved).then_some(Reserved { range, kind })
     }
