@@ -135,6 +135,36 @@ fn no_room_for_a_status_is_no_answer() {
     }
 }
 
+/// Next to the body, where Linux has it; alone, and as one of several.
+#[test]
+fn too_little_room_beside_the_body_is_no_answer() {
+    for body in [
+        map(1, 0x2_0000, 0x2_0fff, 0, RW),
+        unmap(1, 0x2_0000, 0x2_0fff),
+    ] {
+        for (len, writable) in [(0, true), (1, true), (3, true), (4, false)] {
+            for others in 0..3 {
+                let mut driver = driver();
+                driver.world.book.calls.clear();
+                let at = driver.room(64);
+                driver.world.machine.put(at, &body);
+                let tail = at + body.len() as u64;
+                driver.world.machine.fill(tail, 8, 0xee);
+                let head = driver.chain(&[(at, body.len() as u32, false), (tail, len, writable)]);
+                driver.offer(head);
+                for _ in 0..others {
+                    driver.queue(&map(7, 0x2_0000, 0x2_0fff, 0, RW));
+                }
+                driver.notify();
+                let back = driver.used();
+                assert_eq!(back[0], (u32::from(head), 0), "{len}");
+                assert_eq!(driver.world.machine.get(tail, 8), [0xee; 8]);
+                assert_eq!(driver.world.book.calls.len(), others);
+            }
+        }
+    }
+}
+
 /// Bodies and tails in places that are not the driver's, or at the end of a page.
 #[test]
 fn buffers_that_are_not_the_drivers_come_back() {

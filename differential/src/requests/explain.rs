@@ -111,17 +111,15 @@ pub fn explain(state: &State, ask: &Ask, ours: &Answer, theirs: &Answer) -> Opti
             flags,
             reserved,
         } => {
-            if !differ {
+            if flags == 1 && ours.status == Some(INVAL) {
+                // Also where it says INVAL: it has left its domain by then.
+                accepted.then_some(known("attach-bypass", false))
+            } else if !differ {
                 let again = ours.status == Some(OK) && state.holds_alone(endpoint, domain);
                 again.then_some(known("attach-again", false))
-            } else if ours.status != Some(INVAL) {
-                None
-            } else if flags & !1 == 0 && flags != 0 {
-                accepted.then_some(known("attach-bypass", false))
-            } else if flags == 0 && reserved != 0 {
-                accepted.then_some(known("attach-reserved", false))
             } else {
-                None
+                let reserved = ours.status == Some(INVAL) && flags == 0 && reserved != 0;
+                (reserved && accepted).then_some(known("attach-reserved", false))
             }
         }
         Ask::Map {
