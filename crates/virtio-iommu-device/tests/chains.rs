@@ -135,6 +135,33 @@ fn no_room_for_a_status_is_no_answer() {
     }
 }
 
+/// Side by side, as Linux has them, but not aligned as Linux has them.
+#[test]
+fn buffers_need_no_alignment() {
+    for odd in 0..9 {
+        for others in 0..2 {
+            for body in [
+                map(1, 0x4_0000, 0x4_0fff, 0x5000, RW),
+                unmap(1, 0x3_0000, 0x3_ffff),
+            ] {
+                let mut driver = driver();
+                let at = driver.room(64) + odd;
+                driver.world.machine.put(at, &body);
+                let tail = at + body.len() as u64;
+                driver.world.machine.fill(tail, 4, 0xee);
+                let head = driver.chain(&[(at, body.len() as u32, false), (tail, 4, true)]);
+                driver.offer(head);
+                for _ in 0..others {
+                    driver.queue(&map(1, 0x2_0000, 0x2_0fff, 0, RW));
+                }
+                driver.notify();
+                assert_eq!(driver.used()[0], (u32::from(head), 4), "{odd}");
+                assert_eq!(driver.world.machine.get(tail, 4), [0; 4]);
+            }
+        }
+    }
+}
+
 /// Next to the body, where Linux has it; alone, and as one of several.
 #[test]
 fn too_little_room_beside_the_body_is_no_answer() {

@@ -115,6 +115,55 @@ fn with_event_idx_the_driver_is_asked_to_go_on_notifying() {
     assert_eq!(driver.world.machine.get16(REQUESTS.used), 0, "flags");
 }
 
+/// Another CPU makes a request available and is not asked to notify, since the
+/// device has only just said that it wants to be told.
+#[test]
+fn a_request_that_comes_late_is_not_lost() {
+    for before in [1, 2, 5] {
+        let mut driver = Driver::new(PLAIN | EVENT_IDX);
+        driver.attached(1);
+        for n in 0..before {
+            driver.queue(&body(n));
+        }
+        // All but its index is there already.
+        let late = driver.available + 1;
+        let (_, tail) = driver.queue(&body(9));
+        let index = REQUESTS.available + 2;
+        driver.world.machine.put16(index, late - 1);
+        let event = REQUESTS.used + 4 + 512;
+        let then = vec![(index, late.to_le_bytes().to_vec())];
+        driver.world.machine.meanwhile(event, then);
+        driver.notify();
+        assert_eq!(driver.used().len() as u64, before + 1);
+        assert_eq!(driver.world.machine.get(tail, 1), [0]);
+        assert_eq!(driver.world.machine.get16(event), late);
+    }
+}
+
+/// The driver decides that it wants to be told just when the ring moves, too
+/// late to see that it did.
+#[test]
+fn a_wish_to_be_told_that_comes_late_is_heard() {
+    for (features, at, value) in [
+        (PLAIN, REQUESTS.available, 0u16),
+        (PLAIN | EVENT_IDX, REQUESTS.available + 4 + 128, 1),
+    ] {
+        for count in 1..3 {
+            let mut driver = Driver::new(features);
+            driver.attached(1);
+            driver.world.machine.put16(at, 77);
+            let _ = driver.world.machine.interrupts();
+            for n in 0..count {
+                driver.queue(&body(n));
+            }
+            let then = vec![(at, value.to_le_bytes().to_vec())];
+            driver.world.machine.meanwhile(REQUESTS.used + 2, then);
+            driver.notify();
+            assert_eq!(driver.world.machine.interrupts(), 1, "{count}");
+        }
+    }
+}
+
 #[test]
 fn a_notification_of_nothing_does_nothing() {
     for features in [PLAIN, PLAIN | EVENT_IDX] {

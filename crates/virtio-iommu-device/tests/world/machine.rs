@@ -14,8 +14,30 @@ pub const PAGE: u64 = 0x1000;
 /// Most accesses to memory that one call may cost.
 const MOST_WORK: u64 = 40_000;
 
+/// What was not put in order yet.
+#[derive(Default)]
+struct Order {
+    /// Stores that the driver may see after a later one.
+    unpublished: Cell<bool>,
+    /// `avail.idx` was loaded, and what it says is there may be older.
+    stale: Cell<bool>,
+    /// `used.idx` or `avail_event` was stored, and later loads may come first.
+    unfenced: Cell<bool>,
+}
+
+/// The part of a queue that a window is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Descriptors,
+    Available,
+    Used,
+    /// None, but a page.
+    Page,
+}
+
 #[derive(Default)]
 struct Inner {
+    order: Order,
     bytes: RefCell<Vec<u8>>,
     /// Pages that are not the driver's any more.
     taken: RefCell<BTreeSet<u64>>,
@@ -28,9 +50,14 @@ struct Inner {
     /// The page that is held.
     page: Cell<Option<u64>>,
     holds: Cell<u64>,
+    /// What the driver stores at the moment that the device stores there.
+    meanwhile: RefCell<Option<Meanwhile>>,
     interrupts: Cell<u64>,
     work: Cell<u64>,
 }
+
+/// Where the device stores, and what the driver does then.
+type Meanwhile = (u64, Vec<(u64, Vec<u8>)>);
 
 /// A handle to it.
 #[derive(Clone, Default)]
@@ -41,7 +68,7 @@ pub struct Machine(Rc<Inner>);
 pub struct Held {
     machine: Machine,
     range: Range<Ipa>,
-    page: bool,
+    part: Part,
 }
 
 impl std::fmt::Debug for Machine {
@@ -62,6 +89,15 @@ impl Machine {
     /// A call begins.
     pub fn begin(&self) {
         self.0.work.set(0);
+        // A trap of the driver's CPU is order enough.
+        let Order {
+            unpublished,
+            stale,
+            unfenced,
+        } = &self.0.order;
+        for flag in [unpublished, stale, unfenced] {
+            flag.set(false);
+        }
     }
 
     /// A call ends.
@@ -127,6 +163,12 @@ impl Machine {
         self.0.loads.take()
     }
 
+    /// Another CPU of the driver's stores `then` as soon as the device stored at
+    /// `at`, once.
+    pub fn meanwhile(&self, at: u64, then: Vec<(u64, Vec<u8>)>) {
+        *self.0.meanwhile.borrow_mut() = Some((at, then));
+    }
+
     /// How often a page was held since the last time.
     #[must_use]
     pub fn holds(&self) -> u64 {
@@ -181,7 +223,33 @@ impl Held {
         Some((at - RAM.start) as usize)
     }
 
+    /// Orders that the device relies on (2.7.13.3, 2.7.7.2, 2.7.10.1).
+    fn look(&self, offset: u64) {
+        let order = &self.machine.0.order;
+        let index = self.part == Part::Available && offset == 2;
+        // Whether anything is to be told or to be done is asked last.
+        if self.part == Part::Available && order.unfenced.get() {
+            panic!("a load that may come before the store of an index");
+        }
+        assert!(index || !order.stale.get(), "a load that may be too old");
+        order.stale.set(index);
+    }
+
+    fn show(&self, offset: u64) {
+        let order = &self.machine.0.order;
+        let event = self.part == Part::Used && offset + 2 == self.range.size();
+        if self.part == Part::Used && offset == 2 {
+            assert!(!order.unpublished.get(), "what an index shows comes later");
+            order.unfenced.set(true);
+        } else if event {
+            order.unfenced.set(true);
+        } else {
+            order.unpublished.set(true);
+        }
+    }
+
     fn load<const N: usize>(&self, offset: u64) -> [u8; N] {
+        self.look(offset);
         let Some(index) = self.index(offset, N as u64) else {
             return [0; N];
         };
@@ -193,6 +261,7 @@ impl Held {
     }
 
     fn store<const N: usize>(&self, offset: u64, value: [u8; N]) {
+        self.show(offset);
         if let Some(index) = self.index(offset, N as u64) {
             let at = RAM.start + index as u64;
             self.machine
@@ -201,6 +270,15 @@ impl Held {
                 .borrow_mut()
                 .extend(at..at + N as u64);
             self.machine.0.bytes.borrow_mut()[index..index + N].copy_from_slice(&value);
+            let meanwhile = self
+                .machine
+                .0
+                .meanwhile
+                .borrow_mut()
+                .take_if(|(on, _)| *on == at);
+            for (at, bytes) in meanwhile.into_iter().flat_map(|(_, then)| then) {
+                self.machine.put(at, &bytes);
+            }
         }
     }
 }
@@ -227,9 +305,17 @@ impl Window for Held {
     fn store32(&self, offset: u64, value: u32) {
         self.store(offset, value.to_ne_bytes());
     }
-    fn refresh(&self) {}
-    fn publish(&self) {}
-    fn fence(&self) {}
+    fn refresh(&self) {
+        self.machine.0.order.stale.set(false);
+    }
+    fn publish(&self) {
+        self.machine.0.order.unpublished.set(false);
+    }
+    fn fence(&self) {
+        self.refresh();
+        self.publish();
+        self.machine.0.order.unfenced.set(false);
+    }
 }
 
 impl Platform for Machine {
@@ -241,17 +327,19 @@ impl Platform for Machine {
         if !self.is_ours(&range) {
             return Err(Outside);
         }
+        let parts = [Part::Descriptors, Part::Available, Part::Used];
+        let part = parts[self.open_windows() % 3];
         self.0.open.borrow_mut().push(range);
         assert!(self.open_windows() <= 6, "too many windows");
         Ok(Held {
             machine: self.clone(),
             range,
-            page: false,
+            part,
         })
     }
 
     fn close(&self, window: Held) {
-        assert!(!window.page, "a page is not a window");
+        assert_ne!(window.part, Part::Page, "a page is not a window");
         let mut open = self.0.open.borrow_mut();
         let index = open.iter().position(|range| *range == window.range);
         open.remove(index.expect("what is not open is closed"));
@@ -269,12 +357,12 @@ impl Platform for Machine {
         Ok(Held {
             machine: self.clone(),
             range,
-            page: true,
+            part: Part::Page,
         })
     }
 
     fn release(&self, page: Held) {
-        assert!(page.page, "a window is not a page");
+        assert_eq!(page.part, Part::Page, "a window is not a page");
         assert_eq!(self.0.page.take(), Some(page.range.start().raw()));
     }
 
