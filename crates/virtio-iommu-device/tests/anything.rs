@@ -92,7 +92,7 @@ impl Reference {
                     || first > last
                 {
                     5
-                } else if u128::from(to) + u128::from(last - first) >> 64 != 0 {
+                } else if (u128::from(to) + u128::from(last - first)) >> 64 != 0 {
                     7
                 } else if !self.exists(domain) {
                     6
@@ -168,7 +168,7 @@ fn first() -> impl Strategy<Value = u64> {
         Just(0),
         Just(LAST - 0xfff),
         Just(LAST + 1),
-        Just(u64::MAX & !0xfff),
+        Just(!0xfffu64),
         any::<u64>(),
         any::<u64>().prop_map(|at| at & !0xfff),
     ];
@@ -188,7 +188,7 @@ fn range() -> impl Strategy<Value = (u64, u64)> {
 
 fn to() -> impl Strategy<Value = u64> {
     let page = any::<u32>().prop_map(|page| u64::from(page) << 12);
-    rarely(page, prop_oneof![any::<u64>(), Just(u64::MAX & !0xfff)])
+    rarely(page, prop_oneof![any::<u64>(), Just(!0xfffu64)])
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
@@ -267,7 +267,7 @@ fn offer(driver: &mut Driver, body: &[u8], shape: &Shape) -> (u16, Vec<u64>) {
     // The table's entries in reverse, so that `next` means something.
     let inside = &pieces[direct..];
     let count = inside.len() as u16;
-    let entry = |n: u16| (n != 0).then(|| count - n).unwrap_or(0);
+    let entry = |n: u16| if n == 0 { 0 } else { count - n };
     let mut table = vec![[0; 16]; inside.len()];
     for (n, (at, len, writable)) in (0..).zip(inside) {
         let last = n + 1 == count;
