@@ -241,3 +241,27 @@ fn every_size_that_is_too_small_is_refused() {
         assert_eq!(error, BootError::OutputTooSmall { have: have as u64 });
     }
 }
+
+#[test]
+fn the_tree_of_qemu_has_all_its_pci_devices_behind_it() {
+    let mut blob = include_bytes!("trees/gicv3-smmu-modules.dtb").to_vec();
+    let (from, to) = (b"host-iommu=identity", b"host-iommu=paravirt");
+    let at = blob.windows(from.len()).position(|part| part == from);
+    let at = at.expect("the tree names its mode");
+    blob[at..at + to.len()].copy_from_slice(to);
+    let host = host_tree(&blob);
+    let fdt = Fdt::new(&host).unwrap();
+    let viommu = fdt.find(b"/viommu@9050000").expect("a virtio-iommu");
+    assert!(viommu.is_compatible(b"virtio,mmio"));
+    let phandle = viommu.phandle().expect("a phandle");
+    let same = |node: &portcullis_boot::Node<'_>| node.phandle() == Some(phandle);
+    assert_eq!(fdt.nodes().filter(|(_, node)| same(node)).count(), 1);
+    assert_eq!(
+        seen(&blob, "/pcie@10000000", "iommu-map"),
+        Some(vec![0, phandle, 0, 0x1_0000])
+    );
+    let transports = fdt
+        .nodes()
+        .filter(|(_, node)| node.is_compatible(b"virtio,mmio"));
+    assert_eq!(transports.count(), 1);
+}

@@ -224,11 +224,12 @@ fn cell(sample: Option<Sample>) -> String {
 #[must_use]
 pub fn text(lines: &[Line]) -> String {
     let has = |mode: Mode| lines.iter().any(|line| line.of(mode).is_some());
+    let virtio = has(Mode::Free) || has(Mode::Paravirt);
     let mut text = String::new();
-    if has(Mode::Identity) || has(Mode::Nested) || !has(Mode::Paravirt) {
+    if has(Mode::Identity) || has(Mode::Nested) || !virtio {
         text.push_str(&one(lines, Mode::Nested));
     }
-    if has(Mode::Free) || has(Mode::Paravirt) {
+    if virtio {
         if !text.is_empty() {
             text.push('\n');
         }

@@ -46,6 +46,9 @@ impl Stage<'_> {
         targets: &[Target],
     ) -> Result<()> {
         let mut wrong = Vec::new();
+        if targets.is_empty() {
+            wrong.push("there was nothing to map".to_owned());
+        }
         for target in targets {
             let page = target.address & !(PAGE - 1);
             let mark = self.vm.log.mark();
@@ -119,6 +122,9 @@ impl Stage<'_> {
         // The control: the same with a page of the host's.
         if let Err(why) = self.asked(&format!("try {own:#x} {BYTES}"))? {
             wrong.push(format!("the host's own page: {why}"));
+        }
+        if memory.is_empty() {
+            wrong.push("there was nothing to map".to_owned());
         }
         for target in memory {
             let page = target.address & !(PAGE - 1);
