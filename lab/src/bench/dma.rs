@@ -30,6 +30,8 @@ const PACKET: u64 = 1_000;
 const BLOCK: u64 = 4 << 10;
 /// CPUs that unmap at once.
 const CROWD: u32 = 4;
+/// How much more EL2 may take for each when they do.
+const CROWD_LIMIT: f64 = 1.1;
 /// With this frequency a tick of the counter is an instruction.
 pub(super) const FREQUENCY: u32 = 1_000_000_000;
 
@@ -111,7 +113,22 @@ pub fn run(lab: &Lab, machines: &[(Mode, Machine)]) -> Result<Vec<Line>> {
             progress.done();
         }
     }
+    limit_crowd(&mut lines);
     Ok(lines)
+}
+
+/// However many CPUs map at once, each mapping takes of EL2 what it takes alone.
+fn limit_crowd(lines: &mut [Line]) {
+    let share = |work| {
+        let name = name(work, Setting::Strict);
+        lines.iter().find(|line| line.name == name)?.share()
+    };
+    let alone = share(Work::Map(BLOCK)).zip(share(Work::Unmap(BLOCK)));
+    let crowd = name(Work::Both(BLOCK), Setting::Crowded);
+    let crowd = lines.iter_mut().find(|line| line.name == crowd);
+    if let (Some((map, unmap)), Some(line)) = (alone, crowd) {
+        line.paravirt.share = Some((map + unmap) * CROWD_LIMIT);
+    }
 }
 
 fn name(work: Work, setting: Setting) -> String {
@@ -390,5 +407,41 @@ impl Stage<'_> {
             spread: None,
             entries: entries.map(|entries| entries / all),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_compared_with_one() {
+        let line = |work, setting, free, paravirt| {
+            let sample = |average| Sample {
+                average,
+                spread: None,
+                entries: Some(2.0),
+            };
+            Line {
+                name: name(work, setting),
+                samples: vec![
+                    (Mode::Free, sample(free)),
+                    (Mode::Paravirt, sample(paravirt)),
+                ],
+                nested: nested_goals(work, setting),
+                paravirt: Goals::default(),
+            }
+        };
+        let crowd = |paravirt| {
+            let mut lines = [
+                line(Work::Map(BLOCK), Setting::Strict, 2_000.0, 2_400.0),
+                line(Work::Unmap(BLOCK), Setting::Strict, 2_000.0, 2_600.0),
+                line(Work::Both(BLOCK), Setting::Crowded, 5_000.0, paravirt),
+            ];
+            limit_crowd(&mut lines);
+            lines[2].reached()
+        };
+        assert!(crowd(6_099.0));
+        assert!(!crowd(6_101.0));
     }
 }
