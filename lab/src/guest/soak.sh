@@ -2,6 +2,7 @@
 # soak: keeps disk and mappings busy until /tmp/stop is there, then says in
 # /tmp/soaked how much went well.
 SIZE=4194304
+CPUS=$(grep -c ^processor /proc/cpuinfo)
 verify() {
 	while [ ! -e /tmp/stop ]; do
 		echo "1 nvme verify 0xd15c $1 $SIZE" | agent >> /tmp/soak.$1
@@ -18,7 +19,7 @@ write() {
 map() {
 	while [ ! -e /tmp/stop ]; do
 		for f in /sys/bus/pci/drivers/dma_bench/0*/bench; do
-			echo 4 $1 both 500 > $f && echo 2000 || echo 0 >> /tmp/soak.bad
+			echo $CPUS $1 both 500 > $f && echo mapped || echo 0 >> /tmp/soak.bad
 		done >> /tmp/soak.maps
 	done
 }
@@ -29,6 +30,6 @@ map 65536 &
 wait
 errors=$(cat /tmp/soak.* | grep -c -E '^@1 err|^@panic|^0$')
 disk=$(cat /tmp/soak.[0-9]* | grep -c '^@1 ok')
-maps=$(grep -c 2000 /tmp/soak.maps)
-echo disk=$disk maps=$((maps * 2000)) errors=$errors > /tmp/soaked.part
+maps=$(grep -c mapped /tmp/soak.maps)
+echo disk=$disk maps=$((maps * CPUS * 500)) errors=$errors > /tmp/soaked.part
 busybox mv /tmp/soaked.part /tmp/soaked
