@@ -27,13 +27,14 @@
  *	map IOVA PHYSICAL BYTES
  *	unmap IOVA BYTES
  *	try PHYSICAL BYTES
+ *	join NAME
  *
  * to `domain` maps memory in the domain that the device is in, whoever it belongs
  * to: that is what a hostile kernel could ask of an IOMMU that another one runs.
  * `try` moves the device to a domain that has such a mapping already. With
  * virtio-iommu only that fails when the mapping is refused: for any other one
  * Linux 6.12 does not look at the status. It leaves the device where nothing is
- * mapped.
+ * mapped. `join` moves the device to the domain of another one, for good.
  *
  * Nothing but the mappings is made: the device is told of none of them.
  */
@@ -348,12 +349,29 @@ out:
 	return error;
 }
 
+/* Moves the device to the domain of the PCI function `name`. */
+static int join(struct device *dev, const char *name)
+{
+	struct device *other = bus_find_device_by_name(&pci_bus_type, NULL, name);
+	struct iommu_domain *domain;
+	int error = -ENODEV;
+
+	if (!other)
+		return error;
+	domain = iommu_get_domain_for_dev(other);
+	if (domain && other != dev)
+		error = iommu_attach_device(domain, dev);
+	put_device(other);
+	return error;
+}
+
 static ssize_t domain_store(struct device *dev, struct device_attribute *attribute,
 			   const char *text, size_t length)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
 	unsigned long iova, bytes;
 	phys_addr_t physical;
+	char name[16];
 	int error = 0;
 
 	if (!domain)
@@ -365,6 +383,8 @@ static ssize_t domain_store(struct device *dev, struct device_attribute *attribu
 		error = iommu_unmap(domain, iova, bytes) == bytes ? 0 : -ENOENT;
 	else if (sscanf(text, "try %lli %li", &physical, &bytes) == 2)
 		error = try(dev, physical, bytes);
+	else if (sscanf(text, "join %15s", name) == 1)
+		error = join(dev, name);
 	else
 		error = -EINVAL;
 	mutex_unlock(&lock);
