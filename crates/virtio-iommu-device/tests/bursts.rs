@@ -59,6 +59,46 @@ fn one_wait_for_all_of_a_burst() {
     }
 }
 
+/// More than a burst has room for, with a share of work that allows it.
+#[test]
+fn a_burst_that_is_full_waits_and_goes_on() {
+    for count in [63, 64, 65, 128, 130] {
+        let mut driver = with(1000, PLAIN);
+        let size = 256;
+        driver.world.write(reg::QUEUE_SEL, 0);
+        driver.world.write(reg::QUEUE_READY, 0);
+        driver.layout = common::Layout { size, ..REQUESTS };
+        for at in [REQUESTS.available, REQUESTS.used] {
+            driver.world.machine.fill(at, 0x1000, 0);
+        }
+        driver.world.ready(0, &driver.layout.clone());
+        (driver.available, driver.seen, driver.descriptor) = (0, 0, 0);
+        for n in 0..count {
+            driver.send(&map_page(n));
+        }
+        driver.world.book.calls.clear();
+        for n in 0..count {
+            let body = unmap_page(n);
+            let at = driver.room(32);
+            driver.world.machine.put(at, &body);
+            // One descriptor of the queue each, with the tail in common.
+            let index = n as u16;
+            driver.describe(index, common::descriptor(at, 28, 1, 255));
+            driver.offer(index);
+        }
+        let shared = driver.room(8);
+        driver.describe(255, common::descriptor(shared, 4, 2, 0));
+        driver.world.machine.fill(shared, 4, 0xee);
+        driver.notify();
+        assert_eq!(driver.used().len() as u64, count);
+        assert_eq!(driver.world.machine.get(shared, 4), [0; 4]);
+        assert!(driver.world.book.domains[&1].is_empty());
+        let syncs = driver.world.book.count(Call::Sync) as u64;
+        assert_eq!(syncs, count.div_ceil(64), "{count}");
+        assert!(driver.world.book.waiting.is_empty());
+    }
+}
+
 #[test]
 fn what_needs_no_wait_does_not_cause_one() {
     let mut driver = with(64, PLAIN);
@@ -210,7 +250,9 @@ fn a_reset_comes_at_any_time() {
             for turns in [0, 1, 3, 20] {
                 let mut driver = with(work, PLAIN);
                 driver.send(&map_page(40));
-                driver.world.book.pace.extend([Pace::Now, Pace::Turns(12)]);
+                // What is under way is the UNMAP or what comes after it.
+                let pace = [Pace::Now, Pace::Turns(12)];
+                driver.world.book.pace.extend(&pace[calls & 1..]);
                 driver.queue(&unmap_page(40));
                 for n in 0..5 {
                     driver.queue(&map_page(n));

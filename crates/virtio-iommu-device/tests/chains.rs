@@ -162,6 +162,25 @@ fn buffers_need_no_alignment() {
     }
 }
 
+/// Elsewhere than its body, a tail may begin at any byte.
+#[test]
+fn a_tail_needs_no_alignment() {
+    for odd in 0..9 {
+        let mut driver = driver();
+        let (at, tail) = (driver.room(64), driver.room(64) + odd);
+        driver
+            .world
+            .machine
+            .put(at, &map(1, 0x4_0000, 0x4_0fff, 0, RW));
+        driver.world.machine.fill(tail, 5, 0xee);
+        let head = driver.chain(&[(at, 36, false), (tail, 4, true)]);
+        driver.offer(head);
+        driver.notify();
+        assert_eq!(driver.used(), [(u32::from(head), 4)], "{odd}");
+        assert_eq!(driver.world.machine.get(tail, 5), [0, 0, 0, 0, 0xee]);
+    }
+}
+
 /// Next to the body, where Linux has it; alone, and as one of several.
 #[test]
 fn too_little_room_beside_the_body_is_no_answer() {

@@ -262,6 +262,7 @@ impl Iommu for Book {
 
     fn reset(&mut self) -> Step {
         self.turn(Call::Reset);
+        assert!(self.waiting.is_empty(), "something still waits");
         assert_eq!(self.under_way, None, "one request at a time");
         self.pace(None)
     }
