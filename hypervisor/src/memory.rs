@@ -2,6 +2,7 @@
 
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
+use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
@@ -124,7 +125,65 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Where the first of `count` words from `at` on is, all of which lie in one
+    /// allocation of the pool's or of EL2's own tables.
+    #[inline(always)]
+    fn run(at: PhysAddr, count: u64) -> *mut u64 {
+        if let Some(last) = count.checked_sub(1) {
+            // Both ends are checked, and memory between them is contiguous.
+            Self::word(PhysAddr::new(at.raw().wrapping_add(last.wrapping_mul(8))));
+        }
+        Self::word(at).as_ptr()
+    }
+}
+
 impl Memory for Shared {
+    #[inline]
+    fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
+        let first = Self::run(at, count);
+        let mut seen = 0u64;
+        for pair in 0..count / 2 {
+            let (low, high): (u64, u64);
+            // SAFETY: both words lie in memory of the hypervisor's, as `run` has
+            // seen. LDP is two accesses of 64 bits, each single-copy atomic
+            // (DDI 0487, B2.2.1).
+            unsafe {
+                asm!(
+                    "ldp {}, {}, [{}]",
+                    out(reg) low, out(reg) high, in(reg) first.add(pair as usize * 2),
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            seen |= low | high;
+        }
+        if count % 2 != 0 {
+            seen |= self.load(PhysAddr::new(at.raw() + (count - 1) * 8));
+        }
+        seen == 0
+    }
+
+    #[inline]
+    fn store_run(&self, at: PhysAddr, count: u64, first: u64, step: u64) {
+        let to = Self::run(at, count);
+        let mut value = first;
+        for pair in 0..count / 2 {
+            let next = value.wrapping_add(step);
+            // SAFETY: as in `is_clear`; STP is two accesses of 64 bits as well.
+            unsafe {
+                asm!(
+                    "stp {}, {}, [{}]",
+                    in(reg) value, in(reg) next, in(reg) to.add(pair as usize * 2),
+                    options(nostack, preserves_flags),
+                );
+            }
+            value = next.wrapping_add(step);
+        }
+        if count % 2 != 0 {
+            self.store(PhysAddr::new(at.raw() + (count - 1) * 8), value);
+        }
+    }
+
     #[inline]
     fn load(&self, at: PhysAddr) -> u64 {
         Self::word(at).load(Ordering::Relaxed)
@@ -212,6 +271,16 @@ impl Tables {
 }
 
 impl Memory for Tables {
+    #[inline]
+    fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
+        self.0.is_clear(at, count)
+    }
+
+    #[inline]
+    fn store_run(&self, at: PhysAddr, count: u64, first: u64, step: u64) {
+        self.0.store_run(at, count, first, step);
+    }
+
     #[inline]
     fn load(&self, at: PhysAddr) -> u64 {
         self.0.load(at)

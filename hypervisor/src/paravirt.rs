@@ -247,7 +247,7 @@ impl Paravirt {
 fn report_refused(memory: Range<PhysAddr>) {
     if let Some(dropped) = REFUSED.take() {
         warning!(
-            "event=map_refused base={} size={:#x} reason=\"it is not the host's memory\" \
+            "event=map_refused address={} size={:#x} reason=\"it is not the host's memory\" \
              dropped={dropped}",
             memory.start(),
             memory.size()
@@ -265,20 +265,19 @@ pub fn report() {
     };
     let (d, c) = (state.device.counts(), state.domains.counts());
     info!(
-        "event=viommu_counts requests={} refused={} unanswered={} outside={} general={} syncs={} \
-         failed_syncs={} again={} interrupts={} resets={} broken={} illegal_accesses={} \
+        "event=viommu_counts requests={} refused={} malformed={} needs_reset={} general={} \
+         syncs={} failed_syncs={} again={} interrupts={} resets={} illegal_accesses={} \
          faults_delivered={} faults_dropped={}",
         d.requests,
         d.refused,
-        d.unanswered,
-        d.outside,
+        d.unanswered + d.outside,
+        d.broken,
         d.general,
         d.syncs,
         d.failed_syncs,
         d.again,
         d.interrupts,
         d.resets,
-        d.broken,
         d.illegal_accesses,
         d.faults_delivered,
         d.faults_dropped,

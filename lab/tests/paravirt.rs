@@ -46,7 +46,6 @@ fn iommu(vm: &Vm, agent: &mut Agent, command: &str) -> bool {
 }
 
 #[test]
-#[ignore = "the hypervisor has no virtio-iommu yet"]
 fn every_check_of_the_demonstration_holds() {
     let mut machine = common::prepared().paravirt_machine();
     machine.cpus = 3;
@@ -58,7 +57,6 @@ fn every_check_of_the_demonstration_holds() {
 }
 
 #[test]
-#[ignore = "the hypervisor has no virtio-iommu yet"]
 fn a_program_drives_a_device() {
     let report = prove(Part::Vfio, common::prepared().paravirt_machine());
     assert!(report.held(), "\n{}", report.table());

@@ -276,12 +276,6 @@ pub enum BootError {
         /// What would be right.
         right: &'static str,
     },
-    /// The mode exists in name only.
-    #[error("host-iommu={mode} is not built yet")]
-    ModeNotBuilt {
-        /// The mode.
-        mode: &'static str,
-    },
     /// The SMMU that the host is to see has no interrupt: the hypervisor uses
     /// all that the physical one has.
     #[error("{node} has no SPI that the hypervisor could leave to the host")]
@@ -479,7 +473,6 @@ impl fmt::Display for Fix<'_> {
             E::ArgumentText => "use printable ASCII in bootargs of /chosen, ended by one NUL",
             E::ArgumentForm { .. } | E::ArgumentKey { .. } => crate::args::KEYS,
             E::ArgumentTwice { .. } => "give each key once",
-            E::ModeNotBuilt { .. } => "use host-iommu=identity or nested",
             E::NoSpareInterrupt { .. } => {
                 "name an SPI priq or cmdq-sync that nothing else uses, or use host-iommu=identity"
             }

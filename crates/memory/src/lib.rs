@@ -33,6 +33,23 @@ pub trait Memory {
     /// [`publish`](Self::publish).
     fn store(&self, at: PhysAddr, value: u64);
 
+    /// Whether `count` words of 64 bits from `at` on are all 0, each read in one
+    /// access. All of them are inside one allocation.
+    #[inline]
+    fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
+        (0..count).all(|n| self.load(word(at, n)) == 0)
+    }
+
+    /// Writes `count` words of 64 bits from `at` on, each in one access: `first`,
+    /// and each of the others `step` more than the one before. All of them are
+    /// inside one allocation.
+    #[inline]
+    fn store_run(&self, at: PhysAddr, count: u64, first: u64, step: u64) {
+        for n in 0..count {
+            self.store(word(at, n), first.wrapping_add(n.wrapping_mul(step)));
+        }
+    }
+
     /// Replaces `current` by `new` in one step.
     ///
     /// # Errors
@@ -49,6 +66,12 @@ pub trait Memory {
     /// Makes what hardware wrote to `at .. at + bytes` before now visible to
     /// later loads, and orders earlier loads before later ones.
     fn refresh(&self, at: PhysAddr, bytes: u64);
+}
+
+/// The `n`th word from `at` on.
+#[inline]
+fn word(at: PhysAddr, n: u64) -> PhysAddr {
+    PhysAddr::new(at.raw().wrapping_add(n.wrapping_mul(8)))
 }
 
 /// Gives out memory for tables and queues.
@@ -71,6 +94,16 @@ impl<T: Memory + ?Sized> Memory for &T {
     #[inline]
     fn store(&self, at: PhysAddr, value: u64) {
         (**self).store(at, value);
+    }
+
+    #[inline]
+    fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
+        (**self).is_clear(at, count)
+    }
+
+    #[inline]
+    fn store_run(&self, at: PhysAddr, count: u64, first: u64, step: u64) {
+        (**self).store_run(at, count, first, step);
     }
 
     #[inline]

@@ -133,35 +133,25 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let count = (hi - lo) / page;
         let at = |index: u64| PhysAddr::new(entry + index * 8);
         let load = |index| self.memory.load(at(index));
-        let mut used = 0;
-        let mut index = 0;
-        while index + GROUP_4K <= count {
-            used |= (index..index + GROUP_4K).fold(0, |used, index| used | load(index));
-            index += GROUP_4K;
-        }
-        used |= (index..count).fold(0, |used, index| used | load(index));
-        if used != 0 {
+        if !self.memory.is_clear(at(0), count) {
             return false;
         }
-        let mut descriptor = out | bits | JOINED | self.hint.leaf();
+        let descriptor = out | bits | JOINED | self.hint.leaf();
         let group = GROUP_4K * page;
-        let fits = (lo ^ out) & (group - 1) == 0;
-        let mut index = 0;
-        while index < count {
-            let aligned = (lo / page + index) % GROUP_4K == 0;
-            if fits && aligned && count - index >= GROUP_4K {
-                for member in 0..GROUP_4K {
-                    let descriptor = (descriptor | CONTIGUOUS) + member * page;
-                    self.memory.store(at(index + member), descriptor);
-                }
-                index += GROUP_4K;
-                descriptor += group;
-            } else {
-                self.memory.store(at(index), descriptor);
-                index += 1;
-                descriptor += page;
-            }
+        // Entries before, in and after the part that is of whole groups.
+        let (mut before, mut inside) = (count, 0);
+        let start = lo.next_multiple_of(group);
+        let end = hi & !(group - 1);
+        if (lo ^ out) & (group - 1) == 0 && start < end {
+            (before, inside) = ((start - lo) / page, (end - start) / page);
         }
+        let run = |from: u64, count: u64, hint: u64| {
+            let first = (descriptor | hint) + from * page;
+            self.memory.store_run(at(from), count, first, page);
+        };
+        run(0, before, 0);
+        run(before, inside, CONTIGUOUS);
+        run(before + inside, count - before - inside, 0);
         if !rest {
             // Hardware ignores the bit.
             self.memory.store(at(0), load(0) & !JOINED);
@@ -317,15 +307,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             if in_group != 0 || run.most - done < run.members {
                 break;
             }
-            if run.members == GROUP_4K {
-                for index in 0..GROUP_4K {
-                    self.memory.store(at(done + index), 0);
-                }
-            } else {
-                for index in 0..run.members {
-                    self.memory.store(at(done + index), 0);
-                }
-            }
+            self.memory.store_run(at(done), run.members, 0, 0);
             done += run.members;
         }
         self.memory.publish(at(0), done * 8);

@@ -19,6 +19,12 @@ pub enum Actor {
         /// Its StreamID, if it is known.
         stream: u64,
     },
+    /// The same while it is in no domain: what is recorded of its accesses is
+    /// that its entry is not valid, without an address (IHI 0070, 7.3.5).
+    Blocked {
+        /// Its StreamID.
+        stream: u64,
+    },
     /// A process of the host, through `/dev/mem`.
     Cpu,
 }
@@ -128,7 +134,9 @@ pub fn attack(
     // for this one's.
     let seed = pattern::word(address, access as u64 + 1);
     let wrong = match actor {
-        Actor::Device { .. } => by_device(vm, agent, access, address, seed, &before)?,
+        Actor::Device { .. } | Actor::Blocked { .. } => {
+            by_device(vm, agent, access, address, seed, &before)?
+        }
         Actor::Cpu => by_cpu(vm, agent, access, address, seed)?,
     };
     let describe = |what: String| {
@@ -176,6 +184,11 @@ fn matches(event: &Event, actor: Actor, access: Access, address: u64) -> bool {
     let kind_fits = match actor {
         Actor::Device { stream } => {
             event.kind() == "dma_fault" && event.number("stream") == Some(stream)
+        }
+        Actor::Blocked { stream } => {
+            return event.kind() == "dma_fault"
+                && event.number("stream") == Some(stream)
+                && event.get("type") == Some("C_BAD_STE");
         }
         Actor::Cpu => event.kind() == "cpu_fault",
     };

@@ -364,7 +364,7 @@ impl Stage<'_> {
         let effect = match (actor, access) {
             (_, Access::Write) => "memory unchanged",
             (Actor::Cpu, Access::Read) => "SIGBUS",
-            (Actor::Device { .. }, Access::Read) => "nothing learnt",
+            (Actor::Device { .. } | Actor::Blocked { .. }, Access::Read) => "nothing learnt",
         };
         format!("all blocked and reported, {effect}")
     }

@@ -149,6 +149,10 @@ impl Stage<'_> {
                       echo ${d##*/} > /sys/bus/pci/drivers/$n/unbind; done; done";
         self.shell(unbind)?;
         self.cpu(&format!("poke write {:#x} 0", SMMU + STATUS))?;
+        let device = match device {
+            Actor::Device { stream } => Actor::Blocked { stream },
+            other => other,
+        };
         let mut wrong = Vec::new();
         let own = Target::new("a page of the host's", own);
         for target in memory.iter().chain([&own]) {
