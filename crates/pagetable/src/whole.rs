@@ -7,7 +7,7 @@
 //! without any memory beside the tables, and stays known when entries get the
 //! contiguous hint, since each keeps its bit.
 
-use crate::descend::run_level_4k;
+use crate::descend::{leaf, run_level_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
@@ -185,13 +185,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     #[inline(never)]
     fn reaches_across_slowly(&self, at: u64) -> bool {
-        if at >= self.geometry.input_end() {
-            return false;
-        }
-        self.leaf_entry(at).is_ok_and(|(entry, level)| {
-            let inside = at & (self.geometry.level_bytes(level) - 1) != 0;
-            inside || self.memory.load(PhysAddr::new(entry)) & JOINED != 0
-        })
+        at < self.geometry.input_end()
+            && leaf(&self.memory, &self.geometry, self.root, at).is_ok_and(|leaf| {
+                let inside = at & ((1 << leaf.shift) - 1) != 0;
+                inside || leaf.descriptor & JOINED != 0
+            })
     }
 
     /// Takes away the first run of entries in `range` that continue each other
@@ -292,24 +290,25 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let step = self.layout.encode(run.size);
         let alike = first & !(JOINED | CONTIGUOUS);
         let mut done = 0;
+        let mut expected = alike;
         while done < run.most {
             let descriptor = self.memory.load(at(done));
-            let expected = alike.wrapping_add(done * step);
             if descriptor & !(JOINED | CONTIGUOUS) != expected {
                 break;
             }
-            if descriptor & CONTIGUOUS == 0 {
-                self.memory.store(at(done), 0);
-                done += 1;
-                continue;
+            let mut count = 1;
+            if descriptor & CONTIGUOUS != 0 {
+                // The others of a group go on where its first begins.
+                let in_group = (at(done).raw() >> 3) & (run.members - 1);
+                if in_group != 0 || run.most - done < run.members {
+                    break;
+                }
+                count = run.members;
             }
-            let in_group = (at(done).raw() >> 3) & (run.members - 1);
-            if in_group != 0 || run.most - done < run.members {
-                break;
-            }
-            self.memory.store_run(at(done), run.members, 0, 0);
-            done += run.members;
+            done += count;
+            expected = expected.wrapping_add(count * step);
         }
+        self.memory.store_run(at(0), done, 0, 0);
         self.memory.publish(at(0), done * 8);
         done
     }
