@@ -11,9 +11,12 @@ use core::fmt::Write;
 /// Where the device finds what the program hands it and gets back.
 const IN: u64 = 0x10_0000;
 const OUT: u64 = 0x20_0000;
-/// Addresses that other mappings are made at: low, above 4 GiB, and near the
-/// end of 48 bits.
-const PLACES: [u64; 3] = [0x30_0000, 0x12_3456_0000, 0x7fff_fff0_0000];
+/// Addresses that other mappings are made at: low, and above 4 GiB.
+const PLACES: [u64; 2] = [0x30_0000, 0x12_3456_0000];
+/// And near the end of 48 bits, or that much below the end of what the IOMMU
+/// takes.
+const HIGH: u64 = 0x7fff_fff0_0000;
+const BELOW_END: u64 = 0x10_0000;
 /// The large buffer: in one piece for the device, scattered in memory.
 const LARGE_AT: u64 = 0x8_0000_0000;
 const LARGE: usize = 64 << 20;
@@ -126,7 +129,9 @@ impl Bench {
     /// Data goes to and from the addresses that the program picks.
     fn chosen(&mut self) -> Result<bool, Failure> {
         let mut held = true;
-        for address in PLACES {
+        let end = self.container.last_address()?.saturating_add(1);
+        let high = HIGH.min(end.saturating_sub(BELOW_END));
+        for address in PLACES.into_iter().chain([high]) {
             let memory = Buffer::new(self.page)?;
             self.container
                 .map(address, memory.address(), self.page, Rights::ReadWrite)?;

@@ -13,6 +13,7 @@ const GROUP_STATUS: usize = 0x3b67;
 const GROUP_SET_CONTAINER: usize = 0x3b68;
 const GROUP_DEVICE: usize = 0x3b6a;
 const REGION_INFO: usize = 0x3b6c;
+const GET_INFO: usize = 0x3b70;
 const MAP_DMA: usize = 0x3b71;
 const UNMAP_DMA: usize = 0x3b72;
 
@@ -94,6 +95,36 @@ impl Container {
         };
         container.master_bus()?;
         Ok(container)
+    }
+
+    /// The last address that the IOMMU translates, from the ranges in what the
+    /// container says of it (`vfio_iommu_type1_info_cap_iova_range`).
+    pub fn last_address(&self) -> Result<u64, Failure> {
+        const HAS_CAPABILITIES: u32 = 1 << 1;
+        const IOVA_RANGES: u32 = 1;
+        let mut words = [0; 256];
+        exchange(self.file, GET_INFO, &mut words).context("what the IOMMU takes")?;
+        let word = |at: usize| words.get(at).copied().unwrap_or(0);
+        let mut at = if word(1) & HAS_CAPABILITIES == 0 {
+            0
+        } else {
+            word(4) as usize / 4
+        };
+        // Each is further on than the one before.
+        for _ in 0..words.len() {
+            if at == 0 {
+                break;
+            }
+            let count = word(at + 2) as usize;
+            if word(at) & 0xffff == IOVA_RANGES && count != 0 {
+                let last = at + 4 * count;
+                return Ok(u64::from(word(last + 2)) | u64::from(word(last + 3)) << 32);
+            }
+            at = word(at + 1) as usize / 4;
+        }
+        Err(Failure::Said(
+            "the kernel does not say what the IOMMU takes",
+        ))
     }
 
     /// Offset of a region in the device's file.
