@@ -291,9 +291,7 @@ impl World<'_> {
             _ => return Err(Finding::Answer("take", range.start().raw())),
         };
         drop(books);
-        if let Err(HostError::Invalidation(_) | HostError::Table(_)) = result {
-            self.tear(range);
-        }
+        self.tear(range, &result);
         self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
         self.explain(fine, "take")
     }
@@ -339,9 +337,7 @@ impl World<'_> {
             books.expose(range);
         }
         drop(books);
-        if let Err(HostError::Invalidation(_) | HostError::Table(_)) = result {
-            self.tear(range);
-        }
+        self.tear(range, &result);
         self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
         self.explain(fine, "give")?;
         if result.is_ok() {
@@ -389,9 +385,21 @@ impl World<'_> {
         books.begin(range, from).map_err(Some)
     }
 
-    /// A change of the tables was left half-way, as far as blocks reach.
-    fn tear(&mut self, range: Range<PhysAddr>) {
-        if self.scarred {
+    /// Notes a change of the tables that was left half-way, as far as blocks
+    /// reach: when an invalidation failed, whatever made it fail (an SMMU that
+    /// ran out of memory is fenced, and completes none), or when the tables did
+    /// after that.
+    fn tear<E: std::fmt::Debug>(
+        &mut self,
+        range: Range<PhysAddr>,
+        result: &Result<(), HostError<E>>,
+    ) {
+        let half = match result {
+            Err(HostError::Invalidation(_)) => true,
+            Err(HostError::Table(_)) => self.scarred,
+            Ok(()) | Err(HostError::Ledger(_) | HostError::InDoubt) => false,
+        };
+        if half {
             let start = range.start().raw() & !(BLOCK - 1);
             self.torn
                 .push(start..range.end().raw().next_multiple_of(BLOCK));

@@ -1,7 +1,7 @@
 //! Programs that once found something.
 #![allow(missing_docs)]
 
-use portcullis_rig::{Mutant, Op, Setup, run};
+use portcullis_rig::{BringUp, HostOp, Mutant, Op, Setup, run};
 use smmuv3_model::{Fault, Mode, Profile};
 
 fn greedy(profile: Profile) -> Setup {
@@ -38,4 +38,38 @@ fn no_page_changes_hands_after_a_failed_invalidation() {
         let result = run(greedy(profile), Mutant::None, &program);
         assert!(result.is_ok(), "{result:?}");
     }
+}
+
+/// An SMMU that has no memory for an entry that aborts is fenced. It completes
+/// no invalidation then, so that a block that is being split is lost to the other
+/// SMMU and to the CPUs too, as after any failed invalidation: no injected fault
+/// is needed for that.
+#[test]
+fn a_block_is_lost_with_an_smmu_that_ran_out_of_memory() {
+    let bring_up = BringUp {
+        block: 0,
+        two_level: false,
+        kinds: 0,
+        command_log2: 0,
+        event_log2: 0,
+        shape: 0,
+        msi: false,
+        ats: false,
+        gentle: false,
+    };
+    let program = [
+        Op::Starve { after: 0 },
+        Op::Host {
+            smmu: 0,
+            what: HostOp::BringUp(bring_up),
+        },
+        take(7),
+    ];
+    let setup = Setup {
+        second: Some(Profile::mmu600()),
+        nested: true,
+        ..greedy(Profile::full())
+    };
+    let result = run(setup, Mutant::None, &program);
+    assert!(result.is_ok(), "{result:?}");
 }
