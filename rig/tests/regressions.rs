@@ -1,7 +1,7 @@
 //! Programs that once found something.
 #![allow(missing_docs)]
 
-use portcullis_rig::{BringUp, HostOp, Mutant, Op, Setup, run};
+use portcullis_rig::{BringUp, HostOp, Mutant, Op, Setup, Width, run};
 use smmuv3_model::{Fault, Mode, Profile};
 
 fn greedy(profile: Profile) -> Setup {
@@ -69,6 +69,32 @@ fn a_block_is_lost_with_an_smmu_that_ran_out_of_memory() {
         second: Some(Profile::mmu600()),
         nested: true,
         ..greedy(Profile::full())
+    };
+    let result = run(setup, Mutant::None, &program);
+    assert!(result.is_ok(), "{result:?}");
+}
+
+/// A write of CR0 that the CPU gives up stays half done past writes that are
+/// done at once: only one that does the rest of it puts it in force.
+#[test]
+fn a_write_given_up_stays_so() {
+    let host = |what| Op::Host { smmu: 0, what };
+    let program = [
+        host(HostOp::Cr0 { keep: !7, set: 7 }),
+        host(HostOp::Register {
+            offset: 0x20,
+            width: Width::Word,
+            value: 20,
+            patience: 0,
+        }),
+        host(HostOp::Consume {
+            requests: false,
+            half: false,
+        }),
+    ];
+    let setup = Setup {
+        nested: true,
+        ..greedy(Profile::mmu600())
     };
     let result = run(setup, Mutant::None, &program);
     assert!(result.is_ok(), "{result:?}");

@@ -16,7 +16,7 @@ use smmuv3_driver::Stage2;
 use smmuv3_emulator::{Attached, Emulator, Given, IdConfig, PageDelivery, Progress};
 use smmuv3_model::{Access, Transaction};
 use smmuv3_spec::command::Command;
-use smmuv3_spec::control::{CmdqCons, Cr0, Gerror, QueueBase, StrtabBase, StrtabBaseCfg};
+use smmuv3_spec::control::{CmdqCons, Cr0, Gbpa, Gerror, QueueBase, StrtabBase, StrtabBaseCfg};
 use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::id::{Idr0, Idr1};
 use smmuv3_spec::pri::PageRequest;
@@ -33,7 +33,7 @@ pub(crate) struct Host<'m> {
     pub(crate) emulator: Emulator<Held<'m>>,
     /// What the registers that never change said at first.
     pub(crate) identity: [u32; 8],
-    /// A write was given up before it was done.
+    /// A write was given up before it was done, and no other has done the rest.
     pub(crate) unfinished: bool,
 }
 
@@ -53,6 +53,18 @@ pub(crate) fn streams(units: usize) -> Vec<Given> {
 fn registers() -> Result<Range<PhysAddr>, RangeError> {
     let (start, size) = (REGISTERS.start, REGISTERS.end - REGISTERS.start);
     Range::from_size(PhysAddr::new(start), size)
+}
+
+/// Whether a write does the rest of one that was given up, too. Others are done
+/// at once, and leave it.
+fn goes_on(offset: u32, width: Width, value: u64) -> bool {
+    width == Width::Word
+        && match offset {
+            reg::CR0 | reg::CMDQ_PROD | reg::GERRORN => true,
+            // Truncation: the access has 32 bits.
+            reg::GBPA => Gbpa::from(value as u32).update(),
+            _ => false,
+        }
 }
 
 /// The physical SMMU as an emulation may use it.
@@ -186,7 +198,11 @@ impl<'m> World<'m> {
             let progress = self.emulate(unit, |emulator, side, below| {
                 emulator.write(side, below, offset, width.into(), value)
             });
-            self.hosts[unit].unfinished = progress == Progress::Again;
+            if progress == Progress::Again {
+                self.hosts[unit].unfinished = true;
+            } else if goes_on(offset, width, value) {
+                self.hosts[unit].unfinished = false;
+            }
             if progress == Progress::Done {
                 return self.found();
             }
