@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod generate;
 mod op;
 mod owner;
+mod reader;
 pub(crate) mod side;
 mod stock;
 mod window;

@@ -1,15 +1,17 @@
 //! A physical SMMU as the emulation may use it: only the streams that the owner
 //! was given, and never without stage 2.
 
+use crate::Delivery;
 use crate::physical::{Failure, Msi, Physical, Uniform, Wanted};
 use crate::streams::{Given, Streams as _};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_driver::{
-    Attributes, Clock, Error, Features, Msi as Message, Registers, Smmu, Stage1, Stage2,
-    Translation, Uniform as Same,
+    Attributes, Clock, Drained, Error, Event, Features, Msi as Message, Registers, Smmu, Stage1,
+    Stage2, Translation, Uniform as Same,
 };
 use smmuv3_spec::command::Command;
+use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
@@ -22,8 +24,24 @@ const DEVICE: Kind = (0b0001, 0b10);
 const WRITE_BACK: Kind = (0b1111, 0b11);
 const NON_CACHEABLE: Kind = (0b0101, 0b10);
 
+/// Whoever reports what the physical SMMU recorded, where the emulation reads it
+/// by itself.
+pub trait Report {
+    /// This became of an event.
+    fn event(&mut self, event: &Event, delivery: Delivery);
+
+    /// This became of the queue as a whole; comes after its events.
+    fn drained(&mut self, drained: &Drained);
+}
+
+/// Nobody does.
+impl Report for () {
+    fn event(&mut self, _: &Event, _: Delivery) {}
+    fn drained(&mut self, _: &Drained) {}
+}
+
 /// A physical SMMU for one owner, as long as a call takes.
-pub struct Attached<'a, R, M, C> {
+pub struct Attached<'a, R, M, C, E = ()> {
     /// The physical SMMU.
     pub smmu: &'a mut Smmu<R, M, C>,
     /// What every stream of the owner's goes through.
@@ -34,9 +52,11 @@ pub struct Attached<'a, R, M, C> {
     /// accesses too: the page where the owner reads registers. All other memory
     /// is Normal.
     pub device: Option<Range<PhysAddr>>,
+    /// Told of what is read of the physical event queue.
+    pub report: E,
 }
 
-impl<R: Registers, M: Memory + Allocator, C: Clock> Attached<'_, R, M, C> {
+impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M, C, E> {
     /// What the owner's streams may be given: never more than stage 2 lets
     /// through.
     fn translation(&self, given: &Given, wanted: &Wanted) -> Translation {
@@ -124,7 +144,9 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R, M, C> {
+impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
+    for Attached<'_, R, M, C, E>
+{
     #[inline]
     fn features(&self) -> &Features {
         self.smmu.features()
@@ -211,6 +233,27 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Physical for Attached<'_, R,
     #[inline]
     fn finish(&mut self) -> Result<(), Failure> {
         self.smmu.finish().map_err(failure)
+    }
+
+    fn take_events(
+        &mut self,
+        mut tell: impl FnMut(Option<StreamId>, &EventRecord) -> Delivery,
+    ) -> u32 {
+        let Self {
+            smmu,
+            streams,
+            report,
+            ..
+        } = self;
+        // As many as there are when the index is read; later ones are later.
+        let drained = smmu.take_events(u32::MAX, |event| {
+            let stream = streams.owner_stream(event.0.stream());
+            let delivery = tell(stream, &event.0);
+            report.event(&event, delivery);
+            delivery.answer()
+        });
+        report.drained(&drained);
+        drained.events
     }
 
     #[inline]

@@ -4,9 +4,11 @@
 //! Indices in an inconsistent state make the queue look empty, which 3.5.1
 //! permits.
 
+use crate::event_queue::Teller;
 use crate::irq::Interrupts;
+use crate::output_queue::EventQueue;
 use crate::shadow::Shadow;
-use crate::sync::{DEFERRED, Deferred};
+use crate::sync::{DEFERRED, Deferred, Since};
 use crate::translate::{Verdict, by_address, judge};
 use crate::{Counts, Failure, Ids, Physical, Platform, Window};
 use smmuv3_spec::command::{Command, CommandError, Opcode};
@@ -48,6 +50,10 @@ pub(crate) struct Queue {
     pub(crate) waiting: usize,
     /// `waiting` when the physical SMMU was last told to keep the order.
     pub(crate) separated: usize,
+    /// What was consumed since the last CMD_SYNC.
+    pub(crate) since: Since,
+    /// One of those that wait promises that events are delivered before it.
+    pub(crate) after_events: bool,
 }
 
 impl Queue {
@@ -67,6 +73,8 @@ impl Queue {
             syncs: [Deferred::default(); DEFERRED],
             waiting: 0,
             separated: 0,
+            since: Since::Nothing,
+            after_events: false,
         }
     }
 
@@ -119,9 +127,12 @@ pub(crate) struct Run<'a, P: Platform, Y> {
     pub(crate) shadow: &'a mut Shadow,
     /// The shadow has work left.
     pub(crate) busy: &'a mut bool,
+    pub(crate) events: &'a mut EventQueue<P::Window>,
     pub(crate) irq: &'a mut Interrupts,
     pub(crate) counts: &'a mut Counts,
     pub(crate) smmuen: bool,
+    /// `CR2.RECINVSID`.
+    pub(crate) record_bad_streams: bool,
     pub(crate) budget: u32,
 }
 
@@ -185,6 +196,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
                 };
                 self.separate()?;
                 self.issue(new)?;
+                self.queue.since.translations();
             }
             Opcode::SYNC => self.sync(command)?,
             _ => return self.other(command),
@@ -200,6 +212,12 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
 
     #[inline(never)]
     fn other(&mut self, command: Command) -> Result<(), Stop> {
+        match command.opcode() {
+            Opcode::TLBI_NH_ALL | Opcode::TLBI_NH_ASID | Opcode::TLBI_NSNH_ALL => {
+                self.queue.since.translations();
+            }
+            _ => self.queue.since = Since::Others,
+        }
         match judge(self.ids, self.physical, self.smmuen, command, self.counts) {
             Verdict::Invalidate(new) => {
                 self.separate()?;
@@ -230,6 +248,25 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             Verdict::Illegal => return Err(Stop::Refused(CommandError::ILL)),
         }
         Ok(())
+    }
+
+    /// Hands the owner every event that the physical SMMU recorded by now.
+    #[cold]
+    pub(crate) fn take_events(&mut self) {
+        let mut teller = Teller {
+            platform: self.platform,
+            ids: self.ids,
+            shadow: &*self.shadow,
+            record_bad_streams: self.record_bad_streams,
+            events: &mut *self.events,
+            irq: &mut *self.irq,
+            counts: &mut *self.counts,
+        };
+        let taken = self
+            .physical
+            .take_events(|stream, record| teller.tell(stream, record));
+        // So that one call goes through a full queue once.
+        self.budget = self.budget.saturating_sub(taken);
     }
 
     #[inline]

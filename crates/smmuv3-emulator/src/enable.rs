@@ -8,6 +8,7 @@
 
 use crate::commands::{ENTRY, Run, Stop, WORK, advance};
 use crate::registers::INDEX;
+use crate::sync::Since;
 use crate::{Emulator, Physical, Platform, Progress, Window};
 use portcullis_addr::{Ipa, Range};
 use smmuv3_spec::command::CommandError;
@@ -31,6 +32,12 @@ impl<W: Window> Emulator<W> {
             .with_cmdqen(asked.cmdqen())
             .with_atschk(asked.atschk() && self.ids.idr0.ats());
         let old = self.regs.cr0;
+        let stops = (old.eventqen() && !new.eventqen()) || (old.smmuen() && !new.smmuen());
+        if stops && !self.dead {
+            // What was recorded is committed (6.3.9.4), and only the table that
+            // is in force until now says what the owner is to be told of it.
+            self.take_events(platform, physical);
+        }
         self.regs.cr0 = new;
         self.ready = false;
         platform.show(reg::CR0, new.into());
@@ -216,14 +223,19 @@ impl<W: Window> Emulator<W> {
             queue: &mut self.queue,
             shadow: &mut self.shadow,
             busy: &mut self.busy,
+            events: &mut self.events,
             irq: &mut self.irq,
             counts: &mut self.counts,
             smmuen: self.regs.cr0ack.smmuen(),
+            record_bad_streams: self.regs.cr2().recinvsid(),
             budget,
         }
         .run();
         match result {
-            Ok(()) => Progress::Done,
+            Ok(()) => {
+                self.ready = self.queue.since == Since::Nothing;
+                Progress::Done
+            }
             Err(stop) => self.stopped(platform, stop),
         }
     }
@@ -236,7 +248,7 @@ impl<W: Window> Emulator<W> {
     ) -> Progress {
         match stop {
             Stop::Budget => {
-                self.ready = !self.busy;
+                self.ready = !self.busy && self.queue.since == Since::Nothing;
                 self.counts.again += 1;
                 Progress::Again
             }

@@ -1,9 +1,11 @@
 //! The owner's event queue (IHI 0070, 7.2 to 7.4).
 
 use crate::event::{View, is_ours, stalled, translate};
-use crate::irq::Source;
-use crate::output_queue::Pushed;
-use crate::{Emulator, Platform, Streams, Window};
+use crate::irq::{Interrupts, Source};
+use crate::output_queue::{EventQueue, Pushed};
+use crate::shadow::Shadow;
+use crate::{Counts, Emulator, Ids, Physical, Platform, Streams, Window};
+use smmuv3_driver::Answer;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::Gerror;
 use smmuv3_spec::event::EventRecord;
@@ -31,6 +33,17 @@ pub enum Delivery {
     },
 }
 
+impl Delivery {
+    /// Who answers the transaction, if it stalled.
+    #[must_use]
+    pub const fn answer(self) -> Answer {
+        match self {
+            Self::NotOwned | Self::Terminate { .. } => Answer::Refuse,
+            Self::Done | Self::Ours => Answer::Later,
+        }
+    }
+}
+
 impl<W: Window> Emulator<W> {
     /// Hands over an event of the physical SMMU: `record` is a copy, `streams`
     /// the owner's (a [`Physical`](crate::Physical), or a slice of
@@ -47,19 +60,62 @@ impl<W: Window> Emulator<W> {
         streams: &(impl Streams + ?Sized),
         record: &EventRecord,
     ) -> Delivery {
-        let Some(stream) = streams.owner_stream(record.stream()) else {
+        let stream = streams.owner_stream(record.stream());
+        self.teller(platform).tell(stream, record)
+    }
+
+    /// Hands over every event that the physical SMMU recorded by now.
+    #[cold]
+    pub(crate) fn take_events<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+    ) {
+        let mut teller = self.teller(platform);
+        physical.take_events(|stream, record| teller.tell(stream, record));
+    }
+
+    fn teller<'a, P: Platform<Window = W>>(&'a mut self, platform: &'a P) -> Teller<'a, P> {
+        Teller {
+            platform,
+            ids: &self.ids,
+            shadow: &self.shadow,
+            record_bad_streams: self.regs.cr2().recinvsid(),
+            events: &mut self.events,
+            irq: &mut self.irq,
+            counts: &mut self.counts,
+        }
+    }
+}
+
+/// Tells the owner of events.
+pub(crate) struct Teller<'a, P: Platform> {
+    pub(crate) platform: &'a P,
+    pub(crate) ids: &'a Ids,
+    pub(crate) shadow: &'a Shadow,
+    /// `CR2.RECINVSID`.
+    pub(crate) record_bad_streams: bool,
+    pub(crate) events: &'a mut EventQueue<P::Window>,
+    pub(crate) irq: &'a mut Interrupts,
+    pub(crate) counts: &'a mut Counts,
+}
+
+impl<P: Platform> Teller<'_, P> {
+    /// Hands over one event; the owner knows its stream as `stream`.
+    pub(crate) fn tell(&mut self, stream: Option<StreamId>, record: &EventRecord) -> Delivery {
+        let Some(stream) = stream else {
             return Delivery::NotOwned;
         };
         let mut answered = false;
         let ours = is_ours(record);
-        if let Some(table) = self.shadow.table(&self.ids) {
+        if let Some(table) = self.shadow.table(self.ids) {
             let view = View {
-                ids: &self.ids,
-                record_bad_streams: self.regs.cr2().recinvsid(),
+                ids: self.ids,
+                record_bad_streams: self.record_bad_streams,
                 table: &table,
             };
-            match translate(&view, platform, stream, record).record {
-                Some(told) => answered = self.deliver(platform, &told) && told.stall(),
+            match translate(&view, self.platform, stream, record).record {
+                Some(told) => answered = self.deliver(&told) && told.stall(),
                 None => self.counts.events_dropped += 1,
             }
         } else {
@@ -76,7 +132,7 @@ impl<W: Window> Emulator<W> {
     }
 
     /// Puts a record into the queue; whether it is there.
-    fn deliver<P: Platform<Window = W>>(&mut self, platform: &P, record: &EventRecord) -> bool {
+    fn deliver(&mut self, record: &EventRecord) -> bool {
         if self.irq.active().eventq_abt_err() {
             self.counts.events_dropped += 1;
             return false;
@@ -85,19 +141,19 @@ impl<W: Window> Emulator<W> {
         match pushed {
             Pushed::Delivered { was_empty } => {
                 self.counts.events_delivered += 1;
-                platform.show(reg::EVENTQ_PROD, self.events.prod());
+                self.platform.show(reg::EVENTQ_PROD, self.events.prod());
                 if was_empty {
-                    self.irq.signal(platform, Source::Events, &mut self.counts);
+                    self.irq.signal(self.platform, Source::Events, self.counts);
                 }
             }
             Pushed::Overflow => {
                 self.counts.events_overflowed += 1;
-                platform.show(reg::EVENTQ_PROD, self.events.prod());
+                self.platform.show(reg::EVENTQ_PROD, self.events.prod());
             }
             Pushed::Aborted => {
                 self.counts.events_dropped += 1;
                 let error = Gerror::new().with_eventq_abt_err(true);
-                self.irq.error(platform, error, &mut self.counts);
+                self.irq.error(self.platform, error, self.counts);
             }
             Pushed::Off => self.counts.events_dropped += 1,
         }

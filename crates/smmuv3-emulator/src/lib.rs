@@ -31,7 +31,7 @@ mod streams;
 mod sync;
 mod translate;
 
-pub use attached::Attached;
+pub use attached::{Attached, Report};
 pub use count::Counts;
 pub use event::{Translated, View, is_ours, offers_stalls, stalled, translate};
 pub use event_queue::Delivery;
@@ -70,8 +70,9 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Emulator<W: Window> {
     /// Commands may be processed: the queue is enabled on memory of the
-    /// owner's, no error stops it, nothing else comes first. `false` is always
-    /// safe: [`resume`](Self::resume) looks again.
+    /// owner's, no error stops it, nothing else comes first, and none was
+    /// consumed since the last CMD_SYNC. `false` is always safe:
+    /// [`resume`](Self::resume) looks again.
     ready: bool,
     /// The shadow has work left.
     busy: bool,

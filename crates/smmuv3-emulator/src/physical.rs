@@ -1,8 +1,10 @@
 //! The other side: what may be done with the physical SMMU.
 
+use crate::Delivery;
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::{Error, Features};
 use smmuv3_spec::command::{Command, CommandError};
+use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
@@ -154,6 +156,12 @@ pub trait Physical {
     /// [`Failure::Command`] for the first command that was refused since the
     /// last call; [`Failure::Fenced`].
     fn finish(&mut self) -> Result<(), Failure>;
+
+    /// Hands every event that is recorded by now to `tell`, in order and with
+    /// the owner's number of its stream, if it is one of the owner's. What
+    /// stalled is terminated where [`Delivery`] says so. How many there were: no
+    /// more than the physical queue holds.
+    fn take_events(&mut self, tell: impl FnMut(Option<StreamId>, &EventRecord) -> Delivery) -> u32;
 
     /// Has the physical SMMU store `messages`, in order, once everything that
     /// was issued is complete, and does not wait. `false` where it cannot:

@@ -1,7 +1,8 @@
 //! What a driver sends thousands of times a second, in as few instructions as
 //! possible: invalidations by address, and one CMD_SYNC at the end that is told
 //! by a word in the queue. Anything else is left to [`commands`](crate::commands),
-//! which does the same for all commands.
+//! which does the same for all commands; a CMD_SYNC that promises events too, see
+//! [`sync`](crate::sync).
 
 use crate::commands::{ENTRY, Stop, WORK, refresh, stop};
 use crate::sync::{Word, hand_over};
@@ -27,8 +28,8 @@ impl<W: Window> Emulator<W> {
         let queue = &mut self.queue;
         let (wrap, entries) = (queue.wrap_mask(), queue.size() - 1);
         let left = queue.prod.wrapping_sub(queue.cons) & wrap;
-        // Also: indices that contradict each other.
-        if left > queue.size().min(WORK) {
+        // Also: indices that contradict each other, and a CMD_SYNC alone.
+        if !(2..=queue.size().min(WORK)).contains(&left) {
             return Err(WORK);
         }
         refresh(window, queue, left);
@@ -104,6 +105,9 @@ impl<W: Window> Emulator<W> {
             return Ok(Progress::Done);
         };
         let issued = cons.wrapping_sub(start) & wrap;
+        if issued > 0 {
+            queue.since.translations();
+        }
         queue.cons = cons;
         self.counts.issued += u64::from(issued);
         self.counts.commands += u64::from(issued);

@@ -9,6 +9,16 @@
 //! Where the physical SMMU sends messages and the owner asked for one in its own
 //! command queue, nobody waits: it writes `CMDQ_CONS` where the owner reads it
 //! and then the owner's word. Everything that could overtake that waits for it.
+//!
+//! A CMD_SYNC also promises that the events of what was terminated before it, and
+//! of the configuration before what it completes, are in the event queue. So once
+//! the physical SMMU is done, what it recorded by then is handed to the owner, and
+//! then the CMD_SYNC is complete; nobody leaves such a one to a message. One
+//! exception: after nothing but TLBIs since the last CMD_SYNC, such events may come
+//! later. That is what drivers send at every unmapping, and looking at
+//! the physical queue costs an access to a register of the SMMU each time; an
+//! event that is late then tells of an access that failed before the
+//! unmapping, and where it stalled, the answer has it translated anew.
 
 use crate::commands::{Queue, Run, Stop};
 use crate::{Failure, Line, Msi, Physical, Platform, Window};
@@ -34,6 +44,27 @@ pub(crate) enum Signal {
     Wire,
     /// By a message to this address.
     Message(u64),
+}
+
+/// What was consumed since the last CMD_SYNC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// Nothing, so that a CMD_SYNC is there for what it promises of events.
+    Nothing,
+    /// Nothing but TLBIs.
+    Translations,
+    /// Also something else.
+    Others,
+}
+
+impl Since {
+    /// A TLBI was consumed.
+    #[inline]
+    pub(crate) fn translations(&mut self) {
+        if *self == Self::Nothing {
+            *self = Self::Translations;
+        }
+    }
 }
 
 /// A CMD_SYNC that is not complete yet.
@@ -69,6 +100,8 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             };
             self.queue.waiting += 1;
         }
+        self.queue.after_events |= self.queue.since != Since::Translations;
+        self.queue.since = Since::Nothing;
         Ok(())
     }
 
@@ -92,13 +125,17 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             return Ok(());
         };
         let last = self.queue.syncs.get(last).copied().unwrap_or_default();
-        if waiting == 1 && self.queue.messages && self.hand_over(last)? {
+        let after_events = core::mem::take(&mut self.queue.after_events);
+        if waiting == 1 && self.queue.messages && !after_events && self.hand_over(last)? {
             return Ok(());
         }
         if let Err(error) = self.finish() {
             let first = self.queue.syncs.first().copied().unwrap_or_default();
             self.queue.cons = self.queue.before(first.after);
             return Err(error);
+        }
+        if after_events {
+            self.take_events();
         }
         self.show_cons(last.after);
         for i in 0..waiting {

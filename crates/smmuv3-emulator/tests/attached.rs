@@ -19,6 +19,7 @@ fn with<T>(world: &mut World<'_>, act: impl FnOnce(&mut dyn Act) -> T) -> T {
         stage2: STAGE2,
         streams: &GIVEN,
         device: Range::from_size(PhysAddr::new(PHYS + 0x1000), 0x1000).ok(),
+        report: (),
     };
     act(&mut attached)
 }

@@ -50,6 +50,7 @@ fn linux_replaces_the_command_and_acknowledges() {
             Act::Issue([0x46, 0]),
             Act::Issue(NEW),
             Act::Finish,
+            Act::Events,
             Act::Show(CONS, 4),
             Act::Kick,
             Act::Show(CONS, 5),

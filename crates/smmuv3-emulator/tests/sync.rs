@@ -65,7 +65,7 @@ fn completion_signals() {
             // Without CS = IRQ the address is IGNORED.
             let address = if signalled { 0 } else { at };
             assert_eq!(m.submit(&[[word, address]]), Progress::Done);
-            let mut expected = vec![prod(1), Act::Finish, cons(1)];
+            let mut expected = vec![prod(1), Act::Finish, Act::Events, cons(1)];
             if signalled {
                 expected.push(Act::Raise(Line::Sync));
             }
@@ -85,7 +85,13 @@ fn completion_signals() {
         assert_eq!(m.submit(&[message(at, 0)]), Progress::Done);
         assert_eq!(
             m.take(),
-            [prod(1), Act::Finish, cons(1), Act::Raise(Line::Sync)]
+            [
+                prod(1),
+                Act::Finish,
+                Act::Events,
+                cons(1),
+                Act::Raise(Line::Sync)
+            ]
         );
     }
     let mut m = Machine::enabled();
@@ -113,6 +119,7 @@ fn messages_go_to_memory_of_the_owner_s_only() {
                 Act::Issue([0x46, 0]),
                 Act::Issue(NEW),
                 Act::Finish,
+                Act::Events,
                 cons(1),
                 Act::Show(0x60, 1 << 4),
                 Act::Raise(Line::Error),
@@ -168,6 +175,8 @@ fn several_are_completed_by_one_wait_in_order() {
             Act::Issue([0x46, 0]),
             Act::Issue(NEW),
             Act::Finish,
+            // Some of them come after no TLBI.
+            Act::Events,
             cons(7),
             Act::Store(COMMANDS + 16, 0),
             Act::Store(COMMANDS + 64, 0),
@@ -185,7 +194,15 @@ fn sixteen_wait_at_most() {
     assert_eq!(m.submit(&[NONE; 17]), Progress::Done);
     assert_eq!(
         m.take(),
-        [prod(17), Act::Finish, cons(16), Act::Finish, cons(17)]
+        [
+            prod(17),
+            Act::Finish,
+            Act::Events,
+            cons(16),
+            Act::Finish,
+            Act::Events,
+            cons(17)
+        ]
     );
 }
 
@@ -203,6 +220,7 @@ fn what_cannot_be_repeated_waits_for_what_came_before() {
             cons(2),
             Act::Issue([0x44 | 0x108 << 32, 5]),
             Act::Finish,
+            Act::Events,
             cons(4),
         ]
     );
@@ -224,9 +242,11 @@ fn streams_are_changed_after_what_came_before() {
             [
                 Act::Show(0x98, 3),
                 Act::Finish,
+                Act::Events,
                 Act::Show(0x9c, 1),
                 Act::SetRange(8, 8, _),
                 Act::Finish,
+                Act::Events,
                 Act::Show(0x9c, 3)
             ]
         ),
@@ -368,7 +388,7 @@ fn a_failed_answer_is_told_when_nothing_can_overwrite_it() {
 #[test]
 fn memory_is_held_while_an_answer_is_on_its_way() {
     let mut m = messages();
-    assert_eq!(m.submit(&[polled(0)]), Progress::Done);
+    assert_eq!(m.submit(&[INV, polled(1)]), Progress::Done);
     m.take();
     m.until_done(0x20, 0);
     let acts = m.take();
@@ -377,7 +397,7 @@ fn memory_is_held_while_an_answer_is_on_its_way() {
     assert!(close.unwrap() > finish);
     // And for good when nobody knows whether it is.
     let mut m = messages();
-    assert_eq!(m.submit(&[polled(0)]), Progress::Done);
+    assert_eq!(m.submit(&[INV, polled(1)]), Progress::Done);
     m.physical.finishes.push(Failure::Fenced(Error::Fenced));
     m.word(0x20, 0);
     assert_eq!(m.board.held.get(), 1);
@@ -418,7 +438,7 @@ fn an_ats_invalidation_is_waited_for() {
     assert!(!m.take().contains(&Act::Finish));
     assert_eq!(m.submit(&[polled(1)]), Progress::Done);
     assert!(m.take().contains(&Act::Finish));
-    assert_eq!(m.submit(&[polled(2)]), Progress::Done);
+    assert_eq!(m.submit(&[INV, polled(3)]), Progress::Done);
     assert!(!m.take().contains(&Act::Finish));
 }
 

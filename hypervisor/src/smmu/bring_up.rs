@@ -1,7 +1,7 @@
 //! Taking an SMMU over.
 
 use super::host::Emulated;
-use super::serve::note_lines;
+use super::serve::{Reporter, note_lines};
 use super::{Port, SMMUS, State, SystemCounter};
 use crate::log::info;
 use crate::memory::Shared;
@@ -69,8 +69,12 @@ pub fn bring_up(
         instance.registers.range().start(),
         driver.features(),
     );
+    let reporter = Reporter {
+        smmu: instance.registers.range().start(),
+    };
     let host = instance.host.get().zip(stage2);
-    let emulated = host.map(|(host, stage2)| Emulated::new(*host, &driver, stage2, machine, index));
+    let emulated = host
+        .map(|(host, stage2)| Emulated::new(*host, &driver, stage2, (machine, index), reporter));
     instance
         .state
         .call_once(|| Mutex::new(State { driver, emulated }));

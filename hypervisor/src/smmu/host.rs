@@ -1,6 +1,6 @@
 //! The SMMU that the host sees in the place of a physical one.
 
-use super::serve::attend;
+use super::serve::{Reporter, attend};
 use super::{Driver, Instance, Port, SMMUS, State, SystemCounter, instances};
 use crate::emulated::HostSide;
 use crate::lend::Lent;
@@ -8,7 +8,7 @@ use crate::memory::Shared;
 use core::sync::atomic::Ordering;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
-use smmuv3_driver::{Answer, Event, Stage2};
+use smmuv3_driver::{Event, Stage2};
 use smmuv3_emulator::{Attached, Counts, Delivery, Emulator, Given, IdConfig, Progress, Size};
 use smmuv3_spec::StreamId;
 use spin::Once;
@@ -28,6 +28,7 @@ pub(super) struct Emulated {
     emulator: Emulator<Lent>,
     stage2: Stage2,
     streams: Streams,
+    reporter: Reporter,
 }
 
 /// The streams of an SMMU that the host has: those that the device tree names,
@@ -72,13 +73,14 @@ impl Streams {
 
 impl Emulated {
     /// An SMMU after reset in the place of the one that `driver` has, with the
-    /// streams of which it has given `stage2` to each.
+    /// streams of which it has given `stage2` to each. `reporter` is for the
+    /// physical one.
     pub(super) fn new(
         host: HostSide,
         driver: &Driver,
         stage2: &Stage2,
-        machine: &Machine,
-        index: usize,
+        (machine, index): (&Machine, usize),
+        reporter: Reporter,
     ) -> Self {
         let streams = Streams::of(machine, index);
         let highest = streams
@@ -103,33 +105,27 @@ impl Emulated {
             emulator,
             stage2: *stage2,
             streams,
+            reporter,
         }
     }
 
     #[inline]
     fn write(&mut self, driver: &mut Driver, offset: u32, size: Size, value: u64) -> Progress {
-        let mut attached: Attached<'_, Port, Shared, SystemCounter> = Attached {
+        let mut attached: Attached<'_, Port, Shared, SystemCounter, Reporter> = Attached {
             smmu: driver,
             stage2: self.stage2,
             streams: self.streams.list(),
             device: self.shown,
+            report: self.reporter,
         };
         self.emulator
             .write(&self.host, &mut attached, offset, size, value)
     }
 
-    /// Hands the host an event of the physical SMMU. Who answers the transaction
-    /// if it stalled, and whether the event is ours to report.
-    pub(super) fn event(&mut self, event: &Event) -> (Answer, bool) {
-        match self
-            .emulator
+    /// Hands the host an event of the physical SMMU.
+    pub(super) fn event(&mut self, event: &Event) -> Delivery {
+        self.emulator
             .event(&self.host, self.streams.list(), &event.0)
-        {
-            Delivery::NotOwned => (Answer::Refuse, true),
-            Delivery::Done => (Answer::Later, false),
-            Delivery::Ours => (Answer::Later, true),
-            Delivery::Terminate { .. } => (Answer::Refuse, event.0.s2()),
-        }
     }
 
     /// The physical SMMU aborts everything from now on.

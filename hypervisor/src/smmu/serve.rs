@@ -7,8 +7,8 @@ use crate::paravirt;
 use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::PhysAddr;
-use smmuv3_driver::{Answer, Drained};
-use smmuv3_emulator::Counts;
+use smmuv3_driver::{Drained, Event};
+use smmuv3_emulator::{Counts, Delivery, Report};
 use spin::Mutex;
 
 /// Records handled at once before the CPU goes back to the host.
@@ -103,13 +103,36 @@ fn look(instance: &Instance, state: &mut State) -> bool {
             }
         }
     }
+    let mut reporter = Reporter { smmu };
     let drained = driver.take_events(BATCH, |event| {
-        let (answer, ours) = match emulated {
+        let delivery = match emulated {
             Some(emulated) => emulated.event(&event),
             None => {
                 paravirt::report_fault(instance.index, event.0);
-                (Answer::Refuse, true)
+                Delivery::NotOwned
             }
+        };
+        reporter.event(&event, delivery);
+        delivery.answer()
+    });
+    reporter.drained(&drained);
+    drained.events != 0
+}
+
+/// Prints what an SMMU recorded, as often as the log has room for it.
+#[derive(Clone, Copy)]
+pub(super) struct Reporter {
+    /// Its registers.
+    pub(super) smmu: PhysAddr,
+}
+
+impl Report for Reporter {
+    fn event(&mut self, event: &Event, delivery: Delivery) {
+        let smmu = self.smmu;
+        let ours = match delivery {
+            Delivery::NotOwned | Delivery::Ours => true,
+            Delivery::Done => false,
+            Delivery::Terminate { .. } => event.0.s2(),
         };
         if ours && let Some(dropped) = FAULTS.take() {
             warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");
@@ -117,22 +140,20 @@ fn look(instance: &Instance, state: &mut State) -> bool {
         if !ours && let Some(dropped) = HOST_FAULTS.take() {
             debug!("event=dma_fault_of_host smmu={smmu} {event} dropped={dropped}");
         }
-        answer
-    });
-    report_loss(smmu, &drained);
-    drained.events != 0
-}
-
-fn report_loss(smmu: PhysAddr, drained: &Drained) {
-    if drained.overflowed
-        && let Some(dropped) = ERRORS.take()
-    {
-        warning!("event=smmu_events_lost smmu={smmu} dropped={dropped}");
     }
-    if drained.inconsistent
-        && let Some(dropped) = ERRORS.take()
-    {
-        error!("event=smmu_queue_inconsistent smmu={smmu} dropped={dropped}");
+
+    fn drained(&mut self, drained: &Drained) {
+        let smmu = self.smmu;
+        if drained.overflowed
+            && let Some(dropped) = ERRORS.take()
+        {
+            warning!("event=smmu_events_lost smmu={smmu} dropped={dropped}");
+        }
+        if drained.inconsistent
+            && let Some(dropped) = ERRORS.take()
+        {
+            error!("event=smmu_queue_inconsistent smmu={smmu} dropped={dropped}");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::finding::Finding;
 use crate::host::owner::streams;
 use crate::host::side::Side;
 use crate::machine::Machine;
-use crate::map::{PAGE_1, STREAMS, given_id, place};
+use crate::map::{PAGE_1, STREAMS, place};
 use crate::world::World;
 use smmuv3_emulator::Delivery;
 use smmuv3_model::{Access, Transaction};
@@ -31,6 +31,7 @@ impl World<'_> {
         for unit in 0..self.hosts.len() {
             self.look_at_identity(unit)?;
             self.look_at_windows(unit)?;
+            self.look_at_events(unit)?;
             if !self.is_excused(unit) && !self.hosts[unit].unfinished {
                 self.look_at_switches(unit)?;
             }
@@ -113,19 +114,25 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Each event of the host's that was read is in its queue, or counted.
+    fn look_at_events(&self, unit: usize) -> Result<(), Finding> {
+        let counts = self.hosts[unit].emulator.counts();
+        let known = counts.events_delivered + counts.events_overflowed + counts.events_dropped;
+        if known != self.machine.units[unit].emulated.told.get() {
+            return Err(Finding::Shown(reg::EVENTQ_PROD));
+        }
+        Ok(())
+    }
+
     /// Hands an event of the physical SMMU to the host, if it is one of the
     /// host's streams.
-    pub(crate) fn tell(&mut self, unit: usize, record: &EventRecord) -> Result<(), Finding> {
-        let id = record.stream_bits();
-        if given_id(id, self.hosts.len()).is_none() {
-            return Ok(());
-        }
-        let before = self.machine.shown(unit, reg::EVENTQ_PROD);
+    pub(crate) fn tell(&mut self, unit: usize, record: &EventRecord) {
         let streams = streams(self.hosts.len());
         let side = Side {
             machine: self.machine,
             unit,
         };
+        self.machine.units[unit].emulated.event_prod.set(None);
         let emulator = &mut self.hosts[unit].emulator;
         let delivery = emulator.event(&side, streams.as_slice(), record);
         if let Delivery::Terminate { stream, stag } = delivery {
@@ -136,27 +143,7 @@ impl World<'_> {
                 driver.kick();
             }
         }
-        if delivery == Delivery::NotOwned {
-            return Err(Finding::Told(record.stream()));
-        }
-        let after = self.machine.shown(unit, reg::EVENTQ_PROD);
-        if (before ^ after) & 0x7fff_ffff == 0 {
-            return Ok(());
-        }
-        // Of what the host reads, nothing is another's: neither the stream nor
-        // an address of stage 2.
-        let base = QueueBase::from(self.machine.shown64(unit, reg::EVENTQ_BASE));
-        let log2 = base.log2size().min(15);
-        let bytes = EventRecord::SIZE << log2;
-        let slot = u64::from(before) & ((1 << log2) - 1);
-        let at = (base.addr_5() << 5 & !(bytes - 1)) + slot * EventRecord::SIZE;
-        let word = |n: u64| self.machine.ram.borrow().load(at + n * 8).unwrap_or(0);
-        let told = EventRecord([word(0), word(1), word(2), word(3)]);
-        let stage2 = told.kind().is_translation_fault() && told.s2();
-        if told.stream_bits() != id || stage2 {
-            return Err(Finding::Told(StreamId(told.stream_bits())));
-        }
-        Ok(())
+        self.machine.look_at_told(unit, record, delivery);
     }
 }
 

@@ -3,9 +3,11 @@
 use crate::finding::Finding;
 use crate::host::check::identity;
 use crate::host::op::{BringUp, Entry, HostOp, Width};
+use crate::host::reader::Reader;
 use crate::host::side::Side;
 use crate::host::stock::{Seen, Step, tell_of};
 use crate::host::window::Held;
+use crate::machine::Machine;
 use crate::map::{RAM, REGISTERS, STREAMS, given, given_id, ids, is_given, place};
 use crate::op::Op;
 use crate::plant;
@@ -68,8 +70,7 @@ fn goes_on(offset: u32, width: Width, value: u64) -> bool {
 }
 
 /// The physical SMMU as an emulation may use it.
-type Below<'a, 'm> =
-    Attached<'a, Port<'m>, &'m crate::machine::Machine, &'m crate::machine::Machine>;
+type Below<'a, 'm> = Attached<'a, Port<'m>, &'m Machine, &'m Machine, Reader<'m>>;
 
 impl<'m> World<'m> {
     /// The host starts, with its streams behind stage 2 alone and an emulated
@@ -129,9 +130,15 @@ impl<'m> World<'m> {
             stage2,
             streams: &streams,
             device: registers().ok(),
+            report: Reader {
+                machine: self.machine,
+                unit,
+                read: Vec::new(),
+            },
         };
         let emulated = &self.machine.units[unit].emulated;
         emulated.work.set(0);
+        emulated.event_prod.set(None);
         emulated.acts.set(true);
         let result = act(&mut self.hosts[unit].emulator, &side, &mut below);
         emulated.acts.set(false);

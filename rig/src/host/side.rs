@@ -33,6 +33,11 @@ pub(crate) struct Emulated {
     pub(crate) acts: Cell<bool>,
     /// Commands that went into the physical queue.
     pub(crate) issued: Cell<u64>,
+    /// What the host read from EVENTQ_PROD, where that changed since somebody
+    /// looked.
+    pub(crate) event_prod: Cell<Option<u32>>,
+    /// Events of the host's that the emulation was given.
+    pub(crate) told: Cell<u64>,
 }
 
 /// The platform of one emulated SMMU.
@@ -249,6 +254,10 @@ impl<'m> Platform for Side<'m> {
         let emulated = &self.machine.units[self.unit].emulated;
         if offset == reg::CMDQ_CONS && emulated.acts.get() {
             self.machine.look_at_completion(self.unit, value);
+        }
+        if offset == reg::EVENTQ_PROD {
+            let before = self.machine.shown(self.unit, offset);
+            emulated.event_prod.set(Some(before));
         }
         let at = Machine::register(self.unit, offset);
         let mut ram = self.machine.ram.borrow_mut();

@@ -4,10 +4,11 @@
 use portcullis_addr::{Ipa, PhysAddr, Range};
 use smmuv3_driver::{Features, Quirks};
 use smmuv3_emulator::{
-    Emulator, Failure, IdConfig, Line, Msi, Outside, Physical, Platform, Progress, Size, Uniform,
-    Wanted, Window,
+    Delivery, Emulator, Failure, IdConfig, Line, Msi, Outside, Physical, Platform, Progress, Size,
+    Uniform, Wanted, Window,
 };
 use smmuv3_spec::command::Command;
+use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::id::{Aidr, Idr0, Idr1, Idr3, Idr5, Iidr};
 use smmuv3_spec::{StreamId, Vmid, reg};
 use std::cell::{Cell, RefCell};
@@ -39,6 +40,8 @@ pub enum Act {
     Kick,
     Finish,
     Signal(Vec<Msi>),
+    /// The events that there are were asked for.
+    Events,
     Set(u32, Wanted),
     SetRange(u32, u32, Uniform),
     Close(u64),
@@ -236,6 +239,10 @@ pub struct Recorder {
     pub issues: Vec<Failure>,
     pub sets: Vec<Failure>,
     pub signals: Vec<Failure>,
+    /// What is recorded, and not asked for yet.
+    pub events: Vec<EventRecord>,
+    /// What became of the rest.
+    pub told: Vec<Delivery>,
     /// Streams that one call of `set_range` does.
     pub stride: u32,
 }
@@ -311,6 +318,19 @@ impl Physical for Recorder {
         outcome(&mut self.finishes)
     }
 
+    fn take_events(
+        &mut self,
+        mut tell: impl FnMut(Option<StreamId>, &EventRecord) -> Delivery,
+    ) -> u32 {
+        self.act(Act::Events);
+        let events = std::mem::take(&mut self.events);
+        for event in &events {
+            let stream = Physical::owner_stream(self, event.stream());
+            self.told.push(tell(stream, event));
+        }
+        events.len() as u32
+    }
+
     fn signal(&mut self, messages: &[Msi]) -> Result<bool, Failure> {
         if !self.features.idr0.msi() {
             return Ok(false);
@@ -362,6 +382,8 @@ impl Machine {
             issues: vec![],
             sets: vec![],
             signals: vec![],
+            events: vec![],
+            told: vec![],
             stride: u32::MAX,
         };
         let this = Self {

@@ -371,6 +371,7 @@ impl Machine {
             stage2: self.stage2,
             streams: &GIVEN,
             device: shown.ok(),
+            report: (),
         };
         act(&mut self.emulator, &self.hardware, &mut below)
     }

@@ -145,6 +145,7 @@ impl<'a> World<'a> {
                 stage2: STAGE2,
                 streams: &GIVEN,
                 device: None,
+                report: (),
             };
             let progress = self
                 .emulator
