@@ -105,16 +105,15 @@ fn code_of(command: &mut Command) -> anyhow::Result<Option<u8>> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()))
 }
 
-/// A short hunt as a part of the tests: the same programs as always, then as
-/// many new ones.
+/// A short hunt as a part of the tests: the same programs as always, so that a
+/// test fails for what was changed and not by chance. New ones are for
+/// `cargo xtask verify`.
 pub fn short() -> anyhow::Result<bool> {
     let mut passed = true;
-    for (world, ops) in [("plain", "20000"), ("nested", "5000")] {
-        for seed in [&["--seed", "0x1"][..], &[]] {
-            let mut command = program("portcullis-rig");
-            command.args(["hunt", "--world", world, "--ops", ops]);
-            passed &= code_of(command.args(seed))? == Some(0);
-        }
+    for (world, ops) in [("plain", "40000"), ("nested", "10000")] {
+        let mut command = program("portcullis-rig");
+        command.args(["hunt", "--world", world, "--ops", ops, "--seed", "0x1"]);
+        passed &= code_of(&mut command)? == Some(0);
     }
     Ok(passed)
 }
