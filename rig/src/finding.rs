@@ -65,6 +65,10 @@ pub enum Finding {
     /// A CMD_SYNC of the host's is consumed before what came before it is done.
     #[error("CMDQ_CONS says {0:#x} too early")]
     Early(u32),
+    /// A CMD_SYNC of the host's is complete before the host was told of events
+    /// that come first.
+    #[error("CMDQ_CONS says {0:#x} before the events that come first are told")]
+    Untold(u32),
     /// An event that is none of the host's, or says too much.
     #[error("the host was told of {0}")]
     Told(StreamId),

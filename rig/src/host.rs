@@ -2,6 +2,7 @@
 //! what must hold whatever it does.
 
 pub(crate) mod check;
+pub(crate) mod complete;
 pub(crate) mod generate;
 mod op;
 mod owner;

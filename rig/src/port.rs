@@ -29,6 +29,9 @@ impl Port<'_> {
         let result = act(&mut self.unit().smmu.borrow_mut());
         let after = self.unit().smmu.borrow().counts();
         let (kept, lost) = (after.events - before.events, after.lost > before.lost);
+        if after.syncs > before.syncs {
+            self.unit().recorded.borrow_mut().synced();
+        }
         self.unit().recorded.borrow_mut().flood(kept, lost);
         self.machine.spread(self.unit);
         if self.machine.nested {

@@ -12,12 +12,19 @@ pub(crate) struct Recorded {
     /// What the driver saw when it read EVENTQ_PROD last: how many records
     /// there were, and whether some had been lost.
     seen: (usize, bool),
+    /// How many were recorded, since the queue started.
+    added: u64,
+    /// How many of them the driver has read.
+    taken: u64,
+    /// How many there were before the last CMD_SYNC that is complete.
+    due: u64,
 }
 
 impl Recorded {
     pub(crate) fn note(&mut self, record: EventRecord, kept: bool, lost: bool) {
         if kept {
             self.records.push_back(Some(record));
+            self.added += 1;
         }
         self.lost |= lost;
     }
@@ -25,7 +32,20 @@ impl Recorded {
     /// Some more were recorded, nobody knows what.
     pub(crate) fn flood(&mut self, kept: u64, lost: bool) {
         self.records.extend((0..kept).map(|_| None));
+        self.added += kept;
         self.lost |= lost;
+    }
+
+    /// A CMD_SYNC is complete. Of what was recorded with it nobody knows whether
+    /// that was before.
+    pub(crate) fn synced(&mut self) {
+        self.due = self.added;
+    }
+
+    /// Whether something was recorded before the last CMD_SYNC that is complete,
+    /// and is still to be read.
+    pub(crate) fn owed(&self) -> bool {
+        self.taken < self.due
     }
 
     /// The driver reads EVENTQ_PROD.
@@ -41,6 +61,7 @@ impl Recorded {
     /// Compares what was read with what there was, and forgets it. The number
     /// of the first event that differs.
     pub(crate) fn check(&mut self, read: &[EventRecord], drained: Drained) -> Result<(), usize> {
+        self.taken += read.len() as u64;
         for (number, record) in read.iter().enumerate() {
             match self.records.pop_front() {
                 Some(None) => {}
@@ -88,5 +109,29 @@ mod tests {
         recorded.look();
         let other = [event(7)];
         assert_eq!(recorded.check(&other, drained(1, false, false)), Err(0));
+    }
+
+    /// What came before a CMD_SYNC is owed until it was read, and no more.
+    #[test]
+    fn what_came_before_a_sync_is_owed() {
+        let mut recorded = Recorded::default();
+        let event = EventRecord([1, 0, 0, 0]);
+        let drained = |more| Drained {
+            events: 1,
+            more,
+            ..Drained::default()
+        };
+        recorded.synced();
+        recorded.note(event, true, false);
+        recorded.flood(1, true);
+        assert!(!recorded.owed());
+        recorded.synced();
+        recorded.flood(1, false);
+        recorded.look();
+        assert!(recorded.owed());
+        let _ = recorded.check(&[event], drained(true));
+        assert!(recorded.owed());
+        let _ = recorded.check(&[event], drained(true));
+        assert!(!recorded.owed());
     }
 }

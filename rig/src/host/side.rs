@@ -2,15 +2,14 @@
 
 use crate::everywhere::HOST_VMID;
 use crate::finding::Finding;
+use crate::host::complete::Commands;
 use crate::host::window::Held;
 use crate::machine::Machine;
 use crate::map::{DOORBELL, PAGE_1, REGISTERS, given_id};
 use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_ownership::{Owner, State};
 use smmuv3_emulator::{Line, Outside, Platform};
-use smmuv3_model::Signal;
 use smmuv3_spec::command::{Command, Opcode};
-use smmuv3_spec::control::{Cr0, QueueBase};
 use smmuv3_spec::reg;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -38,6 +37,8 @@ pub(crate) struct Emulated {
     pub(crate) event_prod: Cell<Option<u32>>,
     /// Events of the host's that the emulation was given.
     pub(crate) told: Cell<u64>,
+    /// What the emulation makes of its command queue.
+    pub(crate) commands: RefCell<Commands>,
 }
 
 /// The platform of one emulated SMMU.
@@ -58,7 +59,7 @@ impl Machine {
     }
 
     /// Where reads of a register by the host go.
-    fn register(unit: usize, offset: u32) -> u64 {
+    pub(crate) fn register(unit: usize, offset: u32) -> u64 {
         REGISTERS.start + unit as u64 * u64::from(reg::SIZE) + u64::from(offset)
     }
 
@@ -72,24 +73,6 @@ impl Machine {
     /// What the host reads from one of 64 bits.
     pub(crate) fn shown64(&self, unit: usize, offset: u32) -> u64 {
         u64::from(self.shown(unit, offset)) | u64::from(self.shown(unit, offset + 4)) << 32
-    }
-
-    /// The messages that the physical SMMU sent meanwhile: only into what is
-    /// held, and to CMDQ_CONS as the host sees it.
-    pub(crate) fn look_at_messages(&self, index: usize) {
-        let unit = &self.units[index];
-        let messages = unit.smmu.borrow_mut().take_interrupts();
-        let cons = Self::register(index, reg::CMDQ_CONS);
-        for interrupt in messages {
-            let Signal::Msi { address, .. } = interrupt.signal else {
-                continue;
-            };
-            let open = unit.emulated.open.borrow();
-            let held = open.values().any(|range| range.contains(&address));
-            if address != cons && !held {
-                self.find(Finding::Message(address));
-            }
-        }
     }
 
     /// A command on its way to the physical SMMU. One that the emulation caused
@@ -121,34 +104,6 @@ impl Machine {
         };
         if !fine {
             self.find(Finding::Issued(command));
-        }
-    }
-
-    /// The host is told that commands are consumed. If a CMD_SYNC is among them,
-    /// the physical SMMU has nothing left to do.
-    fn look_at_completion(&self, index: usize, cons: u32) {
-        if !Cr0::from(self.shown(index, reg::CR0ACK)).cmdqen() {
-            return;
-        }
-        let unit = &self.units[index];
-        let base = QueueBase::from(self.shown64(index, reg::CMDQ_BASE));
-        let log2 = base.log2size().min(16);
-        let (mask, slots) = ((2u32 << log2) - 1, 1u64 << log2);
-        let mut from = self.shown(index, reg::CMDQ_CONS) & mask;
-        let bytes = Command::SIZE << log2;
-        let start = (base.addr_5() << 5) & !(bytes.max(32) - 1);
-        let consumed = (cons & mask).wrapping_sub(from) & mask;
-        let mut synced = false;
-        for _ in 0..consumed.min(1 << log2) {
-            let at = start + u64::from(from) % slots * Command::SIZE;
-            let word = self.ram.borrow().load(at).unwrap_or(0);
-            synced |= Command([word, 0]).opcode() == Opcode::SYNC;
-            from = from.wrapping_add(1) & mask;
-        }
-        // A refused command is consumed again, as another one.
-        let done = unit.smmu.borrow().counts().commands;
-        if synced && !unit.may_fail() && done < unit.emulated.issued.get() {
-            self.find(Finding::Early(cons));
         }
     }
 

@@ -49,6 +49,8 @@ impl Window for Held<'_> {
             return 0;
         };
         let value = self.machine.ram.borrow().load(at).unwrap_or(0);
+        let emulated = &self.machine.units[self.unit].emulated;
+        emulated.commands.borrow_mut().load(at, value);
         // Somebody may store right after.
         self.machine.seam();
         value
