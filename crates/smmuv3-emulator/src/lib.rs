@@ -66,7 +66,8 @@ pub enum Progress {
 
 /// An emulated SMMU. `W` is memory of the owner's that is held.
 ///
-/// Every call is bounded: at most 256 commands and stream table entries.
+/// Every call is bounded: at most 256 commands and stream table entries, and three
+/// times as many events as the physical queue holds.
 #[derive(Debug)]
 pub struct Emulator<W: Window> {
     /// Commands may be processed: the queue is enabled on memory of the
