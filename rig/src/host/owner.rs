@@ -245,15 +245,22 @@ impl<'m> World<'m> {
     fn put(&self, unit: usize, commands: &[[u64; 2]]) -> u32 {
         let base = QueueBase::from(self.machine.shown64(unit, reg::CMDQ_BASE));
         let log2 = base.log2size().min(16);
-        let mut prod = self.machine.shown(unit, reg::CMDQ_PROD);
-        for words in commands {
-            let slot = u64::from(prod) & ((1 << log2) - 1);
-            let at = (base.addr_5() << 5) + slot * Command::SIZE;
+        let prod = self.machine.shown(unit, reg::CMDQ_PROD);
+        for (n, words) in (0..).zip(commands) {
+            let at = self.command_at(unit, n);
             self.store(at, words[0]);
             self.store(at + 8, words[1]);
-            prod = prod.wrapping_add(1) & ((2 << log2) - 1);
         }
-        prod
+        prod.wrapping_add(commands.len() as u32) & ((2 << log2) - 1)
+    }
+
+    /// Where a command lies, `n` after CMDQ_PROD.
+    fn command_at(&self, unit: usize, n: u32) -> u64 {
+        let base = QueueBase::from(self.machine.shown64(unit, reg::CMDQ_BASE));
+        let log2 = base.log2size().min(16);
+        let prod = self.machine.shown(unit, reg::CMDQ_PROD);
+        let slot = u64::from(prod.wrapping_add(n)) & ((1 << log2) - 1);
+        (base.addr_5() << 5) + slot * Command::SIZE
     }
 
     /// Waits until commands are consumed.
@@ -357,7 +364,11 @@ impl<'m> World<'m> {
         self.store(at + 8, entry.words[1]);
         self.store(at, entry.words[0]);
         if entry.tell {
-            let prod = self.put(unit, &tell_of(id));
+            // Half of them wait by a message to the CMD_SYNC itself, as Linux
+            // does.
+            let message = self.seen(unit).idr0.msi() && entry.words[1] != 0;
+            let word = message.then(|| self.command_at(unit, 1));
+            let prod = self.put(unit, &tell_of(id, word));
             self.set(unit, reg::CMDQ_PROD, prod)?;
             self.wait(unit)?;
         }

@@ -182,10 +182,12 @@ impl BringUp {
     }
 }
 
-/// CMD_CFGI_STE and CMD_SYNC.
-pub(crate) fn tell_of(stream: u32) -> [[u64; 2]; 2] {
-    [
-        Command::cfgi_ste(StreamId(stream), true).0,
-        Command::sync(SIG_NONE).0,
-    ]
+/// CMD_CFGI_STE and CMD_SYNC, which is told by a message to `word` if there is
+/// one.
+pub(crate) fn tell_of(stream: u32, word: Option<u64>) -> [[u64; 2]; 2] {
+    let sync = match word {
+        Some(at) => Command::sync(SIG_IRQ).with_msi_address(at),
+        None => Command::sync(SIG_NONE),
+    };
+    [Command::cfgi_ste(StreamId(stream), true).0, sync.0]
 }
