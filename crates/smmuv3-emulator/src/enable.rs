@@ -135,8 +135,22 @@ impl<W: Window> Emulator<W> {
         }
         match self.quick(platform, physical) {
             Ok(progress) => progress,
-            Err(left) => self.execute(platform, physical, left),
+            Err(left) => self.rest(platform, physical, left),
         }
+    }
+
+    /// Goes on where the short way ended, with so much work left.
+    #[inline(never)]
+    fn rest<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        left: u32,
+    ) -> Progress {
+        if left < WORK {
+            self.queue.since.translations();
+        }
+        self.execute(platform, physical, left)
     }
 
     /// Carries on with whatever is left to do.

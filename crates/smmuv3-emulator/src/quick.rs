@@ -38,9 +38,6 @@ impl<W: Window> Emulator<W> {
         let mut cons = start;
         let vmid = physical.vmid();
         let failed = loop {
-            if cons == end {
-                break None;
-            }
             let at = u64::from(cons & entries) * ENTRY;
             let command = Command([window.load(at), window.load(at + 8)]);
             let next = (cons + 1) & wrap;
@@ -49,6 +46,9 @@ impl<W: Window> Emulator<W> {
                     break Some(failure);
                 }
                 cons = next;
+                if cons == end {
+                    break None;
+                }
                 continue;
             }
             let word = command
@@ -105,9 +105,6 @@ impl<W: Window> Emulator<W> {
             return Ok(Progress::Done);
         };
         let issued = cons.wrapping_sub(start) & wrap;
-        if issued > 0 {
-            queue.since.translations();
-        }
         queue.cons = cons;
         self.counts.issued += u64::from(issued);
         self.counts.commands += u64::from(issued);
@@ -126,6 +123,7 @@ impl<W: Window> Emulator<W> {
         physical: &mut impl Physical,
         failure: Failure,
     ) -> Progress {
+        self.queue.since.translations();
         let mut stop = stop(failure, &mut self.counts);
         if stop != Stop::Broken {
             self.counts.failed_syncs += 1;
