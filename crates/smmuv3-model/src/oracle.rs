@@ -191,6 +191,30 @@ impl Smmu {
         self.check_ats(policy)
     }
 
+    /// The VMIDs by whose translations of stage 2 alone `stream` could be
+    /// translated now; see [`cached`](Self::cached).
+    pub fn stage2_of(&mut self, stream: StreamId) -> Vec<u16> {
+        if !self.may_translate() {
+            return Vec::new();
+        }
+        let plans = self.plans(stream, Which::All).into_iter();
+        let mut vmids: Vec<u16> = plans
+            .filter_map(|plan| match plan {
+                Plan::Stage2(regime) => Some(regime.vmid),
+                _ => None,
+            })
+            .collect();
+        vmids.sort_unstable();
+        vmids.dedup();
+        vmids
+    }
+
+    /// Every translation of stage 2 that is cached, in no order. In a greedy
+    /// mode that is every one that there could be.
+    pub fn cached(&self) -> impl Iterator<Item = &Cached> {
+        self.caches.leaves.keys()
+    }
+
     /// Whether the SMMU may still use a table in `at .. at + bytes`; for whoever
     /// takes such memory back.
     #[must_use]
