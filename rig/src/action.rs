@@ -64,6 +64,13 @@ pub enum Action {
         /// How many.
         count: u64,
     },
+    /// Another CPU begins to take pages from the host, and never ends that.
+    Leave {
+        /// First page of RAM.
+        page: u64,
+        /// How many.
+        count: u64,
+    },
     /// Another CPU hands over pages that are in no table.
     Pass {
         /// First page of RAM.
@@ -119,12 +126,14 @@ impl Machine {
             }
             Action::Pin { page, count } => {
                 let range = some_pages(page, count);
+                self.observe();
                 let expected = self.expected.borrow_mut().pin(range);
                 let result = self.with_ledger(|ledger| ledger.pin(range, Owner::HOST));
                 self.agree(expected == result, "pin", range);
             }
             Action::Unpin { page, count } => {
                 let range = some_pages(page, count);
+                self.observe();
                 // What an emulated SMMU holds is not for others to let go of.
                 if self
                     .expected
@@ -139,6 +148,7 @@ impl Machine {
             }
             Action::Begin { page, count } => {
                 let range = some_pages(page, count);
+                self.observe();
                 let expected = self.expected.borrow_mut().begin(range, Owner::HOST);
                 let result = self.with_ledger(|ledger| {
                     let begun = ledger.begin(range, Owner::HOST, Owner::HYPERVISOR);
@@ -148,6 +158,17 @@ impl Machine {
                 if expected.is_ok() {
                     self.expected.borrow_mut().cancel(range);
                 }
+            }
+            Action::Leave { page, count } => {
+                let range = some_pages(page, count);
+                self.observe();
+                let expected = self.expected.borrow_mut().begin(range, Owner::HOST);
+                let result = self.with_ledger(|ledger| {
+                    let begun = ledger.begin(range, Owner::HOST, Owner::HYPERVISOR);
+                    begun.map(drop)
+                });
+                self.agree(expected == result, "begin", range);
+                self.para.borrow_mut().moved(self);
             }
             Action::Pass { page, count, back } => {
                 let range = some_pages(page, count);
@@ -176,7 +197,7 @@ impl Machine {
             |window: &&std::ops::Range<u64>| window.start < page.end && page.start < window.end;
         let units = self.units.iter();
         let counts = units.map(|unit| unit.emulated.open.borrow().values().filter(touch).count());
-        counts.sum::<usize>() as u32
+        counts.sum::<usize>() as u32 + self.seen.borrow().windows_in(at..at + PAGE_SIZE)
     }
 
     fn agree(&self, same: bool, what: &'static str, range: Range<PhysAddr>) {

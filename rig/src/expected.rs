@@ -11,6 +11,8 @@ struct Page {
     owner: Owner,
     leaving: bool,
     pins: u32,
+    /// How often it is held for mappings of the host's, as last seen.
+    mapped: u32,
     /// The host nearly had it, and may reach it for good.
     exposed: bool,
 }
@@ -48,6 +50,7 @@ impl Expected {
             owner: owner(number),
             leaving: false,
             pins: 0,
+            mapped: 0,
             exposed: false,
         };
         Self((0..PAGES).map(page).collect())
@@ -82,8 +85,8 @@ impl Expected {
                 let owner = page.owner;
                 return Err(TransferError::NotOwner { page: at, owner });
             }
-            if page.pins != 0 {
-                let count = page.pins;
+            if page.total() != 0 {
+                let count = page.total();
                 return Err(TransferError::Pinned { page: at, count });
             }
         }
@@ -144,7 +147,8 @@ impl Expected {
         };
         pages.any(|index| {
             let pins = self.0[index].pins;
-            pins != 0 && pins <= held(address(index).raw())
+            let held = held(address(index).raw());
+            self.0[index].total() != 0 && pins <= held
         })
     }
 
@@ -194,6 +198,31 @@ impl Expected {
         })
     }
 
+    /// Whether all from `start` to `end` is pages that the host may use.
+    pub(crate) fn has(&self, start: u64, end: u64) -> bool {
+        RAM.start <= start
+            && end <= RAM.end
+            && (start..end).step_by(PAGE_SIZE as usize).all(|at| {
+                let page = &self.0[((at - RAM.start) / PAGE_SIZE) as usize];
+                page.owner == Owner::HOST && !page.leaving
+            })
+    }
+
+    /// Takes over how often each page is held for mappings, which is between
+    /// the numbers of `holds`; the first page of which it is not.
+    pub(crate) fn observe(&mut self, ledger: &Ledger<'_>, holds: &[(u32, u32)]) -> Option<u64> {
+        let mut wrong = None;
+        for (index, (page, (least, most))) in self.0.iter_mut().zip(holds).enumerate() {
+            let count = ledger.entry(address(index)).map_or(0, Entry::dma_count);
+            let mapped = count.checked_sub(page.pins);
+            page.mapped = mapped.unwrap_or(0);
+            if mapped.is_none_or(|mapped| mapped < *least || *most < mapped) {
+                wrong = wrong.or(Some(address(index).raw()));
+            }
+        }
+        wrong
+    }
+
     /// Takes over what the ledger says of a range whose change failed: either
     /// all of it is back with `owner`, or all of it is nobody's any more.
     /// `false` if it says anything else.
@@ -212,6 +241,10 @@ impl Expected {
 }
 
 impl Page {
+    fn total(&self) -> u32 {
+        self.pins + self.mapped
+    }
+
     fn state(&self) -> State {
         if self.leaving {
             State::Leaving
@@ -223,7 +256,7 @@ impl Page {
     fn is(&self, entry: Entry) -> bool {
         entry.owner() == self.owner
             && entry.state() == self.state()
-            && entry.dma_count() == self.pins
+            && entry.dma_count() == self.total()
     }
 }
 

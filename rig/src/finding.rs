@@ -69,6 +69,25 @@ pub enum Finding {
     /// that come first.
     #[error("CMDQ_CONS says {0:#x} before the events that come first are told")]
     Untold(u32),
+    /// An endpoint reaches at this address what its domain does not map there.
+    #[error("endpoint {0:#x} reaches {2:#x} at {1:#x}, where its domain does not map it")]
+    Mapped(u32, u64, u64),
+    /// An endpoint reaches a page that the ledger does not hold for the host.
+    #[error("endpoint {0:#x} reaches the page {1:#x}, which is not held")]
+    Unheld(u32, u64),
+    /// Domains use more memory for tables than what they map needs.
+    #[error("{0:#x} bytes of tables, of which some are for nothing")]
+    Tables(u64),
+    /// `used.idx` says this, and not all elements are there, or done; or the
+    /// element of this chain is not.
+    #[error("the used ring says {0:#x} too early")]
+    Used(u16),
+    /// A ring is read before what says how far it is.
+    #[error("{0:#x} is read in the wrong order")]
+    Order(u64),
+    /// The status of a request.
+    #[error("the status of a request is {0} instead of {1}")]
+    Status(u8, u8),
     /// An event that is none of the host's, or says too much.
     #[error("the host was told of {0}")]
     Told(StreamId),

@@ -3,13 +3,24 @@
 use crate::finding::Finding;
 use crate::mutant::Mutant;
 use crate::op::Op;
-use crate::program::{nested_program, nested_setup, program, setup};
+use crate::program::{nested_program, nested_setup, para_program, para_setup, program, setup};
 use crate::setup::Setup;
 use crate::start::run;
-use proptest::strategy::Strategy;
+use proptest::strategy::{Just, Strategy};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::cell::Cell;
 use std::ops::RangeInclusive;
+
+/// What the host has of the SMMUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: its streams are attached for it.
+    Plain,
+    /// An emulated SMMU on each.
+    Nested,
+    /// Domains that it maps its pages into.
+    Paravirt,
+}
 
 /// What to hunt for, and where.
 #[derive(Clone, Debug)]
@@ -20,8 +31,8 @@ pub struct Hunt {
     pub seed: u64,
     /// Name of the profile of every SMMU; any profile without.
     pub profile: Option<&'static str>,
-    /// The host has emulated SMMUs.
-    pub nested: bool,
+    /// What the host has.
+    pub world: Kind,
     /// The mistake between the code under test and the model.
     pub mutant: Mutant,
     /// Operations of one program.
@@ -86,10 +97,15 @@ impl Hunt {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         let mut runner = TestRunner::new_with_rng(config, rng);
         let lengths = self.lengths.clone();
-        let strategy = if self.nested {
-            (nested_setup(self.profile), nested_program(lengths)).boxed()
-        } else {
-            (setup(self.profile), program(lengths)).boxed()
+        let strategy = match self.world {
+            Kind::Plain => (setup(self.profile), program(lengths)).boxed(),
+            Kind::Nested => (nested_setup(self.profile), nested_program(lengths)).boxed(),
+            Kind::Paravirt => para_setup(self.profile)
+                .prop_flat_map(move |setup| {
+                    let device = setup.paravirt.is_some_and(|para| para.device.is_some());
+                    (Just(setup), para_program(device, lengths.clone()))
+                })
+                .boxed(),
         };
         let tree = match strategy.new_tree(&mut runner) {
             Ok(tree) => tree,

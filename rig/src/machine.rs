@@ -8,8 +8,11 @@ use crate::everywhere::HOST_VMID;
 use crate::expected::Expected;
 use crate::finding::Finding;
 use crate::host::Emulated;
-use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, POOL, RAM, REGISTERS, SPARE, ids};
+use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, PARA_POOL, POOL, RAM, REGISTERS, SPARE, ids};
 use crate::mutant::Mutant;
+use crate::paravirt::front::Seen;
+use crate::paravirt::soft::Soft;
+use crate::paravirt::{Para, watched};
 use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
 use crate::setup::Setup;
@@ -96,12 +99,30 @@ pub(crate) struct Machine {
     pub(crate) nested: bool,
     /// The physical SMMU may store to the registers that the host sees.
     pub(crate) messages: bool,
+    /// The host has domains.
+    pub(crate) paravirt: Option<Para>,
+    pub(crate) para: RefCell<watched::Para>,
+    /// An IOMMU that is no SMMU.
+    pub(crate) soft: Option<RefCell<Soft>>,
+    /// What the oracle sees of the device in front of the domains.
+    pub(crate) seen: RefCell<Seen>,
+    /// Accesses since the call under way began: one of the domains, one of the
+    /// device.
+    pub(crate) work: Cell<u64>,
+    pub(crate) calls: Cell<u64>,
+    /// Hardware was broken at some time.
+    pub(crate) scarred: Cell<bool>,
 }
 
 impl Machine {
     pub(crate) fn new(setup: &Setup, mutant: Mutant) -> Self {
         let banks = [RAM, POOL, CPU_POOL, OTHER, SPARE, OLD, CPU];
-        let banks = banks.into_iter().chain(setup.nested.then_some(REGISTERS));
+        let more = [
+            setup.nested.then_some(REGISTERS),
+            setup.paravirt.map(|_| PARA_POOL),
+        ];
+        let banks = banks.into_iter().chain(more.into_iter().flatten());
+        let soft = setup.paravirt.is_some_and(|para| para.soft);
         let profiles = setup.profiles();
         let coherent = profiles.iter().all(|profile| profile.idr0.cohacc());
         let ram = Ram::new(banks, coherent);
@@ -146,6 +167,13 @@ impl Machine {
             starved: Cell::new(false),
             nested: setup.nested,
             messages: setup.messages,
+            paravirt: setup.paravirt,
+            para: RefCell::default(),
+            soft: soft.then(RefCell::default),
+            seen: RefCell::default(),
+            work: Cell::new(0),
+            calls: Cell::new(0),
+            scarred: Cell::new(false),
         }
     }
 
@@ -186,7 +214,7 @@ impl Machine {
             let rules = Rules {
                 streams: allowed.streams.get(index).unwrap_or(&none),
                 live: &live,
-                pools: &[POOL],
+                pools: &[POOL, PARA_POOL],
             };
             let mut smmu = unit.smmu.borrow_mut();
             if let Err(violation) = smmu.check(&rules) {
@@ -202,6 +230,9 @@ impl Machine {
             if let Some(misuse) = misuse.next().filter(|_| !unit.may_fail()) {
                 self.find(Finding::Misuse(*misuse));
             }
+        }
+        if self.paravirt.is_some() {
+            self.look_at_domains();
         }
         let rules = Rules {
             streams: &for_cpus(&allowed.cpus),
@@ -281,6 +312,7 @@ impl Machine {
     pub(crate) fn spread(&self, unit: usize) {
         let writes = self.units[unit].smmu.borrow_mut().take_writes();
         for at in writes {
+            self.meddle(at);
             self.seen_by_others(unit, at);
         }
     }

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use portcullis_rig::program::profiles;
-use portcullis_rig::{Catch, Hunt, Mutant, STREAMS};
+use portcullis_rig::{Catch, Hunt, Kind, Mutant, STREAMS};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,7 +42,8 @@ struct Options {
     /// What the SMMUs can do: the name of a profile, or all.
     #[arg(long, value_name = "P", default_value = "all", value_parser = profile)]
     profile: Profile,
-    /// What the host sees: `plain` is no SMMU, `nested` an emulated one.
+    /// What the host sees: `plain` is no SMMU, `nested` an emulated one,
+    /// `paravirt` domains.
     #[arg(long, value_name = "W", default_value = "plain")]
     world: World,
     /// Make this mistake between the code under test and the model.
@@ -66,6 +67,28 @@ enum World {
     Plain,
     /// An emulated SMMU on each.
     Nested,
+    /// Domains that it maps its pages into, with or without a virtio-iommu.
+    Paravirt,
+}
+
+impl World {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Nested => "nested",
+            Self::Paravirt => "paravirt",
+        }
+    }
+}
+
+impl From<World> for Kind {
+    fn from(world: World) -> Self {
+        match world {
+            World::Plain => Self::Plain,
+            World::Nested => Self::Nested,
+            World::Paravirt => Self::Paravirt,
+        }
+    }
 }
 
 /// Wrapped, since clap takes an `Option` for an argument that may be missing.
@@ -122,7 +145,7 @@ impl Options {
             ops: self.ops,
             seed,
             profile: self.profile.0,
-            nested: self.world == World::Nested,
+            world: self.world.into(),
             mutant: self.mutant,
             lengths: 1..=usize::from(self.max_len),
             shorten: self.shorten,
@@ -176,8 +199,8 @@ impl Options {
         if let Profile(Some(name)) = self.profile {
             command += &format!(" --profile {name}");
         }
-        if self.world == World::Nested {
-            command += " --world nested";
+        if self.world != World::Plain {
+            command += &format!(" --world {}", self.world.name());
         }
         if self.mutant != Mutant::None {
             command += &format!(" --mutant {}", self.mutant.name());

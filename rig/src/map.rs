@@ -26,6 +26,9 @@ pub(crate) fn first_owner(page: u64) -> Owner {
 pub(crate) const POOL: Range<u64> = 0x9000_0000..0x9010_0000;
 /// Memory of the tables that only CPUs walk.
 pub(crate) const CPU_POOL: Range<u64> = 0x9800_0000..0x9810_0000;
+/// Memory of the tables of domains that a host maps into: little, so that it
+/// runs out.
+pub(crate) const PARA_POOL: Range<u64> = 0x9900_0000..0x9902_4000;
 /// Memory that devices of the other domain may use.
 pub(crate) const OTHER: Range<u64> = 0xa000_0000..0xa001_0000;
 /// Memory for the same domain with another table.
@@ -36,6 +39,8 @@ pub(crate) const OLD: Range<u64> = 0xb000_0000..0xb010_0000;
 pub(crate) const CPU: Range<u64> = 0xb800_0000..0xb800_3000;
 /// Where devices signal interrupts.
 pub(crate) const DOORBELL: Range<u64> = 0x0809_0000..0x0809_1000;
+/// More doorbells, of which no part can be taken away.
+pub(crate) const DOORBELLS: Range<u64> = 0x080a_0000..0x080a_3000;
 /// The registers that the host sees of its emulated SMMUs, one after the other.
 pub(crate) const REGISTERS: Range<u64> = 0xb900_0000..0xb904_0000;
 /// Where page 1 of the registers of an SMMU starts.

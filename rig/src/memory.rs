@@ -42,6 +42,12 @@ impl Machine {
 
     /// A store by the host itself.
     pub(crate) fn store_of_host(&self, at: u64, value: u64) {
+        self.meddle(at);
+        self.store_of_driver(at, value);
+    }
+
+    /// The same to rings and requests, as a driver does it.
+    pub(crate) fn store_of_driver(&self, at: u64, value: u64) {
         if let Some(first) = self.units.first() {
             first.smmu.borrow_mut().store(at, value);
             self.seen_by_others(0, at);
@@ -191,6 +197,53 @@ impl Allocator for Machine {
 
     fn free(&self, at: PhysAddr, bytes: u64) {
         self.free_block(at.raw(), bytes);
+    }
+}
+
+/// Memory of the machine, with pages from a pool of its own.
+#[derive(Clone)]
+pub(crate) struct PoolMemory<'m> {
+    pub(crate) machine: &'m Machine,
+    pub(crate) pool: Range<u64>,
+}
+
+impl Memory for PoolMemory<'_> {
+    fn load(&self, at: PhysAddr) -> u64 {
+        self.machine.costs();
+        self.machine.load(at)
+    }
+
+    fn store(&self, at: PhysAddr, value: u64) {
+        self.machine.costs();
+        self.machine.store(at, value);
+    }
+
+    fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        self.machine.costs();
+        self.machine.compare_exchange(at, current, new)
+    }
+
+    fn publish(&self, at: PhysAddr, bytes: u64) {
+        self.machine.publish(at, bytes);
+    }
+
+    fn refresh(&self, at: PhysAddr, bytes: u64) {
+        self.machine.refresh(at, bytes);
+    }
+}
+
+impl Allocator for PoolMemory<'_> {
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        let block = self.machine.allocate_in(self.pool.clone(), bytes);
+        if block.is_none() {
+            // It is small enough to run out without anybody's doing.
+            self.machine.starved.set(true);
+        }
+        block
+    }
+
+    fn free(&self, at: PhysAddr, bytes: u64) {
+        self.machine.free_block(at.raw(), bytes);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::action::Action;
 use crate::host::HostOp;
+use crate::paravirt::ParaOp;
 use smmuv3_model::Fault;
 
 /// One step of a hostile program. Numbers are taken modulo what there is.
@@ -121,6 +122,8 @@ pub enum Op {
         /// What it does.
         what: HostOp,
     },
+    /// The host does something to its domains. Nothing where it has none.
+    Para(ParaOp),
     /// Something that needs no lock.
     Now(Action),
     /// The same in the middle of the next operation.

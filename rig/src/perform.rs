@@ -116,6 +116,8 @@ impl World<'_> {
                 self.scarred = true;
             }
             Op::Now(action) => self.machine.act(&action),
+            // Of another world.
+            Op::Para(_) => {}
             // Only prepare the next one.
             Op::Starve { .. } | Op::During { .. } => {}
         }
@@ -442,7 +444,7 @@ impl World<'_> {
     }
 }
 
-fn owner(nobody: bool) -> Owner {
+pub(crate) fn owner(nobody: bool) -> Owner {
     if nobody {
         Owner::NOBODY
     } else {
@@ -453,7 +455,7 @@ fn owner(nobody: bool) -> Owner {
 /// Pages inside RAM, from `page` on as far as `count` leaves that open: mostly
 /// up to sixteen of them, else whole blocks or groups, more than a command may
 /// name at once, or what lies at the edge of a table.
-fn pages(page: u64, count: u64) -> Range<PhysAddr> {
+pub(crate) fn pages(page: u64, count: u64) -> Range<PhysAddr> {
     const TABLE: u64 = BLOCK / PAGE_SIZE;
     let page = page % PAGES;
     let block = page / TABLE * TABLE;

@@ -6,6 +6,7 @@ use crate::op::Op;
 use crate::setup::Setup;
 
 pub use crate::host::generate::{nested_setup, program as nested_program};
+pub use crate::paravirt::generate::{para_setup, program as para_program};
 use proptest::prelude::*;
 use smmuv3_model::{Acknowledgement, Fault, Mode, Profile};
 use smmuv3_spec::command::CommandError;
@@ -357,6 +358,7 @@ pub fn setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
             cpu_bbm,
             wide,
             nested: false,
+            paravirt: None,
             messages: false,
         }
     })

@@ -2,6 +2,7 @@
 
 use crate::finding::Finding;
 use crate::map::first_owner;
+use crate::paravirt::Para;
 use portcullis_ownership::Owner;
 use smmuv3_model::{Mode, Profile};
 use std::fmt;
@@ -26,6 +27,8 @@ pub struct Setup {
     pub wide: bool,
     /// The host has an emulated SMMU on each SMMU, and most of its streams.
     pub nested: bool,
+    /// The host has domains that it maps its pages into.
+    pub paravirt: Option<Para>,
     /// The physical SMMU may store to the registers that the host sees.
     pub messages: bool,
 }
@@ -43,6 +46,7 @@ impl Setup {
             cpu_bbm: false,
             wide: false,
             nested: false,
+            paravirt: None,
             messages: false,
         }
     }
@@ -82,6 +86,15 @@ impl fmt::Display for Setup {
         }
         if self.nested {
             f.write_str(", emulated SMMUs")?;
+        }
+        if let Some(para) = self.paravirt {
+            f.write_str(", domains")?;
+            if let Some(work) = para.device {
+                write!(f, " behind a device (work {work})")?;
+            }
+            if para.soft {
+                f.write_str(" of software")?;
+            }
         }
         if self.messages {
             f.write_str(", messages to their registers")?;

@@ -59,6 +59,11 @@ pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Stopp
 
     let banks = [machine.bank()];
     let ledger = Ledger::new(&banks).expect("one bank is in order");
+    if setup.paravirt.is_some() {
+        let (space, tables) = host_space(&machine, ledger, &setup);
+        crate::paravirt::run(&machine, drivers, ledger, space, tables, program)?;
+        return Ok(counts(&machine));
+    }
     let mut world = host(&machine, drivers, ledger, &setup);
     if setup.nested {
         world.emulate_all()?;
@@ -98,13 +103,13 @@ fn counts(machine: &Machine) -> Counts {
     sum
 }
 
-/// Tables for the host and for two other domains; the CPUs run behind theirs.
-fn host<'m>(
+/// Tables for the host, whose CPUs run behind theirs, and what tables for
+/// devices look like.
+fn host_space<'m>(
     machine: &'m Machine,
-    drivers: Vec<Driver<'m>>,
     ledger: Ledger<'m>,
     setup: &Setup,
-) -> World<'m> {
+) -> (HostSpace<'m, CpuMemory<'m>, &'m Machine>, (Geometry, Bbm)) {
     let input = if setup.wide { 40 } else { 36 };
     let geometry = Geometry::stage2(Granule::Size4K, input, 40).expect("a legal geometry");
     let sound = setup
@@ -130,6 +135,17 @@ fn host<'m>(
     machine
         .cpu
         .enable(space.cpu().root().raw(), &geometry, HOST_VMID);
+    (space, (geometry, dma_bbm))
+}
+
+/// The same, and tables for two other domains.
+fn host<'m>(
+    machine: &'m Machine,
+    drivers: Vec<Driver<'m>>,
+    ledger: Ledger<'m>,
+    setup: &Setup,
+) -> World<'m> {
+    let (space, (geometry, dma_bbm)) = host_space(machine, ledger, setup);
     let table = |memory: ops::Range<u64>| {
         let attributes = Stage2Attributes {
             memory: MemoryType::Normal,
@@ -174,6 +190,6 @@ fn host<'m>(
     }
 }
 
-fn range(range: ops::Range<u64>) -> Range<PhysAddr> {
+pub(crate) fn range(range: ops::Range<u64>) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(range.start), range.end - range.start).expect("not empty")
 }

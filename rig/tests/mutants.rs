@@ -1,7 +1,7 @@
 //! Each deliberate mistake must be found.
 #![allow(missing_docs)]
 
-use portcullis_rig::{Finding, Hunt, Mutant};
+use portcullis_rig::{Finding, Hunt, Kind, Mutant};
 use smmuv3_model::{Misuse, Violation};
 
 /// Random programs until one shows the mistake, then the shortest that does.
@@ -11,7 +11,7 @@ fn hunt(mutant: Mutant) -> Finding {
         ops: 30_000,
         seed: 1,
         profile: None,
-        nested: false,
+        world: Kind::Plain,
         mutant,
         lengths: 1..=80,
         shorten: 60,
