@@ -12,7 +12,7 @@ use crate::map::{CPU, CPU_POOL, OLD, OTHER, PAGES, PARA_POOL, POOL, RAM, REGISTE
 use crate::mutant::Mutant;
 use crate::paravirt::front::Seen;
 use crate::paravirt::soft::Soft;
-use crate::paravirt::{Para, watched};
+use crate::paravirt::{Para, para};
 use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
 use crate::setup::Setup;
@@ -101,7 +101,7 @@ pub(crate) struct Machine {
     pub(crate) messages: bool,
     /// The host has domains.
     pub(crate) paravirt: Option<Para>,
-    pub(crate) para: RefCell<watched::Para>,
+    pub(crate) para: RefCell<para::Para>,
     /// An IOMMU that is no SMMU.
     pub(crate) soft: Option<RefCell<Soft>>,
     /// What the oracle sees of the device in front of the domains.
@@ -110,6 +110,8 @@ pub(crate) struct Machine {
     /// device.
     pub(crate) work: Cell<u64>,
     pub(crate) calls: Cell<u64>,
+    /// Requests begun and gone on with since then.
+    pub(crate) turns: Cell<u32>,
     /// Hardware was broken at some time.
     pub(crate) scarred: Cell<bool>,
 }
@@ -173,6 +175,7 @@ impl Machine {
             seen: RefCell::default(),
             work: Cell::new(0),
             calls: Cell::new(0),
+            turns: Cell::new(0),
             scarred: Cell::new(false),
         }
     }

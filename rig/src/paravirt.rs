@@ -8,6 +8,7 @@ pub(crate) mod front;
 pub(crate) mod generate;
 mod look;
 pub(crate) mod op;
+pub(crate) mod para;
 pub(crate) mod soft;
 pub(crate) mod watched;
 mod world;
@@ -44,6 +45,8 @@ pub struct Para {
     /// The host asks the virtio-iommu device, which may do so much work in one
     /// call.
     pub device: Option<u32>,
+    /// The driver changes each word of a request as soon as it was read.
+    pub flicker: bool,
     /// Translation is not done by SMMUs, but by something else.
     pub soft: bool,
 }
@@ -168,6 +171,7 @@ fn play<'m, U: DmaUnit>(
             let device = Device::new(&limits, &config);
             front = Some(Front::new(
                 device.map_err(|_| Finding::Failed("making a device"))?,
+                work,
             ));
         }
     }

@@ -92,6 +92,12 @@ impl fmt::Display for Setup {
             if let Some(work) = para.device {
                 write!(f, " behind a device (work {work})")?;
             }
+            if para.flicker {
+                f.write_str(" whose requests change")?;
+            }
+            if !self.profile.idr0.cohacc() {
+                f.write_str(", not coherent")?;
+            }
             if para.soft {
                 f.write_str(" of software")?;
             }

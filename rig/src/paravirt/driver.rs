@@ -8,6 +8,7 @@ use crate::paravirt::op::{FrontOp, Shape};
 use crate::paravirt::watched::Watched;
 use portcullis_addr::{Iova, PAGE_SIZE};
 use portcullis_dma_domain::{DmaUnit, Endpoint, Request};
+use std::collections::VecDeque;
 use virtio_iommu_device::{
     Device, DeviceStatus, Fault, FaultFlags, FaultReason, Features, Progress, QUEUE_SIZE, Size, reg,
 };
@@ -44,10 +45,12 @@ pub(crate) struct Front<'m> {
     shape: Shape,
     select: u32,
     indirect: bool,
+    /// Turns of the domains that one call may take.
+    work: u32,
 }
 
 impl<'m> Front<'m> {
-    pub(crate) fn new(device: Device<Held<'m>>) -> Self {
+    pub(crate) fn new(device: Device<Held<'m>>, work: u32) -> Self {
         Self {
             device,
             base: FRONT.start,
@@ -59,6 +62,7 @@ impl<'m> Front<'m> {
             shape: Shape::Stock,
             select: 0,
             indirect: false,
+            work,
         }
     }
 
@@ -78,10 +82,12 @@ impl<'m> Front<'m> {
         let mut done = false;
         for _ in 0..=patience {
             machine.calls.set(0);
+            machine.turns.set(0);
             let progress = self.device.write(&side, watched, offset, size, value);
             let cost = machine.calls.get();
-            if cost > MOST_CALL {
-                return Err(Finding::Unbounded(cost));
+            let turns = machine.turns.get();
+            if cost > MOST_CALL || turns > self.work {
+                return Err(Finding::Unbounded(cost.max(turns.into())));
             }
             machine.look_at_windows()?;
             if machine.finding.get().is_some() || progress == Progress::Done {
@@ -148,7 +154,13 @@ impl<'m> Front<'m> {
         patience: u16,
     ) -> Result<(), Finding> {
         if self.write(watched, reg::STATUS, (Size::Word, 0), patience)? {
-            watched.machine.para.borrow_mut().forget_outcomes();
+            let machine = watched.machine;
+            let mut para = machine.para.borrow_mut();
+            para.forget_outcomes();
+            // As after power-on.
+            if !machine.scarred.get() && !para.books.current.is_empty() {
+                return Err(Finding::Answer("reset", 1));
+            }
         }
         Ok(())
     }
@@ -192,7 +204,10 @@ impl<'m> Front<'m> {
                 len,
                 room,
                 shape,
-            } => self.chain(watched, words, (len.min(40).into(), room), shape, false)?,
+            } => {
+                machine.seen.borrow_mut().asked = None;
+                self.chain(watched, words, (len.min(40).into(), room), shape, false)?;
+            }
             FrontOp::Shaped(shape) => self.shape = shape,
             FrontOp::Ahead { by } => {
                 machine.seen.borrow_mut().meddled = true;
@@ -272,7 +287,9 @@ impl<'m> Front<'m> {
             poke16(machine, events + 0x204 + 2 * u64::from(n), n);
         }
         poke16(machine, events + 0x202, 8);
-        machine.seen.borrow_mut().meddled = false;
+        let mut seen = machine.seen.borrow_mut();
+        seen.meddled = false;
+        seen.asked = Some(VecDeque::new());
         Ok(())
     }
 
@@ -314,6 +331,9 @@ impl<'m> Front<'m> {
                 ([head(4, domain.0), start, end, 0, 0], 28)
             }
         };
+        if let Some(asked) = &mut watched.machine.seen.borrow_mut().asked {
+            asked.push_back(*request);
+        }
         self.chain(watched, words, (len, 4), self.shape, true)
     }
 

@@ -4,11 +4,11 @@
 use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::RAM;
-use crate::paravirt::watched::Outcome;
-use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_dma_domain::Refusal;
+use crate::paravirt::para::Outcome;
+use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_dma_domain::{Access, Refusal, Request};
 use portcullis_ownership::{Owner, State};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops;
 use virtio_iommu_device::{Outside, Platform, Status, Window};
 
@@ -36,6 +36,9 @@ pub(crate) struct Seen {
     pub(crate) tails: BTreeMap<u16, u64>,
     /// The host wrote to its rings and requests in the middle of a call.
     pub(crate) meddled: bool,
+    /// Requests that a stock driver made and that were not begun yet; `None`
+    /// when others were made too.
+    pub(crate) asked: Option<VecDeque<Request>>,
 }
 
 /// A used ring.
@@ -216,6 +219,9 @@ impl Held<'_> {
         drop(seen);
         let word = self.machine.ram.borrow().load(at & !7).unwrap_or(0);
         let value = word >> (8 * (at & 7));
+        if !self.ring && self.machine.paravirt.is_some_and(|para| para.flicker) {
+            self.machine.store_of_host(at & !7, word ^ 0x1008);
+        }
         // Somebody may store right after.
         self.machine.seam();
         if bytes == 8 {
@@ -353,6 +359,23 @@ impl Machine {
         }
     }
 
+    /// The device begins a request: it is one that the driver made, where that
+    /// made no others, and nobody changed it.
+    pub(crate) fn look_at_asked(&self, request: &Request) {
+        let seen = &mut *self.seen.borrow_mut();
+        let Some(asked) = seen.asked.as_mut().filter(|_| !seen.meddled) else {
+            return;
+        };
+        let limits = self.para.borrow().limits;
+        let end = limits.map_or(0, |limits| limits.input.end().raw());
+        while let Some(next) = asked.pop_front() {
+            if as_it_comes(&next, end) == Some(*request) {
+                return;
+            }
+        }
+        self.find(Finding::Answer("request", 0));
+    }
+
     /// After a call of the device.
     pub(crate) fn look_at_windows(&self) -> Result<(), Finding> {
         let seen = self.seen.borrow();
@@ -361,6 +384,29 @@ impl Machine {
             None => Ok(()),
         }
     }
+}
+
+/// What is left of a request when it went through the device.
+fn as_it_comes(request: &Request, end: u64) -> Option<Request> {
+    Some(match *request {
+        // There is no way to ask for instruction fetches.
+        Request::Map {
+            domain,
+            iova,
+            to,
+            access,
+        } => Request::Map {
+            domain,
+            iova,
+            to,
+            access: access.difference(Access::EXECUTE),
+        },
+        Request::Unmap { domain, iova } => Request::Unmap {
+            domain,
+            iova: Range::new(iova.start(), iova.end().min(Iova::new(end))).ok()?,
+        },
+        other => other,
+    })
 }
 
 /// What the driver must be told of an outcome.

@@ -10,6 +10,7 @@ use crate::program::{action, count, fault, page, setup};
 use crate::setup::Setup;
 use portcullis_addr::PAGE_SIZE;
 use proptest::prelude::*;
+use smmuv3_model::Profile;
 use std::ops::RangeInclusive;
 use virtio_iommu_device::reg;
 
@@ -368,9 +369,27 @@ pub fn program(device: bool, lengths: RangeInclusive<usize>) -> impl Strategy<Va
 pub fn para_setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
     let work = prop_oneof![2 => Just(64u32), 1 => 1..80u32];
     let device = prop::option::of(work);
-    (setup(name), device, prop::bool::weighted(0.1)).prop_map(|(setup, device, soft)| Setup {
-        second: setup.second.filter(|_| !soft),
-        paravirt: Some(Para { device, soft }),
-        ..setup
+    let flags = (
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.3),
+    );
+    (setup(name), device, flags).prop_map(|(setup, device, (soft, flicker, incoherent))| {
+        let coherency = |profile: Profile| Profile {
+            idr0: profile
+                .idr0
+                .with_cohacc(profile.idr0.cohacc() && !incoherent),
+            ..profile
+        };
+        Setup {
+            profile: coherency(setup.profile),
+            second: setup.second.filter(|_| !soft).map(coherency),
+            paravirt: Some(Para {
+                device,
+                flicker,
+                soft,
+            }),
+            ..setup
+        }
     })
 }
