@@ -14,6 +14,8 @@ pub enum With {
     Rig,
     /// The same, of a host with an emulated SMMU.
     Nested,
+    /// The same, of a host with domains.
+    Paravirt,
     /// The emulated SMMU compared with a model of what it says that it is.
     Conformance,
     /// The ledger under every order of events, for what takes two CPUs.

@@ -121,7 +121,7 @@ impl Hunter {
         seam: Option<&str>,
     ) -> anyhow::Result<(Outcome, Duration)> {
         match with {
-            With::Rig | With::Nested => {
+            With::Rig | With::Nested | With::Paravirt => {
                 self.build_rig()?;
                 let mut command = self.rig();
                 command
@@ -193,17 +193,21 @@ impl Hunter {
 }
 
 /// Operations that the rig may run: those of a world with emulated SMMUs take
-/// some twenty times as long.
+/// some twenty times as long, and those with domains five times.
 fn ops_in(with: With, ops: u64) -> u64 {
-    if with == With::Nested { ops / 20 } else { ops }
+    match with {
+        With::Nested => ops / 20,
+        With::Paravirt => ops / 4,
+        _ => ops,
+    }
 }
 
 /// What the host sees in the rig's programs.
 fn world(with: With) -> &'static str {
-    if with == With::Nested {
-        "nested"
-    } else {
-        "plain"
+    match with {
+        With::Nested => "nested",
+        With::Paravirt => "paravirt",
+        _ => "plain",
     }
 }
 

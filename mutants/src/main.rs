@@ -214,6 +214,7 @@ fn by(with: With) -> &'static str {
     match with {
         With::Rig => "rig",
         With::Nested => "nested",
+        With::Paravirt => "paravirt",
         With::Conformance => "conformance",
         With::Loom => "loom",
         With::Tests => "tests",

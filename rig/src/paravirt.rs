@@ -9,6 +9,7 @@ pub(crate) mod generate;
 mod look;
 pub(crate) mod op;
 pub(crate) mod para;
+mod sequences;
 pub(crate) mod soft;
 pub(crate) mod watched;
 mod world;
@@ -49,6 +50,8 @@ pub struct Para {
     pub flicker: bool,
     /// Translation is not done by SMMUs, but by something else.
     pub soft: bool,
+    /// How many doorbells there are, at most two.
+    pub doorbells: u8,
 }
 
 /// Domains that there can be.
@@ -141,13 +144,17 @@ fn play<'m, U: DmaUnit>(
     program: &[Op],
 ) -> Result<(), Stopped> {
     let mut places: Vec<Option<Slot<U::Domain>>> = (0..SLOTS).map(|_| None).collect();
-    let bells = [DOORBELL, DOORBELLS];
+    let count = machine.paravirt.map_or(0, |para| para.doorbells);
+    let bells: Vec<_> = [DOORBELL, DOORBELLS]
+        .into_iter()
+        .take(count.into())
+        .collect();
     let domains = Domains::new(
         ledger,
         Owner::HOST,
         unit,
         &mut places,
-        bells.clone().into_iter().map(range),
+        bells.iter().cloned().map(range),
     );
     let domains = domains.ok_or(Finding::Failed("making domains"))?;
     let watched = Watched { machine, domains };
@@ -157,9 +164,9 @@ fn play<'m, U: DmaUnit>(
         let mut para = machine.para.borrow_mut();
         para.limits = Some(limits);
         let access = Access::WRITE | Access::MMIO;
-        para.doorbells = bells
-            .map(|bell| Mapping::new(bell.start, bell.end, bell.start, access))
-            .into();
+        let bells = bells.iter();
+        let bells = bells.map(|bell| Mapping::new(bell.start, bell.end, bell.start, access));
+        para.doorbells = bells.collect();
         if let Some(Para {
             device: Some(work), ..
         }) = machine.paravirt

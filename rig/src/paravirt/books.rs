@@ -139,7 +139,10 @@ impl Books {
         if self.current.get(&id) == Some(&index) {
             self.current.remove(&id);
         }
-        if !book.doubt {
+        if book.doubt {
+            // What is still there of it stays for ever.
+            book.doubt();
+        } else {
             book.live.clear();
             book.fleeting.clear();
         }

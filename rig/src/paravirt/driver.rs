@@ -21,10 +21,15 @@ const MOST_CALL: u64 = 60_000;
 
 /// Slots for requests, in the order in which they are used.
 const SLOTS: u64 = 32;
+/// Most descriptors of a request.
+const LONGEST: u16 = 6;
 /// Bytes of a slot: body, tail, a table of descriptors.
 const SLOT: u64 = 0x100;
 const TAIL: u64 = 0x30;
 const TABLE: u64 = 0x60;
+
+/// Nobody's memory.
+const OUTSIDE: u64 = 0x7000_0000;
 
 /// Flags of a descriptor.
 const NEXT: u64 = 1 << 32;
@@ -39,8 +44,9 @@ pub(crate) struct Front<'m> {
     log2: u8,
     avail: u16,
     descriptor: u16,
-    /// Descriptors since the last notification.
+    /// Descriptors and requests since the last notification that was done.
     outstanding: u16,
+    waiting: u16,
     requests: u64,
     shape: Shape,
     select: u32,
@@ -58,6 +64,7 @@ impl<'m> Front<'m> {
             avail: 0,
             descriptor: 0,
             outstanding: 0,
+            waiting: 0,
             requests: 0,
             shape: Shape::Stock,
             select: 0,
@@ -90,6 +97,12 @@ impl<'m> Front<'m> {
                 return Err(Finding::Unbounded(cost.max(turns.into())));
             }
             machine.look_at_windows()?;
+            // A queue has all three of its parts or none.
+            if let Some(first) = machine.seen.borrow().open.values().next()
+                && machine.seen.borrow().open.len() % 3 != 0
+            {
+                return Err(Finding::Memory(first.start));
+            }
             if machine.finding.get().is_some() || progress == Progress::Done {
                 done = progress == Progress::Done;
                 break;
@@ -142,9 +155,10 @@ impl<'m> Front<'m> {
         watched: &mut Watched<'_, 'm, U>,
         patience: Option<u16>,
     ) -> Result<(), Finding> {
-        self.outstanding = 0;
         let patience = patience.unwrap_or(FOREVER);
-        self.write(watched, reg::QUEUE_NOTIFY, (Size::Word, 0), patience)?;
+        if self.write(watched, reg::QUEUE_NOTIFY, (Size::Word, 0), patience)? {
+            (self.outstanding, self.waiting) = (0, 0);
+        }
         Ok(())
     }
 
@@ -239,7 +253,15 @@ impl<'m> Front<'m> {
         self.reset(watched, FOREVER)?;
         self.log2 = log2 % 9;
         self.base = FRONT.start + u64::from(place % 2) * 8 * PAGE_SIZE;
-        (self.avail, self.descriptor, self.outstanding) = (0, 0, 0);
+        // A part that is no memory of the driver's, or misaligned.
+        let [available, used] = match place / 2 {
+            1 => [self.available(), OUTSIDE],
+            2 => [OUTSIDE, self.used()],
+            3 => [self.available(), self.used() + 2],
+            _ => [self.available(), self.used()],
+        };
+        (self.avail, self.descriptor) = (0, 0);
+        (self.outstanding, self.waiting) = (0, 0);
         self.shape = Shape::Stock;
         for page in 0..8 {
             for word in 0..512 {
@@ -264,8 +286,8 @@ impl<'m> Front<'m> {
             (reg::QUEUE_SEL, 0),
             (reg::QUEUE_NUM, 1 << self.log2),
             (reg::QUEUE_DESC_LOW, self.base),
-            (reg::QUEUE_DRIVER_LOW, self.available()),
-            (reg::QUEUE_DEVICE_LOW, self.used()),
+            (reg::QUEUE_DRIVER_LOW, available),
+            (reg::QUEUE_DEVICE_LOW, used),
             (reg::QUEUE_READY, 1),
             (reg::QUEUE_SEL, 1),
             (reg::QUEUE_NUM, 8),
@@ -348,6 +370,11 @@ impl<'m> Front<'m> {
     ) -> Result<(), Finding> {
         let machine = watched.machine;
         let size = 1u16 << self.log2;
+        let full = self.outstanding + LONGEST > size || u64::from(self.waiting) == SLOTS;
+        if full && self.waiting != 0 {
+            self.kick(watched, None)?;
+        }
+        self.waiting += 1;
         let slot = self.base + 4 * PAGE_SIZE + self.requests % SLOTS * SLOT;
         self.requests += 1;
         for (n, word) in (0..).zip(words) {
@@ -372,9 +399,6 @@ impl<'m> Front<'m> {
         };
         let table = shape == Shape::Indirect && self.indirect;
         let needed = if table { 1 } else { pieces.len() as u16 };
-        if self.outstanding + needed > size {
-            self.kick(watched, None)?;
-        }
         let head = self.descriptor % size;
         let write = |at: u64, n: u64, index: u16| {
             let (buffer, len, flags) = pieces[n as usize];
@@ -451,11 +475,13 @@ fn poke16(machine: &Machine, at: u64, value: u16) {
 
 const _: () = assert!(QUEUE_SIZE as u64 * 16 <= PAGE_SIZE);
 
-/// Whether a number may be one of an endpoint.
+/// The endpoint of a stream, or a number beside it.
 pub(crate) fn wild_endpoint(number: u32, units: usize) -> Endpoint {
     if number < 16 {
         endpoint_of(number, units)
     } else {
-        Endpoint(number)
+        // One past a stream: mostly none.
+        let past = endpoint_of(number % 16, units);
+        Endpoint(past.0.wrapping_add(1 + (number >> 8) % 2))
     }
 }

@@ -6,6 +6,7 @@ use crate::op::Op;
 use crate::paravirt::Para;
 use crate::paravirt::front::FRONT;
 use crate::paravirt::op::{Ask, FrontOp, ParaOp, Shape};
+use crate::paravirt::sequences::{failure, sequence};
 use crate::program::{action, count, fault, page, setup};
 use crate::setup::Setup;
 use portcullis_addr::PAGE_SIZE;
@@ -15,10 +16,10 @@ use std::ops::RangeInclusive;
 use virtio_iommu_device::reg;
 
 /// First page of RAM, as an address in pages.
-const FIRST: u64 = RAM.start / PAGE_SIZE;
+pub(super) const FIRST: u64 = RAM.start / PAGE_SIZE;
 
 /// Mostly one that there is.
-fn domain() -> impl Strategy<Value = u32> {
+pub(super) fn domain() -> impl Strategy<Value = u32> {
     prop_oneof![8 => 0..2u32, 3 => 0..4u32, 1 => 0..8u32, 1 => any::<u32>()]
 }
 
@@ -28,7 +29,7 @@ fn endpoint() -> impl Strategy<Value = u32> {
 
 /// Page of an IOVA: near the start, around the edges of groups, blocks and
 /// tables, around the doorbell, at the end, any.
-fn iova() -> impl Strategy<Value = u64> {
+pub(super) fn iova() -> impl Strategy<Value = u64> {
     let end = prop::sample::select(vec![1u64 << 24, 1 << 28]);
     prop_oneof![
         6 => 0x100..0x128u64,
@@ -44,7 +45,7 @@ fn iova() -> impl Strategy<Value = u64> {
 
 /// Page of physical memory: with the same offset in a block or group as IOVAs
 /// have, or with another; not RAM; others'.
-fn memory() -> impl Strategy<Value = u64> {
+pub(super) fn memory() -> impl Strategy<Value = u64> {
     prop_oneof![
         6 => (0..0x28u64).prop_map(|n| FIRST + 0x100 + n),
         4 => (0..4u64).prop_map(|n| FIRST + 0x100 + n * 16),
@@ -95,76 +96,6 @@ fn ask() -> impl Strategy<Value = Ask> {
 
 fn asked() -> impl Strategy<Value = Op> {
     (ask(), prop::bool::weighted(0.4)).prop_map(|(what, sync)| Op::Para(ParaOp::Ask { what, sync }))
-}
-
-/// Pages that fill a group one after the other, in an order that chance seldom
-/// finds, and one of them that goes again.
-fn group() -> impl Strategy<Value = Vec<Op>> {
-    let order = Just((0..16u64).collect::<Vec<_>>()).prop_shuffle();
-    let last = prop_oneof![3 => Just(3u8), 1 => 1..4u8];
-    let rest = (
-        0..2u32,
-        0..2u64,
-        last,
-        any::<bool>(),
-        any::<u32>(),
-        0..16u64,
-    );
-    (order, rest).prop_map(|(order, (domain, group, last, sync, mapping, around))| {
-        let first = 0x100 + group * 16;
-        let attach = Ask::Attach {
-            domain,
-            endpoint: domain,
-        };
-        let maps = order.iter().map(|n| Ask::Map {
-            domain,
-            iova: first + n,
-            count: 1,
-            to: FIRST + first + n,
-            access: if *n == 9 { last } else { 3 },
-        });
-        let drop = Ask::Drop {
-            mapping,
-            around: if around > 8 { around } else { 0 },
-            part: 0,
-        };
-        let asks = std::iter::once(attach).chain(maps).chain([drop]);
-        asks.map(|what| Op::Para(ParaOp::Ask { what, sync }))
-            .collect()
-    })
-}
-
-/// What a mapping was is reused at once: another page there, or the same page
-/// elsewhere.
-fn reuse() -> impl Strategy<Value = Vec<Op>> {
-    let parts = (0..2u32, iova(), 1..18u64, memory(), memory(), any::<bool>());
-    parts.prop_map(|(domain, iova, count, to, other, sync)| {
-        let attach = Ask::Attach {
-            domain,
-            endpoint: domain,
-        };
-        let map = |iova, to| Ask::Map {
-            domain,
-            iova,
-            count,
-            to,
-            access: 3,
-        };
-        let unmap = Ask::Unmap {
-            domain,
-            iova,
-            count,
-        };
-        let asks = [
-            attach,
-            map(iova, to),
-            unmap,
-            map(iova, other),
-            unmap,
-            map(iova + 32, to),
-        ];
-        asks.map(|what| Op::Para(ParaOp::Ask { what, sync })).into()
-    })
 }
 
 fn turns() -> impl Strategy<Value = u16> {
@@ -252,7 +183,8 @@ fn shape() -> impl Strategy<Value = Shape> {
 fn bring_up() -> impl Strategy<Value = FrontOp> {
     let log2 = prop_oneof![5 => 4..9u8, 1 => 0..9u8];
     let features = prop_oneof![3 => 0..4u8, 1 => any::<u8>()];
-    (log2, features, 0..2u8).prop_map(|(log2, features, place)| FrontOp::BringUp {
+    let place = prop_oneof![8 => 0..2u8, 1 => 0..8u8];
+    (log2, features, place).prop_map(|(log2, features, place)| FrontOp::BringUp {
         log2,
         features,
         place,
@@ -294,6 +226,30 @@ fn register() -> impl Strategy<Value = FrontOp> {
     })
 }
 
+/// A request with one bit too much.
+fn nearly() -> impl Strategy<Value = FrontOp> {
+    let pages = (iova(), 1..18u64, memory());
+    let wrong = (
+        0..4usize,
+        prop_oneof![3 => 0..16u32, 1 => 0..64u32],
+        0..4u64,
+    );
+    let kind = prop_oneof![3 => Just(4u64), 2 => Just(3), 1 => 0..7u64];
+    (kind, domain(), pages, wrong, shape()).prop_map(
+        |(kind, domain, (iova, count, to), (word, bit, flags), shape)| {
+            let (start, end) = (iova << 12, (iova.wrapping_add(count) << 12).wrapping_sub(1));
+            let mut words = [kind | u64::from(domain) << 32, start, end, to << 12, flags];
+            words[word] ^= 1 << bit;
+            FrontOp::Bytes {
+                words,
+                len: if kind == 4 { 28 } else { 36 },
+                room: 4,
+                shape,
+            }
+        },
+    )
+}
+
 /// What a hostile driver does to the device.
 fn front() -> impl Strategy<Value = FrontOp> {
     let words = [word(), word(), word(), word(), word()];
@@ -303,6 +259,7 @@ fn front() -> impl Strategy<Value = FrontOp> {
         3 => register(),
         2 => (0..16u8, prop_oneof![0..0x40u16, 0..512u16], word())
             .prop_map(|(page, word, value)| FrontOp::Word { page, word, value }),
+        2 => nearly(),
         4 => (words, 0..73u8, room, shape())
             .prop_map(|(words, len, room, shape)| FrontOp::Bytes { words, len, room, shape }),
         4 => shape().prop_map(FrontOp::Shaped),
@@ -328,19 +285,22 @@ fn op(device: bool) -> impl Strategy<Value = Op> {
 fn ops(device: bool) -> impl Strategy<Value = Vec<Op>> {
     prop_oneof![
         30 => op(device).prop_map(|op| vec![op]),
-        1 => group(),
-        1 => reuse(),
+        3 => sequence(),
     ]
 }
 
 /// Hardware breaks in one program of eight: most of what comes after that is
 /// refused.
-fn broken() -> impl Strategy<Value = Option<Op>> {
+fn broken() -> impl Strategy<Value = Vec<Op>> {
     let fault = prop_oneof![
         3 => (any::<u32>(), fault()).prop_map(|(smmu, fault)| Op::Break { smmu, fault }),
         1 => any::<u32>().prop_map(|smmu| Op::Flip { smmu }),
     ];
-    prop::option::weighted(0.12, fault)
+    prop_oneof![
+        14 => Just(Vec::new()),
+        1 => fault.clone().prop_map(|op| vec![op]),
+        1 => fault.prop_flat_map(failure),
+    ]
 }
 
 /// A whole program, of so many operations. Most begin with an endpoint in a
@@ -357,9 +317,8 @@ pub fn program(device: bool, lengths: RangeInclusive<usize>) -> impl Strategy<Va
         |(start, attach, rest, broken, place)| {
             let mut all: Vec<Op> = start.into_iter().chain(attach).collect();
             all.extend(rest.into_iter().flatten());
-            if let Some(broken) = broken {
-                all.insert(place.index(all.len() + 1), broken);
-            }
+            let place = place.index(all.len() + 1);
+            all.splice(place..place, broken);
             all
         },
     )
@@ -367,14 +326,16 @@ pub fn program(device: bool, lengths: RangeInclusive<usize>) -> impl Strategy<Va
 
 /// Anything to run on, and who asks.
 pub fn para_setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
-    let work = prop_oneof![2 => Just(64u32), 1 => 1..80u32];
+    let work = prop_oneof![2 => Just(64u32), 1 => 1..8u32, 1 => 1..80u32];
     let device = prop::option::of(work);
     let flags = (
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.3),
+        prop_oneof![4 => Just(2u8), 1 => 0..3u8],
     );
-    (setup(name), device, flags).prop_map(|(setup, device, (soft, flicker, incoherent))| {
+    (setup(name), device, flags).prop_map(|(setup, device, flags)| {
+        let (soft, flicker, incoherent, doorbells) = flags;
         let coherency = |profile: Profile| Profile {
             idr0: profile
                 .idr0
@@ -388,6 +349,7 @@ pub fn para_setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
                 device,
                 flicker,
                 soft,
+                doorbells,
             }),
             ..setup
         }

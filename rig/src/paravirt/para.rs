@@ -248,7 +248,7 @@ impl Para {
             self.books.also.clear();
             let ended: Vec<_> = self.books.current.values().copied().collect();
             for index in ended {
-                self.books.close(index);
+                self.end_of(index, exist);
             }
             self.adopt(exist);
             let wrong = result.is_err() && !scarred || self.differs(exist);
@@ -266,7 +266,7 @@ impl Para {
             }
         };
         let (what, at) = name(&request);
-        self.conclude(machine, under, &request, result);
+        self.conclude(machine, under, &request, (result, exist));
         if scarred {
             self.adopt(exist);
         }
@@ -301,7 +301,7 @@ impl Para {
         machine: &Machine,
         under: Under,
         request: &Request,
-        result: Result<(), Refusal>,
+        (result, exist): (Result<(), Refusal>, &BTreeSet<u32>),
     ) {
         let failed = result == Err(Refusal::Failed);
         match *request {
@@ -340,7 +340,9 @@ impl Para {
                 }
                 if result.is_ok() {
                     self.books.at.insert(endpoint.0, index);
-                    self.ended(under.ending);
+                    if let Some((index, _)) = under.ending {
+                        self.end_of(index, exist);
+                    }
                 } else if failed {
                     self.books.at.remove(&endpoint.0);
                     for index in old.into_iter().chain([index]) {
@@ -360,7 +362,9 @@ impl Para {
             Request::Detach { endpoint, .. } => {
                 if result.is_ok() {
                     self.books.at.remove(&endpoint.0);
-                    self.ended(under.ending);
+                    if let Some((index, _)) = under.ending {
+                        self.end_of(index, exist);
+                    }
                 } else if failed && let Some(index) = self.books.at.remove(&endpoint.0) {
                     self.books.limbo.insert((endpoint.0, index));
                     self.books.all[index].doubt();
@@ -369,8 +373,11 @@ impl Para {
         }
     }
 
-    fn ended(&mut self, ending: Option<(usize, BTreeMap<u64, Mapping>)>) {
-        if let Some((index, _)) = ending {
+    /// A domain is gone; one that is there all the same could not be emptied.
+    fn end_of(&mut self, index: usize, exist: &BTreeSet<u32>) {
+        if exist.contains(&self.books.all[index].id) {
+            self.books.all[index].doubt();
+        } else {
             self.books.close(index);
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Soft {
     at: BTreeMap<u32, usize>,
     /// Flushes that do not complete any more.
     pub(crate) broken: bool,
+    /// One did not: nobody gets through any more.
+    fenced: bool,
 }
 
 impl Soft {
@@ -53,7 +55,7 @@ impl Soft {
 
     /// What an endpoint may use now.
     pub(crate) fn reachable(&self, endpoint: u32) -> Vec<Leaf> {
-        let Some(slot) = self.at.get(&endpoint) else {
+        let Some(slot) = self.at.get(&endpoint).filter(|_| !self.fenced) else {
             return Vec::new();
         };
         let live = self.pages.range((*slot, 0)..(*slot + 1, 0));
@@ -181,8 +183,7 @@ impl DmaDomain for SoftDomain<'_> {
         let slot = self.slot;
         let flush = |soft: &mut Soft| {
             if soft.broken {
-                // Fenced: nobody gets through any more.
-                soft.at.clear();
+                soft.fenced = true;
                 return Err(FlushError);
             }
             soft.stale.retain(|(of, ..)| *of != slot);
