@@ -126,14 +126,13 @@ impl Shared {
 }
 
 impl Shared {
-    /// Where the first of `count` words from `at` on is, all of which lie in one
-    /// allocation of the pool's or of EL2's own tables.
+    /// Where the first of `count` words from `at` on is, one at least, all of which
+    /// lie in one allocation of the pool's or of EL2's own tables.
     #[inline(always)]
     fn run(at: PhysAddr, count: u64) -> *mut u64 {
-        if let Some(last) = count.checked_sub(1) {
-            // Both ends are checked, and memory between them is contiguous.
-            Self::word(PhysAddr::new(at.raw().wrapping_add(last.wrapping_mul(8))));
-        }
+        // Both ends are checked, and memory between them is contiguous.
+        let last = at.raw().wrapping_add((count - 1).wrapping_mul(8));
+        Self::word(PhysAddr::new(last));
         Self::word(at).as_ptr()
     }
 }
@@ -141,6 +140,9 @@ impl Shared {
 impl Memory for Shared {
     #[inline]
     fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
+        if count == 0 {
+            return true;
+        }
         let first = Self::run(at, count);
         let mut seen = 0u64;
         for pair in 0..count / 2 {
@@ -165,6 +167,9 @@ impl Memory for Shared {
 
     #[inline]
     fn store_run(&self, at: PhysAddr, count: u64, first: u64, step: u64) {
+        if count == 0 {
+            return;
+        }
         let to = Self::run(at, count);
         let mut value = first;
         for pair in 0..count / 2 {

@@ -46,8 +46,8 @@ const FIRST_VMID: Vmid = Vmid(machine::HOST_VMID + 1);
 /// levels.
 const IOVA_BITS: u8 = 39;
 
-/// How often the lock is tried before the host's CPU goes back and comes again:
-/// about as long as another CPU's longest work takes.
+/// How often the lock is tried before the host's CPU goes back, takes its
+/// interrupts, and comes again.
 const TRIES: u32 = 4096;
 
 /// Written before they are used: an array of `None` would lie in the image, since
@@ -88,8 +88,7 @@ pub enum ParavirtError {
 }
 
 /// Makes the virtio-iommu, in front of SMMUs in which every stream aborts.
-/// `bits` are those of a physical address, `stream_bits` those of the largest
-/// StreamID that every SMMU tells apart, and `bbm` is what every SMMU promises.
+/// `bits` are those of a physical address, and `bbm` is what every SMMU promises.
 ///
 /// # Errors
 /// [`ParavirtError`].
@@ -220,13 +219,30 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
     } else {
         let value = device.read(offset, size);
         drop(state);
-        frame.set(register, value);
+        frame.set(register, extended(value, esr));
         frame.skip();
     }
     if faults::waiting() {
         faults::deliver();
     }
     true
+}
+
+/// What a load makes of a value: some repeat its sign (DDI 0487, ESR_EL2: SSE,
+/// SF, SAS).
+fn extended(value: u64, esr: u64) -> u64 {
+    const SSE: u64 = 1 << 21;
+    const SF: u64 = 1 << 15;
+    if esr & SSE == 0 {
+        return value;
+    }
+    let above = 64 - (8 << (esr >> 22 & 3));
+    let signed = ((value << above) as i64 >> above) as u64;
+    if esr & SF == 0 {
+        signed & 0xffff_ffff
+    } else {
+        signed
+    }
 }
 
 impl Paravirt {
@@ -267,7 +283,7 @@ pub fn report() {
     info!(
         "event=viommu_counts requests={} refused={} malformed={} needs_reset={} general={} \
          syncs={} failed_syncs={} again={} interrupts={} resets={} illegal_accesses={} \
-         faults_delivered={} faults_dropped={}",
+         faults_delivered={} faults_dropped={} faults_lost={}",
         d.requests,
         d.refused,
         d.unanswered + d.outside,
@@ -281,6 +297,7 @@ pub fn report() {
         d.illegal_accesses,
         d.faults_delivered,
         d.faults_dropped,
+        faults::dropped(),
     );
     let (used, most) = crate::memory::tables_use();
     info!(

@@ -41,7 +41,7 @@ pub enum MapError {
 }
 
 /// Why nothing was taken away: a [`flush`](DmaDomain::flush) has to come first,
-/// or memory is missing to divide what was joined. Nothing has changed.
+/// after which it will be. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("an invalidation has to complete first")]
 pub struct FlushFirst;
@@ -151,8 +151,8 @@ pub trait DmaUnit {
     /// Whether there is such an endpoint.
     fn has(&self, endpoint: Endpoint) -> bool;
 
-    /// The slot of the domain that `endpoint` is in; `None` when it is blocked
-    /// or there is no such endpoint.
+    /// The slot of the domain that `endpoint` is in; `None` when it is blocked, by
+    /// a failure of its hardware too, or there is no such endpoint.
     fn slot_of(&self, endpoint: Endpoint) -> Option<usize>;
 
     /// The first endpoint at or above `from` that is in some domain, looking at
@@ -169,12 +169,17 @@ pub trait DmaUnit {
     /// [`CreateError`].
     fn create(&mut self, slot: usize) -> Result<Self::Domain, CreateError>;
 
-    /// Ends a domain that no endpoint is in, in which nothing is mapped and
-    /// that was flushed.
+    /// Makes sure that nobody holds anything of a domain that no endpoint is in, in
+    /// which nothing is mapped and that was flushed. It stays as it is.
     ///
     /// # Errors
-    /// [`FlushError`]: its tables and its slot are lost.
-    fn destroy(&mut self, domain: Self::Domain) -> Result<(), FlushError>;
+    /// [`FlushError`]: somebody may hold something of it for ever, so that neither
+    /// it nor its slot may be used again.
+    fn forget(&mut self, domain: &mut Self::Domain) -> Result<(), FlushError>;
+
+    /// Gives back what a domain takes, after [`forget`](Self::forget). Its slot
+    /// is free.
+    fn destroy(&mut self, domain: Self::Domain);
 
     /// Moves `endpoint` into `domain`, out of `from` if it is in one. Until this
     /// returns, its accesses are translated as before or as then, or are

@@ -58,6 +58,10 @@ pub struct Counts {
 /// Runs of memory whose mapping is gone and whose invalidation is not complete.
 const HELD: usize = 32;
 
+/// Most bytes whose pages are let go of at once. What is more than that follows
+/// with the next calls.
+const RELEASE: u64 = 16 << 20;
+
 /// Doorbells of interrupt controllers, at most.
 const DOORBELLS: usize = 8;
 
@@ -90,14 +94,18 @@ pub struct Domains<'a, U: DmaUnit> {
     owner: Owner,
     unit: U,
     places: Places<'a, U::Domain>,
-    /// Mapped where they are, in every domain.
+    /// The first `fixed` of them are mapped where they are, in every domain; the
+    /// others lie beyond what endpoints can address.
     doorbells: [Option<Range<PhysAddr>>; DOORBELLS],
+    fixed: usize,
     /// The smallest range that has all of them; empty if there are none.
     around_doorbells: (u64, u64),
     job: Job,
     held: [Option<Range<PhysAddr>>; HELD],
     /// How many of these there are.
     holding: usize,
+    /// Nobody uses them any more; all that is left to do is to count them down.
+    free: bool,
     dirty: Dirty,
     /// A completion failed of which nobody was told yet.
     failed: bool,
@@ -114,7 +122,8 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     /// domains as both `places`, which are empty, and `unit` take.
     ///
     /// `doorbells` are whole pages of registers that every domain has where they
-    /// are, for message-signalled interrupts. `None` when there are too many.
+    /// are, for message-signalled interrupts; those beyond what endpoints can
+    /// address are for the owner to map. `None` when there are too many.
     pub fn new(
         ledger: Ledger<'a>,
         owner: Owner,
@@ -124,11 +133,18 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     ) -> Option<Self> {
         let mut kept = [None; DOORBELLS];
         let mut around = (u64::MAX, 0);
-        for (index, doorbell) in doorbells.enumerate() {
+        let (mut fixed, mut count) = (0, 0);
+        let end = unit.input().end().raw();
+        for doorbell in doorbells {
             let doorbell = doorbell.page_outward()?;
-            around.0 = around.0.min(doorbell.start().raw());
-            around.1 = around.1.max(doorbell.end().raw());
-            *kept.get_mut(index)? = Some(doorbell);
+            *kept.get_mut(count)? = Some(doorbell);
+            if doorbell.end().raw() <= end {
+                around.0 = around.0.min(doorbell.start().raw());
+                around.1 = around.1.max(doorbell.end().raw());
+                kept.swap(fixed, count);
+                fixed += 1;
+            }
+            count += 1;
         }
         Some(Self {
             ledger,
@@ -136,10 +152,12 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             unit,
             places,
             doorbells: kept,
+            fixed,
             around_doorbells: around,
             job: Job::None,
             held: [None; HELD],
             holding: 0,
+            free: false,
             dirty: Dirty::None,
             failed: false,
             counts: Counts::default(),
@@ -212,7 +230,8 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     #[cold]
     #[inline(never)]
     fn doorbell_among(&self, range: Range<Iova>) -> Option<Range<Iova>> {
-        self.doorbells()
+        let fixed = self.doorbells().take(self.fixed);
+        fixed
             .map(|doorbell| doorbell.identity())
             .filter(|doorbell: &Range<Iova>| doorbell.overlaps(&range))
             .min_by_key(|doorbell| doorbell.start())
@@ -242,7 +261,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             CreateError::NoMemory => Refusal::NoMemory,
             CreateError::Failed => Refusal::Failed,
         })?;
-        for doorbell in self.doorbells.iter().flatten() {
+        for doorbell in self.doorbells.iter().flatten().take(self.fixed) {
             let at = doorbell.identity();
             if domain.map(at, doorbell.start(), DOORBELL, false).is_err() {
                 // Nobody was attached to it yet.
@@ -264,8 +283,10 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     fn abandon(&mut self, mut domain: U::Domain) {
         let whole = self.unit.input();
         while let Ok(Some(_)) = domain.unmap_first(whole) {}
-        if domain.flush().is_err() || self.unit.destroy(domain).is_err() {
-            self.counts.failed += 1;
+        // Nobody could hold anything of it.
+        match domain.flush().and_then(|()| self.unit.forget(&mut domain)) {
+            Ok(()) => self.unit.destroy(domain),
+            Err(_) => self.counts.failed += 1,
         }
     }
 
@@ -409,7 +430,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     /// Whether one more run can be held.
     #[inline(always)]
     fn can_hold(&self) -> bool {
-        self.holding < HELD
+        self.holding < HELD && !self.free
     }
 
     #[inline(always)]
@@ -422,14 +443,35 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     }
 
     #[inline(always)]
-    fn unpin(&self, run: Range<PhysAddr>) {
-        let counted = self.ledger.unpin(run);
-        debug_assert!(counted.is_ok());
+    fn unpin(&mut self, run: Range<PhysAddr>) {
+        if self.ledger.unpin(run).is_err() {
+            self.unpin_parts(run);
+        }
+    }
+
+    /// A run that lies in several banks of RAM, as mappings that were made apart
+    /// may together.
+    #[cold]
+    #[inline(never)]
+    fn unpin_parts(&mut self, run: Range<PhysAddr>) {
+        let mut left = run.size();
+        for bank in self.ledger.banks() {
+            if let Some(part) = bank.range().intersection(&run)
+                && self.ledger.unpin(part).is_ok()
+            {
+                left -= part.size();
+            }
+        }
+        debug_assert!(left == 0, "what is let go of was held");
+        self.counts.lost_pages += left / PAGE_SIZE;
     }
 
     /// Waits until nothing of what was taken away is in use, and lets go of it.
     #[inline]
     fn flush(&mut self) -> Result<(), SyncError> {
+        if self.free {
+            self.release();
+        }
         let done = match self.dirty {
             Dirty::None => return Ok(()),
             Dirty::One(index) => self.flush_one(index),
@@ -441,12 +483,15 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             self.lose();
             return Err(SyncError);
         }
-        let held = core::mem::take(&mut self.holding);
-        if let Some(Some(run)) = self.held.first().filter(|_| held != 0) {
-            self.unpin(*run);
-        }
-        if held > 1 {
-            self.unpin_rest(held);
+        if let ([Some(run), ..], 1) = (&self.held, self.holding)
+            && run.size() <= RELEASE
+        {
+            let run = *run;
+            self.holding = 0;
+            self.unpin(run);
+        } else if self.holding != 0 {
+            self.free = true;
+            self.release();
         }
         Ok(())
     }
@@ -455,18 +500,39 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     #[inline(never)]
     fn flush_many(&mut self) -> bool {
         (0..self.limit()).fold(true, |done, index| {
-            let flushed = self.flush_one(index);
+            // One that failed before has failed whoever waited for it.
+            let works = self.slot(index).is_some_and(|slot| !slot.dead);
+            let flushed = !works || self.flush_one(index);
             done && flushed
         })
     }
 
-    /// Lets go of what is held but the first run.
+    /// Lets go of a bounded part of what nobody uses any more.
     #[cold]
     #[inline(never)]
-    fn unpin_rest(&mut self, held: usize) {
-        for run in self.held.iter().take(held).skip(1).flatten() {
-            self.unpin(*run);
+    fn release(&mut self) {
+        let mut left = RELEASE;
+        while let Some(last) = self.holding.checked_sub(1)
+            && left != 0
+        {
+            let Some(Some(run)) = self.held.get(last).copied() else {
+                break;
+            };
+            // From its end, so that what is left begins where it did.
+            let cut = run.end().raw().saturating_sub(left).max(run.start().raw());
+            let cut = PhysAddr::new(cut);
+            if let Ok(part) = Range::new(cut, run.end()) {
+                left -= part.size();
+                self.unpin(part);
+            }
+            if let Some(slot) = self.held.get_mut(last) {
+                *slot = Range::new(run.start(), cut).ok();
+                if slot.is_none() {
+                    self.holding = last;
+                }
+            }
         }
+        self.free = self.holding != 0;
     }
 
     #[inline(always)]
@@ -484,6 +550,10 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     fn lose(&mut self) {
         self.failed = true;
         self.counts.failed += 1;
+        if self.free {
+            // These were invalidated before.
+            return;
+        }
         for held in self.held.iter().take(self.holding) {
             self.counts.lost_pages += held.map_or(0, |run| run.size() / PAGE_SIZE);
         }
@@ -506,7 +576,7 @@ impl<U: DmaUnit> Iommu for Domains<'_, U> {
     }
 
     fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved> {
-        let doorbell = (*self.doorbells.get(index)?)?;
+        let doorbell = (*self.doorbells.get(..self.fixed)?.get(index)?)?;
         self.unit.has(endpoint).then_some(Reserved {
             range: doorbell.identity(),
             kind: ReservedKind::Msi,
@@ -515,6 +585,9 @@ impl<U: DmaUnit> Iommu for Domains<'_, U> {
 
     #[inline]
     fn begin(&mut self, request: Request) -> Step {
+        if self.free {
+            self.release();
+        }
         if !matches!(self.job, Job::None) {
             // Whoever asks has left one unfinished: it goes on, and this one is
             // not begun.

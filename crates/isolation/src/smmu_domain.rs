@@ -42,7 +42,7 @@ pub struct SmmuDomain<M, S> {
     smmus: S,
     /// How many endpoints it has on each SMMU.
     endpoints: [u32; SMMU_LIMIT],
-    /// SMMUs that have endpoints of it, or had since the last flush.
+    /// SMMUs that have endpoints of it, or had when something was taken away.
     on: u16,
     /// Addresses whose old translation may be in use, and for which nothing was
     /// issued yet.
@@ -51,6 +51,8 @@ pub struct SmmuDomain<M, S> {
     open: Option<Range<Ipa>>,
     /// What there is to do with the tables after the flush.
     plans: [Option<Invalidation<Ipa>>; PLANS],
+    /// An SMMU in `on` has no endpoint any more.
+    stale: bool,
     /// An invalidation failed: what is cached is unknown for good.
     doubt: bool,
 }
@@ -100,6 +102,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
             gathered: None,
             open: None,
             plans: [const { None }; PLANS],
+            stale: false,
             doubt: false,
         })
     }
@@ -136,25 +139,47 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
         }
     }
 
-    /// Notes that one endpoint less on the SMMU at `index` is in it. What the
-    /// SMMU holds of it stays until the next flush.
+    /// Notes that one endpoint less on the SMMU at `index` is in it.
     pub(crate) fn left(&mut self, index: usize) {
         if let Some(count) = self.endpoints.get_mut(index) {
             *count = count.saturating_sub(1);
+            // What was taken away while it had one is still to be dropped there.
+            // Nothing else is: all that the SMMU holds of the VMID goes before
+            // the next stream has it.
+            if *count == 0 {
+                self.stale = true;
+                self.trim();
+            }
         }
     }
 
-    /// Takes the whole VMID out of every SMMU that may hold something of it, and
-    /// gives the tables back.
-    pub(crate) fn destroy(mut self) -> Result<(), FlushError> {
+    /// Forgets SMMUs that have no endpoint of it, once nothing is open.
+    #[cold]
+    #[inline(never)]
+    fn trim(&mut self) {
+        if self.open.is_none() {
+            let used = |index: &usize| self.endpoints.get(*index).is_some_and(|n| *n != 0);
+            let on = (0..SMMU_LIMIT).filter(used);
+            self.on = on.fold(0, |on, index| on | 1 << index);
+            self.stale = false;
+        }
+    }
+
+    /// Takes the whole VMID out of every SMMU that may hold something of it.
+    pub(crate) fn forget(&mut self) -> Result<(), FlushError> {
         let vmid = self.vmid;
         let emptied = self.on_each(|smmu| smmu.tlbi_vmid(vmid).is_ok());
-        if !emptied || self.doubt {
+        self.doubt |= !emptied;
+        if self.doubt {
             return Err(FlushError);
         }
         self.complete();
-        self.table.destroy();
         Ok(())
+    }
+
+    /// Gives the tables back.
+    pub(crate) fn destroy(self) {
+        self.table.destroy();
     }
 
     /// Whether `with` says so of every SMMU that may hold something.
@@ -293,8 +318,9 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         rest: bool,
     ) -> Result<(), MapError> {
         let range = input(iova);
-        // A new entry beside a stale one is what must not be (D8.17.1).
-        if self.open.is_some_and(|open| open.overlaps(&range)) {
+        // A new entry beside a stale one is what must not be (D8.17.1): neither a
+        // page nor, where a table was taken out, the table above it.
+        if self.has_plans() || self.open.is_some_and(|open| open.overlaps(&range)) {
             return Err(MapError::FlushFirst);
         }
         let mapped = self.table.map_whole(range, to, attributes(access), rest);
@@ -352,7 +378,9 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
             }
             // A command of any domain may be the refused one; none of them may
             // take that for its own completion.
-            let _ = smmu.fence();
+            if !smmu.is_fenced() {
+                let _ = smmu.fence();
+            }
             false
         });
         self.doubt |= !finished;
@@ -362,6 +390,9 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         self.open = None;
         if self.has_plans() {
             self.complete();
+        }
+        if self.stale {
+            self.trim();
         }
         Ok(())
     }

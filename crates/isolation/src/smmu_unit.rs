@@ -93,9 +93,13 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone> SmmuUnit<'a, M, S> {
         Vmid(self.config.first_vmid.0.saturating_add(slot))
     }
 
-    /// The slot of the domain that a stream translates by.
+    /// The slot of the domain that a stream translates by. One of a fenced SMMU
+    /// translates by none, whatever is left in its entry.
     fn slot_on(&self, smmu: usize, stream: StreamId) -> Option<usize> {
-        let (vmid, _) = self.smmus.at(smmu, |smmu| smmu.attached(stream))??;
+        let attached = self.smmus.at(smmu, |smmu| {
+            smmu.attached(stream).filter(|_| !smmu.is_fenced())
+        });
+        let (vmid, _) = attached??;
         let slot = usize::from(vmid.0.checked_sub(self.config.first_vmid.0)?);
         (slot < self.config.slots).then_some(slot)
     }
@@ -178,8 +182,12 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone> DmaUnit for SmmuUnit<'_, M
         })
     }
 
-    fn destroy(&mut self, domain: Self::Domain) -> Result<(), FlushError> {
-        domain.destroy()
+    fn forget(&mut self, domain: &mut Self::Domain) -> Result<(), FlushError> {
+        domain.forget()
+    }
+
+    fn destroy(&mut self, domain: Self::Domain) {
+        domain.destroy();
     }
 
     fn attach(

@@ -15,6 +15,9 @@ use virtio_iommu_device::{Fault, FaultFlags, FaultReason};
 /// Faults that can wait. As many more are counted and dropped.
 const ROOM: usize = 64;
 
+/// How often one call looks at the list again while it fills up.
+const ROUNDS: usize = 2;
+
 struct Queue {
     faults: [Option<(usize, EventRecord)>; ROOM],
     /// Where the oldest is.
@@ -29,6 +32,11 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
 });
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DROPPED: AtomicU32 = AtomicU32::new(0);
+
+/// Faults that there was no room for. Wraps.
+pub fn dropped() -> u32 {
+    DROPPED.load(Ordering::Relaxed)
+}
 
 /// Puts down what the SMMU at `index` recorded of a stream.
 pub fn report(index: usize, record: EventRecord) {
@@ -59,7 +67,11 @@ pub fn deliver() {
     let Some(paravirt) = PARAVIRT.get() else {
         return;
     };
-    while WAITING.load(Ordering::SeqCst) {
+    // Whoever faults faster than that has the rest delivered with the next look.
+    for _ in 0..ROUNDS {
+        if !WAITING.load(Ordering::SeqCst) {
+            return;
+        }
         let Some(mut state) = paravirt.state.try_lock() else {
             return;
         };

@@ -230,7 +230,11 @@ impl<'m> DmaUnit for SoftUnit<'m> {
         })
     }
 
-    fn destroy(&mut self, domain: SoftDomain<'m>) -> Result<(), FlushError> {
+    fn forget(&mut self, domain: &mut SoftDomain<'m>) -> Result<(), FlushError> {
+        domain.flush()
+    }
+
+    fn destroy(&mut self, domain: SoftDomain<'m>) {
         let left = self.machine.with_soft(|soft| {
             let slot = (domain.slot, 0)..(domain.slot + 1, 0);
             // Of a domain that ends, all was taken away and flushed before.
@@ -244,7 +248,6 @@ impl<'m> DmaUnit for SoftUnit<'m> {
                 domain.slot as u64,
             ));
         }
-        Ok(())
     }
 
     fn attach(

@@ -3,7 +3,7 @@
 use super::unmap::Left;
 use super::{Domains, Job};
 use portcullis_addr::{Iova, Range};
-use portcullis_dma_domain::{DmaUnit, Endpoint, Iommu, Refusal, Step};
+use portcullis_dma_domain::{DmaUnit, Endpoint, Refusal, Step};
 
 /// Endpoints looked at in one turn.
 const ENDPOINTS: u32 = 256;
@@ -63,16 +63,21 @@ impl<U: DmaUnit> Domains<'_, U> {
             }
         }
         self.flush().ok()?;
-        let slot = self.places.get_mut(index)?.take()?;
-        if self.unit.destroy(slot.domain).is_err() {
+        let place = self.places.get_mut(index)?;
+        let slot = place.as_mut()?;
+        if self.unit.forget(&mut slot.domain).is_err() {
+            slot.dead = true;
             self.counts.failed += 1;
+            return None;
         }
+        self.unit.destroy(place.take()?.domain);
         None
     }
 
     pub(super) fn begin_reset(&mut self) -> Step {
-        if !matches!(self.job, Job::None) && self.go_on() == Step::More {
-            return Step::More;
+        if !matches!(self.job, Job::None) {
+            // A request is under way, and has to end first.
+            return self.refuse(Refusal::Failed);
         }
         self.reset_on(Resetting::Block(Endpoint(0)))
     }
@@ -91,7 +96,16 @@ impl<U: DmaUnit> Domains<'_, U> {
                 Ok(None) => Resetting::Close(0, Iova::new(0)),
                 Err(next) => Resetting::Block(next),
             },
-            Resetting::Close(index, _) if index >= self.limit() => return Step::Done(Ok(())),
+            Resetting::Close(index, _) if index >= self.limit() => {
+                if self.free {
+                    self.release();
+                    self.job = Job::Reset(job);
+                    return Step::More;
+                }
+                // Whoever comes next has nothing to do with it.
+                let failed = core::mem::take(&mut self.failed);
+                return Step::Done(if failed { Err(Refusal::Failed) } else { Ok(()) });
+            }
             Resetting::Close(index, at) => match self.close_some(index, at) {
                 Some(at) => Resetting::Close(index, at),
                 None => Resetting::Close(index + 1, Iova::new(0)),

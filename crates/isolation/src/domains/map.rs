@@ -6,6 +6,7 @@ use portcullis_addr::{Address, Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
     Access, DmaDomain, DmaUnit, DomainId, MapError, Refusal, Step, SyncError,
 };
+use portcullis_ownership::PinError;
 
 /// Most bytes whose pages are counted in one turn.
 const PIN_STEP: u64 = 4 << 20;
@@ -115,13 +116,15 @@ impl<U: DmaUnit> Domains<'_, U> {
         if job.held < size {
             let step = PIN_STEP.min(size - job.held);
             let run = part(job.to, job.held, step);
-            if let Some(run) = run
-                && self.ledger.pin(run, self.owner).is_ok()
-            {
-                job.held += step;
-            } else {
-                self.not_owned = run;
-                return self.map_back(job, Refusal::NotOwned);
+            match run.map(|run| self.ledger.pin(run, self.owner)) {
+                Some(Ok(())) => job.held += step,
+                Some(Err(PinError::CountOverflow { .. })) => {
+                    return self.map_back(job, Refusal::NoMemory);
+                }
+                _ => {
+                    self.not_owned = run;
+                    return self.map_back(job, Refusal::NotOwned);
+                }
             }
             if job.held < size {
                 self.job = Job::Map(job);
