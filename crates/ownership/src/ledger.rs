@@ -1,80 +1,9 @@
 //! Ranges of pages: transfers between owners and DMA counts.
 
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Entry, Owner, Runs, State};
+use crate::{Bank, Entry, LedgerError, Owner, Runs, State};
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use thiserror::Error;
-
-/// A contiguous piece of RAM and its entries, one for each page.
-#[derive(Clone, Copy)]
-pub struct Bank<'a> {
-    range: Range<PhysAddr>,
-    entries: &'a [AtomicU32],
-}
-
-/// Why a ledger could not be set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum LedgerError {
-    /// A bank's ends are not page-aligned.
-    #[error("the bank {0} does not start and end on a page")]
-    Unaligned(Range<PhysAddr>),
-    /// A bank has fewer or more entries than pages.
-    #[error("the bank {bank} has {pages} pages and {entries} entries")]
-    EntryCount {
-        /// The bank.
-        bank: Range<PhysAddr>,
-        /// Its pages.
-        pages: u64,
-        /// The entries that came with it.
-        entries: u64,
-    },
-    /// Banks are not in ascending order, or overlap.
-    #[error("the bank {0} does not lie above the bank before it")]
-    Order(Range<PhysAddr>),
-}
-
-impl<'a> Bank<'a> {
-    /// The bank `range` with one entry a page. What the entries hold counts:
-    /// all zero means that [`Owner::NOBODY`] has every page.
-    ///
-    /// # Errors
-    /// [`LedgerError::Unaligned`], [`LedgerError::EntryCount`].
-    pub fn new(range: Range<PhysAddr>, entries: &'a [AtomicU32]) -> Result<Self, LedgerError> {
-        if !range.is_aligned(PAGE_SIZE) {
-            return Err(LedgerError::Unaligned(range));
-        }
-        let pages = range.size() / PAGE_SIZE;
-        if pages != entries.len() as u64 {
-            return Err(LedgerError::EntryCount {
-                bank: range,
-                pages,
-                entries: entries.len() as u64,
-            });
-        }
-        Ok(Self { range, entries })
-    }
-
-    /// The memory that the bank describes.
-    #[must_use]
-    pub fn range(&self) -> Range<PhysAddr> {
-        self.range
-    }
-
-    pub(crate) fn entries(&self) -> &'a [AtomicU32] {
-        self.entries
-    }
-
-    fn slice(&self, range: Range<PhysAddr>) -> Option<&'a [AtomicU32]> {
-        if !self.range.covers(&range) {
-            return None;
-        }
-        let first = (range.start().raw() - self.range.start().raw()) / PAGE_SIZE;
-        let count = range.size() / PAGE_SIZE;
-        let first = usize::try_from(first).ok()?;
-        let count = usize::try_from(count).ok()?;
-        self.entries.get(first..first.checked_add(count)?)
-    }
-}
 
 /// Why pages cannot change owner. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -167,9 +96,9 @@ impl<'a> Ledger<'a> {
     pub fn new(banks: &'a [Bank<'a>]) -> Result<Self, LedgerError> {
         for pair in banks.windows(2) {
             if let [low, high] = pair
-                && low.range.end() > high.range.start()
+                && low.range().end() > high.range().start()
             {
-                return Err(LedgerError::Order(high.range));
+                return Err(LedgerError::Order(high.range()));
             }
         }
         Ok(Self { banks })
@@ -184,16 +113,16 @@ impl<'a> Ledger<'a> {
     /// The entry of the page at or around `address`; `None` outside RAM.
     #[must_use]
     pub fn entry(&self, address: PhysAddr) -> Option<Entry> {
-        let bank = self.banks.iter().find(|b| b.range.contains(address))?;
-        let index = (address.raw() - bank.range.start().raw()) / PAGE_SIZE;
-        let entry = bank.entries.get(usize::try_from(index).ok()?)?;
+        let bank = self.banks.iter().find(|b| b.range().contains(address))?;
+        let index = (address.raw() - bank.range().start().raw()) / PAGE_SIZE;
+        let entry = bank.entries().get(usize::try_from(index).ok()?)?;
         Some(Entry::from_bits(entry.load(Ordering::Acquire)))
     }
 
     /// Whether all of `range` is RAM of one bank.
     #[must_use]
     pub fn is_ram(&self, range: Range<PhysAddr>) -> bool {
-        self.banks.iter().any(|bank| bank.range.covers(&range))
+        self.banks.iter().any(|bank| bank.range().covers(&range))
     }
 
     /// Maximal ranges of pages that rest with `owner`, ascending. What changes
@@ -333,9 +262,12 @@ impl<'a> Ledger<'a> {
             return false;
         }
         for bank in self.banks {
-            let page = at.wrapping_sub(bank.range.start().raw()) / PAGE_SIZE;
+            let page = at.wrapping_sub(bank.range().start().raw()) / PAGE_SIZE;
             // Below the bank is far above its last page.
-            if let Some(slot) = usize::try_from(page).ok().and_then(|n| bank.entries.get(n)) {
+            if let Some(slot) = usize::try_from(page)
+                .ok()
+                .and_then(|n| bank.entries().get(n))
+            {
                 let bits = slot.load(Ordering::Acquire);
                 let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
                 return change(Entry::from_bits(bits)).is_some_and(|new| {

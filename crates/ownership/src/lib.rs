@@ -35,11 +35,13 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod bank;
 mod entry;
 mod ledger;
 mod runs;
 mod sync;
 
+pub use bank::{Bank, LedgerError};
 pub use entry::{Entry, Owner, State};
-pub use ledger::{Bank, Ledger, LedgerError, PinError, Transfer, TransferError, UnpinError};
+pub use ledger::{Ledger, PinError, Transfer, TransferError, UnpinError};
 pub use runs::Runs;
