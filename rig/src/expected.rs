@@ -273,7 +273,8 @@ mod tests {
             .map(|_| AtomicU32::new(Entry::initial(Owner::HOST)))
             .collect();
         let all = Range::from_size(PhysAddr::new(RAM.start), RAM.end - RAM.start).unwrap();
-        let banks = [Bank::new(all, &entries).unwrap()];
+        let groups: Vec<_> = (0..Bank::groups(all)).map(|_| AtomicU32::new(0)).collect();
+        let banks = [Bank::new(all, &entries, &groups).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
         let mut books = Expected::new(|_| Owner::HOST);
         assert_eq!(books.differs(&ledger), None);

@@ -71,8 +71,9 @@ pub(crate) struct Machine {
     pub(crate) cpu: Cpu,
     pub(crate) ram: RefCell<Ram>,
     pub(crate) mutant: Mutant,
-    /// What the ledger keeps.
-    pub(crate) entries: Vec<AtomicU32>,
+    /// What the ledger keeps, of pages and of groups of them.
+    entries: Vec<AtomicU32>,
+    groups: Vec<AtomicU32>,
     pub(crate) expected: RefCell<Expected>,
     pub(crate) live: RefCell<BTreeMap<u64, u64>>,
     pub(crate) time: Cell<u64>,
@@ -116,6 +117,14 @@ pub(crate) struct Machine {
     pub(crate) scarred: Cell<bool>,
 }
 
+/// What the ledger describes.
+///
+/// # Panics
+/// Never: it is not empty and ends before the last address.
+fn whole() -> Range<PhysAddr> {
+    Range::from_size(PhysAddr::new(RAM.start), RAM.end - RAM.start).expect("not empty")
+}
+
 impl Machine {
     pub(crate) fn new(setup: &Setup, mutant: Mutant) -> Self {
         let banks = [RAM, POOL, CPU_POOL, OTHER, SPARE, OLD, CPU];
@@ -153,6 +162,9 @@ impl Machine {
             entries: (0..PAGES)
                 .map(|page| AtomicU32::new(Entry::initial(setup.first_owner(page))))
                 .collect(),
+            groups: (0..Bank::groups(whole()))
+                .map(|_| AtomicU32::new(0))
+                .collect(),
             expected: RefCell::new(Expected::new(|page| setup.first_owner(page))),
             live: RefCell::default(),
             time: Cell::new(0),
@@ -183,11 +195,10 @@ impl Machine {
     /// The bank of the ledger.
     ///
     /// # Panics
-    /// Never: the bank is made of whole pages and has an entry for each.
+    /// Never: the bank is made of whole pages and has an entry for each, and a
+    /// word for each group.
     pub(crate) fn bank(&self) -> Bank<'_> {
-        let size = RAM.end - RAM.start;
-        let range = Range::from_size(PhysAddr::new(RAM.start), size).expect("not empty");
-        Bank::new(range, &self.entries).expect("an entry for each page")
+        Bank::new(whole(), &self.entries, &self.groups).expect("an entry for each page")
     }
 
     /// The ledger as another CPU sees it.

@@ -28,6 +28,7 @@ fn range(start: u64, size: u64) -> Range<PhysAddr> {
 
 struct Fixture {
     entries: Vec<AtomicU32>,
+    groups: Vec<AtomicU32>,
     arena: Arena,
     tables: HostTables,
 }
@@ -36,6 +37,9 @@ impl Fixture {
     fn new(bbm: Bbm) -> Self {
         Self {
             entries: (0..RAM_SIZE / PAGE_SIZE)
+                .map(|_| AtomicU32::new(0))
+                .collect(),
+            groups: (0..Bank::groups(range(RAM, RAM_SIZE)))
                 .map(|_| AtomicU32::new(0))
                 .collect(),
             arena: Arena::new(PhysAddr::new(0x10_0000_0000), 4 << 20),
@@ -48,7 +52,7 @@ impl Fixture {
     }
 
     fn with<T>(&self, test: impl FnOnce(&mut HostSpace<'_, &Arena, &Arena>) -> T) -> T {
-        let banks = [Bank::new(range(RAM, RAM_SIZE), &self.entries).unwrap()];
+        let banks = [Bank::new(range(RAM, RAM_SIZE), &self.entries, &self.groups).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
         ledger
             .begin(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)

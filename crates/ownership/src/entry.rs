@@ -18,6 +18,10 @@ impl Owner {
     /// The host.
     pub const HOST: Self = Self(2);
 
+    pub(crate) const fn from_id(id: u8) -> Self {
+        Self(id)
+    }
+
     /// The number stored in the ledger.
     #[must_use]
     pub const fn id(self) -> u8 {
@@ -108,6 +112,12 @@ impl Entry {
 
     pub(crate) const fn leaving(self) -> Self {
         Self(self.0 | Self::LEAVING)
+    }
+
+    /// With `more` DMA mappings, as far as they can be counted.
+    pub(crate) const fn with_more(self, more: u32) -> Self {
+        let room = Self::MAX_DMA_COUNT - self.dma_count();
+        Self(self.0 + if more < room { more } else { room })
     }
 
     /// `None` at [`MAX_DMA_COUNT`](Self::MAX_DMA_COUNT).

@@ -1,7 +1,9 @@
 //! Ranges of pages: transfers between owners and DMA counts.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::part::{Part, Parts};
+use crate::sync::Ordering;
 use crate::{Bank, Entry, LedgerError, Owner, Runs, State};
+use core::fmt;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use thiserror::Error;
 
@@ -80,6 +82,13 @@ pub enum UnpinError {
         /// The first such page.
         page: PhysAddr,
     },
+    /// Some of the pages were pinned as a group of which others stay pinned, and
+    /// the entry of one of those is full.
+    #[error("the page {page} cannot take over the DMA mapping of its group")]
+    CountOverflow {
+        /// The first such page.
+        page: PhysAddr,
+    },
 }
 
 /// The ledger over all banks of RAM.
@@ -110,13 +119,27 @@ impl<'a> Ledger<'a> {
         self.banks
     }
 
-    /// The entry of the page at or around `address`; `None` outside RAM.
+    /// The entry of the page at or around `address`, with the DMA mappings that
+    /// are counted for its group; `None` outside RAM. While other CPUs pin and
+    /// unpin, a mapping may be counted twice or not yet.
     #[must_use]
     pub fn entry(&self, address: PhysAddr) -> Option<Entry> {
-        let bank = self.banks.iter().find(|b| b.range().contains(address))?;
-        let index = (address.raw() - bank.range().start().raw()) / PAGE_SIZE;
-        let entry = bank.entries().get(usize::try_from(index).ok()?)?;
-        Some(Entry::from_bits(entry.load(Ordering::Acquire)))
+        let (bank, page) = self
+            .banks
+            .iter()
+            .find_map(|bank| Some((bank, bank.page(address)?)))?;
+        // The group first: a pin of it that is being broken up is then seen
+        // twice rather than never.
+        let part = Parts::new(bank, page, page + 1).next();
+        let word = part.and_then(|part| part.group()).map(|group| group.word());
+        let slot = bank.entries().get(page)?;
+        let entry = Entry::from_bits(slot.load(Ordering::Acquire));
+        // The page may have moved since the group was looked at.
+        let rests = |owner| owner == entry.owner() && entry.state() == State::Owned;
+        match word {
+            Some(word) if word.owner().is_some_and(rests) => Some(entry.with_more(word.pins())),
+            _ => Some(entry),
+        }
     }
 
     /// Whether all of `range` is RAM of one bank.
@@ -146,34 +169,10 @@ impl<'a> Ledger<'a> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(TransferError::Unaligned(range));
         }
-        let entries = self.slice(range).ok_or(TransferError::NotRam(range))?;
-        change_all(
-            entries,
-            |entry, page| {
-                if entry.state() == State::Leaving {
-                    return Err(TransferError::Leaving {
-                        page: page_at(range, page),
-                    });
-                }
-                if entry.owner() != from {
-                    return Err(TransferError::NotOwner {
-                        page: page_at(range, page),
-                        owner: entry.owner(),
-                    });
-                }
-                if entry.dma_count() != 0 {
-                    return Err(TransferError::Pinned {
-                        page: page_at(range, page),
-                        count: entry.dma_count(),
-                    });
-                }
-                Ok(entry.leaving())
-            },
-            // Only this transfer holds a leaving page, so a plain store undoes.
-            |slot| slot.store(Entry::owned(from).bits(), Ordering::Release),
-        )?;
+        let parts = self.parts(range).ok_or(TransferError::NotRam(range))?;
+        parts.all_or_none(|part| part.begin(from), |part| part.settle(from))?;
         Ok(Transfer {
-            entries,
+            parts,
             range,
             from,
             to,
@@ -199,25 +198,8 @@ impl<'a> Ledger<'a> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(PinError::Unaligned(range));
         }
-        let entries = self.slice(range).ok_or(PinError::NotRam(range))?;
-        change_all(
-            entries,
-            |entry, page| {
-                if entry.owner() != owner || entry.state() != State::Owned {
-                    return Err(PinError::NotOwner {
-                        page: page_at(range, page),
-                        owner: entry.owner(),
-                        state: entry.state(),
-                    });
-                }
-                entry.pinned().ok_or(PinError::CountOverflow {
-                    page: page_at(range, page),
-                })
-            },
-            |slot| {
-                slot.fetch_sub(1, Ordering::AcqRel);
-            },
-        )
+        let parts = self.parts(range).ok_or(PinError::NotRam(range))?;
+        parts.all_or_none(|part| part.pin(owner), Part::take_back)
     }
 
     /// Counts one DMA mapping less of each page of `range`. To be called only
@@ -238,18 +220,8 @@ impl<'a> Ledger<'a> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(UnpinError::Unaligned(range));
         }
-        let entries = self.slice(range).ok_or(UnpinError::NotRam(range))?;
-        change_all(
-            entries,
-            |entry, page| {
-                entry.unpinned().ok_or(UnpinError::NotPinned {
-                    page: page_at(range, page),
-                })
-            },
-            |slot| {
-                slot.fetch_add(1, Ordering::AcqRel);
-            },
-        )
+        let parts = self.parts(range).ok_or(UnpinError::NotRam(range))?;
+        parts.all_or_none(Part::unpin, Part::give_back)
     }
 
     /// Replaces the entry of `range` by `change` of it if that is one page, with
@@ -279,8 +251,9 @@ impl<'a> Ledger<'a> {
         false
     }
 
-    fn slice(&self, range: Range<PhysAddr>) -> Option<&'a [AtomicU32]> {
-        self.banks.iter().find_map(|bank| bank.slice(range))
+    #[inline(always)]
+    fn parts(&self, range: Range<PhysAddr>) -> Option<Parts<'a>> {
+        self.banks.iter().find_map(|bank| bank.parts(range))
     }
 }
 
@@ -290,9 +263,8 @@ impl<'a> Ledger<'a> {
 /// pages stay *leaving* for ever: when an invalidation failed, nobody can know
 /// who still reaches them.
 #[must_use = "the pages stay lost to both owners until the transfer is committed or cancelled"]
-#[derive(Debug)]
 pub struct Transfer<'a> {
-    entries: &'a [AtomicU32],
+    parts: Parts<'a>,
     range: Range<PhysAddr>,
     from: Owner,
     to: Owner,
@@ -324,41 +296,15 @@ impl Transfer<'_> {
     }
 
     fn settle(&self, owner: Owner) {
-        for slot in self.entries {
-            slot.store(Entry::owned(owner).bits(), Ordering::Release);
-        }
+        self.parts.clone().for_each(|part| part.settle(owner));
     }
 }
 
-/// Start of the page with index `page` in `range`. The index counts entries of
-/// the range, so the sum stays inside it.
-fn page_at(range: Range<PhysAddr>, page: usize) -> PhysAddr {
-    PhysAddr::new(range.start().raw().saturating_add(page as u64 * PAGE_SIZE))
-}
-
-/// Replaces every entry by `change` of it. When `change` refuses one, `undo`
-/// runs on those already changed, last first.
-fn change_all<E>(
-    entries: &[AtomicU32],
-    mut change: impl FnMut(Entry, usize) -> Result<Entry, E>,
-    undo: impl Fn(&AtomicU32),
-) -> Result<(), E> {
-    for (index, slot) in entries.iter().enumerate() {
-        let mut bits = slot.load(Ordering::Acquire);
-        loop {
-            let new = match change(Entry::from_bits(bits), index) {
-                Ok(new) => new,
-                Err(error) => {
-                    entries.iter().take(index).rev().for_each(&undo);
-                    return Err(error);
-                }
-            };
-            match slot.compare_exchange_weak(bits, new.bits(), Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => break,
-                Err(found) => bits = found,
-            }
-        }
+impl fmt::Debug for Transfer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            range, from, to, ..
+        } = self;
+        write!(f, "Transfer({range} {from} to {to})")
     }
-    Ok(())
 }

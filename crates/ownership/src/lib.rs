@@ -3,7 +3,8 @@
 //!
 //! The ledger is the only place that answers "may this party use this page".
 //! Translation tables are built from it and never consulted instead of it. It
-//! costs 4 bytes for each page of RAM (0.1 %).
+//! costs 4 bytes for each page of RAM (0.1 %), and 4 for each 64 KiB, with which
+//! a large mapping is counted in few steps.
 //!
 //! Two rules are kept here and nowhere else:
 //! - A page that a device can reach (DMA count above 0) does not change owner:
@@ -15,7 +16,8 @@
 //!   *leaving*: lost to both sides, which is the safe way to fail.
 //!
 //! Every operation on a range changes all of its pages or none, and may run on
-//! several CPUs at once: each entry changes by compare-and-exchange.
+//! several CPUs at once: each entry changes by compare-and-exchange. Those that
+//! overlap may refuse each other for a moment, where either alone would do.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU32;
@@ -24,7 +26,8 @@
 //!
 //! let ram = Range::from_size(PhysAddr::new(0x4000_0000), 16 * 4096).unwrap();
 //! let entries: Vec<_> = (0..16).map(|_| AtomicU32::new(0)).collect();
-//! let banks = [Bank::new(ram, &entries).unwrap()];
+//! let groups: Vec<_> = (0..Bank::groups(ram)).map(|_| AtomicU32::new(0)).collect();
+//! let banks = [Bank::new(ram, &entries, &groups).unwrap()];
 //! let ledger = Ledger::new(&banks).unwrap();
 //!
 //! ledger.begin(ram, Owner::NOBODY, Owner::HOST).unwrap().commit();
@@ -37,7 +40,9 @@
 
 mod bank;
 mod entry;
+mod group;
 mod ledger;
+mod part;
 mod runs;
 mod sync;
 

@@ -14,8 +14,30 @@ fn pages(first: u64, count: u64) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(BASE + first * PAGE_SIZE), count * PAGE_SIZE).unwrap()
 }
 
-fn entries(count: usize) -> Vec<AtomicU32> {
+fn words(count: u64) -> Vec<AtomicU32> {
     (0..count).map(|_| AtomicU32::new(0)).collect()
+}
+
+/// Pages and what the ledger keeps of them.
+struct Ram {
+    range: Range<PhysAddr>,
+    entries: Vec<AtomicU32>,
+    groups: Vec<AtomicU32>,
+}
+
+impl Ram {
+    fn new(first: u64, count: u64) -> Self {
+        let range = pages(first, count);
+        Self {
+            range,
+            entries: words(count),
+            groups: words(Bank::groups(range)),
+        }
+    }
+
+    fn bank(&self) -> Bank<'_> {
+        Bank::new(self.range, &self.entries, &self.groups).unwrap()
+    }
 }
 
 fn give(ledger: &Ledger<'_>, range: Range<PhysAddr>, to: Owner) {
@@ -24,8 +46,8 @@ fn give(ledger: &Ledger<'_>, range: Range<PhysAddr>, to: Owner) {
 
 #[test]
 fn a_pinned_page_does_not_change_owner() {
-    let store = entries(8);
-    let banks = [Bank::new(pages(0, 8), &store).unwrap()];
+    let ram = Ram::new(0, 8);
+    let banks = [ram.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     give(&ledger, pages(0, 8), Owner::HOST);
     ledger.pin(pages(3, 1), Owner::HOST).unwrap();
@@ -50,8 +72,8 @@ fn a_pinned_page_does_not_change_owner() {
 
 #[test]
 fn a_leaving_page_can_be_neither_pinned_nor_moved() {
-    let store = entries(4);
-    let banks = [Bank::new(pages(0, 4), &store).unwrap()];
+    let ram = Ram::new(0, 4);
+    let banks = [ram.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     give(&ledger, pages(0, 4), Owner::HOST);
     let transfer = ledger
@@ -80,8 +102,8 @@ fn a_leaving_page_can_be_neither_pinned_nor_moved() {
 
 #[test]
 fn a_dropped_transfer_loses_the_pages() {
-    let store = entries(1);
-    let banks = [Bank::new(pages(0, 1), &store).unwrap()];
+    let ram = Ram::new(0, 1);
+    let banks = [ram.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     give(&ledger, pages(0, 1), Owner::HOST);
     drop(ledger.begin(pages(0, 1), Owner::HOST, Owner::HYPERVISOR));
@@ -93,11 +115,8 @@ fn a_dropped_transfer_loses_the_pages() {
 
 #[test]
 fn what_is_not_whole_ram_is_refused() {
-    let (low, high) = (entries(2), entries(2));
-    let banks = [
-        Bank::new(pages(0, 2), &low).unwrap(),
-        Bank::new(pages(2, 2), &high).unwrap(),
-    ];
+    let (low, high) = (Ram::new(0, 2), Ram::new(2, 2));
+    let banks = [low.bank(), high.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     assert!(matches!(
         ledger.begin(pages(1, 2), Owner::NOBODY, Owner::HOST),
@@ -120,8 +139,8 @@ fn what_is_not_whole_ram_is_refused() {
 
 #[test]
 fn unpin_without_pin_is_refused_as_a_whole() {
-    let store = entries(2);
-    let banks = [Bank::new(pages(0, 2), &store).unwrap()];
+    let ram = Ram::new(0, 2);
+    let banks = [ram.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     give(&ledger, pages(0, 2), Owner::HOST);
     ledger.pin(pages(0, 1), Owner::HOST).unwrap();
@@ -136,12 +155,12 @@ fn unpin_without_pin_is_refused_as_a_whole() {
 
 #[test]
 fn the_count_overflows_into_an_error() {
-    let store = entries(1);
-    store[0].store(
+    let ram = Ram::new(0, 1);
+    ram.entries[0].store(
         (2 << 24) | Entry::MAX_DMA_COUNT,
         std::sync::atomic::Ordering::Relaxed,
     );
-    let banks = [Bank::new(pages(0, 1), &store).unwrap()];
+    let banks = [ram.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     assert!(matches!(
         ledger.pin(pages(0, 1), Owner::HOST),
@@ -151,21 +170,26 @@ fn the_count_overflows_into_an_error() {
 
 #[test]
 fn set_up_is_checked() {
-    let store = entries(2);
+    let (two, three) = (words(2), words(3));
     assert!(matches!(
-        Bank::new(pages(0, 3), &store),
+        Bank::new(pages(0, 3), &two, &two[..1]),
         Err(LedgerError::EntryCount { .. })
     ));
-    let a = Bank::new(pages(2, 2), &store).unwrap();
-    let b = Bank::new(pages(3, 2), &store).unwrap();
-    assert!(matches!(Ledger::new(&[a, b]), Err(LedgerError::Order(_))));
+    // Pages 15 to 17 are the last of a group and the first two of the next.
+    for (groups, fits) in [(1, false), (2, true), (3, false)] {
+        let bank = Bank::new(pages(15, 3), &three, &three[..groups]);
+        assert_eq!(bank.is_ok(), fits);
+    }
+    let (a, b) = (Ram::new(2, 2), Ram::new(3, 2));
+    let banks = [a.bank(), b.bank()];
+    assert!(matches!(Ledger::new(&banks), Err(LedgerError::Order(_))));
 }
 
 /// Two CPUs pin and unpin while a third tries to take the pages: never both.
 #[test]
 fn pin_and_transfer_exclude_each_other() {
-    let store = entries(4);
-    let banks = [Bank::new(pages(0, 4), &store).unwrap()];
+    let ram = Ram::new(0, 4);
+    let banks = [ram.bank()];
     let ledger = Ledger::new(&banks).unwrap();
     give(&ledger, pages(0, 4), Owner::HOST);
     std::thread::scope(|scope| {
@@ -246,11 +270,8 @@ proptest! {
     /// (owner, count) gives.
     #[test]
     fn agrees_with_a_plain_list(ops in prop::collection::vec(op(), 1..60)) {
-        let (low, high) = (entries(7), entries(9));
-        let banks = [
-            Bank::new(pages(0, 7), &low).unwrap(),
-            Bank::new(pages(7, 9), &high).unwrap(),
-        ];
+        let (low, high) = (Ram::new(0, 7), Ram::new(7, 9));
+        let banks = [low.bank(), high.bank()];
         let ledger = Ledger::new(&banks).unwrap();
         let mut plain = [(Owner::NOBODY, 0u32); 16];
         for op in ops {

@@ -22,20 +22,24 @@ const START: u64 = 0x8000_0000;
 /// A few pages of the host's, each with contents.
 struct Ram {
     entries: Vec<AtomicU32>,
+    groups: Vec<AtomicU32>,
     contents: Vec<UnsafeCell<()>>,
 }
 
 impl Ram {
-    fn new(pages: usize) -> Arc<Self> {
+    fn new(count: usize) -> Arc<Self> {
         let entry = |_| AtomicU32::new(Entry::initial(Owner::HOST));
+        let groups = 0..Bank::groups(pages(0..count));
         Arc::new(Self {
-            entries: (0..pages).map(entry).collect(),
-            contents: (0..pages).map(|_| UnsafeCell::new(())).collect(),
+            entries: (0..count).map(entry).collect(),
+            groups: groups.map(|_| AtomicU32::new(0)).collect(),
+            contents: (0..count).map(|_| UnsafeCell::new(())).collect(),
         })
     }
 
     fn with<T>(&self, act: impl FnOnce(&Ledger<'_>) -> T) -> T {
-        let banks = [Bank::new(pages(0..self.entries.len()), &self.entries).unwrap()];
+        let range = pages(0..self.entries.len());
+        let banks = [Bank::new(range, &self.entries, &self.groups).unwrap()];
         act(&Ledger::new(&banks).unwrap())
     }
 

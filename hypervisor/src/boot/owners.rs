@@ -87,9 +87,10 @@ fn entry_bytes(machine: &Machine, common: &Common) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// Bytes of a bank's ledger, in whole pages.
+/// Bytes of a bank's ledger, in whole pages: of the entries and of the words.
 fn ledger_bytes(bank: &Range<PhysAddr>) -> u64 {
-    (bank.size() / PAGE_SIZE * 4).next_multiple_of(PAGE_SIZE)
+    let whole = |words: u64| (words * 4).next_multiple_of(PAGE_SIZE);
+    whole(bank.size() / PAGE_SIZE) + whole(Bank::groups(*bank))
 }
 
 /// Gives each CPU but this one its block and stacks, each over a guard page.
@@ -117,6 +118,16 @@ fn stack(size: u64) -> Result<u64, Refusal> {
     Ok(range.end().raw())
 }
 
+/// Words of the ledger's, `fill` two by two.
+fn ledger_words(count: u64, fill: u64) -> Result<&'static [AtomicU32], Refusal> {
+    let count = usize::try_from(count).map_err(|_| Refusal::PoolExhausted)?;
+    let pages = (count * 4).div_ceil(PAGE_SIZE as usize);
+    let memory = memory::take_pages(pages, fill).ok_or(Refusal::PoolExhausted)?;
+    // SAFETY: the pages are initialised, are given to nobody else and are never
+    // given back; atomic words may be shared between CPUs.
+    Ok(unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) })
+}
+
 /// A ledger in which the hypervisor has `protected` and the host the rest.
 pub(super) fn make_ledger(
     machine: &Machine,
@@ -125,17 +136,9 @@ pub(super) fn make_ledger(
     const HOST: u64 = Entry::initial(Owner::HOST) as u64;
     let mut banks = [None; BANK_LIMIT];
     for (slot, range) in banks.iter_mut().zip(machine.memory.iter()) {
-        let pages =
-            usize::try_from(ledger_bytes(range) / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
-        // Two entries a word.
-        let memory = memory::take_pages(pages, HOST << 32 | HOST).ok_or(Refusal::PoolExhausted)?;
-        let count =
-            usize::try_from(range.size() / PAGE_SIZE).map_err(|_| Refusal::PoolExhausted)?;
-        // SAFETY: the pages are initialised, are given to nobody else and are
-        // never given back; atomic words may be shared between CPUs.
-        let entries =
-            unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) };
-        *slot = Some(Bank::new(*range, entries)?);
+        let entries = ledger_words(range.size() / PAGE_SIZE, HOST << 32 | HOST)?;
+        let groups = ledger_words(Bank::groups(*range), 0)?;
+        *slot = Some(Bank::new(*range, entries, groups)?);
     }
     let [Some(first), ..] = banks else {
         return Err(Refusal::PoolExhausted);
