@@ -388,3 +388,119 @@ pub(crate) fn try_exchange<E>(
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout_is_fixed() {
+        let word = Word::uniform(Owner::HOST, 3);
+        assert_eq!(word.0, 0x8100_0003);
+        assert_eq!((word.owner(), word.pins()), (Some(Owner::HOST), 3));
+        for mixed in [0, 3, 0x4000_0000, 0x6000_0003] {
+            assert_eq!((Word(mixed).owner(), Word(mixed).pins()), (None, 0));
+        }
+    }
+
+    #[test]
+    fn every_step_from_every_word() {
+        // From a word: pinned by the host, unpinned, held.
+        let steps = [
+            (0, None, None, Some(1)),
+            (2, None, None, Some(3)),
+            (0x4000_0000, None, None, Some(0x6000_0001)),
+            (0x6000_0001, None, None, Some(0x6000_0002)),
+            (0x8100_0000, Some(0x8100_0001), None, Some(1)),
+            (0x8100_0001, Some(0x8100_0002), Some(0x8100_0000), None),
+            (0x817f_fffe, Some(0x817f_ffff), Some(0x817f_fffd), None),
+            (0x817f_ffff, None, Some(0x817f_fffe), None),
+            (0x8080_0000, None, None, Some(1)),
+            (0x8080_0001, None, Some(0x8080_0000), None),
+        ];
+        for (from, pinned, unpinned, held) in steps {
+            let bits = |word: Option<Word>| word.map(|word| word.0);
+            assert_eq!(bits(Word(from).pinned(Owner::HOST)), pinned, "{from:#x}");
+            assert_eq!(bits(Word(from).unpinned()), unpinned, "{from:#x}");
+            assert_eq!(bits(Word(from).held()), held, "{from:#x}");
+        }
+    }
+
+    struct Ram(AtomicU32, Vec<AtomicU32>);
+
+    impl Ram {
+        fn new(word: u32, entry: impl Fn(usize) -> u32) -> Self {
+            let entries = (0..Bank::GROUP_PAGES).map(|page| AtomicU32::new(entry(page)));
+            Self(AtomicU32::new(word), entries.collect())
+        }
+
+        fn group(&self) -> Group<'_> {
+            let Self(word, pages) = self;
+            Group { word, pages }
+        }
+
+        fn is(&self, word: u32, entry: impl Fn(usize) -> u32) {
+            assert_eq!(self.group().word().0, word);
+            for (page, slot) in self.1.iter().enumerate() {
+                assert_eq!(slot.load(Ordering::Relaxed), entry(page), "page {page}");
+            }
+        }
+    }
+
+    const FREE: u32 = 0x0200_0000;
+
+    #[test]
+    fn one_foreign_page_keeps_a_group_mixed() {
+        for other in [0x0280_0000, 0x0100_0000] {
+            for foreign in 0..Bank::GROUP_PAGES {
+                let entry = |page| if page == foreign { other } else { FREE + 7 };
+                let ram = Ram::new(0, entry);
+                assert!(!ram.group().pin(Owner::HOST));
+                ram.is(0, entry);
+            }
+        }
+        let ram = Ram::new(0, |_| FREE + 7);
+        assert!(ram.group().pin(Owner::HOST));
+        ram.is(0x8100_0001, |_| FREE + 7);
+    }
+
+    #[test]
+    fn who_looks_or_moves_pages_keeps_a_group_mixed() {
+        for word in [1, 0x4000_0000, 0x6000_0000, 0x6000_0001] {
+            let ram = Ram::new(word, |_| FREE);
+            assert!(!ram.group().pin(Owner::HOST));
+            ram.is(word, |_| FREE);
+        }
+    }
+
+    #[test]
+    fn a_pin_is_broken_up_for_one_page() {
+        let ram = Ram::new(0x8100_0002, |page| FREE + u32::from(page == 1));
+        assert_eq!(ram.group().take(Pages::between(3, 5)), Ok(()));
+        let left = |page| FREE + u32::from(page == 1) + u32::from(!(3..5).contains(&page));
+        ram.is(0x8100_0001, left);
+        // What an entry counts goes first.
+        assert_eq!(ram.group().take(Pages::between(0, 3)), Ok(()));
+        ram.is(0x8100_0001, |page| left(page) - u32::from(page < 3));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_nothing_changes() {
+        let entry = |page| FREE + u32::from(page != 9);
+        let ram = Ram::new(0x8100_0000, entry);
+        assert_eq!(ram.group().take(Pages::ALL), Err(Missing::NotPinned(9)));
+        // It had to be held for that.
+        ram.is(0, entry);
+    }
+
+    #[test]
+    fn a_full_entry_keeps_a_pin_in_one_piece() {
+        let entry = |page| FREE + if page == 9 { Entry::MAX_DMA_COUNT } else { 0 };
+        let ram = Ram::new(0x8100_0001, entry);
+        let taken = ram.group().take(Pages::between(3, 4));
+        assert_eq!(taken, Err(Missing::Full(9)));
+        ram.is(0x8100_0001, entry);
+        assert_eq!(ram.group().take(Pages::ALL), Ok(()));
+        ram.is(0x8100_0000, entry);
+    }
+}

@@ -129,9 +129,9 @@ fn two(test: impl Fn() + Sync + Send + 'static) {
 
 /// Three CPUs have more orders than can be tried; mistakes of this kind need
 /// few changes of the running CPU.
-fn three(test: impl Fn() + Sync + Send + 'static) {
+fn three(changes: usize, test: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(4);
+    model.preemption_bound = Some(changes);
     model.check(test);
 }
 
@@ -269,7 +269,7 @@ fn the_new_owner_sees_what_the_old_one_left() {
 
 #[test]
 fn a_refused_transfer_hands_on_what_it_saw() {
-    three(|| {
+    three(4, || {
         let ram = Ram::new(2);
         assert!(ram.pin(1..2));
         let device = cpu(&ram, |ram| ram.dma(0..1));
@@ -283,7 +283,7 @@ fn a_refused_transfer_hands_on_what_it_saw() {
 
 #[test]
 fn three_want_the_same_page() {
-    three(|| {
+    three(3, || {
         let ram = Ram::new(2);
         let device = cpu(&ram, |ram| ram.dma(0..2));
         let borrower = cpu(&ram, |ram| ram.borrow(0..1));
@@ -300,4 +300,210 @@ fn three_want_the_same_page() {
         ram.rests(0, owner, 0);
         ram.rests(1, owner, 0);
     });
+}
+
+// From here on, groups: pages 0 and 1 are one, 2 and 3 the next.
+
+/// A group that counts as one already, if asked for: it was pinned before.
+fn group(count: usize, uniform: bool) -> Arc<Ram> {
+    let ram = Ram::new(count);
+    if uniform {
+        assert!(ram.dma(0..2));
+    }
+    ram
+}
+
+#[test]
+fn a_group_is_pinned_or_a_page_of_it_taken() {
+    for uniform in [false, true] {
+        two(move || {
+            let ram = group(2, uniform);
+            let device = cpu(&ram, |ram| {
+                let pinned = ram.pin(0..2);
+                if pinned {
+                    ram.read(0..2);
+                }
+                pinned
+            });
+            let taken = ram.take(1..2, Owner::HYPERVISOR);
+            let pinned = device.join().unwrap();
+            assert!(taken != pinned);
+            let pins = u32::from(pinned);
+            ram.rests(0, Owner::HOST, pins);
+            let owners = [Owner::HYPERVISOR, Owner::HOST];
+            ram.rests(1, owners[usize::from(pinned)], pins);
+        });
+    }
+}
+
+#[test]
+fn a_group_is_used_and_then_taken() {
+    for uniform in [false, true] {
+        two(move || {
+            let ram = group(2, uniform);
+            let device = cpu(&ram, |ram| ram.dma(0..2));
+            let taken = ram.take(0..2, Owner::HYPERVISOR);
+            let used = device.join().unwrap();
+            assert!(taken || used);
+            let owners = [Owner::HOST, Owner::HYPERVISOR];
+            ram.rests(0, owners[usize::from(taken)], 0);
+            ram.rests(1, owners[usize::from(taken)], 0);
+        });
+    }
+}
+
+/// Who looks at the pages may be overtaken by transfers there and back, and by
+/// another who looks.
+#[test]
+fn a_group_becomes_one_only_as_it_is() {
+    three(3, || {
+        let ram = Ram::new(2);
+        let device = cpu(&ram, |ram| ram.pin(0..2));
+        let other = cpu(&ram, |ram| {
+            let back = ram.borrow(0..1);
+            (back, ram.pin(0..2))
+        });
+        let taken = ram.take(1..2, Owner::HYPERVISOR);
+        let first = device.join().unwrap();
+        let (_, second) = other.join().unwrap();
+        assert!(!taken || !first && !second);
+        ram.rests(0, Owner::HOST, u32::from(first) + u32::from(second));
+    });
+}
+
+#[test]
+fn two_make_a_group_one() {
+    two(|| {
+        let ram = Ram::new(2);
+        let other = cpu(&ram, |ram| ram.pin(0..2));
+        assert!(ram.pin(0..2));
+        assert!(other.join().unwrap());
+        ram.rests(0, Owner::HOST, 2);
+        ram.rests(1, Owner::HOST, 2);
+    });
+}
+
+#[test]
+fn a_refused_transfer_leaves_groups_as_they_were() {
+    for uniform in [false, true] {
+        two(move || {
+            let ram = group(4, uniform);
+            assert!(ram.pin(3..4));
+            let taker = cpu(&ram, |ram| ram.take(0..4, Owner::HYPERVISOR));
+            // Its pages are in the taker's hands for a moment.
+            let pinned = ram.pin(0..2);
+            assert!(!taker.join().unwrap());
+            ram.rests(0, Owner::HOST, u32::from(pinned));
+            ram.rests(1, Owner::HOST, u32::from(pinned));
+            assert!(ram.pin(0..2));
+            ram.rests(3, Owner::HOST, 1);
+        });
+    }
+}
+
+#[test]
+fn a_group_is_unpinned_in_pieces_and_as_a_whole() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(0..2) && ram.pin(0..2));
+        let other = cpu(&ram, |ram| {
+            ram.unpin(0..1);
+            ram.unpin(1..2);
+        });
+        ram.unpin(0..2);
+        other.join().unwrap();
+        ram.rests(0, Owner::HOST, 0);
+        ram.rests(1, Owner::HOST, 0);
+    });
+}
+
+#[test]
+fn a_group_is_unpinned_in_pieces_by_two() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(0..2));
+        let other = cpu(&ram, |ram| ram.unpin(1..2));
+        ram.unpin(0..1);
+        other.join().unwrap();
+        ram.rests(0, Owner::HOST, 0);
+        ram.rests(1, Owner::HOST, 0);
+    });
+}
+
+/// A page that stays pinned is so at every moment.
+#[test]
+fn no_page_slips_away_when_a_group_is_broken_up() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(0..2));
+        let taker = cpu(&ram, |ram| ram.take(1..2, Owner::HYPERVISOR));
+        ram.unpin(0..1);
+        ram.read(1..2);
+        assert!(!taker.join().unwrap());
+        ram.rests(0, Owner::HOST, 0);
+        ram.rests(1, Owner::HOST, 1);
+    });
+}
+
+/// What was lent to the other page of a group is used up by another CPU, which
+/// leaves its own count in the group.
+#[test]
+fn what_was_lent_comes_back_from_the_group() {
+    two(|| {
+        let ram = Ram::new(2);
+        assert!(ram.pin(0..2) && ram.pin(1..2));
+        let other = cpu(&ram, |ram| {
+            // Of page 1 it has one of the two from the start.
+            assert!(ram.pin(0..1));
+            ram.unpin(0..2);
+            assert!(ram.pin(0..2));
+            ram.unpin(1..2);
+            ram.unpin(0..1);
+        });
+        ram.unpin(0..1);
+        ram.unpin(1..2);
+        other.join().unwrap();
+        ram.rests(0, Owner::HOST, 0);
+        ram.rests(1, Owner::HOST, 0);
+    });
+}
+
+/// The count moves from the page to its group and back while it is looked for.
+#[test]
+fn a_pin_is_found_wherever_it_goes() {
+    two(|| {
+        let ram = group(2, true);
+        assert!(ram.pin(0..1));
+        let other = cpu(&ram, |ram| {
+            assert!(ram.pin(0..2));
+            ram.unpin(0..1);
+            ram.unpin(1..2);
+        });
+        ram.unpin(0..1);
+        other.join().unwrap();
+        ram.rests(0, Owner::HOST, 0);
+        ram.rests(1, Owner::HOST, 0);
+    });
+}
+
+/// A pin that is refused in the end has pinned a page, whose count another CPU
+/// used up that had pinned the group.
+#[test]
+fn a_refused_pin_takes_back_from_the_group() {
+    for first in [0, 1] {
+        two(move || {
+            let ram = group(4, true);
+            assert!(ram.take(3..4, Owner::HYPERVISOR));
+            assert!(ram.pin(0..2));
+            let other = cpu(&ram, |ram| {
+                ram.unpin(1..2);
+                ram.unpin(0..1);
+            });
+            assert!(!ram.pin(first..4));
+            other.join().unwrap();
+            for page in 0..3 {
+                ram.rests(page, Owner::HOST, 0);
+            }
+        });
+    }
 }
