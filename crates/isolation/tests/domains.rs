@@ -67,9 +67,11 @@ fn world(doorbell: Option<u64>, test: impl FnOnce(&mut World<'_>)) {
     let host = Entry::initial(Owner::HOST);
     let entries: Vec<AtomicU32> = (0..0x400).map(|_| AtomicU32::new(host)).collect();
     let (low, high) = entries.split_at(0x200);
+    let groups: Vec<AtomicU32> = (0..0x40).map(|_| AtomicU32::new(0)).collect();
+    let (low_groups, high_groups) = groups.split_at(0x20);
     let banks = [
-        Bank::new(pages(RAM, 0x200), low).expect("a bank"),
-        Bank::new(pages(RAM + 0x20_0000, 0x200), high).expect("a bank"),
+        Bank::new(pages(RAM, 0x200), low, low_groups).expect("a bank"),
+        Bank::new(pages(RAM + 0x20_0000, 0x200), high, high_groups).expect("a bank"),
     ];
     let ledger = Ledger::new(&banks).expect("a ledger");
     let endpoints = [0, 1].map(|smmu| EndpointRange {
