@@ -143,24 +143,37 @@ impl Memory for Shared {
         if count == 0 {
             return true;
         }
-        let first = Self::run(at, count);
+        let mut from = Self::run(at, count);
         let mut seen = 0u64;
-        for pair in 0..count / 2 {
-            let (low, high): (u64, u64);
-            // SAFETY: both words lie in memory of the hypervisor's, as `run` has
+        for _ in 0..count / 8 {
+            let (a, b, c, d): (u64, u64, u64, u64);
+            // SAFETY: the words lie in memory of the hypervisor's, as `run` has
             // seen. LDP is two accesses of 64 bits, each single-copy atomic
             // (DDI 0487, B2.2.1).
             unsafe {
                 asm!(
-                    "ldp {}, {}, [{}]",
-                    out(reg) low, out(reg) high, in(reg) first.add(pair as usize * 2),
+                    "ldp {a}, {b}, [{from}]",
+                    "ldp {c}, {d}, [{from}, #16]",
+                    "orr {a}, {a}, {b}",
+                    "orr {c}, {c}, {d}",
+                    "orr {a}, {a}, {c}",
+                    "ldp {b}, {c}, [{from}, #32]",
+                    "orr {a}, {a}, {b}",
+                    "ldp {b}, {d}, [{from}, #48]",
+                    "orr {b}, {b}, {c}",
+                    "orr {d}, {d}, {b}",
+                    a = out(reg) a, b = out(reg) b, c = out(reg) c, d = out(reg) d,
+                    from = in(reg) from,
                     options(nostack, readonly, preserves_flags),
                 );
+                from = from.add(8);
             }
-            seen |= low | high;
+            let _ = (b, c);
+            seen |= a | d;
         }
-        if count % 2 != 0 {
-            seen |= self.load(PhysAddr::new(at.raw() + (count - 1) * 8));
+        let rest = count & 7;
+        for n in count - rest..count {
+            seen |= self.load(PhysAddr::new(at.raw() + n * 8));
         }
         seen == 0
     }
@@ -170,22 +183,45 @@ impl Memory for Shared {
         if count == 0 {
             return;
         }
-        let to = Self::run(at, count);
+        let mut to = Self::run(at, count);
         let mut value = first;
-        for pair in 0..count / 2 {
-            let next = value.wrapping_add(step);
+        for _ in 0..count / 8 {
             // SAFETY: as in `is_clear`; STP is two accesses of 64 bits as well.
             unsafe {
-                asm!(
-                    "stp {}, {}, [{}]",
-                    in(reg) value, in(reg) next, in(reg) to.add(pair as usize * 2),
-                    options(nostack, preserves_flags),
-                );
+                if step == 0 {
+                    asm!(
+                        "stp {v}, {v}, [{to}]",
+                        "stp {v}, {v}, [{to}, #16]",
+                        "stp {v}, {v}, [{to}, #32]",
+                        "stp {v}, {v}, [{to}, #48]",
+                        v = in(reg) value, to = in(reg) to,
+                        options(nostack, preserves_flags),
+                    );
+                } else {
+                    asm!(
+                        "add {n}, {v}, {step}",
+                        "stp {v}, {n}, [{to}]",
+                        "add {v}, {n}, {step}",
+                        "add {n}, {v}, {step}",
+                        "stp {v}, {n}, [{to}, #16]",
+                        "add {v}, {n}, {step}",
+                        "add {n}, {v}, {step}",
+                        "stp {v}, {n}, [{to}, #32]",
+                        "add {v}, {n}, {step}",
+                        "add {n}, {v}, {step}",
+                        "stp {v}, {n}, [{to}, #48]",
+                        "add {v}, {n}, {step}",
+                        v = inout(reg) value, n = out(reg) _, step = in(reg) step,
+                        to = in(reg) to,
+                        options(nostack, preserves_flags),
+                    );
+                }
+                to = to.add(8);
             }
-            value = next.wrapping_add(step);
         }
-        if count % 2 != 0 {
-            self.store(PhysAddr::new(at.raw() + (count - 1) * 8), value);
+        for n in count - (count & 7)..count {
+            self.store(PhysAddr::new(at.raw() + n * 8), value);
+            value = value.wrapping_add(step);
         }
     }
 

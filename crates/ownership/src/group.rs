@@ -88,7 +88,7 @@ impl Word {
     }
 
     /// `None` unless all of the group rests with `owner` and one more fits in.
-    const fn pinned(self, owner: Owner) -> Option<Self> {
+    pub(crate) const fn pinned(self, owner: Owner) -> Option<Self> {
         // What is left is the count, unless the owner differs or it is mixed.
         if self.0 ^ Self::uniform(owner, 0).0 < Self::MAX_PINS {
             Some(Self(self.0 + 1))
@@ -98,7 +98,7 @@ impl Word {
     }
 
     /// `None` if the group is not pinned as a whole.
-    const fn unpinned(self) -> Option<Self> {
+    pub(crate) const fn unpinned(self) -> Option<Self> {
         if self.pins() == 0 {
             None
         } else {
@@ -362,6 +362,15 @@ impl Group<'_> {
 /// an entry can hold: a page that is full stays pinned for long enough.
 pub(crate) fn give(slot: &AtomicU32) {
     let _ = exchange(slot, Entry::pinned);
+}
+
+/// Replaces a group's word by `change` of it, if that is one and no other CPU
+/// comes in between. Returns whether it did.
+#[inline(always)]
+pub(crate) fn exchange_once(slot: &AtomicU32, change: impl Fn(Word) -> Option<Word>) -> bool {
+    let bits = slot.load(Ordering::Acquire);
+    let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+    change(Word(bits)).is_some_and(|new| slot.compare_exchange(bits, new.0, order, failed).is_ok())
 }
 
 /// Replaces an entry by `change` of it. When `change` refuses, nothing has

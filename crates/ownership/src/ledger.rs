@@ -1,5 +1,6 @@
 //! Ranges of pages: transfers between owners and DMA counts.
 
+use crate::group::Word;
 use crate::part::{Part, Parts};
 use crate::sync::Ordering;
 use crate::{Bank, Entry, LedgerError, Owner, Runs, State};
@@ -199,7 +200,9 @@ impl<'a> Ledger<'a> {
             return Err(PinError::Unaligned(range));
         }
         let parts = self.parts(range).ok_or(PinError::NotRam(range))?;
-        parts.all_or_none(|part| part.pin(owner), Part::take_back)
+        let (left, done) = parts.whole_groups(|word| word.pinned(owner));
+        left.all_or_none(|part| part.pin(owner), Part::take_back)
+            .inspect_err(|_| done.for_each(|part| part.take_back()))
     }
 
     /// Counts one DMA mapping less of each page of `range`. To be called only
@@ -221,7 +224,9 @@ impl<'a> Ledger<'a> {
             return Err(UnpinError::Unaligned(range));
         }
         let parts = self.parts(range).ok_or(UnpinError::NotRam(range))?;
-        parts.all_or_none(Part::unpin, Part::give_back)
+        let (left, done) = parts.whole_groups(Word::unpinned);
+        left.all_or_none(Part::unpin, Part::give_back)
+            .inspect_err(|_| done.for_each(|part| part.give_back()))
     }
 
     /// Replaces the entry of `range` by `change` of it if that is one page, with

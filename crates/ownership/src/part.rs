@@ -1,6 +1,6 @@
 //! A range of pages, group by group.
 
-use crate::group::{Group, Missing, Pages, give, try_exchange};
+use crate::group::{Group, Missing, Pages, Word, exchange_once, give, try_exchange};
 use crate::sync::{AtomicU32, Ordering};
 use crate::{Bank, Entry, Owner, PinError, State, TransferError, UnpinError};
 use portcullis_addr::{PAGE_SIZE, PhysAddr};
@@ -18,6 +18,35 @@ impl<'a> Parts<'a> {
     /// Pages `from` up to but not including `to` of `bank`, which has them.
     pub(crate) fn new(bank: &'a Bank<'a>, from: usize, to: usize) -> Self {
         Self { bank, from, to }
+    }
+
+    /// Replaces the words of whole groups by `change` of them, from the first page
+    /// on, until one is not as it should be or another CPU is at it. What is left
+    /// for [`all_or_none`](Self::all_or_none), and what was done.
+    ///
+    /// Groups that are pinned again and again take a load and an exchange each.
+    #[inline(always)]
+    pub(crate) fn whole_groups(self, change: impl Fn(Word) -> Option<Word>) -> (Self, Self) {
+        let ahead = self.bank.ahead();
+        let first = self.from + ahead;
+        let count = (self.to - self.from) / Bank::GROUP_PAGES;
+        let mut done = 0;
+        if first.is_multiple_of(Bank::GROUP_PAGES) {
+            let group = first / Bank::GROUP_PAGES;
+            let words = self.bank.words().get(group..group + count);
+            done = words.map_or(0, |words| {
+                let changed = |slot: &&AtomicU32| exchange_once(slot, &change);
+                words.iter().take_while(changed).count()
+            });
+        }
+        let at = self.from + done * Bank::GROUP_PAGES;
+        (
+            Self {
+                from: at,
+                ..self.clone()
+            },
+            Self { to: at, ..self },
+        )
     }
 
     /// Does `act` to all parts. When it refuses one, `undo` is done to those

@@ -291,22 +291,23 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let alike = first & !(JOINED | CONTIGUOUS);
         let mut done = 0;
         let mut expected = alike;
-        while done < run.most {
-            let descriptor = self.memory.load(at(done));
-            if descriptor & !(JOINED | CONTIGUOUS) != expected {
+        let group_step = run.members * step;
+        // Of groups, as long as they begin here and end within the run: the other
+        // members go on where the first begins.
+        let aligned = (run.entry >> 3) & (run.members - 1);
+        loop {
+            while (aligned + done) & (run.members - 1) == 0
+                && run.most - done >= run.members
+                && self.memory.load(at(done)) & !JOINED == expected | CONTIGUOUS
+            {
+                done += run.members;
+                expected = expected.wrapping_add(group_step);
+            }
+            if done >= run.most || self.memory.load(at(done)) & !JOINED != expected {
                 break;
             }
-            let mut count = 1;
-            if descriptor & CONTIGUOUS != 0 {
-                // The others of a group go on where its first begins.
-                let in_group = (at(done).raw() >> 3) & (run.members - 1);
-                if in_group != 0 || run.most - done < run.members {
-                    break;
-                }
-                count = run.members;
-            }
-            done += count;
-            expected = expected.wrapping_add(count * step);
+            done += 1;
+            expected = expected.wrapping_add(step);
         }
         self.memory.store_run(at(0), done, 0, 0);
         self.memory.publish(at(0), done * 8);

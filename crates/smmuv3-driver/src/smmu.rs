@@ -293,6 +293,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         leaf: bool,
     ) -> Result<(), Error> {
         self.usable()?;
+        if !self.nested && self.features.range_tlbi() {
+            let ranges = RangeCommands::new(vmid, range, granule, level, leaf);
+            for command in ranges.ok_or(Error::BadRange)? {
+                self.issue(command)?;
+            }
+            return Ok(());
+        }
         let after = self.after_stage2_change(Some(vmid));
         let Some(commands) = self.stage2_commands(vmid, range, granule, level, leaf)? else {
             self.issue(Command::tlbi_s12_vmall(vmid))?;

@@ -59,7 +59,7 @@ impl<W: Window> Device<W> {
         // The tail is where the length of a MAP or UNMAP, a multiple of 4, puts
         // it: aligned and in the same page.
         if body.at & 7 != 0
-            || offset > PAGE_SIZE - MAP_SIZE as u64 - u64::from(TAIL)
+            || offset + len + u64::from(TAIL) > PAGE_SIZE
             || body.at.wrapping_add(len) != tail.at
             || tail.flags & FLAGS != WRITE
             || tail.len < TAIL
