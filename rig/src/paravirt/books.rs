@@ -80,12 +80,17 @@ impl Book {
         before.is_some_and(|(_, m)| m.end > at)
     }
 
-    /// Nobody knows any more what is there of all this.
+    /// Nobody knows any more what is there of it.
     pub(crate) fn doubt(&mut self) {
         self.doubt = true;
-        self.kept.append(&mut self.fleeting);
         self.kept
             .extend(std::mem::take(&mut self.live).into_values());
+    }
+
+    /// The same, and what was taken away may be in use for ever.
+    pub(crate) fn keep(&mut self) {
+        self.doubt();
+        self.kept.append(&mut self.fleeting);
     }
 }
 
@@ -141,7 +146,7 @@ impl Books {
         }
         if book.doubt {
             // What is still there of it stays for ever.
-            book.doubt();
+            book.keep();
         } else {
             book.live.clear();
             book.fleeting.clear();

@@ -259,7 +259,7 @@ fn front() -> impl Strategy<Value = FrontOp> {
         3 => register(),
         2 => (0..16u8, prop_oneof![0..0x40u16, 0..512u16], word())
             .prop_map(|(page, word, value)| FrontOp::Word { page, word, value }),
-        2 => nearly(),
+        5 => nearly(),
         4 => (words, 0..73u8, room, shape())
             .prop_map(|(words, len, room, shape)| FrontOp::Bytes { words, len, room, shape }),
         4 => shape().prop_map(FrontOp::Shaped),
@@ -278,7 +278,7 @@ fn op(device: bool) -> impl Strategy<Value = Op> {
         3 => (0..8u8).prop_map(move |turns| one(ParaOp::GoOn { turns })),
         1 => turns().prop_map(move |patience| one(ParaOp::Reset { patience })),
         14 => other(),
-        u32::from(device) * 8 => fronts,
+        u32::from(device) * 12 => fronts,
     ]
 }
 

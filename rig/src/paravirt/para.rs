@@ -319,10 +319,15 @@ impl Para {
                     book.doubt();
                 }
             }
-            Request::Unmap { domain, .. } => {
+            Request::Unmap { domain, iova } => {
                 if let Some(book) = self.books.book_mut(domain.0) {
                     if failed {
                         book.doubt();
+                        // It may all be there still.
+                        let (start, end) = (iova.start().raw(), iova.end().raw());
+                        let inside = book.fleeting.iter();
+                        let inside = inside.filter(|m| m.overlaps(start, end));
+                        book.kept.extend(inside);
                     } else if result.is_ok() && !under.waits {
                         // Whoever does not wait says that it is over.
                         book.fleeting.clear();
@@ -376,7 +381,7 @@ impl Para {
     /// A domain is gone; one that is there all the same could not be emptied.
     fn end_of(&mut self, index: usize, exist: &BTreeSet<u32>) {
         if exist.contains(&self.books.all[index].id) {
-            self.books.all[index].doubt();
+            self.books.all[index].keep();
         } else {
             self.books.close(index);
         }
@@ -447,7 +452,7 @@ impl Para {
                 if once {
                     self.books.lost.extend(&book.fleeting);
                 }
-                book.doubt();
+                book.keep();
             }
         }
         for _ in 0..std::mem::take(&mut self.waiting) {

@@ -70,10 +70,15 @@ fn group() -> impl Strategy<Value = Vec<Op>> {
                 ));
             }
         }
-        asks.push(Ask::Drop {
-            mapping,
-            around: if around > 8 { around } else { 0 },
-            part,
+        let cut = around * chunk % 16;
+        asks.push(match around {
+            0..8 => unmap(domain, first + cut, chunk + part / 3),
+            8..12 => unmap(domain, first + 16 - chunk, chunk),
+            _ => Ask::Drop {
+                mapping,
+                around: around - 11,
+                part,
+            },
         });
         all(domain, asks, sync)
     })
@@ -145,6 +150,9 @@ fn edges() -> impl Strategy<Value = Vec<Op>> {
             ],
             // A block and pages beside it.
             1 => vec![
+                // So that no table becomes empty.
+                map(domain, edge + 512 + 20, 1, FIRST + 3, 3),
+                map(domain, first - 20, 1, FIRST + 4, 3),
                 map(domain, edge, 512, FIRST + 0x200, 3),
                 map(domain, edge + 512, after, FIRST + 0x180 + shift, 3),
                 map(domain, first, before, FIRST + 0x190 + shift, 3),
@@ -194,8 +202,16 @@ fn starved() -> impl Strategy<Value = Vec<Op>> {
         (domain(), 0..16u32).prop_map(|(domain, endpoint)| Ask::Attach { domain, endpoint });
     let mapping = (0..2u32, prop::sample::select(vec![0x500u64, 0x8_0000]))
         .prop_map(|(domain, iova)| map(domain, iova, 600, FIRST + 0x201, 3));
-    (0..6u32, prop_oneof![2 => attach, 1 => mapping])
-        .prop_map(|(after, what)| vec![Op::Starve { after }, asked(what, true)])
+    let others = (0..2u32, 0..16u32).prop_map(|(domain, endpoint)| {
+        // The domain is there already.
+        let mut ops = all(domain, Vec::new(), true);
+        ops.push(Op::Starve { after: 0 });
+        ops.push(asked(Ask::Attach { domain, endpoint }, true));
+        ops
+    });
+    let any = (0..6u32, prop_oneof![2 => attach, 1 => mapping])
+        .prop_map(|(after, what)| vec![Op::Starve { after }, asked(what, true)]);
+    prop_oneof![others, any]
 }
 
 /// One of them.
