@@ -43,6 +43,9 @@ pub struct Mutant {
     pub with: With,
     /// Why it is right that nobody finds it. Only for mutants that survive.
     pub explained: Option<String>,
+    /// Name of the file of the catalogue that it is in, without its ending.
+    #[serde(skip)]
+    pub catalogue: String,
 }
 
 /// What is wrong with the catalogue.
@@ -122,10 +125,13 @@ impl Catalogue {
         for path in paths {
             let file: File =
                 toml::from_str(&text(&path)?).map_err(|error| CatalogueError::Syntax {
-                    path,
+                    path: path.clone(),
                     error: Box::new(error),
                 })?;
-            for mutant in file.mutant {
+            let stem = path.file_stem().unwrap_or_default();
+            let catalogue = stem.to_string_lossy().into_owned();
+            for mut mutant in file.mutant {
+                mutant.catalogue.clone_from(&catalogue);
                 if mutants.iter().any(|other| other.name == mutant.name) {
                     return Err(CatalogueError::Twice { name: mutant.name });
                 }

@@ -22,6 +22,10 @@ struct Arguments {
     /// Only mutants whose name contains this; may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Only mutants of this file of the catalogue, and none of the rig's own; may
+    /// be given several times.
+    #[arg(long, value_name = "FILE")]
+    catalogue: Vec<String>,
     /// Mutants to build and run at the same time.
     #[arg(long, value_name = "K", default_value_t = cores())]
     jobs: usize,
@@ -68,6 +72,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .mutants
         .iter()
         .filter(|mutant| chosen(&mutant.name))
+        .filter(|mutant| {
+            arguments.catalogue.is_empty() || arguments.catalogue.contains(&mutant.catalogue)
+        })
         .collect();
     // Before an hour of work: does everything fit?
     for mutant in &mutants {
@@ -93,7 +100,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let first = Hunter::new(Tree::prepare(&root, 0)?, search);
     let mut jobs: Vec<Job<'_>> = mutants.iter().map(|mutant| Job::Source(mutant)).collect();
     let seams = first.seam_mutants()?;
-    jobs.extend(seams.into_iter().filter(|name| chosen(name)).map(Job::Seam));
+    if arguments.catalogue.is_empty() {
+        jobs.extend(seams.into_iter().filter(|name| chosen(name)).map(Job::Seam));
+    }
     if jobs.is_empty() {
         bail!("no mutant has such a name");
     }
