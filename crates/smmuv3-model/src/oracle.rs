@@ -240,6 +240,7 @@ impl Smmu {
             let at = array.start.max(at);
             Some(Violation::Entry { stream, at })
         });
+        let first = first.or_else(|| self.holds_stage1_in(at, bytes));
         first.or_else(|| {
             let mut entries = self.caches.entries.iter();
             entries.find_map(|(stream, entry)| {

@@ -40,6 +40,32 @@ impl Smmu {
         }
     }
 
+    /// Whether the SMMU may still use a table or a context descriptor of a stage
+    /// 1 alone in `at .. at + bytes`.
+    pub(crate) fn holds_stage1_in(&self, at: u64, bytes: u64) -> Option<Violation> {
+        let pieces = self.caches.stage1.pieces.keys().filter(|piece| {
+            let end = piece.at + piece.entries * 8;
+            piece.under.is_none() && piece.at < at + bytes && at < end
+        });
+        let table = pieces.min().map(|piece| Violation::Table {
+            vmid: piece.half.vmid,
+            table: piece.at,
+            at,
+            level: piece.level,
+        });
+        let mut held = self.caches.stage1.cds.iter();
+        table.or_else(|| {
+            held.find_map(|((stream, _), entry)| {
+                let from = entry.from.range(at..at + bytes).next()?;
+                let held = entry.is_held(Which::All) && self.enabled().smmuen();
+                held.then_some(Violation::Context {
+                    stream: *stream,
+                    at: *from,
+                })
+            })
+        })
+    }
+
     fn check_combined(
         &self,
         policy: &impl Policy,

@@ -59,6 +59,18 @@ impl Profile {
         }
     }
 
+    /// The least with stage 1 alone: otherwise as [`minimal`](Self::minimal),
+    /// with 8-bit ASIDs. It is not in [`ALL`](Self::ALL), whose stage 2 isolates.
+    #[must_use]
+    pub const fn stage1() -> Self {
+        let minimal = Self::minimal();
+        Self {
+            name: "stage1",
+            idr0: minimal.idr0.with_s2p(false).with_s1p(true),
+            ..minimal
+        }
+    }
+
     /// Everything that the model does, with 48-bit addresses.
     #[must_use]
     pub const fn full() -> Self {
@@ -165,7 +177,7 @@ impl Profile {
         }
     }
 
-    /// Every profile.
+    /// Every profile with a stage 2.
     pub const ALL: [Self; 5] = [
         Self::qemu(),
         Self::minimal(),

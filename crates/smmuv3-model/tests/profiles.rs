@@ -31,6 +31,8 @@ fn what_they_offer() {
     // S2P, TTF 0b10, TTENDIAN 0b10; 256 streams and commands, 128 events; 40
     // bits of 4 KiB.
     assert_eq!(idr(Profile::minimal()), [0x0040_0009, 0x0107_0008, 0, 0x12]);
+    // S1P in the place of S2P.
+    assert_eq!(idr(Profile::stage1()), [0x0040_000a, 0x0107_0008, 0, 0x12]);
     // S1P, S2P, TTF 0b10, COHACC, HTTU 2, HYP, ATS, ASID16, MSI, SEV, PRI,
     // VMID16, CD2L, TTENDIAN 0b10, STALL_MODEL 0, TERM_MODEL, ST_LEVEL 1.
     let arm = 0b0000_1100_0100_1101_0111_0110_1001_1011;
