@@ -1,6 +1,6 @@
 //! How operations of a running SMMU fail.
 
-use crate::{FenceError, ProbeError, Stage1Error, Stage2Error};
+use crate::{FenceError, OwnStage1Error, ProbeError, Stage1Error, Stage2Error};
 use core::fmt;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{CommandError, Opcode};
@@ -54,6 +54,9 @@ pub enum Error {
     /// The stage 1 cannot be used on this SMMU; nothing was done.
     #[error("{0}")]
     Stage1(#[from] Stage1Error),
+    /// Our own stage 1 cannot be used on this SMMU; nothing was done.
+    #[error("{0}")]
+    OwnStage1(#[from] OwnStage1Error),
     /// A range is empty, not aligned to its granule or runs past the end of
     /// the address space; nothing was done.
     #[error("the range is not made of whole granules")]

@@ -45,6 +45,9 @@ pub enum ProbeError {
     /// Stage 2 is not implemented (`IDR0.S2P`).
     #[error("the SMMU has no stage 2")]
     NoStage2,
+    /// Stage 1 is not implemented (`IDR0.S1P`).
+    #[error("the SMMU has no stage 1")]
+    NoStage1,
     /// Output addresses are too small for this machine.
     #[error("the SMMU reaches {have} address bits, memory needs {need}")]
     OutputSizeTooSmall {
@@ -79,8 +82,9 @@ impl Features {
     /// Reads the identification registers; changes nothing.
     ///
     /// # Errors
-    /// Every [`ProbeError`] but the two of
-    /// [`require_stage2`](Self::require_stage2).
+    /// Every [`ProbeError`] but those of
+    /// [`require_stage2`](Self::require_stage2) and
+    /// [`require_stage1`](Self::require_stage1).
     pub fn probe(regs: &impl Registers) -> Result<Self, ProbeError> {
         let iidr = Iidr::from(regs.read32(reg::IIDR));
         let this = Self {
@@ -134,12 +138,25 @@ impl Features {
         if !self.idr0.s2p() {
             return Err(ProbeError::NoStage2);
         }
+        self.require_output(needed_output_bits)
+    }
+
+    /// Checks that stage 1 exists and reaches addresses of
+    /// `needed_output_bits` bits: all that a stage 1 of ours needs.
+    ///
+    /// # Errors
+    /// [`ProbeError::NoStage1`], [`ProbeError::OutputSizeTooSmall`].
+    pub fn require_stage1(&self, needed_output_bits: u8) -> Result<(), ProbeError> {
+        if !self.idr0.s1p() {
+            return Err(ProbeError::NoStage1);
+        }
+        self.require_output(needed_output_bits)
+    }
+
+    fn require_output(&self, need: u8) -> Result<(), ProbeError> {
         let have = self.output_bits();
-        if have < needed_output_bits {
-            return Err(ProbeError::OutputSizeTooSmall {
-                have,
-                need: needed_output_bits,
-            });
+        if have < need {
+            return Err(ProbeError::OutputSizeTooSmall { have, need });
         }
         Ok(())
     }

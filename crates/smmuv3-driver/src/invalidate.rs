@@ -2,7 +2,7 @@
 //! 4.4.1.1).
 
 use crate::Granule;
-use portcullis_addr::{Ipa, Range};
+use portcullis_addr::{Address, Ipa, Range};
 use smmuv3_spec::Vmid;
 use smmuv3_spec::command::Command;
 
@@ -16,13 +16,13 @@ const MAX_SCALE: u8 = 31;
 /// every command can clear one window of five bits at most.
 #[derive(Clone, Debug)]
 pub struct RangeCommands {
-    vmid: Vmid,
+    /// What each of them is, but for the address and the range.
+    what: Command,
     at: u64,
     /// Granules left.
     left: u64,
     granule: Granule,
     ttl: u8,
-    leaf: bool,
 }
 
 impl RangeCommands {
@@ -37,16 +37,25 @@ impl RangeCommands {
         level: Option<u8>,
         leaf: bool,
     ) -> Option<Self> {
+        Self::of(Command::tlbi_s2_ipa(vmid, 0, leaf), range, granule, level)
+    }
+
+    /// As [`new`](Self::new), for any command that drops an address.
+    pub(crate) fn of<A: Address>(
+        what: Command,
+        range: Range<A>,
+        granule: Granule,
+        level: Option<u8>,
+    ) -> Option<Self> {
         if !range.is_aligned(1 << granule.log2()) {
             return None;
         }
         Some(Self {
-            vmid,
+            what,
             at: range.start().raw(),
             left: range.size() >> granule.log2(),
             granule,
             ttl: usable_level(range, granule, level),
-            leaf,
         })
     }
 }
@@ -54,7 +63,7 @@ impl RangeCommands {
 /// The level hint, or 0 where it is wrong or reserved: the start of every
 /// command must be aligned to a leaf of the level, and level 1 of 16 KiB tables
 /// means nothing without `IDR5.DS` (4.4.1.1).
-pub(crate) fn usable_level(range: Range<Ipa>, granule: Granule, level: Option<u8>) -> u8 {
+pub(crate) fn usable_level<A: Address>(range: Range<A>, granule: Granule, level: Option<u8>) -> u8 {
     match level {
         Some(1) if granule == Granule::Size16K => 0,
         Some(level @ 1..=3) if range.is_aligned(1 << granule.leaf_log2(level)) => level,
@@ -77,7 +86,7 @@ impl Iterator for RangeCommands {
         } else {
             units & 31
         };
-        let command = Command::tlbi_s2_ipa(self.vmid, self.at, self.leaf);
+        let command = self.what.with_address(self.at);
         let command = if count == 1 && scale == 0 && self.ttl == 0 {
             // NUM, SCALE and TTL all 0 with a granule is reserved: one page
             // without a hint is the command without a range.

@@ -10,7 +10,8 @@
 //! - [`fence()`] stops all DMA, at any time, also in a panic.
 //! - [`Smmu::new`] takes the SMMU over; from then on every stream aborts until
 //!   [`Smmu::set`] gives it a stage 2, or a stage 2 with somebody else's stage 1
-//!   on top; [`Smmu::set_range`] does so for many.
+//!   on top, or, where there is no stage 2, a stage 1 of ours;
+//!   [`Smmu::set_range`] gives many a stage 2.
 //! - [`Smmu::issue`] passes commands on that the caller has checked.
 //!
 //! Every wait is bounded by [`Clock`]. When commands stop completing, the SMMU
@@ -27,6 +28,7 @@ mod fence;
 mod init;
 mod invalidate;
 mod leaves;
+mod own_stage1;
 mod pri;
 mod queue;
 mod range;
@@ -47,6 +49,7 @@ pub use event::{Drained, Event, GlobalErrors};
 pub use features::{Features, ProbeError};
 pub use fence::{FenceError, fence};
 pub use invalidate::RangeCommands;
+pub use own_stage1::{OwnStage1, OwnStage1Error, STAGE1_VMID};
 pub use raw::Msi;
 pub use report::Answer;
 pub use smmu::{Config, Smmu, Stats};

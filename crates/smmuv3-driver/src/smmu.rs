@@ -7,7 +7,7 @@ use crate::queue::CommandQueue;
 use crate::range::{Common, MOST_COMMON};
 use crate::table::StreamTable;
 use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, fence};
-use portcullis_addr::{Ipa, Range};
+use portcullis_addr::{Address, Ipa, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::Vmid;
 use smmuv3_spec::command::{Command, SIG_NONE};
@@ -38,7 +38,7 @@ pub struct Config {
     /// Enable the queues' and the global error interrupt.
     pub interrupts: bool,
     /// Most invalidations by address in one call where the SMMU knows no ranges
-    /// (`IDR3.RIL` clear); a larger range invalidates the whole VMID.
+    /// (`IDR3.RIL` clear); a larger range invalidates the whole VMID, or ASID.
     pub page_commands: u32,
 }
 
@@ -315,8 +315,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(())
     }
 
-    /// The commands that drop `range`; `None` when it takes so many that the
-    /// whole VMID goes.
+    /// As [`address_commands`](Self::address_commands), for stage 2.
     fn stage2_commands(
         &self,
         vmid: Vmid,
@@ -325,8 +324,20 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         level: Option<u8>,
         leaf: bool,
     ) -> Result<Option<impl Iterator<Item = Command> + use<R, M, C>>, Error> {
-        let ranges =
-            RangeCommands::new(vmid, range, granule, level, leaf).ok_or(Error::BadRange)?;
+        let what = Command::tlbi_s2_ipa(vmid, 0, leaf);
+        self.address_commands(what, range, granule, level)
+    }
+
+    /// The commands like `what` that drop `range`; `None` when it takes so many
+    /// that everything with the same tag goes.
+    pub(crate) fn address_commands<A: Address>(
+        &self,
+        what: Command,
+        range: Range<A>,
+        granule: Granule,
+        level: Option<u8>,
+    ) -> Result<Option<impl Iterator<Item = Command> + use<A, R, M, C>>, Error> {
+        let ranges = RangeCommands::of(what, range, granule, level).ok_or(Error::BadRange)?;
         // One address drops the whole entry that maps it, so one command for
         // each leaf is enough where there are no ranges.
         let step = match usable_level(range, granule, level) {
@@ -339,8 +350,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             return Ok(None);
         }
         let start = range.start().raw();
-        let pages = (0..if ril { 0 } else { count })
-            .map(move |n| Command::tlbi_s2_ipa(vmid, start + (n << step), leaf));
+        let pages =
+            (0..if ril { 0 } else { count }).map(move |n| what.with_address(start + (n << step)));
         Ok(Some(ranges.take_while(move |_| ril).chain(pages)))
     }
 

@@ -38,8 +38,8 @@ impl Granule {
         self.log2() + self.stride() * (3 - level)
     }
 
-    /// As `STE.S2TG`.
-    const fn s2tg(self) -> u8 {
+    /// As `STE.S2TG` and `CD.TG0`.
+    pub(crate) const fn tg0(self) -> u8 {
         match self {
             Self::Size4K => TG_4K,
             Self::Size16K => TG_16K,
@@ -56,7 +56,7 @@ impl Granule {
         }
     }
 
-    fn supported(self, features: &Features) -> bool {
+    pub(crate) fn supported(self, features: &Features) -> bool {
         match self {
             Self::Size4K => features.idr5.gran4k(),
             Self::Size16K => features.idr5.gran16k(),
@@ -193,7 +193,7 @@ impl Stage2 {
             .with_s2ir0(cache)
             .with_s2or0(cache)
             .with_s2sh0(share)
-            .with_s2tg(self.granule.s2tg())
+            .with_s2tg(self.granule.tg0())
             .with_s2ps(self.ps)
             .with_s2aa64(true)
             // Ignored without stage 1, but all entries of a VMID must agree,

@@ -2,7 +2,7 @@
 
 use crate::smmu::Smmu;
 use crate::table::{Place, fill_with_abort, load, store_words};
-use crate::translation::{Change, may_stall, passes, same};
+use crate::translation::{Change, fresh, may_stall, passes, same};
 use crate::{Attributes, Clock, Error, Registers, Stage1, Stage2, Translation};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
@@ -22,14 +22,17 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// the old entry are terminated. They are as well where whoever was to
     /// answer them loses the stream.
     ///
-    /// With a stage 1, from now on every stage 2 invalidation drops what
-    /// combines both stages too. What the owner of stage 1 changes in its tables
-    /// and context descriptors is for it to invalidate; safety does not depend
-    /// on it.
+    /// A stage 1 of ours has its context descriptor filled first. What is cached
+    /// of descriptors goes with what is cached of the stream's entry (4.3.1).
+    ///
+    /// With somebody else's stage 1, from now on every stage 2 invalidation drops
+    /// what combines both stages too. What its owner changes in its tables and
+    /// context descriptors is for it to invalidate; safety does not depend on it.
     ///
     /// # Errors
-    /// [`Error::Stage1`], [`Error::Stage2`], [`Error::StreamOutOfRange`],
-    /// [`Error::Fenced`]: nothing changed. [`Error::NoMemory`] as well, but a
+    /// [`Error::Stage1`], [`Error::OwnStage1`], [`Error::Stage2`],
+    /// [`Error::StreamOutOfRange`], [`Error::Fenced`]: nothing changed.
+    /// [`Error::NoMemory`] as well, but a
     /// stream that was to abort and does not makes the SMMU be fenced. Any
     /// other: the SMMU is fenced, and the stream aborts also after a
     /// [`restart`](Self::restart).
@@ -38,6 +41,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let target = translation.entry(&self.features)?;
         // Before the first access can combine the stages.
         self.nested |= translation.is_nested();
+        if let Translation::Stage1 { stage1, .. } = translation {
+            self.check_range(stream)?;
+            self.commission(stage1)?;
+        }
         self.put(stream, target)
     }
 
@@ -132,10 +139,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         // reached it for certain first.
         store_words(&self.hw.mem, at, &target, 1..8);
         self.hw.mem.publish(at, Ste::SIZE);
-        self.run_or_fence(&[
-            Command::cfgi_ste(stream, true),
-            Command::tlbi_s12_vmall(vmid),
-        ])?;
+        self.run_or_fence(&[Command::cfgi_ste(stream, true), fresh(&target)])?;
         store_words(&self.hw.mem, at, &target, 0..1);
         self.hw.mem.publish(at, Ste::SIZE);
         self.run_or_fence(&[Command::cfgi_ste(stream, true)])
@@ -199,18 +203,23 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// The stage 2 table that `stream` walks now, `None` when it aborts.
+    /// The stage 2 table that `stream` walks now, `None` when it aborts. For one
+    /// with a stage 1 alone see [`attached_stage1`](Self::attached_stage1).
     #[must_use]
     pub fn attached(&self, stream: StreamId) -> Option<(Vmid, PhysAddr)> {
+        let entry = self.entry_of(stream)?;
+        passes(&entry).then(|| (Vmid(entry.s2vmid()), PhysAddr::new(entry.s2ttb())))
+    }
+
+    /// The entry of `stream`, if there is one.
+    #[inline(always)]
+    pub(crate) fn entry_of(&self, stream: StreamId) -> Option<Ste> {
         if !self.table.shape.contains(stream) {
             return None;
         }
         match self.table.find(&self.hw.mem, stream) {
             Place::Absent { .. } => None,
-            Place::At(at) => {
-                let entry = load(&self.hw.mem, at);
-                passes(&entry).then(|| (Vmid(entry.s2vmid()), PhysAddr::new(entry.s2ttb())))
-            }
+            Place::At(at) => Some(load(&self.hw.mem, at)),
         }
     }
 

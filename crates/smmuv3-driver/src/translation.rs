@@ -1,7 +1,9 @@
 //! What a stream can be given.
 
-use crate::{Attributes, Error, Features, Stage1, Stage2};
-use smmuv3_spec::ste::Ste;
+use crate::{Attributes, Error, Features, OwnStage1, Stage1, Stage2};
+use smmuv3_spec::Vmid;
+use smmuv3_spec::command::Command;
+use smmuv3_spec::ste::{Config, Ste};
 
 /// What becomes of a stream's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,13 @@ pub enum Translation {
     Stage2 {
         /// Whose tables are walked.
         stage2: Stage2,
+        /// Overrides of what the device says of its accesses.
+        attributes: Attributes,
+    },
+    /// A stage 1 of ours alone, where there is no stage 2.
+    Stage1 {
+        /// Whose tables are walked.
+        stage1: OwnStage1,
         /// Overrides of what the device says of its accesses.
         attributes: Attributes,
     },
@@ -69,13 +78,16 @@ impl Translation {
     /// The entry that says so.
     ///
     /// # Errors
-    /// [`Error::Stage1`], [`Error::Stage2`].
+    /// [`Error::Stage1`], [`Error::OwnStage1`], [`Error::Stage2`].
     pub(crate) fn entry(&self, features: &Features) -> Result<Ste, Error> {
         Ok(match self {
             Self::Abort => Ste::ABORT,
             Self::Invalid => Ste::default(),
             Self::Stage2 { stage2, attributes } => {
                 attributes.apply(stage2.entry(features)?, features)
+            }
+            Self::Stage1 { stage1, attributes } => {
+                attributes.apply(stage1.entry(features)?, features)
             }
             Self::Nested {
                 stage1,
@@ -94,6 +106,20 @@ impl Translation {
 /// Whether traffic passes under an entry.
 pub(crate) fn passes(entry: &Ste) -> bool {
     entry.v() && entry.config().passes()
+}
+
+/// Drops whatever translations a stream of this entry could find in the TLBs.
+///
+/// Of a stage 1 of ours that is every ASID's: the entry knows no ASID, the
+/// command for both stages is illegal without a stage 2 (4.4.3.2), and streams
+/// are not attached often.
+pub(crate) fn fresh(entry: &Ste) -> Command {
+    let vmid = Vmid(entry.s2vmid());
+    if entry.config().stage2() {
+        Command::tlbi_s12_vmall(vmid)
+    } else {
+        Command::tlbi_nh_all(vmid)
+    }
 }
 
 /// Whether two entries say the same to the SMMU.
@@ -163,7 +189,13 @@ impl Change {
         let abandoned = may_stall(from, features)
             && (!may_stall(to, features) || from.config().stage1() && !to.config().stage1());
         let differs = |word: usize| from.0[word] != to.0[word];
-        if abandoned || (3..8).any(differs) {
+        // Descriptors are cached by stream, perhaps in part (3.21.3, 5.4.1): the
+        // ASID of one could meet the tables of the other, and what that leaves
+        // in the TLB would be found by every stream of the ASID. Under a stage 2
+        // it would be its owner's alone.
+        let descriptor = from.s1contextptr() != to.s1contextptr();
+        let mixed = descriptor && from.config() == Config::S1 && to.config() == Config::S1;
+        if abandoned || mixed || (3..8).any(differs) {
             return Self::ThroughAbort;
         }
         if differs(2) {
