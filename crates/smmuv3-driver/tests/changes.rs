@@ -8,11 +8,11 @@ use common::Fake;
 use common::watch::meaning;
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::{
-    Attributes, Config, Error, Features, Granule, Smmu, Stage1, Stage2, Translation,
+    Attributes, Config, Error, Features, Granule, OwnStage1, Smmu, Stage1, Stage2, Translation,
 };
 use smmuv3_spec::command::Opcode;
 use smmuv3_spec::ste::Ste;
-use smmuv3_spec::{StreamId, Vmid, reg};
+use smmuv3_spec::{Asid, StreamId, Vmid, reg};
 
 type Driver<'a> = Smmu<&'a Fake, &'a Fake, &'a Fake>;
 
@@ -25,6 +25,17 @@ const HOST: Stage2 = Stage2 {
     sl0: 1,
     granule: Granule::Size4K,
     ps: 2,
+};
+
+/// Its descriptor is at the end of memory, where no table is.
+const OWN: OwnStage1 = OwnStage1 {
+    asid: Asid(3),
+    root: PhysAddr::new(0x8030_0000),
+    t0sz: 24,
+    granule: Granule::Size4K,
+    ips: 2,
+    mair: 0x44_ff_04,
+    context: PhysAddr::new(0x8000_ff80),
 };
 
 /// Both stages, CD2L, ATS with split stages, overrides, SSIDSIZE 16; few
@@ -92,6 +103,12 @@ fn all(features: &Features) -> Vec<(&'static str, Translation)> {
         attributes,
     };
     let one = stage1(0x4000, 0, 0);
+    let own = |stage1, attributes| Translation::Stage1 { stage1, attributes };
+    let own_other = OwnStage1 {
+        asid: Asid(4),
+        context: PhysAddr::new(0x8000_ffc0),
+        ..OWN
+    };
     let mut all = vec![
         ("abort", Translation::Abort),
         ("invalid", Translation::Invalid),
@@ -105,6 +122,9 @@ fn all(features: &Features) -> Vec<(&'static str, Translation)> {
         ("bypass", nested(stage1(0x4000, 5, 1), HOST, attributes)),
         ("nested overridden", nested(one, HOST, over)),
         ("nested other vmid", nested(one, other, attributes)),
+        ("own", own(OWN, attributes)),
+        ("own other", own(own_other, attributes)),
+        ("own overridden", own(OWN, over)),
         ("stalls", nested(one.with_stalls(), HOST, attributes)),
         (
             "moved stalls",
@@ -194,6 +214,7 @@ fn what_one_store_can_change_loses_no_access() {
         ("bypass", "stage 2"),
         ("stage 2", "overridden"),
         ("overridden", "stage 2"),
+        ("own", "own overridden"),
         ("nested", "moved cd"),
         ("nested", "substreams"),
         ("substreams", "nested"),
@@ -213,6 +234,10 @@ fn what_one_store_can_change_loses_no_access() {
         // Whoever was to answer what waits would be gone.
         ("stalls", "nested"),
         ("stalls", "stage 2"),
+        // Words of both descriptors may be cached as one.
+        ("own", "own other"),
+        ("own", "nested"),
+        ("stage 2", "own"),
         // The VMID stays and its translations would mix.
         ("stage 2", "other root"),
         // Two words.
@@ -254,7 +279,7 @@ fn what_waits_ends_before_an_entry_is_invalid() {
 fn a_change_that_fails_leaves_an_abort() {
     let features = Features::probe(&able(0)).unwrap();
     let all = all(&features);
-    let some = ["abort", "stage 2", "nested", "stalls", "moved cd"];
+    let some = ["abort", "stage 2", "nested", "own", "stalls", "moved cd"];
     for (from, old) in all.iter().filter(|(name, _)| some.contains(name)) {
         for (to, new) in all.iter().filter(|(name, _)| name != from) {
             for good in 0.. {
