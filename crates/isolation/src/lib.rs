@@ -12,8 +12,8 @@
 //! mode. [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
 //!
 //! [`Domains`] is what paravirtual mode gives an owner: domains that it maps its
-//! pages into, in front of any kind of IOMMU. [`SmmuUnit`] and [`SmmuDomain`]
-//! are that for SMMUs, in one stage.
+//! pages into, in front of any kind of IOMMU. [`StageUnit`] and [`StageDomain`]
+//! are that for SMMUs, in one stage: stage 2, or where there is none, stage 1.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -23,13 +23,15 @@ mod shown;
 mod smmu_domain;
 mod smmu_unit;
 mod smmus;
+mod stage;
 mod windows;
 
 pub use domains::{Counts, Domains, Places, Slot};
 pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
 pub use portcullis_ownership::Ledger;
 pub use shown::ShowError;
-pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus};
-pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig};
+pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus, Stage1Domain, StageDomain};
+pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig, Stage1Unit, StageUnit};
 pub use smmus::{SmmuError, invalidate_smmus};
+pub use stage::{CommonStage, NoCommonStage, Stage};
 pub use windows::Windows;

@@ -1,15 +1,18 @@
-//! One space of I/O virtual addresses in stage 2 format, behind SMMUs.
+//! One space of I/O virtual addresses in one stage, behind SMMUs.
 
 use crate::smmus::dma_granule;
-use portcullis_addr::{Iova, Ipa, PhysAddr, Range};
-use portcullis_dma_domain::{Access, DmaDomain, FlushError, FlushFirst, MapError, Mapped};
+use crate::stage::Stage;
+use portcullis_addr::{Address, Iova, PhysAddr, Range};
+use portcullis_dma_domain::{
+    Access, AttachError, DmaDomain, FlushError, FlushFirst, MapError, Mapped,
+};
 use portcullis_memory::{Allocator, Memory};
 use portcullis_pagetable::{
-    Bbm, Error as TableError, Execute, Geometry, Invalidation, MemoryType, Stage2,
-    Stage2Attributes, Table,
+    Bbm, Error as TableError, Geometry, Invalidation, Stage1El1, Stage2, Table,
 };
-use smmuv3_driver::{Clock, Registers, Smmu, Stage2 as DmaStage2};
-use smmuv3_spec::Vmid;
+use smmuv3_driver::{Clock, Registers, Smmu};
+use smmuv3_spec::cd::Cd;
+use smmuv3_spec::{Asid, Vmid};
 
 /// Most SMMUs that one owner's domains can be on.
 pub const SMMU_LIMIT: usize = 16;
@@ -34,11 +37,17 @@ pub trait Smmus {
 /// Invalidations of one table that wait for their completion together.
 const PLANS: usize = 8;
 
-/// A space of addresses that the streams attached to it translate by one stage,
-/// in stage 2 format (IHI 0070, 3.3.2: what a device puts out is an IPA then).
-pub struct SmmuDomain<M, S> {
-    table: Table<Stage2, M>,
-    vmid: Vmid,
+/// A [`StageDomain`] in stage 2 format.
+pub type SmmuDomain<M, S> = StageDomain<M, S, Stage2>;
+
+/// A [`StageDomain`] in stage 1 format, for SMMUs without a stage 2.
+pub type Stage1Domain<M, S> = StageDomain<M, S, Stage1El1>;
+
+/// A space of addresses that the streams attached to it translate by one stage.
+pub struct StageDomain<M, S, F: Stage> {
+    table: Table<F, M>,
+    /// A VMID, or in stage 1 an ASID.
+    tag: u16,
     smmus: S,
     /// How many endpoints it has on each SMMU.
     endpoints: [u32; SMMU_LIMIT],
@@ -46,26 +55,27 @@ pub struct SmmuDomain<M, S> {
     on: u16,
     /// Addresses whose old translation may be in use, and for which nothing was
     /// issued yet.
-    gathered: Option<Gathered>,
+    gathered: Option<Gathered<F::Input>>,
     /// From here to there, something may be in use until the next flush.
-    open: Option<Range<Ipa>>,
+    open: Option<Range<F::Input>>,
     /// What there is to do with the tables after the flush.
-    plans: [Option<Invalidation<Ipa>>; PLANS],
+    plans: [Option<Invalidation<F::Input>>; PLANS],
     /// An SMMU in `on` has no endpoint any more.
     stale: bool,
     /// An invalidation failed: what is cached is unknown for good.
     doubt: bool,
+    contexts: F::Contexts,
 }
 
 /// Neighbouring invalidations that one command can carry.
 #[derive(Clone, Copy)]
-struct Gathered {
-    range: Range<Ipa>,
+struct Gathered<A> {
+    range: Range<A>,
     level: Option<u8>,
     leaf: bool,
 }
 
-impl Gathered {
+impl<A: Address> Gathered<A> {
     /// Both as one, if that names nothing else.
     fn and(self, other: Self) -> Option<Self> {
         let (a, b) = (self.range, other.range);
@@ -77,11 +87,44 @@ impl Gathered {
 }
 
 /// The smallest range that has both.
-fn hull(a: Range<Ipa>, b: Range<Ipa>) -> Range<Ipa> {
+fn hull<A: Address>(a: Range<A>, b: Range<A>) -> Range<A> {
     Range::new(a.start().min(b.start()), a.end().max(b.end())).unwrap_or(a)
 }
 
 impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
+    /// Tags its translations.
+    pub fn vmid(&self) -> Vmid {
+        Vmid(self.tag)
+    }
+}
+
+impl<M: Memory + Allocator, S: Smmus> Stage1Domain<M, S> {
+    /// Tags its translations.
+    pub fn asid(&self) -> Asid {
+        Asid(self.tag)
+    }
+
+    /// Where its context descriptor for the SMMU at `index` lies, if a stream
+    /// there was to be attached yet.
+    pub fn context_on(&self, index: usize) -> Option<PhysAddr> {
+        *self.contexts.get(index)?
+    }
+
+    /// The same, with the memory for it taken if it was not yet.
+    pub(crate) fn context(&mut self, index: usize) -> Result<PhysAddr, AttachError> {
+        let place = self.contexts.get_mut(index).ok_or(AttachError::Failed)?;
+        match *place {
+            Some(context) => Ok(context),
+            None => {
+                let context = self.table.memory().allocate(Cd::SIZE);
+                *place = context;
+                context.ok_or(AttachError::NoMemory)
+            }
+        }
+    }
+}
+
+impl<M: Memory + Allocator, S: Smmus, F: Stage> StageDomain<M, S, F> {
     /// An empty space.
     ///
     /// # Errors
@@ -90,12 +133,12 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
         geometry: Geometry,
         bbm: Bbm,
         memory: M,
-        vmid: Vmid,
+        tag: u16,
         smmus: S,
-    ) -> Result<Self, TableError<Ipa>> {
+    ) -> Result<Self, TableError<F::Input>> {
         Ok(Self {
             table: Table::new(geometry, bbm, memory)?,
-            vmid,
+            tag,
             smmus,
             endpoints: [0; SMMU_LIMIT],
             on: 0,
@@ -104,31 +147,13 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
             plans: [const { None }; PLANS],
             stale: false,
             doubt: false,
+            contexts: F::Contexts::default(),
         })
     }
 
-    /// What a stream table entry says of it.
-    pub(crate) fn stage2(&self) -> DmaStage2 {
-        let geometry = self.table.geometry();
-        DmaStage2 {
-            vmid: self.vmid,
-            root: self.table.root(),
-            // All below 64, 4 and 8.
-            t0sz: geometry.t0sz() as u8,
-            sl0: geometry.sl0() as u8,
-            granule: dma_granule(geometry.granule()),
-            ps: geometry.ps() as u8,
-        }
-    }
-
     /// The tables, for looking at.
-    pub fn table(&self) -> &Table<Stage2, M> {
+    pub fn table(&self) -> &Table<F, M> {
         &self.table
-    }
-
-    /// Tags its translations.
-    pub fn vmid(&self) -> Vmid {
-        self.vmid
     }
 
     /// Notes that one more endpoint on the SMMU at `index` is in it.
@@ -144,7 +169,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
         if let Some(count) = self.endpoints.get_mut(index) {
             *count = count.saturating_sub(1);
             // What was taken away while it had one is still to be dropped there.
-            // Nothing else is: all that the SMMU holds of the VMID goes before
+            // Nothing else is: all that the SMMU holds of the tag goes before
             // the next stream has it.
             if *count == 0 {
                 self.stale = true;
@@ -165,10 +190,11 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
         }
     }
 
-    /// Takes the whole VMID out of every SMMU that may hold something of it.
+    /// Takes all of it out of every SMMU that may hold something of it. No
+    /// stream's entry leads to it by now, and each SMMU knows.
     pub(crate) fn forget(&mut self) -> Result<(), FlushError> {
-        let vmid = self.vmid;
-        let emptied = self.on_each(|smmu| smmu.tlbi_vmid(vmid).is_ok());
+        let tag = self.tag;
+        let emptied = self.on_each(|smmu| F::drop_all(smmu, tag).is_ok());
         self.doubt |= !emptied;
         if self.doubt {
             return Err(FlushError);
@@ -177,8 +203,9 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
         Ok(())
     }
 
-    /// Gives the tables back.
+    /// Gives its memory back.
     pub(crate) fn destroy(self) {
+        F::free(self.contexts, self.table.memory());
         self.table.destroy();
     }
 
@@ -200,7 +227,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
 
     /// Keeps what `plan` asks for until the next flush.
     #[inline(always)]
-    fn gather(&mut self, plan: Invalidation<Ipa>) {
+    fn gather(&mut self, plan: Invalidation<F::Input>) {
         let Some(range) = plan.range() else {
             return;
         };
@@ -219,7 +246,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
     }
 
     #[inline(never)]
-    fn gather_more(&mut self, plan: Invalidation<Ipa>, next: Gathered) {
+    fn gather_more(&mut self, plan: Invalidation<F::Input>, next: Gathered<F::Input>) {
         self.open = Some(self.open.map_or(next.range, |open| hull(open, next.range)));
         if !plan.is_done() {
             self.keep(plan);
@@ -239,7 +266,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
     /// Takes out a table that is empty since the last unmapping, unless `range`
     /// lies in it.
     #[inline(always)]
-    fn sweep(&mut self, range: Option<Range<Ipa>>) -> Result<(), FlushFirst> {
+    fn sweep(&mut self, range: Option<Range<F::Input>>) -> Result<(), FlushFirst> {
         if let Some(plan) = self.table.sweep(range).map_err(|_| FlushFirst)? {
             self.gather(plan);
         }
@@ -248,7 +275,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
 
     /// Keeps a plan that has something to do after the flush.
     #[cold]
-    fn keep(&mut self, plan: Invalidation<Ipa>) {
+    fn keep(&mut self, plan: Invalidation<F::Input>) {
         match self.plans.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(plan),
             // `unmap_first` flushes before there is no room. Else the tables of
@@ -259,12 +286,11 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
 
     /// Puts the invalidation of `what` into the queues.
     #[inline(always)]
-    fn issue(&mut self, what: Gathered) {
-        let vmid = self.vmid;
+    fn issue(&mut self, what: Gathered<F::Input>) {
+        let tag = self.tag;
         let granule = dma_granule(self.table.geometry().granule());
         let issued = self.on_each(|smmu| {
-            smmu.issue_ipa_range(vmid, what.range, granule, what.level, what.leaf)
-                .is_ok()
+            F::issue(smmu, tag, what.range, granule, what.level, what.leaf).is_ok()
         });
         self.doubt |= !issued;
     }
@@ -286,29 +312,7 @@ impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
     }
 }
 
-fn attributes(access: Access) -> Stage2Attributes {
-    Stage2Attributes {
-        memory: if access.contains(Access::MMIO) {
-            MemoryType::Device
-        } else {
-            MemoryType::Normal
-        },
-        read: access.contains(Access::READ),
-        write: access.contains(Access::WRITE),
-        execute: if access.contains(Access::EXECUTE) {
-            Execute::Always
-        } else {
-            Execute::Never
-        },
-    }
-}
-
-/// What a device puts out is what this stage takes.
-fn input(range: Range<Iova>) -> Range<Ipa> {
-    range.identity()
-}
-
-impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
+impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, F> {
     #[inline]
     fn map(
         &mut self,
@@ -317,13 +321,16 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         access: Access,
         rest: bool,
     ) -> Result<(), MapError> {
-        let range = input(iova);
+        // What a device puts out is what this stage takes.
+        let range = iova.identity();
         // A new entry beside a stale one is what must not be (D8.17.1): neither a
         // page nor, where a table was taken out, the table above it.
         if self.has_plans() || self.open.is_some_and(|open| open.overlaps(&range)) {
             return Err(MapError::FlushFirst);
         }
-        let mapped = self.table.map_whole(range, to, attributes(access), rest);
+        // And what it gives is where the memory is.
+        let (to, attributes) = (F::Output::new(to.raw()), F::attributes(access)?);
+        let mapped = self.table.map_whole(range, to, attributes, rest);
         mapped.map_err(|error| match error {
             TableError::AlreadyMapped { .. } => MapError::AlreadyMapped,
             TableError::OutOfMemory | TableError::TableOutOfReach { .. } => MapError::NoMemory,
@@ -334,7 +341,7 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
 
     #[inline]
     fn reaches_across(&self, at: Iova) -> bool {
-        self.table.reaches_across(Ipa::new(at.raw()))
+        self.table.reaches_across(F::Input::new(at.raw()))
     }
 
     #[inline]
@@ -343,7 +350,7 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         if self.plans[PLANS - 2].is_some() {
             return Err(FlushFirst);
         }
-        let range = input(range);
+        let range = range.identity();
         self.sweep(Some(range))?;
         let Some(taken) = self.table.take_first(range).map_err(|_| FlushFirst)? else {
             // Nor is there anything to come back to.
@@ -353,8 +360,8 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         self.gather(taken.plan);
         Ok(Some(Mapped {
             iova: taken.range.identity(),
-            to: taken.output,
-            mmio: taken.attributes.memory == MemoryType::Device,
+            to: PhysAddr::new(taken.output.raw()),
+            mmio: F::is_device(&taken.attributes),
         }))
     }
 
@@ -363,14 +370,12 @@ impl<M: Memory + Allocator, S: Smmus> DmaDomain for SmmuDomain<M, S> {
         if self.open.is_none() {
             return if self.doubt { Err(FlushError) } else { Ok(()) };
         }
-        let vmid = self.vmid;
+        let tag = self.tag;
         let granule = dma_granule(self.table.geometry().granule());
         let gathered = self.gathered.take();
         let finished = self.on_each(|smmu| {
             let issued = match &gathered {
-                Some(what) => {
-                    smmu.issue_ipa_range(vmid, what.range, granule, what.level, what.leaf)
-                }
+                Some(what) => F::issue(smmu, tag, what.range, granule, what.level, what.leaf),
                 None => Ok(()),
             };
             if issued.is_ok() && smmu.finish().is_ok() {

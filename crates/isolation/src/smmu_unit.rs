@@ -1,11 +1,13 @@
 //! The SMMUs of a machine, as what one owner's domains are made for.
 
-use crate::smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus};
+use crate::smmu_domain::{SMMU_LIMIT, Smmus, StageDomain};
+use crate::stage::Stage;
+use core::marker::PhantomData;
 use portcullis_addr::{Iova, Range};
 use portcullis_dma_domain::{AttachError, CreateError, DmaUnit, Endpoint, FlushError};
 use portcullis_memory::{Allocator, Memory};
-use portcullis_pagetable::{Bbm, Error as TableError, Geometry};
-use smmuv3_driver::{Attributes, Error, Translation};
+use portcullis_pagetable::{Bbm, Error as TableError, Geometry, Stage1El1, Stage2};
+use smmuv3_driver::{Error, Translation};
 use smmuv3_spec::{StreamId, Vmid};
 
 /// Endpoints that are streams of one SMMU, one after the other.
@@ -24,30 +26,40 @@ pub struct EndpointRange {
 /// What all the domains have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct SmmuUnitConfig {
-    /// Shape of the tables; every SMMU takes it.
+    /// Shape of the tables, of the unit's stage; every SMMU takes it.
     pub geometry: Geometry,
     /// What every SMMU promises on changing block sizes.
     pub bbm: Bbm,
     /// The domain in slot 0 has this VMID, the others the ones after it. Nobody
-    /// else uses them.
+    /// else uses them. In stage 1, the ASIDs of these numbers: nobody else has
+    /// streams of VMID 0, or uses these ASIDs there.
     pub first_vmid: Vmid,
     /// How many domains there can be at a time.
     pub slots: usize,
 }
 
+/// Makes domains in stage 2 format.
+pub type SmmuUnit<'a, M, S> = StageUnit<'a, M, S, Stage2>;
+
+/// Makes domains in stage 1 format, for SMMUs without a stage 2.
+pub type Stage1Unit<'a, M, S> = StageUnit<'a, M, S, Stage1El1>;
+
 /// Makes domains for the streams that an owner has on some SMMUs, each in abort
-/// at first.
-pub struct SmmuUnit<'a, M, S> {
+/// at first. [`CommonStage::choose`](crate::CommonStage::choose) says which stage
+/// all of these SMMUs have.
+pub struct StageUnit<'a, M, S, F> {
     config: SmmuUnitConfig,
     input: Range<Iova>,
     endpoints: &'a [EndpointRange],
     memory: M,
     smmus: S,
+    stage: PhantomData<F>,
 }
 
-impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone> SmmuUnit<'a, M, S> {
+impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> StageUnit<'a, M, S, F> {
     /// `memory` publishes as the SMMUs' walks need. `None` when the VMIDs would
-    /// not fit 16 bits, or a range names an SMMU beyond [`SMMU_LIMIT`].
+    /// not fit 16 bits, the geometry is another stage's, or a range names an
+    /// SMMU beyond [`SMMU_LIMIT`].
     pub fn new(
         config: SmmuUnitConfig,
         endpoints: &'a [EndpointRange],
@@ -57,12 +69,14 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone> SmmuUnit<'a, M, S> {
         let last = config.slots.checked_add(config.first_vmid.0.into())?;
         let known = endpoints.iter().all(|range| range.smmu < SMMU_LIMIT);
         let input = Range::new(Iova::new(0), Iova::new(config.geometry.input_end())).ok()?;
-        (last <= 1 << 16 && known).then_some(Self {
+        let fits = config.geometry.is_stage2() == F::STAGE2;
+        (last <= 1 << 16 && known && fits).then_some(Self {
             config,
             input,
             endpoints,
             memory,
             smmus,
+            stage: PhantomData,
         })
     }
 
@@ -86,21 +100,20 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone> SmmuUnit<'a, M, S> {
         })
     }
 
-    /// The VMID of the domain in `slot`.
-    fn vmid(&self, slot: usize) -> Vmid {
+    /// The VMID or ASID of the domain in `slot`.
+    fn tag(&self, slot: usize) -> u16 {
         // `new` has seen that all of them fit.
         let slot = u16::try_from(slot).unwrap_or(u16::MAX);
-        Vmid(self.config.first_vmid.0.saturating_add(slot))
+        self.config.first_vmid.0.saturating_add(slot)
     }
 
     /// The slot of the domain that a stream translates by. One of a fenced SMMU
     /// translates by none, whatever is left in its entry.
     fn slot_on(&self, smmu: usize, stream: StreamId) -> Option<usize> {
         let attached = self.smmus.at(smmu, |smmu| {
-            smmu.attached(stream).filter(|_| !smmu.is_fenced())
+            F::tag_on(smmu, stream).filter(|_| !smmu.is_fenced())
         });
-        let (vmid, _) = attached??;
-        let slot = usize::from(vmid.0.checked_sub(self.config.first_vmid.0)?);
+        let slot = usize::from(attached??.checked_sub(self.config.first_vmid.0)?);
         (slot < self.config.slots).then_some(slot)
     }
 
@@ -120,8 +133,8 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone> SmmuUnit<'a, M, S> {
     }
 }
 
-impl<M: Memory + Allocator + Clone, S: Smmus + Clone> DmaUnit for SmmuUnit<'_, M, S> {
-    type Domain = SmmuDomain<M, S>;
+impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> DmaUnit for StageUnit<'_, M, S, F> {
+    type Domain = StageDomain<M, S, F>;
 
     fn page_sizes(&self) -> u64 {
         let geometry = &self.config.geometry;
@@ -169,11 +182,11 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone> DmaUnit for SmmuUnit<'_, M
     }
 
     fn create(&mut self, slot: usize) -> Result<Self::Domain, CreateError> {
-        SmmuDomain::new(
+        StageDomain::new(
             self.config.geometry,
             self.config.bbm,
             self.memory.clone(),
-            self.vmid(slot),
+            self.tag(slot),
             self.smmus.clone(),
         )
         .map_err(|error| match error {
@@ -197,10 +210,7 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone> DmaUnit for SmmuUnit<'_, M
         from: Option<&mut Self::Domain>,
     ) -> Result<(), AttachError> {
         let (smmu, stream) = self.stream(endpoint).ok_or(AttachError::Failed)?;
-        let translation = Translation::Stage2 {
-            stage2: domain.stage2(),
-            attributes: Attributes::INCOMING,
-        };
+        let translation = F::translation(domain, smmu)?;
         // Before the first translation can be cached: from then on, whatever is
         // taken away is invalidated there too.
         domain.joined(smmu);
