@@ -218,6 +218,11 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> DmaUnit for Stag
         if result.is_err() {
             domain.left(smmu);
         }
+        if result == Err(AttachError::Failed) {
+            // An SMMU that works on has kept the old entry of a stream whose new
+            // one it cannot have.
+            let _ = self.set(smmu, stream, &Translation::Invalid);
+        }
         if result != Err(AttachError::NoMemory)
             && let Some(from) = from
         {
