@@ -182,11 +182,19 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> DmaUnit for Stag
     }
 
     fn create(&mut self, slot: usize) -> Result<Self::Domain, CreateError> {
+        let tag = self.tag(slot);
+        let has_tag = |range: &EndpointRange| {
+            let smmus = &self.smmus;
+            smmus.at(range.smmu, |smmu| F::has_tag(smmu.features(), tag)) == Some(true)
+        };
+        if !self.endpoints.iter().all(has_tag) {
+            return Err(CreateError::Failed);
+        }
         StageDomain::new(
             self.config.geometry,
             self.config.bbm,
             self.memory.clone(),
-            self.tag(slot),
+            tag,
             self.smmus.clone(),
         )
         .map_err(|error| match error {

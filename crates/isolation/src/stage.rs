@@ -33,6 +33,11 @@ pub trait Stage: Format + sealed::Sealed {
     #[doc(hidden)]
     type Contexts: Default;
 
+    /// Whether an SMMU has such a tag: what it does with a command that names one
+    /// it does not have is unpredictable (IHI 0070, 4.1.7).
+    #[doc(hidden)]
+    fn has_tag(features: &Features, tag: u16) -> bool;
+
     /// What a page gets, if the format can say it.
     #[doc(hidden)]
     fn attributes(access: Access) -> Result<Self::Attributes, MapError>;
@@ -82,6 +87,10 @@ pub trait Stage: Format + sealed::Sealed {
 /// (IHI 0070, 3.3.2).
 impl Stage for Stage2 {
     type Contexts = ();
+
+    fn has_tag(features: &Features, tag: u16) -> bool {
+        u32::from(tag) >> features.vmid_bits() == 0
+    }
 
     #[inline(always)]
     fn attributes(access: Access) -> Result<Stage2Attributes, MapError> {
@@ -167,6 +176,10 @@ impl Stage for Stage2 {
 /// privileged; fetches only if it does not.
 impl Stage for Stage1El1 {
     type Contexts = [Option<PhysAddr>; SMMU_LIMIT];
+
+    fn has_tag(features: &Features, tag: u16) -> bool {
+        u32::from(tag) >> features.asid_bits() == 0
+    }
 
     #[inline(always)]
     fn attributes(access: Access) -> Result<El1Attributes, MapError> {
