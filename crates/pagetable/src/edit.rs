@@ -6,6 +6,7 @@ use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
+use crate::kept::KEPT;
 use crate::map::tables_below;
 use crate::plan::Invalidation;
 use crate::table::{Bbm, Pool, Table};
@@ -65,7 +66,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     #[inline(always)]
     fn clear_one(&self, entry: u64) -> bool {
         let load = |at| self.memory.load(PhysAddr::new(at));
-        if load(entry) & (TABLE | VALID | CONTIGUOUS) != self.hint.leaf() {
+        if load(entry) & (TABLE | VALID | CONTIGUOUS | KEPT) != self.hint.leaf() {
             return false;
         }
         let in_table = entry & (Granule::Size4K.bytes() - 1);
@@ -117,7 +118,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return false;
         };
         let group = Granule::Size4K.contiguous_entries(LEVEL) << place.shift;
-        let mut stop = if LEVEL == LAST { 0 } else { TABLE };
+        let mut stop = if LEVEL == LAST { 0 } else { TABLE | KEPT };
         if (lo | hi) & (group - 1) != 0 {
             // Members of a group would be left behind.
             stop |= CONTIGUOUS;
@@ -301,7 +302,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 if !(whole && matches!(edit, Edit::Unmap) && !self.shares) {
                     needed += self.survey(self.child(descriptor), level + 1, at, end, edit)?;
                 }
-            } else {
+            } else if descriptor & KEPT == 0 {
+                // For the others there is a table.
                 let divide = |level| matches!(edit, Edit::Split(target) if level < target);
                 if !whole || divide(level) {
                     needed += 1 + tables_below(&self.geometry, level + 1, at, end, &divide);
@@ -359,11 +361,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let size = self.geometry.level_bytes(level);
         let child = self.child(descriptor);
         let unmap = matches!(job.edit, Edit::Unmap);
-        // A last-level table has nothing lent below it.
+        // A last-level table has nothing lent or kept below it.
         let drop_whole = unmap
             && end - at == size
             && descriptor & LENT == 0
-            && (!self.shares || level + 1 == LAST);
+            && (!self.shares && self.kept.is_empty() || level + 1 == LAST);
         if !drop_whole {
             self.edit_table(job, child, level + 1, at, end, online);
             if !unmap || descriptor & LENT != 0 || !self.is_empty(child, level + 1, at, end) {
@@ -398,6 +400,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) {
         let size = self.geometry.level_bytes(level);
         let start = at & !(size - 1);
+        if descriptor & KEPT != 0 && !matches!(job.edit, Edit::Split(target) if level >= target) {
+            self.edit_kept(job, entry, level, (at, end));
+            return;
+        }
         let mut descriptor = descriptor;
         if descriptor & CONTIGUOUS != 0 {
             let group = size * self.geometry.granule().contiguous_entries(level);
@@ -446,6 +452,40 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if online {
             job.plan.touch(start, start + size, level);
         }
+    }
+
+    /// Applies the change to the table that is kept for the block in `entry`,
+    /// which takes the place of the block first unless it goes as well.
+    #[cold]
+    fn edit_kept(
+        &self,
+        job: &mut Job<F::Input>,
+        entry: PhysAddr,
+        level: u8,
+        (at, end): (u64, u64),
+    ) {
+        let size = self.geometry.level_bytes(level);
+        let start = at & !(size - 1);
+        let Some(table) = self.take_kept(start) else {
+            // Rather too little is mapped than too much.
+            debug_assert!(false, "a kept table that is in no index");
+            self.memory.store(entry, 0);
+            job.plan.touch(start, start + size, LAST);
+            job.plan.set_tables();
+            return;
+        };
+        let descriptor = self.layout.table(table);
+        if !(matches!(job.edit, Edit::Unmap) && end - at == size) {
+            // One store, at level 2 (D8.17.2): both translate alike.
+            self.memory.store(entry, descriptor);
+            self.memory.publish(entry, 8);
+        }
+        // The block, pages from before it, and the way to them may all be in a
+        // TLB, which an invalidation of one level would leave there.
+        job.plan.touch(start, start + size, level);
+        job.plan.touch(start, start + size, LAST);
+        job.plan.set_tables();
+        self.edit_child(job, entry, descriptor, level, (at, end), true);
     }
 
     /// Clears the hint in a whole group, before an entry of it changes alone: a

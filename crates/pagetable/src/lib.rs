@@ -73,10 +73,15 @@
 //!
 //! The 52-bit formats of FEAT_LPA2 (52-bit outputs and inputs exist with 64 KiB
 //! pages), level -1, blocks of the 52-bit formats, VMSAv9-128, `HCR_EL2.FWB`,
-//! indirect permissions, hardware management of the access flag and the dirty
-//! state, and joining pages into blocks again (into contiguous groups:
-//! [`Table::map_whole`]). At level 1 of the support for
-//! changing block sizes the `nT` bit is not used ([`Bbm::Level1`]).
+//! indirect permissions, and hardware management of the access flag and the dirty
+//! state. At level 1 of the support for changing block sizes the `nT` bit is not
+//! used ([`Bbm::Level1`]).
+//!
+//! Pages are joined again by [`Table::map_whole`] alone, and at [`Bbm::Level2`]
+//! alone: into contiguous groups, and with 4 KiB pages from there into a block of
+//! 2 MiB. Blocks are joined into groups where each was mapped as one, and never
+//! into a block of 1 GiB; tables of the other granules are not joined. In a
+//! table that [shares](Table::lend) something, groups are all.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -87,6 +92,7 @@ mod error;
 mod format;
 mod geometry;
 mod hint;
+mod kept;
 mod map;
 mod plan;
 mod share;

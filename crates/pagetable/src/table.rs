@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, Granule, LAST};
 use crate::hint::Hint;
+use crate::kept::Index;
 use crate::plan::Invalidation;
 use crate::walk::{Fault, Mapping, Mappings, View, visit_range, walk};
 use core::marker::PhantomData;
@@ -58,6 +59,8 @@ pub struct Table<F, M> {
     pub(crate) hint: Hint,
     /// An address in a table that may be empty, see `take_first`.
     pub(crate) idle: Option<u64>,
+    /// Tables in whose place there is a block, see `join_block`.
+    pub(crate) kept: Index,
     pub(crate) format: PhantomData<F>,
 }
 
@@ -84,6 +87,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             shares: false,
             hint: Hint::none(),
             idle: None,
+            kept: Index::new(),
             format: PhantomData,
         };
         if !table.reachable(root, bytes) {
@@ -213,6 +217,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// Frees every table, the root included. No hardware may use them: its base
     /// register has been changed, its TLB invalidated and walks have ended.
     pub fn destroy(self) {
+        self.kept.destroy(&self.memory);
         self.free_children(self.root, self.geometry.start_level(), 0);
         self.memory.free(self.root, self.geometry.root_bytes());
     }

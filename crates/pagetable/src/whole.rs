@@ -5,13 +5,15 @@
 //! Tables D8-51 and D8-52): [`JOINED`] says that the entry goes on with the
 //! mapping of the entry before it. So the first entry of each mapping is known
 //! without any memory beside the tables, and stays known when entries get the
-//! contiguous hint, since each keeps its bit.
+//! contiguous hint, since each keeps its bit. When a whole table gives way to a
+//! block, it is kept for these bits: see `kept`.
 
 use crate::descend::{leaf, run_level_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
+use crate::kept::KEPT;
 use crate::plan::Invalidation;
 use crate::table::{Bbm, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
@@ -53,7 +55,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ///
     /// With [`Bbm::Level2`], neighbours that together fill an aligned group get
     /// the contiguous hint, each in one store: at that level nobody needs to be
-    /// told (D8.17.2), since both kinds of entry translate alike.
+    /// told (D8.17.2), since both kinds of entry translate alike. With 4 KiB
+    /// pages, a table that is full of such groups which continue each other
+    /// gives way to a block, as long as there is memory to note that.
     ///
     /// # Errors
     /// As [`map`](Self::map).
@@ -79,7 +83,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             self.memory.publish(at, 8);
             let level = self.hint.level();
             if self.could_join(level, lo, out) {
-                self.join_group(entry, level);
+                self.join_group(lo, entry, level);
             }
             return Ok(());
         }
@@ -108,7 +112,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             if let Ok((entry, level)) = self.leaf_entry(at)
                 && self.could_join(level, lo, out)
             {
-                self.join_group(entry, level);
+                self.join_group(at, entry, level);
+                if level == LAST {
+                    // Also of groups that came complete.
+                    self.join_block(at, entry);
+                }
             }
         }
         Ok(())
@@ -159,9 +167,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.memory.publish(at(0), count * 8);
         if self.could_join(LAST, lo, out) {
             for (index, at) in [(0, lo), (count - 1, hi - page)] {
-                if load(index) & CONTIGUOUS == 0 {
-                    self.join_group(entry + (at - lo) / page * 8, LAST);
+                if self.memory.load(PhysAddr::new(entry + index * 8)) & CONTIGUOUS == 0 {
+                    self.join_group(at, entry + index * 8, LAST);
                 }
+            }
+            if inside > 0 {
+                self.join_block(lo, entry);
             }
         }
         true
@@ -188,6 +199,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         at < self.geometry.input_end()
             && leaf(&self.memory, &self.geometry, self.root, at).is_ok_and(|leaf| {
                 let inside = at & ((1 << leaf.shift) - 1) != 0;
+                if inside && leaf.descriptor & KEPT != 0 {
+                    return self.kept_reaches_across(at);
+                }
                 inside || leaf.descriptor & JOINED != 0
             })
     }
@@ -208,7 +222,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if let Some(entry) = self.single(lo, hi) {
             let at = PhysAddr::new(entry);
             let descriptor = self.memory.load(at);
-            if descriptor & (TABLE | VALID | CONTIGUOUS) == self.hint.leaf()
+            if descriptor & (TABLE | VALID | CONTIGUOUS | KEPT) == self.hint.leaf()
                 && let Ok(attributes) = F::decode(descriptor)
                 && (self.is_used_beside(entry, entry + 8) || self.may_leave_empty(lo))
             {
@@ -246,13 +260,14 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             most,
             members: self.geometry.granule().contiguous_entries(level),
         };
-        let taken = if start & (size - 1) == 0 && self.limit != 0 {
+        let alone = first & KEPT != 0;
+        let taken = if start & (size - 1) == 0 && self.limit != 0 && !alone {
             self.clear_alike(run, first)
         } else {
             0
         };
         let (end, plan) = if taken == 0 {
-            // Part of a group, or of a block.
+            // Part of a group, or of a block, or a block with a kept table.
             let end = (start & !(size - 1)).saturating_add(size).min(hi);
             let Ok(range) = Range::new(F::Input::new(start), F::Input::new(end)) else {
                 return Ok(None);
@@ -427,11 +442,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         (lo ^ out) & (group - 1) == 0 && members > 1 && self.bbm == Bbm::Level2
     }
 
-    /// Gives the aligned group around `entry` the contiguous hint if all of its
-    /// entries are there and continue each other.
+    /// Gives the aligned group around `entry`, which is for `address`, the
+    /// contiguous hint if all of its entries are there and continue each other,
+    /// and goes on with its table if that completes it.
     #[cold]
     #[inline(never)]
-    fn join_group(&self, entry: u64, level: u8) {
+    fn join_group(&mut self, address: u64, entry: u64, level: u8) {
         let members = self.geometry.granule().contiguous_entries(level);
         let first = entry & !(members * 8 - 1);
         let size = self.geometry.level_bytes(level);
@@ -455,5 +471,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             self.memory.store(at(index), descriptor | CONTIGUOUS);
         }
         self.memory.publish(at(0), members * 8);
+        if level == LAST {
+            self.join_block(address, entry);
+        }
     }
 }

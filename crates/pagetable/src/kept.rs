@@ -1,0 +1,333 @@
+//! Joining a whole table of pages into a block, and keeping the table.
+//!
+//! When the last group of a table with 4 KiB pages is complete and all 512
+//! pages continue each other, one store puts a block in place of the table
+//! (D8.17.2). The table is *kept*, as it was: it says where each mapping begins,
+//! and the block can become pages again without any memory, so that taking
+//! away a mapping in it cannot fail.
+//!
+//! Walkers may go on using the kept table from their caches, and may hold pages
+//! of it beside the block: what they find there is what the block says, since
+//! nothing in it changes before the block is given up. From then on, the plan
+//! names the whole block, each page of it and the tables that lead there.
+//!
+//! Tables of blocks are not joined into larger blocks, nor blocks with a kept
+//! table into contiguous groups: what either would save is a few entries of a
+//! TLB for gigabytes that came page by page.
+
+use crate::descend::{down_4k, shift_4k};
+use crate::descriptor::{CONTIGUOUS, TABLE, VALID};
+use crate::format::Format;
+use crate::geometry::{Granule, LAST};
+use crate::table::Table;
+use crate::whole::JOINED;
+use core::cell::Cell;
+use portcullis_addr::PhysAddr;
+use portcullis_memory::{Allocator, Memory};
+
+/// Bit 58 of a block, ignored by hardware (Tables D8-51 and D8-52): a table with
+/// the same pages is kept. [`JOINED`] in the block is that of its first page.
+pub(crate) const KEPT: u64 = 1 << 58;
+
+/// log2 of a block.
+const SHIFT: u32 = shift_4k(LAST - 1);
+const PAGE: u64 = Granule::Size4K.bytes();
+const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
+
+/// Where the kept tables are: words with the number of a block and that of its
+/// table, in pages that are hash tables with linear probing.
+///
+/// A page is there only while it has a word, and all before it are there too. So
+/// the first page that has room is the last but for holes that taking away
+/// left, and the memory is 1/384 of that of the kept tables, and a page.
+#[derive(Debug)]
+pub(crate) struct Index {
+    /// Address of a page, and in its low bits how many words it has; 0 for
+    /// none. Hardware does not read them, and views do not either.
+    pages: [Cell<u64>; PAGES],
+}
+
+/// Most pages: 6 GiB of blocks that came as smaller mappings.
+const PAGES: usize = 8;
+/// Words in a page.
+const WORDS: u64 = PAGE / 8;
+/// Most that are used, so that a search ends soon.
+const MOST: u64 = WORDS / 4 * 3;
+/// Bits of a word for the number of a table: addresses have 48.
+const TABLE_BITS: u32 = 48 - 12;
+
+/// Where the search for a block begins: steps of the golden ratio spread
+/// neighbours evenly, and leave no long runs for others to search through. Who
+/// chooses addresses can make all meet, which costs as many loads as there are
+/// words, and no more.
+fn home(block: u64) -> u64 {
+    block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - WORDS.trailing_zeros())
+}
+
+fn block_of(word: u64) -> u64 {
+    word >> TABLE_BITS
+}
+
+fn table_of(word: u64) -> PhysAddr {
+    PhysAddr::new((word & ((1 << TABLE_BITS) - 1)) << 12)
+}
+
+fn page_of(page: u64) -> PhysAddr {
+    PhysAddr::new(page & !(PAGE - 1))
+}
+
+fn used(page: u64) -> u64 {
+    page & (PAGE - 1)
+}
+
+fn slot(page: u64, index: u64) -> PhysAddr {
+    PhysAddr::new(page_of(page).raw() + (index & (WORDS - 1)) * 8)
+}
+
+impl Index {
+    pub(crate) const fn new() -> Self {
+        Self {
+            pages: [const { Cell::new(0) }; PAGES],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pages[0].get() == 0
+    }
+
+    /// Notes that `table` is kept for the block at `address`. Returns whether
+    /// there was room.
+    fn insert<M: Memory + Allocator>(&self, memory: &M, address: u64, table: PhysAddr) -> bool {
+        let block = address >> SHIFT;
+        let word = block << TABLE_BITS | table.raw() >> 12;
+        if word == 0 || table_of(word) != table || block_of(word) != block {
+            return false;
+        }
+        let Some(cell) = self.pages.iter().find(|page| used(page.get()) < MOST) else {
+            return false;
+        };
+        if cell.get() == 0 {
+            let Some(at) = memory.allocate(PAGE) else {
+                return false;
+            };
+            cell.set(at.raw());
+        }
+        let page = cell.get();
+        let mut index = home(block);
+        while memory.load(slot(page, index)) != 0 {
+            index += 1;
+        }
+        memory.store(slot(page, index), word);
+        cell.set(page + 1);
+        true
+    }
+
+    /// The page that has the block at `address`, with those after it, where in
+    /// it, and its word.
+    fn search<M: Memory>(&self, memory: &M, address: u64) -> Option<(&[Cell<u64>], u64, u64)> {
+        let block = address >> SHIFT;
+        let mut pages = &self.pages[..];
+        while let Some((first, rest)) = pages.split_first().filter(|(page, _)| page.get() != 0) {
+            let mut index = home(block);
+            loop {
+                let word = memory.load(slot(first.get(), index));
+                if word == 0 {
+                    break;
+                }
+                if block_of(word) == block {
+                    return Some((pages, index, word));
+                }
+                index += 1;
+            }
+            pages = rest;
+        }
+        None
+    }
+
+    fn find<M: Memory>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
+        let (_, _, word) = self.search(memory, address)?;
+        Some(table_of(word))
+    }
+
+    /// Takes the kept table of the block at `address` out.
+    fn remove<M: Memory + Allocator>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
+        let (pages, mut hole, found) = self.search(memory, address)?;
+        let (cell, after) = pages.split_first()?;
+        let page = cell.get();
+        // What comes after the hole moves up if its search would come past.
+        let mut next = hole;
+        loop {
+            next += 1;
+            let word = memory.load(slot(page, next));
+            if word == 0 {
+                break;
+            }
+            let distance = |from| next.wrapping_sub(from) & (WORDS - 1);
+            if distance(home(block_of(word))) >= distance(hole) {
+                memory.store(slot(page, hole), word);
+                hole = next;
+            }
+        }
+        memory.store(slot(page, hole), 0);
+        cell.set(page - 1);
+        if used(page) == 1 {
+            memory.free(page_of(page), PAGE);
+            // The last takes its place.
+            let last = after.iter().rfind(|page| page.get() != 0);
+            cell.set(last.map_or(0, |last| last.replace(0)));
+        }
+        Some(table_of(found))
+    }
+
+    /// Frees everything, the kept tables too.
+    pub(crate) fn destroy<M: Memory + Allocator>(&self, memory: &M) {
+        for cell in &self.pages {
+            let page = cell.replace(0);
+            if page == 0 {
+                continue;
+            }
+            for index in 0..WORDS {
+                let word = memory.load(slot(page, index));
+                if word != 0 {
+                    memory.free(table_of(word), PAGE);
+                }
+            }
+            memory.free(page_of(page), PAGE);
+        }
+    }
+}
+
+impl<F: Format, M: Memory + Allocator> Table<F, M> {
+    /// Puts a block in place of the table that has the page `entry` for
+    /// `address`, if all of its pages are there and continue each other.
+    /// [`Bbm::Level2`](crate::Bbm::Level2) only.
+    ///
+    /// When there is no room to note the kept table, the pages stay: nothing
+    /// fails for it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn join_block(&mut self, address: u64, entry: u64) {
+        let start = self.geometry.start_level();
+        // Tables that are shared have to stay where they are.
+        if self.shares || start >= LAST || !matches!(self.geometry.granule(), Granule::Size4K) {
+            return;
+        }
+        let table = entry & !(PAGE - 1);
+        // Members of a group have the hint only together, and continue each
+        // other.
+        let group = |index: u64| self.memory.load(PhysAddr::new(table + index * GROUP * 8));
+        let head = group(0);
+        let is_group = VALID | TABLE | CONTIGUOUS;
+        if head & is_group != is_group || self.layout.decode(head) & ((1 << SHIFT) - 1) != 0 {
+            return;
+        }
+        let groups = WORDS / GROUP;
+        let alike = |index: u64| {
+            // The bits that this adds to are 0 in the first.
+            (group(index) ^ (head + index * GROUP * PAGE)) & !JOINED == 0
+        };
+        // Mappings come upwards or downwards, so that the other end is what is
+        // missing most often.
+        if !alike(groups - 1) || !(1..groups - 1).all(alike) {
+            return;
+        }
+        let place = down_4k::<{ LAST - 1 }, M>(&self.memory, start, self.root, address);
+        let Some(at) = place.map(|place| PhysAddr::new(place.entry)) else {
+            return;
+        };
+        let table = PhysAddr::new(table);
+        if self.memory.load(at) != self.layout.table(table)
+            || !self.kept.insert(&self.memory, address, table)
+        {
+            return;
+        }
+        self.hint.forget();
+        let block = head & !(TABLE | CONTIGUOUS) | KEPT;
+        self.memory.store(at, block);
+        self.memory.publish(at, 8);
+    }
+
+    /// Takes the kept table of the block at `address` out of the index. It is
+    /// the caller's now, to be put in place of the block or to be retired.
+    #[cold]
+    pub(crate) fn take_kept(&self, address: u64) -> Option<PhysAddr> {
+        self.kept.remove(&self.memory, address)
+    }
+
+    /// [`reaches_across`](Self::reaches_across) inside a block with a kept
+    /// table.
+    #[cold]
+    pub(crate) fn kept_reaches_across(&self, address: u64) -> bool {
+        // Without its table nothing is known, and nothing may be split.
+        self.kept.find(&self.memory, address).is_none_or(|table| {
+            let index = address >> shift_4k(LAST) & (WORDS - 1);
+            let page = self.memory.load(PhysAddr::new(table.raw() + index * 8));
+            address & (PAGE - 1) != 0 || page & JOINED != 0
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use portcullis_memory::Arena;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    #[test]
+    fn an_index_is_a_map_also_when_all_meet() {
+        let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
+        // Blocks that are searched from the last two places on, so that they
+        // wrap, and any others; more than two pages take.
+        let meet = (0..1 << 27).filter(|block| home(*block) >= WORDS - 2);
+        let mut blocks: Vec<u64> = meet.take(500).chain(0..500).collect();
+        blocks.push((1 << 27) - 1);
+        blocks.sort_unstable();
+        blocks.dedup();
+        let index = Index::new();
+        let mut book = BTreeMap::new();
+        let mut random = 1u64;
+        for step in 0..60_000u64 {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let block = blocks[(random >> 33) as usize % blocks.len()];
+            let address = block << SHIFT;
+            let table = PhysAddr::new((step + 1) << 12 | 0xf << 44);
+            assert_eq!(index.find(memory, address), book.get(&block).copied());
+            // It fills, and it empties.
+            if book.contains_key(&block) {
+                if step / 5_000 % 2 == 1 || random >> 62 == 0 {
+                    assert_eq!(index.remove(memory, address), book.remove(&block));
+                }
+            } else if step / 5_000 % 2 == 0 || random >> 62 == 0 {
+                assert!(index.insert(memory, address, table));
+                book.insert(block, table);
+            }
+            let used: u64 = index.pages.iter().map(|page| used(page.get())).sum();
+            assert_eq!(used, book.len() as u64);
+            let pages = index.pages.iter().filter(|page| page.get() != 0).count();
+            assert_eq!(memory.bytes_in_use(), pages as u64 * PAGE);
+            assert_eq!(index.is_empty(), book.is_empty());
+        }
+        for (block, table) in book {
+            assert_eq!(index.remove(memory, block << SHIFT), Some(table));
+            assert_eq!(index.remove(memory, block << SHIFT), None);
+        }
+        assert_eq!(memory.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn what_no_word_can_say_is_not_kept() {
+        let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
+        let index = Index::new();
+        assert!(!index.insert(memory, 0, PhysAddr::new(0)));
+        assert!(!index.insert(memory, 0, PhysAddr::new(1 << 48)));
+        assert!(!index.insert(memory, 1 << 49, PhysAddr::new(PAGE)));
+        assert_eq!(memory.bytes_in_use(), 0);
+        assert!(index.insert(memory, 1 << SHIFT, PhysAddr::new(0)));
+        let table = index.remove(memory, 1 << SHIFT);
+        assert_eq!(table, Some(PhysAddr::new(0)));
+    }
+}
