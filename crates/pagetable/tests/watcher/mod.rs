@@ -90,8 +90,12 @@ impl Memory for &Watcher {
     }
 
     fn store(&self, at: PhysAddr, value: u64) {
+        let old = self.arena.load(at);
         self.arena.store(at, value);
-        self.dirty.borrow_mut().insert(at.raw());
+        // Hardware ignores bits 58:55 of a block or page (Tables D8-51, D8-52).
+        if (old ^ value) & !(0xf << 55) != 0 {
+            self.dirty.borrow_mut().insert(at.raw());
+        }
         // Outputs lie below the arena, so this is a table that gets linked.
         let target = value & 0x0000_ffff_ffff_f000;
         if value & 3 == 3
