@@ -481,9 +481,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             self.memory.publish(entry, 8);
         }
         // The block, pages from before it, and the way to them may all be in a
-        // TLB, which an invalidation of one level would leave there.
+        // TLB. What changes in the table adds the level of pages.
         job.plan.touch(start, start + size, level);
-        job.plan.touch(start, start + size, LAST);
         job.plan.set_tables();
         self.edit_child(job, entry, descriptor, level, (at, end), true);
     }
