@@ -297,11 +297,13 @@ mod tests {
             let table = PhysAddr::new((step + 1) << 12 | 0xf << 44);
             assert_eq!(index.find(memory, address), book.get(&block).copied());
             // It fills, and it empties.
-            if book.contains_key(&block) {
-                if step / 5_000 % 2 == 1 || random >> 62 == 0 {
-                    assert_eq!(index.remove(memory, address), book.remove(&block));
-                }
-            } else if step / 5_000 % 2 == 0 || random >> 62 == 0 {
+            let fills = (step / 5_000).is_multiple_of(2);
+            let turn = random >> 62 == 0;
+            let there = book.get(&block).copied();
+            if there.is_some() && (!fills || turn) {
+                assert_eq!(index.remove(memory, address), there);
+                book.remove(&block);
+            } else if there.is_none() && (fills || turn) {
                 assert!(index.insert(memory, address, table));
                 book.insert(block, table);
             }

@@ -3,7 +3,7 @@
 
 mod watcher;
 
-use portcullis_addr::{Address, PhysAddr, Range};
+use portcullis_addr::{Address, Range};
 use portcullis_pagetable::{
     Access, Bbm, El1Attributes, El2Attributes, Error, Execute, Format, Geometry, Granule,
     MemoryType, Stage1El1, Stage1El2, Stage2, Stage2Attributes, Table,
