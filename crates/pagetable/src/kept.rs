@@ -35,19 +35,26 @@ const PAGE: u64 = Granule::Size4K.bytes();
 const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
 
 /// Where the kept tables are: words with the number of a block and that of its
-/// table, in pages that are hash tables with linear probing.
+/// table, some in here and the others in pages that are hash tables with linear
+/// probing.
 ///
-/// A page is there only while it has a word, and all before it are there too. So
-/// the first page that has room is the last but for holes that taking away
-/// left, and the memory is 1/384 of that of the kept tables, and a page.
+/// A page is there only while it has a word, and all before it are there too.
+/// When the first is made, what is in here stands for more than twenty tables:
+/// so the memory is always less than a twentieth of that of the kept tables.
 #[derive(Debug)]
 pub(crate) struct Index {
+    /// How many words there are.
+    count: Cell<u64>,
+    /// The first words; 0 for none.
+    few: [Cell<u64>; FEW],
     /// Address of a page, and in its low bits how many words it has; 0 for
     /// none. Hardware does not read them, and views do not either.
     pages: [Cell<u64>; PAGES],
 }
 
-/// Most pages: 6 GiB of blocks that came as smaller mappings.
+/// Words that need no page.
+const FEW: usize = 24;
+/// Most pages: 6 GiB of blocks that came as smaller mappings, in all.
 const PAGES: usize = 8;
 /// Words in a page.
 const WORDS: u64 = PAGE / 8;
@@ -87,13 +94,15 @@ fn slot(page: u64, index: u64) -> PhysAddr {
 impl Index {
     pub(crate) const fn new() -> Self {
         Self {
+            count: Cell::new(0),
+            few: [const { Cell::new(0) }; FEW],
             pages: [const { Cell::new(0) }; PAGES],
         }
     }
 
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.pages[0].get() == 0
+        self.count.get() == 0
     }
 
     /// Notes that `table` is kept for the block at `address`. Returns whether
@@ -103,6 +112,11 @@ impl Index {
         let word = block << TABLE_BITS | table.raw() >> 12;
         if word == 0 || table_of(word) != table || block_of(word) != block {
             return false;
+        }
+        if let Some(free) = self.few.iter().find(|word| word.get() == 0) {
+            free.set(word);
+            self.count.update(|count| count + 1);
+            return true;
         }
         let Some(cell) = self.pages.iter().find(|page| used(page.get()) < MOST) else {
             return false;
@@ -120,7 +134,14 @@ impl Index {
         }
         memory.store(slot(page, index), word);
         cell.set(page + 1);
+        self.count.update(|count| count + 1);
         true
+    }
+
+    /// The word of the block at `address`, if it needs no page.
+    fn among_few(&self, address: u64) -> Option<&Cell<u64>> {
+        let has = |word: u64| word != 0 && block_of(word) == address >> SHIFT;
+        self.few.iter().find(|word| has(word.get()))
     }
 
     /// The page that has the block at `address`, with those after it, where in
@@ -146,12 +167,19 @@ impl Index {
     }
 
     fn find<M: Memory>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
+        if let Some(word) = self.among_few(address) {
+            return Some(table_of(word.get()));
+        }
         let (_, _, word) = self.search(memory, address)?;
         Some(table_of(word))
     }
 
     /// Takes the kept table of the block at `address` out.
     fn remove<M: Memory + Allocator>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
+        if let Some(word) = self.among_few(address) {
+            self.count.update(|count| count - 1);
+            return Some(table_of(word.replace(0)));
+        }
         let (pages, mut hole, found) = self.search(memory, address)?;
         let (cell, after) = pages.split_first()?;
         let page = cell.get();
@@ -170,6 +198,7 @@ impl Index {
             }
         }
         memory.store(slot(page, hole), 0);
+        self.count.update(|count| count - 1);
         cell.set(page - 1);
         if used(page) == 1 {
             memory.free(page_of(page), PAGE);
@@ -182,6 +211,13 @@ impl Index {
 
     /// Frees everything, the kept tables too.
     pub(crate) fn destroy<M: Memory + Allocator>(&self, memory: &M) {
+        self.count.set(0);
+        for word in &self.few {
+            let word = word.replace(0);
+            if word != 0 {
+                memory.free(table_of(word), PAGE);
+            }
+        }
         for cell in &self.pages {
             let page = cell.replace(0);
             if page == 0 {
@@ -307,8 +343,7 @@ mod tests {
                 assert!(index.insert(memory, address, table));
                 book.insert(block, table);
             }
-            let used: u64 = index.pages.iter().map(|page| used(page.get())).sum();
-            assert_eq!(used, book.len() as u64);
+            assert_eq!(index.count.get(), book.len() as u64);
             let pages = index.pages.iter().filter(|page| page.get() != 0).count();
             assert_eq!(memory.bytes_in_use(), pages as u64 * PAGE);
             assert_eq!(index.is_empty(), book.is_empty());
