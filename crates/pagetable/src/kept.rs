@@ -245,7 +245,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     #[inline(never)]
     pub(crate) fn join_block(&mut self, address: u64, entry: u64) {
         let start = self.geometry.start_level();
-        // Tables that are shared have to stay where they are.
+        // Tables that are lent have to stay where they are, and those below are
+        // for others to look at too.
         if self.shares || start >= LAST || !matches!(self.geometry.granule(), Granule::Size4K) {
             return;
         }

@@ -365,12 +365,16 @@ fn nothing_is_joined_where_the_hardware_would_notice() {
 
 #[test]
 fn tables_that_are_lent_stay() {
-    let memory = Scarce::new();
-    let mut table = table(&memory, Bbm::Level2);
-    let plan = table.lend(range(0, BLOCK), 2).unwrap();
-    table.complete(plan).unwrap();
-    fill(&mut table, 0);
-    assert!(!is_block(&table, 0));
+    // The table itself, and one further up.
+    for (size, level) in [(BLOCK, 2), (1 << 30, 1)] {
+        let memory = Scarce::new();
+        let mut table = table(&memory, Bbm::Level2);
+        let plan = table.lend(range(0, size), level).unwrap();
+        table.complete(plan).unwrap();
+        fill(&mut table, 0);
+        assert!(table.walk(Ipa::new(0)).unwrap().contiguous);
+        assert!(!is_block(&table, 0), "{level}");
+    }
 }
 
 #[test]
