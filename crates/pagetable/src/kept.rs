@@ -39,8 +39,9 @@ const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
 /// probing.
 ///
 /// A page is there only while it has a word, and all before it are there too.
-/// When the first is made, what is in here stands for more than twenty tables:
-/// so the memory is always less than a twentieth of that of the kept tables.
+/// When the first is made, what is in here stands for more than twenty tables,
+/// and each of the others comes when those before it are full: so while blocks
+/// become more, the memory is less than a twentieth of that of their tables.
 #[derive(Debug)]
 pub(crate) struct Index {
     /// How many words there are.
