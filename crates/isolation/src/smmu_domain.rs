@@ -49,9 +49,8 @@ pub struct StageDomain<M, S, F: Stage> {
     /// A VMID, or in stage 1 an ASID.
     tag: u16,
     smmus: S,
-    /// How many endpoints it has on each SMMU.
-    endpoints: [u32; SMMU_LIMIT],
-    /// SMMUs that have endpoints of it, or had when something was taken away.
+    /// SMMUs that have endpoints of it, or had. One that fails takes the domain
+    /// with it, since nobody knows what it holds.
     on: u16,
     /// Addresses whose old translation may be in use, and for which nothing was
     /// issued yet.
@@ -60,8 +59,6 @@ pub struct StageDomain<M, S, F: Stage> {
     open: Option<Range<F::Input>>,
     /// What there is to do with the tables after the flush.
     plans: [Option<Invalidation<F::Input>>; PLANS],
-    /// An SMMU in `on` has no endpoint any more.
-    stale: bool,
     /// An invalidation failed: what is cached is unknown for good.
     doubt: bool,
     contexts: F::Contexts,
@@ -140,12 +137,10 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> StageDomain<M, S, F> {
             table: Table::new(geometry, bbm, memory)?,
             tag,
             smmus,
-            endpoints: [0; SMMU_LIMIT],
             on: 0,
             gathered: None,
             open: None,
             plans: [const { None }; PLANS],
-            stale: false,
             doubt: false,
             contexts: F::Contexts::default(),
         })
@@ -156,38 +151,17 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> StageDomain<M, S, F> {
         &self.table
     }
 
-    /// Notes that one more endpoint on the SMMU at `index` is in it.
-    pub(crate) fn joined(&mut self, index: usize) {
-        if let Some(count) = self.endpoints.get_mut(index) {
-            *count = count.saturating_add(1);
-            self.on |= 1 << index;
-        }
+    /// Notes that an endpoint on the SMMU at `index` is about to be in it; whether
+    /// it is the first there.
+    pub(crate) fn joins(&mut self, index: usize) -> bool {
+        let first = self.on & 1 << index == 0;
+        self.on |= 1 << index;
+        first
     }
 
-    /// Notes that one endpoint less on the SMMU at `index` is in it.
-    pub(crate) fn left(&mut self, index: usize) {
-        if let Some(count) = self.endpoints.get_mut(index) {
-            *count = count.saturating_sub(1);
-            // What was taken away while it had one is still to be dropped there.
-            // Nothing else is: all that the SMMU holds of the tag goes before
-            // the next stream has it.
-            if *count == 0 {
-                self.stale = true;
-                self.trim();
-            }
-        }
-    }
-
-    /// Forgets SMMUs that have no endpoint of it, once nothing is open.
-    #[cold]
-    #[inline(never)]
-    fn trim(&mut self) {
-        if self.open.is_none() {
-            let used = |index: &usize| self.endpoints.get(*index).is_some_and(|n| *n != 0);
-            let on = (0..SMMU_LIMIT).filter(used);
-            self.on = on.fold(0, |on, index| on | 1 << index);
-            self.stale = false;
-        }
+    /// Notes that the [first](Self::joins) did not come, and nothing with it.
+    pub(crate) fn does_not_join(&mut self, index: usize) {
+        self.on &= !(1 << index);
     }
 
     /// Takes all of it out of every SMMU that may hold something of it. No
@@ -395,9 +369,6 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         self.open = None;
         if self.has_plans() {
             self.complete();
-        }
-        if self.stale {
-            self.trim();
         }
         Ok(())
     }

@@ -215,35 +215,29 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> DmaUnit for Stag
         &mut self,
         endpoint: Endpoint,
         domain: &mut Self::Domain,
-        from: Option<&mut Self::Domain>,
+        _from: Option<&mut Self::Domain>,
     ) -> Result<(), AttachError> {
         let (smmu, stream) = self.stream(endpoint).ok_or(AttachError::Failed)?;
         let translation = F::translation(domain, smmu)?;
         // Before the first translation can be cached: from then on, whatever is
         // taken away is invalidated there too.
-        domain.joined(smmu);
+        let first = domain.joins(smmu);
         let result = self.set(smmu, stream, &translation);
-        if result.is_err() {
-            domain.left(smmu);
+        if result.is_err() && first {
+            domain.does_not_join(smmu);
         }
         if result == Err(AttachError::Failed) {
             // An SMMU that works on has kept the old entry of a stream whose new
             // one it cannot have.
             let _ = self.set(smmu, stream, &Translation::Invalid);
         }
-        if result != Err(AttachError::NoMemory)
-            && let Some(from) = from
-        {
-            from.left(smmu);
-        }
         result
     }
 
-    fn block(&mut self, endpoint: Endpoint, domain: &mut Self::Domain) -> Result<(), AttachError> {
+    fn block(&mut self, endpoint: Endpoint, _domain: &mut Self::Domain) -> Result<(), AttachError> {
         let (smmu, stream) = self.stream(endpoint).ok_or(AttachError::Failed)?;
         // Not silently: what a blocked device tries is recorded.
-        let blocked = self.set(smmu, stream, &Translation::Invalid);
-        domain.left(smmu);
-        blocked.map_err(|_| AttachError::Failed)
+        self.set(smmu, stream, &Translation::Invalid)
+            .map_err(|_| AttachError::Failed)
     }
 }

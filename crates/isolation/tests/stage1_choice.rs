@@ -135,7 +135,8 @@ fn one_domain_is_on_unlike_smmus() {
     for endpoint in [Endpoint(0), Endpoint(1)] {
         unit.block(endpoint, &mut domain).unwrap();
     }
-    unit.destroy(domain).unwrap();
+    unit.forget(&mut domain).unwrap();
+    unit.destroy(domain);
     machine.assert_clean();
 }
 
@@ -186,8 +187,10 @@ fn a_stream_whose_entry_cannot_be_made_is_blocked() {
     let refused = machine.units[0].borrow_mut().translate(read).unwrap_err();
     assert_eq!(refused.kind(), Some(EventKind::C_BAD_STE));
     // So that the domain it was in can go.
-    unit.destroy(good).unwrap();
-    beyond.destroy(bad).unwrap();
+    unit.forget(&mut good).unwrap();
+    unit.destroy(good);
+    beyond.forget(&mut bad).unwrap();
+    beyond.destroy(bad);
     machine.assert_clean();
 }
 
@@ -200,7 +203,8 @@ fn an_owner_maps_its_pages_and_rings_the_doorbell() {
     let unit = Stage1Unit::new(config(stage1()), &endpoints, &machine, All(&drivers)).unwrap();
     let ram = Range::from_size(PhysAddr::new(DATA), DATA_SIZE).unwrap();
     let entries: Vec<_> = (0..DATA_SIZE / PAGE).map(|_| AtomicU32::new(0)).collect();
-    let banks = [Bank::new(ram, &entries).unwrap()];
+    let groups: Vec<_> = (0..Bank::groups(ram)).map(|_| AtomicU32::new(0)).collect();
+    let banks = [Bank::new(ram, &entries, &groups).unwrap()];
     let ledger = Ledger::new(&banks).unwrap();
     ledger
         .begin(ram, Owner::NOBODY, Owner::HOST)
