@@ -358,6 +358,23 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_becomes_empty_leaves_no_gap() {
+        let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
+        let index = Index::new();
+        let end = FEW as u64 + 3 * MOST;
+        for block in 0..end {
+            assert!(index.insert(memory, block << SHIFT, PhysAddr::new((block + 1) << 12)));
+        }
+        // The first pages first.
+        for block in 0..end {
+            let table = index.remove(memory, block << SHIFT);
+            assert_eq!(table, Some(PhysAddr::new((block + 1) << 12)));
+            let left = (end - block - 1).div_ceil(MOST).min(3);
+            assert_eq!(memory.bytes_in_use(), left * PAGE);
+        }
+    }
+
+    #[test]
     fn what_no_word_can_say_is_not_kept() {
         let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
         let index = Index::new();
