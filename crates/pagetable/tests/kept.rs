@@ -192,6 +192,17 @@ fn a_request_over_the_end_of_a_table_joins_both() {
 }
 
 #[test]
+fn groups_that_come_complete_over_the_end_of_a_table_join_both() {
+    let memory = Scarce::new();
+    let mut table = table(&memory, Bbm::Level2);
+    let group = 16 * PAGE;
+    map(&mut table, 0, BLOCK - group);
+    map(&mut table, BLOCK + group, BLOCK - group);
+    map(&mut table, BLOCK - group, 2 * group);
+    assert!(is_block(&table, 0) && is_block(&table, BLOCK));
+}
+
+#[test]
 fn a_part_of_a_block_goes_without_memory_and_in_one_plan() {
     let memory = Scarce::new();
     let mut table = table(&memory, Bbm::Level2);
