@@ -1,7 +1,6 @@
 //! Domains in front of two SMMUs, one of which fails.
 
 #[path = "../../smmuv3-driver/tests/common/mod.rs"]
-#[allow(dead_code, reason = "the driver's own tests use the rest")]
 mod common;
 
 use common::Fake;

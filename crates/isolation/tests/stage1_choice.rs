@@ -112,7 +112,7 @@ fn one_domain_is_on_unlike_smmus() {
     let other = DmaStage2 {
         vmid: Vmid(7),
         // In which nothing is mapped.
-        root: (&machine).allocate(PAGE).unwrap(),
+        root: Allocator::allocate(&&machine, PAGE).unwrap(),
         t0sz: 28,
         sl0: 1,
         granule: smmuv3_driver::Granule::Size4K,

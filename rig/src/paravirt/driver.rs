@@ -99,7 +99,7 @@ impl<'m> Front<'m> {
             machine.look_at_windows()?;
             // A queue has all three of its parts or none.
             if let Some(first) = machine.seen.borrow().open.values().next()
-                && machine.seen.borrow().open.len() % 3 != 0
+                && !machine.seen.borrow().open.len().is_multiple_of(3)
             {
                 return Err(Finding::Memory(first.start));
             }

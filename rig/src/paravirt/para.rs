@@ -151,19 +151,19 @@ impl Para {
                     self.since.get_or_insert(waits);
                 }
             }
-            Request::Attach { domain, endpoint } if foreseen.is_ok() => {
-                if self.books.id_of(endpoint.0) != Some(domain.0) {
-                    let index = match self.books.current.get(&domain.0) {
-                        Some(index) => *index,
-                        None => {
-                            let index = self.books.create(domain.0, &self.doorbells);
-                            under.made = Some(index);
-                            index
-                        }
-                    };
-                    self.books.also.insert((endpoint.0, index));
-                    under.ending = self.end_with(endpoint.0);
-                }
+            Request::Attach { domain, endpoint }
+                if foreseen.is_ok() && self.books.id_of(endpoint.0) != Some(domain.0) =>
+            {
+                let index = match self.books.current.get(&domain.0) {
+                    Some(index) => *index,
+                    None => {
+                        let index = self.books.create(domain.0, &self.doorbells);
+                        under.made = Some(index);
+                        index
+                    }
+                };
+                self.books.also.insert((endpoint.0, index));
+                under.ending = self.end_with(endpoint.0);
             }
             Request::Detach { endpoint, .. } if foreseen.is_ok() => {
                 under.ending = self.end_with(endpoint.0);
@@ -361,7 +361,9 @@ impl Para {
                         book.fleeting.retain(|m| live.get(&m.start) != Some(m));
                         book.live = live;
                     }
-                    under.made.map(|made| self.books.close(made));
+                    if let Some(made) = under.made {
+                        self.books.close(made);
+                    }
                 }
             }
             Request::Detach { endpoint, .. } => {
