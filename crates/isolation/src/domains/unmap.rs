@@ -52,13 +52,15 @@ impl<U: DmaUnit> Domains<'_, U> {
         if !self.can_hold() {
             return Err(FlushFirst);
         }
+        // Whatever it says: it may have taken tables out and nothing else, and
+        // those wait for a flush too.
+        self.mark_dirty(index);
         let Some(slot) = self.slot(index) else {
             return Ok(None);
         };
         let Some(taken) = slot.domain.unmap_first(range)? else {
             return Ok(None);
         };
-        self.mark_dirty(index);
         if !taken.mmio
             && let Ok(run) = Range::from_size(taken.to, taken.iova.size())
         {
