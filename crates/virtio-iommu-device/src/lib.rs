@@ -146,15 +146,17 @@ impl<W: Window> Device<W> {
         self.register(platform, iommu, offset, size, value)
     }
 
-    /// Processes the request queue, whatever is in it.
+    /// Processes the request queue, whatever is in it; `spent` of the work of
+    /// this call was done before.
     #[cold]
     #[inline(never)]
     fn serve<P: Platform<Window = W>, I: Iommu>(
         &mut self,
         platform: &P,
         iommu: &mut I,
+        spent: u32,
     ) -> Progress {
-        let work = self.config.work.max(1);
+        let work = self.config.work.max(1).saturating_sub(spent);
         let end = match self.server(platform, iommu, work) {
             Some(mut server) => server.run(),
             None => End::Empty,

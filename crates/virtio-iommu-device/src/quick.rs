@@ -28,30 +28,34 @@ impl<W: Window> Device<W> {
         iommu: &mut I,
     ) -> Progress {
         match self.single(platform, iommu) {
-            true => Progress::Done,
-            false => self.serve(platform, iommu),
+            Ok(()) => Progress::Done,
+            Err(spent) => self.serve(platform, iommu, spent),
         }
     }
 
     /// Processes the request queue if one request of the usual kind is all that
-    /// there is; whether it did, and nothing is left.
+    /// there is. If something is left, the work that it did all the same.
     #[inline]
-    fn single<P: Platform<Window = W>, I: Iommu>(&mut self, platform: &P, iommu: &mut I) -> bool {
+    fn single<P: Platform<Window = W>, I: Iommu>(
+        &mut self,
+        platform: &P,
+        iommu: &mut I,
+    ) -> Result<(), u32> {
         let [requests, _] = &mut self.queues;
         let Some(rings) = &mut requests.rings else {
-            return false;
+            return Err(0);
         };
         if rings.waiting() != 1 || self.burst.under_way.is_some() {
-            return false;
+            return Err(0);
         }
         let features = self.terms.features;
         let head = rings.head();
         if head >= rings.size() || !features.contains(Features::MAP_UNMAP) {
-            return false;
+            return Err(0);
         }
         let body = rings.descriptor(head);
         if body.flags & FLAGS != NEXT || body.next >= rings.size() {
-            return false;
+            return Err(0);
         }
         let tail = rings.descriptor(body.next);
         let offset = body.at & OFFSET;
@@ -64,10 +68,10 @@ impl<W: Window> Device<W> {
             || tail.flags & FLAGS != WRITE
             || tail.len < TAIL
         {
-            return false;
+            return Err(0);
         }
         let Ok(page) = platform.hold(Ipa::new(body.at - offset)) else {
-            return false;
+            return Err(0);
         };
         let decoded = if body.len == MAP_SIZE as u32 {
             let [head, start, last, to] = page.words(offset).map(u64::from_le);
@@ -83,7 +87,7 @@ impl<W: Window> Device<W> {
         };
         let Some(decoded) = decoded else {
             platform.release(page);
-            return false;
+            return Err(0);
         };
         rings.take();
         self.counts.requests = self.counts.requests.wrapping_add(1);
@@ -99,7 +103,7 @@ impl<W: Window> Device<W> {
                         tail: Tail::Whole(tail.at),
                         detach: false,
                     });
-                    return false;
+                    return Err(1);
                 }
             },
             Err(status) => self.counts.refuse(status),
@@ -112,9 +116,9 @@ impl<W: Window> Device<W> {
         }
         if event_idx {
             rings.arm();
-            return rings.waiting() == 0;
+            return if rings.waiting() == 0 { Ok(()) } else { Err(1) };
         }
         // Without it the driver notifies of every chain.
-        true
+        Ok(())
     }
 }

@@ -173,6 +173,18 @@ fn statuses_are_written_before_the_ring_moves() {
     assert_eq!(driver.world.book.count(Call::Sync), 1);
 }
 
+/// The first turn of a request that is alone is work too.
+#[test]
+fn a_single_request_has_no_turn_more_than_others() {
+    for work in 1..=8u32 {
+        let mut driver = with(work, PLAIN);
+        driver.world.book.pace.extend([Pace::Turns(5)]);
+        driver.queue(&map_page(0));
+        assert_eq!(driver.notify(), 6_u32.div_ceil(work), "{work}");
+        assert_eq!(driver.used().len(), 1);
+    }
+}
+
 /// Twenty requests, some of which take turns, under every share of work.
 #[test]
 fn a_call_that_ends_early_is_carried_on() {
