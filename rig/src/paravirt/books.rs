@@ -219,7 +219,8 @@ impl Books {
     }
 
     /// Bytes of tables that these domains need at most, each with a root of so
-    /// many bytes.
+    /// many bytes. One table that is empty may stay in each with the one above it,
+    /// since a driver that unmaps its last page often maps another one soon.
     pub(crate) fn table_bytes(&self, root: u64) -> u64 {
         let bytes = |index: &usize| {
             let live = self.all[*index].live.values();
@@ -229,7 +230,7 @@ impl Books {
                     tables.extend((m.start >> shift..=(m.end - 1) >> shift).map(|n| (shift, n)));
                 }
             }
-            root + tables.len() as u64 * PAGE_SIZE
+            root + (tables.len() as u64 + 2) * PAGE_SIZE
         };
         self.current.values().map(bytes).sum()
     }

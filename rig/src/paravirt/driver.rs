@@ -25,7 +25,6 @@ const SLOTS: u64 = 32;
 const LONGEST: u16 = 6;
 /// Bytes of a slot: body, tail, a table of descriptors.
 const SLOT: u64 = 0x100;
-const TAIL: u64 = 0x30;
 const TABLE: u64 = 0x60;
 
 /// Nobody's memory.
@@ -383,9 +382,12 @@ impl<'m> Front<'m> {
         let tail = if room > 0x30 {
             self.base + 7 * PAGE_SIZE
         } else {
-            slot + TAIL
+            // As Linux has it, right behind the readable part.
+            slot + len.next_multiple_of(4)
         };
-        poke(machine, tail, !0);
+        for half in [tail, tail + 2] {
+            poke16(machine, half, !0);
+        }
         let stock = [(slot, len, 0), (tail, u64::from(room), WRITE)];
         let pieces: Vec<(u64, u64, u64)> = match shape {
             Shape::Stock | Shape::Indirect => stock.to_vec(),

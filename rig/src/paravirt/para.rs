@@ -17,8 +17,9 @@ pub(crate) struct Para {
     pub(crate) pinning: Option<Mapping>,
     pub(crate) doorbells: Vec<Mapping>,
     pub(crate) limits: Option<Limits>,
-    /// Waits before something was first taken away since the last one.
-    since: Option<u64>,
+    /// Waits, and pages lost, before something was first taken away since the
+    /// last wait.
+    since: Option<(u64, u64)>,
     /// What the last request came to, until somebody looks at its status.
     last: Option<Outcome>,
     /// What waited requests came to, in their order.
@@ -119,7 +120,7 @@ impl Para {
         }
     }
 
-    pub(crate) fn begin(&mut self, machine: &Machine, request: &Request, waits: u64) {
+    pub(crate) fn begin(&mut self, machine: &Machine, request: &Request, so_far: (u64, u64)) {
         let foreseen = self.foresee(machine, request);
         let mut under = Under {
             request: Some(*request),
@@ -148,7 +149,7 @@ impl Para {
                 if let Some(book) = self.books.book_mut(domain.0)
                     && book.take(iova, &bells)
                 {
-                    self.since.get_or_insert(waits);
+                    self.since.get_or_insert(so_far);
                 }
             }
             Request::Attach { domain, endpoint }
@@ -354,6 +355,9 @@ impl Para {
                         self.books.limbo.insert((endpoint.0, index));
                         self.books.all[index].doubt();
                     }
+                    if let Some((index, _)) = under.ending {
+                        self.books.all[index].keep();
+                    }
                 } else {
                     // As it was.
                     if let Some((index, live)) = under.ending {
@@ -374,7 +378,7 @@ impl Para {
                     }
                 } else if failed && let Some(index) = self.books.at.remove(&endpoint.0) {
                     self.books.limbo.insert((endpoint.0, index));
-                    self.books.all[index].doubt();
+                    self.books.all[index].keep();
                 }
             }
         }
@@ -445,8 +449,10 @@ impl Para {
         self.waiting = 0;
     }
 
-    pub(crate) fn synced(&mut self, done: bool, waits: u64) {
-        let once = self.since.take().is_some_and(|since| waits == since + 1);
+    pub(crate) fn synced(&mut self, done: bool, (waits, lost): (u64, u64)) {
+        // There was one wait, and it failed: all of it is held for ever.
+        let since = self.since.take();
+        let once = since.is_some_and(|(w, l)| waits == w + 1 && lost > l);
         for book in &mut self.books.all {
             if done {
                 book.fleeting.clear();

@@ -4,6 +4,8 @@ use crate::op::Op;
 use crate::paravirt::generate::{FIRST, domain, iova, memory};
 use crate::paravirt::op::{Ask, ParaOp};
 use proptest::prelude::*;
+use smmuv3_model::Fault;
+use smmuv3_spec::command::CommandError;
 
 fn asked(what: Ask, sync: bool) -> Op {
     Op::Para(ParaOp::Ask { what, sync })
@@ -52,7 +54,12 @@ fn group() -> impl Strategy<Value = Vec<Op>> {
         0..16u64,
         0..4u64,
     );
-    (order, chunk, odd, rest).prop_map(|(order, chunk, (what, odd), rest)| {
+    let last = prop::option::of(prop::sample::select(vec![0u64, 15, 14, 8]));
+    (order, chunk, odd, rest, last).prop_map(|(mut order, chunk, (what, odd), rest, last)| {
+        if let Some(last) = last {
+            order.retain(|n| *n != last);
+            order.push(last);
+        }
         let (domain, group, sync, mapping, around, part) = rest;
         let first = 0x100 + group * 16;
         let mut asks = Vec::new();
@@ -88,14 +95,20 @@ fn group() -> impl Strategy<Value = Vec<Op>> {
 /// elsewhere.
 fn reuse() -> impl Strategy<Value = Vec<Op>> {
     let parts = (0..2u32, iova(), 1..18u64, memory(), memory(), any::<bool>());
-    parts.prop_map(|(domain, iova, count, to, other, sync)| {
-        let asks = vec![
+    let far = (any::<bool>(), iova());
+    (parts, far).prop_map(|((domain, iova, count, to, other, sync), (first, far))| {
+        let mut asks = vec![
+            map(domain, far, 1, FIRST + 9, 3),
             map(domain, iova, count, to, 3),
             unmap(domain, iova, count),
+            unmap(domain, far, 1),
             map(domain, iova, count, other, 3),
             unmap(domain, iova, count),
             map(domain, iova.saturating_add(32), count, to, 3),
         ];
+        if first {
+            asks.swap(2, 3);
+        }
         all(domain, asks, sync)
     })
 }
@@ -110,17 +123,27 @@ fn large() -> impl Strategy<Value = Vec<Op>> {
     let count = prop_oneof![1025..2049u64, 513..1600u64];
     let way = prop::option::of(0..2048u64);
     let cut = prop::sample::select(vec![0u64, 0x200, 0x400, 1, 0x210]);
-    (0..2u32, place, count, way, (cut, any::<bool>())).prop_map(
-        |(domain, (iova, to), count, way, (cut, sync))| {
+    let rest = (cut, any::<bool>(), prop::option::weighted(0.7, 0..2u8));
+    (0..2u32, place, count, way, rest).prop_map(
+        |(domain, (iova, to), count, way, (cut, sync, pause))| {
             let mut asks = Vec::new();
             if let Some(way) = way {
                 asks.push(map(domain, iova + way, 1, FIRST + 7, 3));
             }
-            asks.push(map(domain, iova, count, FIRST + to, 3));
+            let large = map(domain, iova, count, FIRST + to, 3);
+            asks.push(large);
             let end = (iova + 0x200) & !0x1ff;
             asks.push(unmap(domain, iova, (end + cut).saturating_sub(iova)));
             asks.push(unmap(domain, 0, 1 << 24));
-            all(domain, asks, sync)
+            let mut ops = all(domain, asks, sync);
+            if let Some(turns) = pause {
+                // Something else is asked for while it is under way.
+                let at = ops.len() - 3;
+                let first = [asked(large, false), Op::Para(ParaOp::GoOn { turns })];
+                let next = asked(unmap(domain, iova + 0x1000, 1), true);
+                ops.splice(at..=at, first.into_iter().chain([next]));
+            }
+            ops
         },
     )
 }
@@ -218,8 +241,8 @@ fn starved() -> impl Strategy<Value = Vec<Op>> {
 pub(super) fn sequence() -> impl Strategy<Value = Vec<Op>> {
     prop_oneof![
         3 => group(),
-        1 => reuse(),
-        1 => large(),
+        2 => reuse(),
+        3 => large(),
         2 => edges(),
         1 => scatter(),
         1 => starved(),
@@ -227,11 +250,23 @@ pub(super) fn sequence() -> impl Strategy<Value = Vec<Op>> {
 }
 
 /// An invalidation fails, in a wait or in the middle of another request.
-pub(super) fn failure(fault: Op) -> impl Strategy<Value = Vec<Op>> {
-    (0..2u32, any::<bool>(), any::<bool>()).prop_map(move |(domain, over, sync)| {
+pub(super) fn failure() -> impl Strategy<Value = Vec<Op>> {
+    let fault = prop::sample::select(vec![
+        None,
+        Some(Fault::CommandError(CommandError::ILL)),
+        Some(Fault::CommandError(CommandError::ABT)),
+        Some(Fault::CommandStuck { polls: None }),
+    ]);
+    let parts = (0..2u32, any::<bool>(), any::<bool>(), fault);
+    parts.prop_map(|(domain, over, sync, fault)| {
         let mut ops = all(domain, vec![map(domain, 0x160, 2, FIRST + 0x170, 3)], true);
         ops.push(asked(unmap(domain, 0x160, 2), false));
-        ops.push(fault);
+        // The endpoint is behind the SMMU of that number.
+        let smmu = domain;
+        ops.push(match fault {
+            Some(fault) => Op::Break { smmu, fault },
+            None => Op::Flip { smmu },
+        });
         if over {
             ops.push(asked(map(domain, 0x160, 1, FIRST + 0x178, 3), sync));
         }

@@ -17,6 +17,12 @@ pub(crate) struct Watched<'w, 'm, U: DmaUnit> {
 }
 
 impl<U: DmaUnit> Watched<'_, '_, U> {
+    /// Waits and pages lost.
+    fn so_far(&self) -> (u64, u64) {
+        let counts = self.domains.counts();
+        (counts.syncs, counts.lost_pages)
+    }
+
     fn call(&mut self, call: impl FnOnce(&mut Self) -> Step) -> Step {
         self.machine.refresh_allowed();
         self.machine.work.set(0);
@@ -93,7 +99,7 @@ impl<U: DmaUnit> Iommu for Watched<'_, '_, U> {
                 .find(Finding::Answer("request", name(&request).1));
         }
         self.machine.look_at_asked(&request);
-        let waits = self.domains.counts().syncs;
+        let waits = self.so_far();
         self.machine
             .para
             .borrow_mut()
@@ -113,7 +119,7 @@ impl<U: DmaUnit> Iommu for Watched<'_, '_, U> {
             self.machine.find(Finding::Answer("sync", 0));
         }
         let result = self.domains.sync();
-        let waits = self.domains.counts().syncs;
+        let waits = self.so_far();
         self.machine.para.borrow_mut().synced(result.is_ok(), waits);
         self.machine.refresh_allowed();
         if result.is_err() && !self.machine.scarred.get() {
