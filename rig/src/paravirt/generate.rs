@@ -326,7 +326,7 @@ pub fn program(device: bool, lengths: RangeInclusive<usize>) -> impl Strategy<Va
 
 /// Anything to run on, and who asks.
 pub fn para_setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
-    let work = prop_oneof![2 => Just(64u32), 2 => 1..5u32, 1 => 1..80u32];
+    let work = prop_oneof![2 => Just(64u32), 2 => 1..3u32, 1 => 1..80u32];
     let device = prop::option::of(work);
     let flags = (
         prop::bool::weighted(0.1),

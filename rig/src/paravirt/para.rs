@@ -326,9 +326,8 @@ impl Para {
                         book.doubt();
                         // It may all be there still.
                         let (start, end) = (iova.start().raw(), iova.end().raw());
-                        let inside = book.fleeting.iter();
-                        let inside = inside.filter(|m| m.overlaps(start, end));
-                        book.kept.extend(inside);
+                        let inside = |m: &mut Mapping| m.overlaps(start, end);
+                        book.kept.extend(book.fleeting.extract_if(.., inside));
                     } else if result.is_ok() && !under.waits {
                         // Whoever does not wait says that it is over.
                         book.fleeting.clear();
