@@ -309,7 +309,7 @@ fn without_ranges_each_page_or_the_whole_asid() {
     let mut smmu = driver(&fake);
     let asid = 0x1234 << 48;
     let pages = issue(&mut smmu, &fake, 3, Some(3));
-    let page = |n: u64| [asid | 0x12, 0x4000_0000 + (n << 12) | 1];
+    let page = |n: u64| [asid | 0x12, (0x4000_0000 + (n << 12)) | 1];
     assert_eq!(pages, [page(0), page(1), page(2)]);
     // One address drops a whole block.
     assert_eq!(issue(&mut smmu, &fake, 512, Some(2)), [page(0)]);
