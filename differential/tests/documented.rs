@@ -3,10 +3,13 @@
 use portcullis_differential::case::{Step, new_records};
 use portcullis_differential::layout::EVENTQ;
 use portcullis_differential::{deviations, generate};
+use std::collections::BTreeSet;
 
 #[test]
 fn every_deviation_is_in_the_readme() {
-    let readme = include_str!("../README.md");
+    let (readme, requests) = include_str!("../README.md")
+        .split_once("QEMU's `virtio-iommu-pci`")
+        .expect("two parts");
     for deviation in deviations::known() {
         let row = format!(
             "| `{}` | {} | {} |",
@@ -16,6 +19,18 @@ fn every_deviation_is_in_the_readme() {
     }
     let rows = readme.lines().filter(|line| line.starts_with("| `"));
     assert_eq!(rows.count(), deviations::known().count());
+    // Those of requests are named where they are recognised.
+    let source = include_str!("../src/requests/explain.rs");
+    let named: BTreeSet<_> = source
+        .split("known(\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    let rows: BTreeSet<_> = requests
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert_eq!(rows, named);
 }
 
 #[test]
