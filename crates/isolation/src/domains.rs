@@ -114,7 +114,7 @@ pub struct Domains<'a, U: DmaUnit> {
     not_owned: Option<Range<PhysAddr>>,
 }
 
-/// Devices may only write it.
+/// Devices may only write it, if the hardware can say so.
 const DOORBELL: Access = Access::WRITE.union(Access::MMIO);
 
 impl<'a, U: DmaUnit> Domains<'a, U> {
