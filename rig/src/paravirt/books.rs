@@ -108,7 +108,13 @@ pub(crate) struct Books {
     pub(crate) limbo: BTreeSet<(u32, usize)>,
     /// Memory that stays held for ever.
     pub(crate) lost: Vec<Mapping>,
+    /// Memory that nobody uses any more and that is let go of piece by piece,
+    /// and how many bytes of it are left.
+    releasing: (Vec<Mapping>, u64),
 }
+
+/// Bytes that one call lets go of.
+const RELEASE: u64 = 16 << 20;
 
 impl Books {
     /// The domain of that number.
@@ -194,6 +200,27 @@ impl Books {
         all.map(|m| m.to..m.to + (m.end - m.start)).collect()
     }
 
+    /// Everything that was taken away is in use no more: it is let go of, now or
+    /// with the next calls.
+    pub(crate) fn release(&mut self) {
+        let mut gone = Vec::new();
+        for book in &mut self.all {
+            gone.append(&mut book.fleeting);
+        }
+        gone.retain(|m| !m.mmio);
+        self.releasing.1 += gone.iter().map(|m| m.end - m.start).sum::<u64>();
+        self.releasing.0.append(&mut gone);
+        self.release_more();
+    }
+
+    /// One call more.
+    pub(crate) fn release_more(&mut self) {
+        self.releasing.1 = self.releasing.1.saturating_sub(RELEASE);
+        if self.releasing.1 == 0 {
+            self.releasing.0.clear();
+        }
+    }
+
     /// How often each page of RAM is held for mappings, at least and at most.
     pub(crate) fn holds(&self) -> Vec<(u32, u32)> {
         let mut pages = vec![(0, 0); PAGES as usize];
@@ -214,6 +241,7 @@ impl Books {
             book.fleeting.iter().for_each(|m| add(m, 0));
             book.kept.iter().for_each(|m| add(m, 0));
         }
+        self.releasing.0.iter().for_each(|m| add(m, 0));
         self.lost.iter().for_each(|m| add(m, 1));
         pages
     }

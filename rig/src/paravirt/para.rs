@@ -121,6 +121,7 @@ impl Para {
     }
 
     pub(crate) fn begin(&mut self, machine: &Machine, request: &Request, so_far: (u64, u64)) {
+        self.books.release_more();
         let foreseen = self.foresee(machine, request);
         let mut under = Under {
             request: Some(*request),
@@ -453,14 +454,15 @@ impl Para {
         let since = self.since.take();
         let once = since.is_some_and(|(w, l)| waits == w + 1 && lost > l);
         for book in &mut self.books.all {
-            if done {
-                book.fleeting.clear();
-            } else if !book.fleeting.is_empty() {
+            if !done && !book.fleeting.is_empty() {
                 if once {
                     self.books.lost.extend(&book.fleeting);
                 }
                 book.keep();
             }
+        }
+        if done {
+            self.books.release();
         }
         for _ in 0..std::mem::take(&mut self.waiting) {
             self.waits.push_back(done);
