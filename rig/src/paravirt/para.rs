@@ -264,7 +264,9 @@ impl Para {
                 let foreseen = Err(refusal) == under.foreseen || Err(refusal) == again;
                 let starved = refusal == Refusal::NoMemory && machine.starved.get();
                 let owned = refusal == Refusal::NotOwned && under.moved;
-                foreseen || starved || owned || scarred && (refusal == Refusal::Failed || doubtful)
+                // What is behind a fenced SMMU is blocked, and in no domain.
+                let failed = matches!(refusal, Refusal::Failed | Refusal::NotAttached);
+                foreseen || starved || owned || scarred && (failed || doubtful)
             }
         };
         let (what, at) = name(&request);
@@ -376,7 +378,9 @@ impl Para {
                     if let Some((index, _)) = under.ending {
                         self.end_of(index, exist);
                     }
-                } else if failed && let Some(index) = self.books.at.remove(&endpoint.0) {
+                } else if (failed || result == Err(Refusal::NotAttached) && under.foreseen.is_ok())
+                    && let Some(index) = self.books.at.remove(&endpoint.0)
+                {
                     self.books.limbo.insert((endpoint.0, index));
                     self.books.all[index].keep();
                 }
