@@ -467,7 +467,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     }
 
     /// Waits until nothing of what was taken away is in use, and lets go of it.
-    #[inline]
+    #[inline(always)]
     fn flush(&mut self) -> Result<(), SyncError> {
         if self.free {
             self.release();

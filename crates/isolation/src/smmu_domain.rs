@@ -339,7 +339,7 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn flush(&mut self) -> Result<(), FlushError> {
         if self.open.is_none() {
             return if self.doubt { Err(FlushError) } else { Ok(()) };

@@ -72,8 +72,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
         let size = hi - lo;
         // As in `map`: one block or page is what most requests are.
+        let entry = if size == self.geometry.granule().bytes() {
+            self.single(lo, hi)
+        } else {
+            self.hint.entry(lo, size)
+        };
         if out & ((size - 1) | self.beyond) == 0
-            && let Some(entry) = self.single(lo, hi)
+            && let Some(entry) = entry
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);

@@ -260,7 +260,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// # Errors
     /// [`Error::BadRange`], [`Error::Fenced`]: nothing was done. Otherwise a
     /// failure that fenced.
-    #[inline]
+    #[inline(always)]
     pub fn issue_ipa_range(
         &mut self,
         vmid: Vmid,
