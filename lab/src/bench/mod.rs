@@ -122,8 +122,11 @@ fn number(value: f64) -> String {
     if value.fract() != 0.0 && value < 1000.0 {
         return format!("{value:.1}");
     }
-    let digits = format!("{value:.0}");
+    let digits = format!("{:.0}", value.abs());
     let mut text = String::new();
+    if value < 0.0 {
+        text.push('-');
+    }
     for (i, digit) in digits.chars().enumerate() {
         if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
