@@ -123,7 +123,7 @@ fn large() -> impl Strategy<Value = Vec<Op>> {
     let count = prop_oneof![1025..2049u64, 513..1600u64];
     let way = prop::option::of(0..2048u64);
     let cut = prop::sample::select(vec![0u64, 0x200, 0x400, 1, 0x210]);
-    let rest = (cut, any::<bool>(), prop::option::weighted(0.7, 0..2u8));
+    let rest = (cut, any::<bool>(), prop::option::weighted(0.8, 0..2u8));
     (0..2u32, place, count, way, rest).prop_map(
         |(domain, (iova, to), count, way, (cut, sync, pause))| {
             let mut asks = Vec::new();
@@ -242,7 +242,7 @@ pub(super) fn sequence() -> impl Strategy<Value = Vec<Op>> {
     prop_oneof![
         3 => group(),
         2 => reuse(),
-        3 => large(),
+        5 => large(),
         2 => edges(),
         1 => scatter(),
         1 => starved(),
