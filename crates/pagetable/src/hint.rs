@@ -12,6 +12,7 @@
 
 use crate::descend::{STRIDE_4K, shift_4k};
 use crate::descriptor::leaf_type;
+use crate::geometry::LAST;
 use crate::plan::notes_4k;
 use core::cell::Cell;
 
@@ -29,7 +30,15 @@ pub(crate) struct Hint {
     level: Cell<u8>,
     /// What a plan says of one block or page in it.
     notes: Cell<u64>,
+    /// An address that no mapping reaches across, or [`NOWHERE`], which is all
+    /// there is while the table is not one of pages.
+    apart: Cell<u64>,
+    /// Entries of one table, first and end, that are known to be 0.
+    clear: Cell<(u64, u64)>,
 }
+
+/// Where no mapping can begin.
+const NOWHERE: u64 = 1;
 
 impl Hint {
     pub(crate) const fn none() -> Self {
@@ -41,6 +50,8 @@ impl Hint {
             leaf: Cell::new(0),
             level: Cell::new(0),
             notes: Cell::new(0),
+            apart: Cell::new(NOWHERE),
+            clear: Cell::new((0, 0)),
         }
     }
 
@@ -87,6 +98,57 @@ impl Hint {
         self.leaf.set(leaf_type(level));
         self.level.set(level);
         self.notes.set(notes_4k(level));
+        if level != LAST {
+            self.apart.set(NOWHERE);
+        }
+    }
+
+    /// Whether `address` is known to be one that no mapping reaches across: it
+    /// was found to be so, and nothing came since that could. Of one address at
+    /// a time, the end of what is unmapped again and again: when that is the
+    /// end of a table too, the next one is not this hint's.
+    #[inline(always)]
+    pub(crate) fn is_apart(&self, address: u64) -> bool {
+        self.apart.get() == address
+    }
+
+    /// Notes that no mapping reaches across `address`.
+    pub(crate) fn keep_apart(&self, address: u64) {
+        // One page covers no address but its first; a block would have to be
+        // looked at each time.
+        if self.level.get() == LAST {
+            self.apart.set(address);
+        }
+    }
+
+    /// To be called before something is mapped that may reach across addresses
+    /// `lo..hi`, of which the first is one if it goes on with what is before it.
+    #[inline(always)]
+    pub(crate) fn joins(&self, lo: u64, hi: u64) {
+        let apart = self.apart.get();
+        if lo <= apart && apart < hi {
+            self.apart.set(NOWHERE);
+        }
+    }
+
+    /// Whether `count` entries from `entry` on are known to be 0.
+    #[inline(always)]
+    pub(crate) fn are_clear(&self, entry: u64, count: u64) -> bool {
+        let (first, end) = self.clear.get();
+        first <= entry && entry < end && (end - entry) / 8 >= count
+    }
+
+    /// Notes that `count` entries from `entry` on, all in one table, are 0. What
+    /// is mapped there again next need not be looked at.
+    #[inline(always)]
+    pub(crate) fn keep_clear(&self, entry: u64, count: u64) {
+        self.clear.set((entry, entry + count * 8));
+    }
+
+    /// To be called when something is mapped.
+    #[inline(always)]
+    pub(crate) fn fill(&self) {
+        self.clear.set((0, 0));
     }
 
     /// To be called before a descriptor of a table changes.

@@ -53,6 +53,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);
+            self.hint.fill();
             self.memory.store(at, out | bits | self.hint.leaf());
             self.memory.publish(at, 8);
             return Ok(());
@@ -69,6 +70,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         bits: u64,
     ) -> Result<(), Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
+        self.hint.joins(lo, hi);
+        self.hint.fill();
         let most = self.geometry.output_end();
         if hi <= self.limit
             && out <= most

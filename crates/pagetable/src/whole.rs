@@ -22,6 +22,9 @@ use portcullis_memory::{Allocator, Memory};
 /// Bit 57 of a block or page: it is not the first of its mapping.
 pub(crate) const JOINED: u64 = 1 << 57;
 
+/// The page of every [hint](crate::hint).
+const PAGE_4K: u64 = Granule::Size4K.bytes();
+
 /// Entries of a group with 4 KiB pages.
 const GROUP_4K: u64 = Granule::Size4K.contiguous_entries(LAST);
 
@@ -82,7 +85,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);
-            let joined = if rest { JOINED } else { 0 };
+            let joined = if rest {
+                self.hint.joins(lo, lo + size);
+                JOINED
+            } else {
+                0
+            };
+            self.hint.fill();
             let bits = F::encode(attributes) | joined | self.hint.leaf();
             self.memory.store(at, out | bits);
             self.memory.publish(at, 8);
@@ -131,7 +140,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// table is. Returns whether it did.
     fn map_run_whole(&mut self, range: Range<F::Input>, out: u64, bits: u64, rest: bool) -> bool {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        let page = Granule::Size4K.bytes();
+        let page = PAGE_4K;
         let one_table = run_level_4k(lo | hi | out, lo ^ (hi - 1)).is_some_and(|level| {
             // Where a block would do, the general case knows.
             level == LAST
@@ -146,9 +155,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let count = (hi - lo) / page;
         let at = |index: u64| PhysAddr::new(entry + index * 8);
         let load = |index| self.memory.load(at(index));
-        if !self.memory.is_clear(at(0), count) {
+        if !self.hint.are_clear(entry, count) && !self.memory.is_clear(at(0), count) {
             return false;
         }
+        if rest {
+            self.hint.joins(lo, hi);
+        }
+        self.hint.fill();
         let descriptor = out | bits | JOINED | self.hint.leaf();
         let group = GROUP_4K * page;
         // Entries before, in and after the part that is of whole groups.
@@ -189,26 +202,29 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     #[inline(always)]
     pub fn reaches_across(&self, address: F::Input) -> bool {
         let at = address.raw();
-        let page = self.geometry.granule().bytes();
-        match self.hint.entry(at, page) {
+        match self.hint.entry(at, PAGE_4K) {
             Some(entry) => {
                 let descriptor = self.memory.load(PhysAddr::new(entry));
                 descriptor & (VALID | JOINED) == VALID | JOINED
             }
-            None => self.reaches_across_slowly(at),
+            None => !self.hint.is_apart(at) && self.reaches_across_slowly(at),
         }
     }
 
     #[inline(never)]
     fn reaches_across_slowly(&self, at: u64) -> bool {
-        at < self.geometry.input_end()
+        let across = at < self.geometry.input_end()
             && leaf(&self.memory, &self.geometry, self.root, at).is_ok_and(|leaf| {
                 let inside = at & ((1 << leaf.shift) - 1) != 0;
                 if inside && leaf.descriptor & KEPT != 0 {
                     return self.kept_reaches_across(at);
                 }
                 inside || leaf.descriptor & JOINED != 0
-            })
+            });
+        if !across {
+            self.hint.keep_apart(at);
+        }
+        across
     }
 
     /// Takes away the first run of entries in `range` that continue each other
@@ -229,7 +245,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             let descriptor = self.memory.load(at);
             if descriptor & (TABLE | VALID | CONTIGUOUS | KEPT) == self.hint.leaf()
                 && let Ok(attributes) = F::decode(descriptor)
-                && (self.is_used_beside(entry, entry + 8) || self.may_leave_empty(lo))
+                && (self.is_used_beside(entry, entry + 8, PAGE_4K) || self.may_leave_empty(lo))
             {
                 self.memory.store(at, 0);
                 self.memory.publish(at, 8);
@@ -282,7 +298,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             let end = start + taken * size;
             let mut plan = self.plan();
             plan.touch(start, end, level);
-            let stays = self.is_used_beside(entry, entry + taken * 8);
+            let page = self.geometry.granule().bytes();
+            let stays = self.is_used_beside(entry, entry + taken * 8, page);
             match Range::new(F::Input::new(start), F::Input::new(end)) {
                 Ok(range) if !stays && !self.may_leave_empty(start) => {
                     (end, self.retire_empty(range, plan)?)
@@ -331,16 +348,17 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
         self.memory.store_run(at(0), done, 0, 0);
         self.memory.publish(at(0), done * 8);
+        self.hint.keep_clear(run.entry, done);
         done
     }
 
-    /// Whether an entry beside `first..end` of a table shows that the table is
-    /// not empty.
+    /// Whether an entry beside `first..end` of a table of `size` bytes shows that
+    /// the table is not empty.
     #[inline(always)]
-    fn is_used_beside(&self, first: u64, end: u64) -> bool {
+    fn is_used_beside(&self, first: u64, end: u64, size: u64) -> bool {
         // Every table but a root begins and ends at a multiple of its size; at
         // the ends of one, nothing is said of what lies beyond.
-        let inside = self.geometry.granule().bytes() - 1;
+        let inside = size - 1;
         let load = |at| self.memory.load(PhysAddr::new(at));
         first & inside != 0 && load(first - 8) != 0 || end & inside != 0 && load(end) != 0
     }

@@ -108,6 +108,101 @@ fn the_bit_of_a_mapping_is_57() {
     );
 }
 
+/// The end of a table is remembered as the end of a mapping only for as long as
+/// it is one.
+#[test]
+fn a_mapping_that_comes_to_reach_across_a_table_is_seen() {
+    const END: u64 = 512 * PAGE;
+    let last = range(END - PAGE, PAGE);
+    let to = PhysAddr::new(0x8000_1000);
+    type Join = fn(&mut Table<Stage2, &Arena>);
+    // By one page, by several in one table, and in one call.
+    let ways: [Join; 3] = [
+        |table| {
+            let to = PhysAddr::new(0x8000_2000);
+            table.map_whole(range(END, PAGE), to, RAM, true).unwrap();
+        },
+        |table| {
+            let (rest, to) = (range(END, 3 * PAGE), PhysAddr::new(0x8000_2000));
+            table.map_whole(rest, to, RAM, true).unwrap();
+        },
+        |table| {
+            table.take_first(range(END - PAGE, PAGE)).unwrap().unwrap();
+            let (both, to) = (range(END - PAGE, 2 * PAGE), PhysAddr::new(0x8000_1000));
+            table.map_whole(both, to, RAM, false).unwrap();
+        },
+    ];
+    for join in ways {
+        let arena = arena();
+        let mut table = table(&arena, Bbm::Level2);
+        let (other, elsewhere) = (range(END + 8 * PAGE, PAGE), PhysAddr::new(0x9000_0000));
+        table.map_whole(other, elsewhere, RAM, false).unwrap();
+        for _ in 0..2 {
+            // Each unmaps what was there, and moves the hint to that table.
+            table.take_first(last).unwrap();
+            table.map_whole(last, to, RAM, false).unwrap();
+            assert!(!table.reaches_across(Ipa::new(END)));
+        }
+        join(&mut table);
+        // Which moves the hint back, whichever way it was.
+        table.visit(last, |_, _| ()).unwrap();
+        assert!(table.reaches_across(Ipa::new(END)));
+    }
+}
+
+/// The same of a block, which can come to cover an address that is remembered.
+#[test]
+fn a_block_that_comes_to_reach_across_is_seen() {
+    const GIB: u64 = 1 << 30;
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level2);
+    let (page, first) = (range(0, PAGE), PhysAddr::new(0x8000_0000));
+    table.map_whole(page, first, RAM, false).unwrap();
+    let (block, to) = (range(7 * GIB, GIB), PhysAddr::new(GIB));
+    table.map_whole(block, to, RAM, false).unwrap();
+    table.visit(page, |_, _| ()).unwrap();
+    let inside = Ipa::new(5 * GIB + 512 * PAGE);
+    assert!(!table.reaches_across(inside));
+    table.visit(block, |_, _| ()).unwrap();
+    table
+        .map_whole(range(5 * GIB, GIB), to, RAM, false)
+        .unwrap();
+    table.visit(page, |_, _| ()).unwrap();
+    assert!(table.reaches_across(inside));
+}
+
+/// Entries just cleared are not looked at again, unless something came.
+#[test]
+fn what_came_where_a_run_was_is_seen() {
+    let (run, to) = (range(16 * PAGE, 32 * PAGE), PhysAddr::new(0x8001_1000));
+    let far = PhysAddr::new(0x9000_0000);
+    // What comes: the first of them and the last, one page and several.
+    for (at, pages) in [(16, 1), (47, 1), (47, 2), (14, 3), (20, 4)] {
+        let arena = arena();
+        let mut table = table(&arena, Bbm::Level2);
+        let between = range(at * PAGE, pages * PAGE);
+        table.map_whole(run, to, RAM, false).unwrap();
+        table.take_first(run).unwrap().unwrap();
+        table.map_whole(run, to, RAM, false).unwrap();
+        table.take_first(run).unwrap().unwrap();
+        table.map_whole(between, far, RAM, false).unwrap();
+        assert!(matches!(
+            table.map_whole(run, to, RAM, false),
+            Err(Error::AlreadyMapped { .. })
+        ));
+        table.take_first(between).unwrap().unwrap();
+        // One more than was cleared.
+        table.map_whole(run, to, RAM, false).unwrap();
+        let behind = range(48 * PAGE, PAGE);
+        table.map_whole(behind, far, RAM, false).unwrap();
+        table.take_first(run).unwrap().unwrap();
+        assert!(matches!(
+            table.map_whole(range(16 * PAGE, 33 * PAGE), to, RAM, false),
+            Err(Error::AlreadyMapped { .. })
+        ));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Map {
