@@ -210,7 +210,10 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
                 Ok(())
             }
             Step::AfterSync => {
-                let slot = self.rings.put(under_way.head, TAIL);
+                // Likely what it will be, and its page is held now. The driver
+                // does not look before it has the chain back (2.7.14); should the
+                // wait fail, it never sees this.
+                let slot = self.answer(under_way.head, under_way.tail, Status::OK);
                 if self.burst.defer(slot, under_way.tail) {
                     self.budget = self.budget.saturating_sub(WAIT);
                     self.wait();
@@ -240,9 +243,10 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
         Err(End::Budget)
     }
 
-    /// Writes the status of a request and gives its chain back.
+    /// Writes the status of a request and gives its chain back, at the place in
+    /// the used ring that is returned.
     #[inline]
-    fn answer(&mut self, head: u16, tail: Tail, status: Status) {
+    fn answer(&mut self, head: u16, tail: Tail, status: Status) -> u16 {
         let bytes = match write(&mut self.held, tail, status) {
             Ok(()) => TAIL,
             Err(Outside) => {
@@ -250,7 +254,7 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
                 0
             }
         };
-        self.rings.put(head, bytes);
+        self.rings.put(head, bytes)
     }
 
     #[cold]
@@ -266,19 +270,27 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
         self.rings.put(head, 0);
     }
 
-    /// Waits for the invalidations of the burst and writes the statuses that
-    /// waited for it.
+    /// Waits for the invalidations of the burst. Statuses that waited for it say
+    /// that all is well, and are written anew when it is not.
     #[inline]
     fn wait(&mut self) {
         let status = wait(self.iommu, self.counts);
+        if status != Status::OK {
+            self.take_back(status);
+        }
+        self.burst.clear();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_back(&mut self, status: Status) {
         for (slot, tail) in self.burst.deferred() {
             if write(&mut self.held, tail, status).is_err() {
-                // The page changed hands in the meantime.
+                // The page changed hands in the meantime, or was never his.
                 self.counts.outside += 1;
                 self.rings.empty(slot);
             }
         }
-        self.burst.clear();
     }
 
     /// Shows the driver what is done.
