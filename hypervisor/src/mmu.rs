@@ -6,7 +6,7 @@
 
 use crate::image;
 use crate::memory::OwnMemory;
-use crate::percpu::{self, MAX_CPUS, PER_CPU, SLOTS_EACH};
+use crate::percpu::{self, MAX_CPUS, PER_CPU, SLOT_SETS, SLOT_WAYS};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -174,6 +174,9 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
 /// addresses, where no machine has anything.
 const SLOTS: u64 = (1 << 48) - (2 << 20);
 
+/// Pages of one CPU.
+const SLOTS_EACH: usize = SLOT_SETS * SLOT_WAYS;
+
 /// The table of level 3 for [`SLOTS`]; 0 while there is none.
 static SLOT_TABLE: AtomicU64 = AtomicU64::new(0);
 
@@ -222,8 +225,7 @@ pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
 /// uses the address.
 #[inline]
 pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
-    let slots = &percpu::this().slots;
-    for slot in slots {
+    for slot in &percpu::this().slots[set_of(page)] {
         if slot.page.load(Ordering::Relaxed) == page.raw() {
             return Some(slot.at.load(Ordering::Relaxed));
         }
@@ -231,16 +233,25 @@ pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     enter_other_page(page, memory)
 }
 
+/// The set that a page can be in.
+#[inline(always)]
+fn set_of(page: PhysAddr) -> usize {
+    // Steps of the golden ratio spread whatever has a pattern.
+    let spread = page.raw().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (spread >> (64 - SLOT_SETS.trailing_zeros())) as usize
+}
+
 #[cold]
 #[inline(never)]
 fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     const PAGE: u64 = 0b11;
-    // The one that was not changed last.
+    // The one of the set that was not changed last, if no other set was.
     let cpu = percpu::this();
-    let turn = cpu.turn.load(Ordering::Relaxed) as usize % SLOTS_EACH;
-    cpu.turn.store((turn + 1) as u32, Ordering::Relaxed);
-    let slot = cpu.slots.get(turn)?;
-    let (at, entry) = own_slot(turn)?;
+    let way = cpu.turn.load(Ordering::Relaxed) as usize % SLOT_WAYS;
+    cpu.turn.store((way + 1) as u32, Ordering::Relaxed);
+    let set = set_of(page);
+    let slot = cpu.slots.get(set)?.get(way)?;
+    let (at, entry) = own_slot(set * SLOT_WAYS + way)?;
     if !page.is_aligned(PAGE_SIZE) {
         return None;
     }
@@ -264,9 +275,9 @@ fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
 }
 
 /// The address of one of this CPU's slots, and where its entry is.
-fn own_slot(turn: usize) -> Option<(u64, PhysAddr)> {
+fn own_slot(index: usize) -> Option<(u64, PhysAddr)> {
     let table = SLOT_TABLE.load(Ordering::Relaxed);
-    let at = slot(percpu::index() * SLOTS_EACH + turn);
+    let at = slot(percpu::index() * SLOTS_EACH + index);
     (table != 0).then(|| (at, PhysAddr::new(table + (at >> 12 & 511) * 8)))
 }
 

@@ -63,9 +63,14 @@ pub mod power {
     pub const ON: u32 = 2;
 }
 
-/// Pages that a CPU has mapped at a time: Linux keeps requests to map and to
-/// unmap, which differ in size, in two.
-pub const SLOTS_EACH: usize = 2;
+/// Sets of pages that a CPU has mapped at a time; a page can be in one of them,
+/// which its number says. Linux keeps requests to map and to unmap, which differ
+/// in size, in two pages for each of its CPUs, and one CPU notifies of what others
+/// asked for.
+pub const SLOT_SETS: usize = 4;
+
+/// Pages of a set.
+pub const SLOT_WAYS: usize = 2;
 
 /// See [`enter_page`](crate::mmu::enter_page).
 #[derive(Debug)]
@@ -74,6 +79,13 @@ pub struct Slot {
     pub page: AtomicU64,
     /// Where it is mapped.
     pub at: AtomicU64,
+}
+
+impl Slot {
+    const EMPTY: Self = Self {
+        page: AtomicU64::new(u64::MAX),
+        at: AtomicU64::new(0),
+    };
 }
 
 /// One CPU's block. The first six fields are read by assembly at fixed offsets,
@@ -103,8 +115,8 @@ pub struct PerCpu {
     /// What the host wants in x0 there.
     pub host_context: AtomicU64,
     /// The pages of somebody else's that this CPU has mapped.
-    pub slots: [Slot; SLOTS_EACH],
-    /// Which of these gives way next.
+    pub slots: [[Slot; SLOT_WAYS]; SLOT_SETS],
+    /// Which of a set gives way next.
     pub turn: AtomicU32,
     /// EL2 entries by [`Reason`].
     pub entries: [AtomicU64; REASONS.len()],
@@ -130,12 +142,7 @@ impl PerCpu {
             failed: AtomicU32::new(0),
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
-            slots: [const {
-                Slot {
-                    page: AtomicU64::new(u64::MAX),
-                    at: AtomicU64::new(0),
-                }
-            }; SLOTS_EACH],
+            slots: [const { [const { Slot::EMPTY }; SLOT_WAYS] }; SLOT_SETS],
             turn: AtomicU32::new(0),
             entries: [const { AtomicU64::new(0) }; REASONS.len()],
             refused_calls: AtomicU64::new(0),
