@@ -2,8 +2,9 @@
 //!
 //! The bookkeeping is a bitmap inside [`Pool`], not in the pages: hardware
 //! walks those, and a stray descriptor must not be able to damage the list of
-//! free ones. First fit is enough: the pool is a few hundred pages and is used
-//! at boot and on ownership changes, never on a hot path.
+//! free ones. The first fit is taken. Single pages, which tables are, are found
+//! a word of the bitmap at a time, from the first that has one on; longer runs,
+//! which are for boot, page by page.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,8 @@ pub struct Pool<const WORDS: usize> {
     pages: usize,
     used: usize,
     taken: [u64; WORDS],
+    /// All words before this one are full.
+    full: usize,
 }
 
 /// Why a pool could not be set up.
@@ -78,6 +81,7 @@ impl<const WORDS: usize> Pool<WORDS> {
                 pages: count,
                 used: 0,
                 taken: [0; WORDS],
+                full: 0,
             }),
             _ => Err(PoolError::TooLarge {
                 pages,
@@ -106,6 +110,9 @@ impl<const WORDS: usize> Pool<WORDS> {
             return None;
         }
         let alignment = alignment.max(PAGE_SIZE);
+        if count == 1 && alignment == PAGE_SIZE {
+            return self.allocate_page();
+        }
         let aligned = self.start.raw().checked_next_multiple_of(alignment)?;
         let step = usize::try_from(alignment / PAGE_SIZE).ok()?;
         let mut first = usize::try_from((aligned - self.start.raw()) / PAGE_SIZE).ok()?;
@@ -120,6 +127,19 @@ impl<const WORDS: usize> Pool<WORDS> {
             first = first.checked_add(step)?;
         }
         None
+    }
+
+    fn allocate_page(&mut self) -> Option<PhysAddr> {
+        let words = self.taken.iter().enumerate().skip(self.full);
+        let (word, taken) = words.into_iter().find(|(_, word)| **word != u64::MAX)?;
+        self.full = word;
+        let page = word * WORD_PAGES + taken.trailing_ones() as usize;
+        if page >= self.pages {
+            return None;
+        }
+        self.set(page, true);
+        self.used += 1;
+        self.start.checked_add(page as u64 * PAGE_SIZE)
     }
 
     /// Takes back `count` pages from `at`.
@@ -140,6 +160,7 @@ impl<const WORDS: usize> Pool<WORDS> {
         for page in first..end {
             self.set(page, false);
         }
+        self.full = self.full.min(first / WORD_PAGES);
         self.used -= count;
         Ok(())
     }
@@ -210,13 +231,25 @@ mod tests {
     proptest! {
         /// Live allocations never overlap, are aligned and inside the pool.
         #[test]
-        fn allocations_are_disjoint(ops in prop::collection::vec((any::<bool>(), 1usize..9, 0u32..4), 1..80)) {
+        fn allocations_are_disjoint(ops in prop::collection::vec((any::<bool>(), prop_oneof![Just(1), 1usize..9], prop_oneof![Just(0), 0u32..4], any::<prop::sample::Index>()), 1..200)) {
             let mut pool = pool(100);
             let mut live: Vec<(u64, usize)> = Vec::new();
-            for (take, count, shift) in ops {
+            for (take, count, shift, index) in ops {
                 if take {
                     let alignment = PAGE_SIZE << shift;
-                    if let Some(at) = pool.allocate(count, alignment) {
+                    let before = live.iter().map(|l| l.1).sum::<usize>();
+                    let got = pool.allocate(count, alignment);
+                    if count == 1 && shift == 0 {
+                        // A page is found where there is one, the first.
+                        let free = |page: u64| {
+                            let at = START + page * PAGE_SIZE;
+                            !live.iter().any(|(from, n)| (*from..from + *n as u64 * PAGE_SIZE).contains(&at))
+                        };
+                        let first = (0..100).find(|page| free(*page));
+                        prop_assert_eq!(got, first.map(|page| PhysAddr::new(START + page * PAGE_SIZE)));
+                        prop_assert_eq!(got.is_none(), before == 100);
+                    }
+                    if let Some(at) = got {
                         prop_assert!(at.is_aligned(alignment));
                         let end = at.raw() + count as u64 * PAGE_SIZE;
                         prop_assert!(at.raw() >= START && end <= START + 100 * PAGE_SIZE);
@@ -225,7 +258,8 @@ mod tests {
                         }
                         live.push((at.raw(), count));
                     }
-                } else if let Some((at, n)) = live.pop() {
+                } else if !live.is_empty() {
+                    let (at, n) = live.swap_remove(index.index(live.len()));
                     pool.free(PhysAddr::new(at), n).unwrap();
                 }
             }
