@@ -533,7 +533,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if first > 0 && used(first - 1) || last + 1 < entries && used(last + 1) {
             return false;
         }
-        !(0..entries).any(used)
+        self.memory.is_clear(table, entries)
     }
 
     /// Makes pending entries in `lo..hi` valid, now that what they replace is

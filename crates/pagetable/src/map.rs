@@ -188,6 +188,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let mut at = place.entry;
         let mut out = out;
         let mut run = |count: u64, bits: u64| {
+            // Bits of the address never carry out of where they are, but in
+            // the one format that has them in two places.
+            let step = self.layout.encode(size);
+            let first = self.layout.encode(out);
+            let bytes = count << place.shift;
+            if self.layout.encode(out + bytes) == first + count * step {
+                self.memory
+                    .store_run(PhysAddr::new(at), count, first | bits, step);
+                at += count * 8;
+                out += bytes;
+                return;
+            }
             for _ in 0..count {
                 self.memory
                     .store(PhysAddr::new(at), self.layout.encode(out) | bits);
@@ -236,6 +248,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         request: Request,
     ) -> Result<u64, Error<F::Input>> {
         let size = self.geometry.level_bytes(level);
+        let count = (hi - lo) >> self.geometry.level_shift(level);
+        if level == LAST && self.memory.is_clear(self.entry(table, level, lo), count) {
+            return Ok(0);
+        }
         let mut needed = 0;
         let mut at = lo;
         while at < hi {
@@ -280,6 +296,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         pool: &mut Pool,
         online: bool,
     ) {
+        if level == LAST {
+            // Nothing but pages, and nothing was in their way.
+            self.fill_table(table, level, lo, hi, out, request.bits, online);
+            return;
+        }
         let size = self.geometry.level_bytes(level);
         let bytes = self.geometry.granule().bytes();
         let mut at = lo;
