@@ -213,6 +213,28 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_found_wherever_it_is() {
+        let mut pool = pool(100);
+        let at = |page: u64| PhysAddr::new(START + page * PAGE_SIZE);
+        for page in 0..100 {
+            assert_eq!(pool.allocate(1, PAGE_SIZE), Some(at(page)));
+        }
+        for page in [99, 3, 64, 63, 0] {
+            assert_eq!(pool.allocate(1, PAGE_SIZE), None);
+            pool.free(at(page), 1).unwrap();
+            assert_eq!(pool.allocate(1, PAGE_SIZE), Some(at(page)));
+        }
+        // In a word before one that has pages too, and of a run across both.
+        pool.free(at(80), 1).unwrap();
+        pool.free(at(62), 4).unwrap();
+        for page in [62, 63, 64, 65, 80] {
+            assert_eq!(pool.allocate(1, PAGE_SIZE), Some(at(page)));
+        }
+        assert_eq!(pool.allocate(1, PAGE_SIZE), None);
+        assert_eq!(pool.used_pages(), 100);
+    }
+
+    #[test]
     fn set_up_is_checked() {
         let range = |size| Range::from_size(PhysAddr::new(START), size).unwrap();
         assert!(matches!(
