@@ -8,8 +8,8 @@
 
 use crate::layout::{self, BARS, ECAM};
 use crate::qtest::{self, Qtest};
-use portcullis_lab::Error as LabError;
-use portcullis_lab::setup::qemu::Qemu;
+use portcullis_testbed::Error as LabError;
+use portcullis_testbed::setup::qemu::Qemu;
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixListener;

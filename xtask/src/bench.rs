@@ -3,12 +3,12 @@
 use crate::options::{HostIommu, Options};
 use crate::run::write_json;
 use clap::{Args, ValueEnum};
-use portcullis_lab::bench::lines::{self, Line, Mode};
-use portcullis_lab::bench::{self, dma, guest, pagetable, scale};
-use portcullis_lab::build::{self, Payloads};
-use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::machine::Machine;
-use portcullis_lab::setup::Lab;
+use portcullis_testbed::bench::lines::{self, Line, Mode};
+use portcullis_testbed::bench::{self, dma, guest, pagetable, scale};
+use portcullis_testbed::build::{self, Payloads};
+use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::machine::Machine;
+use portcullis_testbed::setup::Lab;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -2,10 +2,10 @@
 
 use crate::options::{HostIommu, Options};
 use clap::Args;
-use portcullis_lab::agent::Agent;
-use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::vm::{Vm, Watch};
-use portcullis_lab::{build, disk::Disk};
+use portcullis_testbed::agent::Agent;
+use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::vm::{Vm, Watch};
+use portcullis_testbed::{build, disk::Disk};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Boot {
             };
             self.options.machine(&image, &lab.kernel.image, &initrd)
         };
-        if let (Some(text), portcullis_lab::machine::Boot::Portcullis { arguments, .. }) =
+        if let (Some(text), portcullis_testbed::machine::Boot::Portcullis { arguments, .. }) =
             (self.bootargs, &mut machine.boot)
         {
             *arguments = text;

@@ -1,4 +1,4 @@
-//! The project's commands: a thin layer over `portcullis-lab`.
+//! The project's commands: a thin layer over `portcullis-testbed`.
 
 mod bench;
 mod boot;
@@ -9,8 +9,8 @@ mod test;
 mod verify;
 
 use clap::{Parser, Subcommand};
-use portcullis_lab::setup::{Lab, Wishes};
-use portcullis_lab::{build, initramfs};
+use portcullis_testbed::setup::{Lab, Wishes};
+use portcullis_testbed::{build, initramfs};
 use std::process::ExitCode;
 
 /// Builds, boots and checks the Portcullis hypervisor.
@@ -57,9 +57,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let lab = error.downcast_ref::<portcullis_lab::Error>();
+            let lab = error.downcast_ref::<portcullis_testbed::Error>();
             match lab {
-                Some(portcullis_lab::Error::Unsuitable { .. }) => WRONG_USE.into(),
+                Some(portcullis_testbed::Error::Unsuitable { .. }) => WRONG_USE.into(),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -1,9 +1,9 @@
 //! The flags all commands that boot the machine have in common.
 
 use clap::{Args, ValueEnum};
-use portcullis_lab::machine::{self, Boot, Machine};
-use portcullis_lab::setup::kernel::Flavour;
-use portcullis_lab::setup::{Lab, Wishes};
+use portcullis_testbed::machine::{self, Boot, Machine};
+use portcullis_testbed::setup::kernel::Flavour;
+use portcullis_testbed::setup::{Lab, Wishes};
 use std::path::{Path, PathBuf};
 
 /// How the host sees its I/O memory management.
@@ -100,7 +100,7 @@ pub struct Options {
 
 impl Options {
     /// Sets up with what the caller names, and checks what only QEMU can judge.
-    pub fn set_up(&self) -> portcullis_lab::Result<Lab> {
+    pub fn set_up(&self) -> portcullis_testbed::Result<Lab> {
         let wishes = Wishes {
             qemu: self.qemu.clone(),
             kernel: self.kernel.clone(),

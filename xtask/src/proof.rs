@@ -4,9 +4,9 @@
 use crate::options::{HostIommu, KernelFlavour, Options};
 use crate::run::write_json;
 use clap::{Args, ValueEnum};
-use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::proof::{self, Host, Part, Plan};
-use portcullis_lab::{build, setup};
+use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::proof::{self, Host, Part, Plan};
+use portcullis_testbed::{build, setup};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

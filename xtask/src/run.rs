@@ -3,10 +3,10 @@
 use crate::options::{HostIommu, Options};
 use anyhow::Context;
 use clap::Args;
-use portcullis_lab::check::Report;
-use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::setup::Lab;
-use portcullis_lab::{build, demo, shell};
+use portcullis_testbed::check::Report;
+use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::setup::Lab;
+use portcullis_testbed::{build, demo, shell};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

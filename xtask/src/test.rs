@@ -2,9 +2,9 @@
 
 use anyhow::{Context, bail};
 use clap::Args;
-use portcullis_lab::build;
-use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::setup::{Lab, Wishes};
+use portcullis_testbed::build;
+use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::setup::{Lab, Wishes};
 use std::process::{Command, ExitCode};
 
 /// What runs on the Arm machine: not tested, but linted, for its target.

@@ -16,7 +16,7 @@ use crate::machine::Error;
 use ask::{Ask, Case};
 use driver::{Answer, Driver};
 use explain::State;
-use portcullis_lab::setup::qemu::Qemu;
+use portcullis_testbed::setup::qemu::Qemu;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 

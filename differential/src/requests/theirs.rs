@@ -4,7 +4,7 @@ use super::driver::{AVAILABLE, DESCRIPTORS, ENTRIES, MEMORY, Side, USED};
 use crate::layout::{BARS, ECAM};
 use crate::machine::{Error, Process};
 use crate::qtest;
-use portcullis_lab::setup::qemu::Qemu;
+use portcullis_testbed::setup::qemu::Qemu;
 
 /// Where the memory of the driver begins.
 const BASE: u64 = 0x4100_0000;

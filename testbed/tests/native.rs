@@ -3,10 +3,10 @@
 
 mod common;
 
-use portcullis_lab::demo::attack::{Access, Actor, Target, attack};
-use portcullis_lab::demo::{self, OFF_TIMEOUT};
-use portcullis_lab::disk::{self, Disk};
-use portcullis_lab::net::Exchange;
+use portcullis_testbed::demo::attack::{Access, Actor, Target, attack};
+use portcullis_testbed::demo::{self, OFF_TIMEOUT};
+use portcullis_testbed::disk::{self, Disk};
+use portcullis_testbed::net::Exchange;
 
 #[test]
 fn without_a_fence_transfers_work_and_attacks_succeed() {

@@ -3,10 +3,10 @@
 
 mod common;
 
-use portcullis_lab::check::Report;
-use portcullis_lab::demo;
-use portcullis_lab::machine::{Boot, HOST_ARGUMENTS, Machine};
-use portcullis_lab::proof::{self, Guest, Host, Part, Plan};
+use portcullis_testbed::check::Report;
+use portcullis_testbed::demo;
+use portcullis_testbed::machine::{Boot, HOST_ARGUMENTS, Machine};
+use portcullis_testbed::proof::{self, Guest, Host, Part, Plan};
 
 fn host(machine: Machine) -> Host {
     Host {

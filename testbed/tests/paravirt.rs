@@ -3,13 +3,13 @@
 
 mod common;
 
-use portcullis_lab::agent::Agent;
-use portcullis_lab::check::Report;
-use portcullis_lab::demo::attack::{Access, Actor, Target, attack};
-use portcullis_lab::demo::{self, OFF_TIMEOUT};
-use portcullis_lab::machine::{Boot, HOST_ARGUMENTS, Machine};
-use portcullis_lab::proof::{self, Guest, Host, Part, Plan};
-use portcullis_lab::vm::Vm;
+use portcullis_testbed::agent::Agent;
+use portcullis_testbed::check::Report;
+use portcullis_testbed::demo::attack::{Access, Actor, Target, attack};
+use portcullis_testbed::demo::{self, OFF_TIMEOUT};
+use portcullis_testbed::machine::{Boot, HOST_ARGUMENTS, Machine};
+use portcullis_testbed::proof::{self, Guest, Host, Part, Plan};
+use portcullis_testbed::vm::Vm;
 
 /// QEMU's own virtio-iommu, without the hypervisor.
 fn native() -> Machine {

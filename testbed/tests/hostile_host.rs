@@ -2,10 +2,10 @@
 
 mod common;
 
-use portcullis_lab::build;
-use portcullis_lab::logfmt::Event;
-use portcullis_lab::machine::{self, HYPERVISOR_ARGUMENTS, Machine};
-use portcullis_lab::vm::{Vm, Watch};
+use portcullis_testbed::build;
+use portcullis_testbed::logfmt::Event;
+use portcullis_testbed::machine::{self, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::vm::{Vm, Watch};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,8 +2,8 @@
 
 mod common;
 
-use portcullis_lab::build;
-use portcullis_lab::machine::{HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::build;
+use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);

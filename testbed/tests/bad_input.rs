@@ -4,12 +4,12 @@ mod common;
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
-use portcullis_lab::logfmt::Event;
-use portcullis_lab::machine::{
+use portcullis_testbed::logfmt::Event;
+use portcullis_testbed::machine::{
     Boot, HYPERVISOR_ARGUMENTS, INITRD_ADDRESS, KERNEL_ADDRESS, Machine, ModuleKind,
 };
-use portcullis_lab::vm::{Vm, Watch};
-use portcullis_lab::{Result, tree};
+use portcullis_testbed::vm::{Vm, Watch};
+use portcullis_testbed::{Result, tree};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -6,12 +6,12 @@
     reason = "a test says what is wrong by panicking"
 )]
 
-use portcullis_lab::agent::Agent;
-use portcullis_lab::build::{self, Payloads};
-use portcullis_lab::initramfs::{self, Purpose};
-use portcullis_lab::machine::{self, Boot, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
-use portcullis_lab::setup::{Lab, Wishes};
-use portcullis_lab::vm::{Vm, Watch};
+use portcullis_testbed::agent::Agent;
+use portcullis_testbed::build::{self, Payloads};
+use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::machine::{self, Boot, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::setup::{Lab, Wishes};
+use portcullis_testbed::vm::{Vm, Watch};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 

@@ -1,7 +1,7 @@
 //! Short runs of the fuzz targets belong to the tests.
 
-use portcullis_lab::fuzz::{TARGETS, existing, short_run};
-use portcullis_lab::workspace::Workspace;
+use portcullis_testbed::fuzz::{TARGETS, existing, short_run};
+use portcullis_testbed::workspace::Workspace;
 
 #[test]
 fn short_runs_find_nothing() {

@@ -5,9 +5,9 @@
 
 mod common;
 
-use portcullis_lab::agent::Agent;
-use portcullis_lab::demo::{OFF_TIMEOUT, SMMU};
-use portcullis_lab::vm::Vm;
+use portcullis_testbed::agent::Agent;
+use portcullis_testbed::demo::{OFF_TIMEOUT, SMMU};
+use portcullis_testbed::vm::Vm;
 use std::time::Duration;
 
 /// Time from the command until the edu device acts, in seconds.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use portcullis_lab::demo::{OFF_TIMEOUT, SMMU};
+use portcullis_testbed::demo::{OFF_TIMEOUT, SMMU};
 
 #[test]
 fn what_is_dropped_is_counted() {

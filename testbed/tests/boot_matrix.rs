@@ -2,9 +2,9 @@
 
 mod common;
 
-use portcullis_lab::demo::OFF_TIMEOUT;
-use portcullis_lab::demo::attack::Range;
-use portcullis_lab::disk::{self, Disk};
+use portcullis_testbed::demo::OFF_TIMEOUT;
+use portcullis_testbed::demo::attack::Range;
+use portcullis_testbed::disk::{self, Disk};
 
 /// Boots one machine, uses all its CPUs and its disk, and switches it off.
 fn boots(cpus: u32, memory: &str, mebibytes: u64, cpu: &str) {

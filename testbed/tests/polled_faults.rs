@@ -2,7 +2,7 @@
 
 mod common;
 
-use portcullis_lab::demo::{OFF_TIMEOUT, SMMU};
+use portcullis_testbed::demo::{OFF_TIMEOUT, SMMU};
 
 /// With a GICv2 a fault is contained all the same, and reported when EL2 is
 /// next entered: here by an access that is refused.

@@ -2,8 +2,8 @@
 
 mod common;
 
-use portcullis_lab::agent::{Agent, BOOT_TIMEOUT};
-use portcullis_lab::demo::{OFF_TIMEOUT, SMMU};
+use portcullis_testbed::agent::{Agent, BOOT_TIMEOUT};
+use portcullis_testbed::demo::{OFF_TIMEOUT, SMMU};
 
 #[test]
 fn cpus_can_be_switched_off_and_on_again() {

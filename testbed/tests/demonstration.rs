@@ -2,7 +2,7 @@
 
 mod common;
 
-use portcullis_lab::demo;
+use portcullis_testbed::demo;
 
 #[test]
 fn every_check_of_the_demonstration_holds() {
