@@ -27,10 +27,12 @@ pub struct Verify {
     /// Show instead that every mistake of the catalogue is found.
     #[arg(long, conflicts_with_all = ["ops", "seed", "profile", "world", "against_qemu"])]
     mutants: bool,
-    /// Compare the model with QEMU's SMMU instead.
+    /// Compare the model with QEMU's SMMU instead, and our virtio-iommu device
+    /// with QEMU's.
     #[arg(long, conflicts_with_all = ["ops", "profile", "world"])]
     against_qemu: bool,
-    /// Cases to compare with QEMU.
+    /// Cases to compare with QEMU's SMMU; of sequences of requests it is a
+    /// thirteenth.
     #[arg(
         long,
         value_name = "N",
@@ -71,16 +73,26 @@ impl Verify {
         if !self.mutants && !self.against_qemu {
             return self.hunt();
         }
-        let mut arguments: Vec<String> = Vec::new();
-        let package = if self.mutants {
-            "portcullis-mutants"
-        } else {
-            arguments.extend(["--cases".into(), self.cases.to_string()]);
-            arguments.extend(self.seed.into_iter().flat_map(|s| ["--seed".into(), s]));
-            "portcullis-differential"
-        };
-        let code = code_of(program(package).args(arguments))?;
-        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+        if self.mutants {
+            return exit(&mut program("portcullis-mutants"));
+        }
+        // A sequence of requests takes as long as so many cases of the other.
+        const SHARE: u64 = 13;
+        for (cases, what) in [
+            (self.cases, None),
+            (self.cases.div_ceil(SHARE), Some("--requests")),
+        ] {
+            let mut command = program("portcullis-differential");
+            command
+                .args(["--cases", &cases.to_string()])
+                .args(what)
+                .args(self.seed.iter().flat_map(|seed| ["--seed", seed]));
+            let code = exit(&mut command)?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
     }
 
     /// Hunts in each world, until something is found.
@@ -99,9 +111,9 @@ impl Verify {
                 .args(["hunt", "--ops", &ops, "--profile", &self.profile])
                 .args(["--world", world])
                 .args(self.seed.iter().flat_map(|seed| ["--seed", seed]));
-            match code_of(&mut command)? {
-                Some(0) => {}
-                code => return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from)),
+            let code = exit(&mut command)?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -112,6 +124,11 @@ impl Verify {
 fn code_of(command: &mut Command) -> anyhow::Result<Option<u8>> {
     let status = command.status().context("cannot start cargo")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()))
+}
+
+/// What to end with after it.
+fn exit(command: &mut Command) -> anyhow::Result<ExitCode> {
+    Ok(code_of(command)?.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// A short hunt as a part of the tests: the same programs as always, so that a
