@@ -37,8 +37,8 @@ pub(crate) struct Hint {
     clear: Cell<(u64, u64)>,
 }
 
-/// Where no mapping can begin.
-const NOWHERE: u64 = 1;
+/// Beyond every input address, where no mapping can be.
+const NOWHERE: u64 = u64::MAX;
 
 impl Hint {
     pub(crate) const fn none() -> Self {
@@ -112,7 +112,8 @@ impl Hint {
         self.apart.get() == address
     }
 
-    /// Notes that no mapping reaches across `address`.
+    /// Notes that no mapping reaches across `address`, which is in no table of
+    /// somebody else's: nobody tells of what comes there.
     pub(crate) fn keep_apart(&self, address: u64) {
         // One page covers no address but its first; a block would have to be
         // looked at each time.
@@ -121,8 +122,8 @@ impl Hint {
         }
     }
 
-    /// To be called before something is mapped that may reach across addresses
-    /// `lo..hi`, of which the first is one if it goes on with what is before it.
+    /// To be called before something is mapped at `lo..hi` that may reach across
+    /// an address there; across the first, if it goes on with what is before it.
     #[inline(always)]
     pub(crate) fn joins(&self, lo: u64, hi: u64) {
         let apart = self.apart.get();

@@ -14,12 +14,12 @@
 
 use crate::descriptor::{BORROWED, LENT, TABLE, VALID, is_table};
 use crate::error::Error;
-use crate::format::Stage2;
+use crate::format::{Format, Stage2};
 use crate::geometry::LAST;
 use crate::map::tables_below;
 use crate::plan::Invalidation;
 use crate::table::{Pool, Table};
-use portcullis_addr::{Ipa, PhysAddr, Range};
+use portcullis_addr::{Address, Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
 impl<M: Memory + Allocator> Table<Stage2, M> {
@@ -181,31 +181,6 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         }
     }
 
-    /// Refuses a range that reaches into tables of another owner.
-    fn find_borrowed(
-        &self,
-        table: PhysAddr,
-        level: u8,
-        lo: u64,
-        hi: u64,
-    ) -> Result<(), Error<Ipa>> {
-        let size = self.geometry.level_bytes(level);
-        let mut at = lo;
-        while at < hi {
-            let end = hi.min((at & !(size - 1)) + size);
-            let descriptor = self.memory.load(self.entry(table, level, at));
-            if is_table(descriptor, level) {
-                if descriptor & BORROWED != 0 {
-                    let address = Ipa::new(at);
-                    return Err(Error::Borrowed { address });
-                }
-                self.find_borrowed(self.child(descriptor), level + 1, at, end)?;
-            }
-            at = end;
-        }
-        Ok(())
-    }
-
     /// How many entries at `level` in the range hold nothing, with the tables
     /// that lead to them.
     fn holes(&self, table: PhysAddr, here: u8, lo: u64, hi: u64, level: u8) -> u64 {
@@ -317,5 +292,32 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             };
             here += 1;
         }
+    }
+}
+
+impl<F: Format, M: Memory + Allocator> Table<F, M> {
+    /// Refuses a range that reaches into tables of another owner.
+    pub(crate) fn find_borrowed(
+        &self,
+        table: PhysAddr,
+        level: u8,
+        lo: u64,
+        hi: u64,
+    ) -> Result<(), Error<F::Input>> {
+        let size = self.geometry.level_bytes(level);
+        let mut at = lo;
+        while at < hi {
+            let end = hi.min((at & !(size - 1)) + size);
+            let descriptor = self.memory.load(self.entry(table, level, at));
+            if is_table(descriptor, level) {
+                if descriptor & BORROWED != 0 {
+                    let address = F::Input::new(at);
+                    return Err(Error::Borrowed { address });
+                }
+                self.find_borrowed(self.child(descriptor), level + 1, at, end)?;
+            }
+            at = end;
+        }
+        Ok(())
     }
 }

@@ -158,9 +158,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if !self.hint.are_clear(entry, count) && !self.memory.is_clear(at(0), count) {
             return false;
         }
-        if rest {
-            self.hint.joins(lo, hi);
-        }
+        self.hint.joins(lo, hi);
         self.hint.fill();
         let descriptor = out | bits | JOINED | self.hint.leaf();
         let group = GROUP_4K * page;
@@ -221,7 +219,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 }
                 inside || leaf.descriptor & JOINED != 0
             });
-        if !across {
+        if !across && !self.shares {
             self.hint.keep_apart(at);
         }
         across
@@ -262,6 +260,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     #[inline(never)]
     fn take_first_slowly(&mut self, lo: u64, hi: u64) -> Result<Option<Taken<F>>, Error<F::Input>> {
+        if self.shares {
+            let hi = hi.min(self.geometry.input_end());
+            self.find_borrowed(self.root, self.geometry.start_level(), lo, hi)?;
+        }
         let Some((start, entry, level)) = self.next_leaf(lo, hi) else {
             return Ok(None);
         };
