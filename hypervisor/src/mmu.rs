@@ -177,6 +177,9 @@ const SLOTS: u64 = (1 << 48) - (2 << 20);
 /// Pages of one CPU.
 const SLOTS_EACH: usize = SLOT_SETS * SLOT_WAYS;
 
+// All CPUs' pages, and one more behind them, are in one table.
+const _: () = assert!(MAX_CPUS * SLOTS_EACH < 512);
+
 /// The table of level 3 for [`SLOTS`]; 0 while there is none.
 static SLOT_TABLE: AtomicU64 = AtomicU64::new(0);
 
@@ -245,11 +248,12 @@ fn set_of(page: PhysAddr) -> usize {
 #[inline(never)]
 fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     const PAGE: u64 = 0b11;
-    // The one of the set that was not changed last, if no other set was.
+    // The one of the set that was not changed last.
     let cpu = percpu::this();
-    let way = cpu.turn.load(Ordering::Relaxed) as usize % SLOT_WAYS;
-    cpu.turn.store((way + 1) as u32, Ordering::Relaxed);
     let set = set_of(page);
+    let turn = cpu.turns.get(set)?;
+    let way = turn.load(Ordering::Relaxed) as usize % SLOT_WAYS;
+    turn.store((way + 1) as u32, Ordering::Relaxed);
     let slot = cpu.slots.get(set)?.get(way)?;
     let (at, entry) = own_slot(set * SLOT_WAYS + way)?;
     if !page.is_aligned(PAGE_SIZE) {

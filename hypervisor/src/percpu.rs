@@ -116,8 +116,8 @@ pub struct PerCpu {
     pub host_context: AtomicU64,
     /// The pages of somebody else's that this CPU has mapped.
     pub slots: [[Slot; SLOT_WAYS]; SLOT_SETS],
-    /// Which of a set gives way next.
-    pub turn: AtomicU32,
+    /// Which of each set gives way next.
+    pub turns: [AtomicU32; SLOT_SETS],
     /// EL2 entries by [`Reason`].
     pub entries: [AtomicU64; REASONS.len()],
     /// SMCs and HVCs that were refused.
@@ -143,7 +143,7 @@ impl PerCpu {
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
             slots: [const { [const { Slot::EMPTY }; SLOT_WAYS] }; SLOT_SETS],
-            turn: AtomicU32::new(0),
+            turns: [const { AtomicU32::new(0) }; SLOT_SETS],
             entries: [const { AtomicU64::new(0) }; REASONS.len()],
             refused_calls: AtomicU64::new(0),
             refused_gic: AtomicU64::new(0),
