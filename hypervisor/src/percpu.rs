@@ -82,10 +82,12 @@ pub struct Slot {
 }
 
 impl Slot {
-    const EMPTY: Self = Self {
-        page: AtomicU64::new(u64::MAX),
-        at: AtomicU64::new(0),
-    };
+    const fn empty() -> Self {
+        Self {
+            page: AtomicU64::new(u64::MAX),
+            at: AtomicU64::new(0),
+        }
+    }
 }
 
 /// One CPU's block. The first six fields are read by assembly at fixed offsets,
@@ -142,7 +144,7 @@ impl PerCpu {
             failed: AtomicU32::new(0),
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
-            slots: [const { [const { Slot::EMPTY }; SLOT_WAYS] }; SLOT_SETS],
+            slots: [const { [const { Slot::empty() }; SLOT_WAYS] }; SLOT_SETS],
             turns: [const { AtomicU32::new(0) }; SLOT_SETS],
             entries: [const { AtomicU64::new(0) }; REASONS.len()],
             refused_calls: AtomicU64::new(0),
