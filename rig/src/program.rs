@@ -141,10 +141,11 @@ fn edges() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// A device waits for an answer, and its stream is taken from it. The address is
-/// none that planted tables map.
+/// A device waits for an answer, if its stream may, and the stream is taken from
+/// it. The address is none that planted tables map.
 fn waits() -> impl Strategy<Value = Vec<Op>> {
-    (stream(), 0..5u8, any::<bool>()).prop_map(|(stream, end, invalid)| {
+    let kind = (any::<bool>(), prop::bool::weighted(0.8));
+    (stream(), 0..5u8, kind).prop_map(|(stream, end, (invalid, stalls))| {
         let plant = Action::Plant {
             page: 0,
             shape: 1 << 14,
@@ -160,7 +161,7 @@ fn waits() -> impl Strategy<Value = Vec<Op>> {
             stream,
             domain: 0,
             entry: [0x8000_0000, 0],
-            stalls: true,
+            stalls,
         };
         let (first, last, whole) = (stream, stream, true);
         let last = match end {
