@@ -34,8 +34,6 @@ pub(crate) struct Queue {
     pub(crate) confirmed: u32,
     /// The physical SMMU may still write `CMDQ_CONS` and to the queue.
     pub(crate) in_flight: bool,
-    /// An ATC invalidation was issued since the last wait.
-    pub(crate) fallible: bool,
     /// What the next CMD_SYNC ends in, if an earlier wait had no CMD_SYNC.
     pub(crate) owed: Option<CommandError>,
     /// Why the queue stopped last (`CMDQ_CONS.ERR`).
@@ -65,7 +63,6 @@ impl Queue {
             shown: 0,
             confirmed: 0,
             in_flight: false,
-            fallible: false,
             owed: None,
             reason: CommandError::NONE,
             messages,
@@ -226,7 +223,6 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             }
             Verdict::Once(new) => {
                 self.flush()?;
-                self.queue.fallible |= new.opcode() == Opcode::ATC_INV;
                 self.issue(new)?;
                 self.consume();
             }

@@ -26,6 +26,8 @@ impl<W: Window> Emulator<W> {
             return Err(WORK);
         };
         let queue = &mut self.queue;
+        // Whatever is owed was consumed after the last CMD_SYNC.
+        debug_assert!(queue.owed.is_none(), "an error is not told of");
         let (wrap, entries) = (queue.wrap_mask(), queue.size() - 1);
         let left = queue.prod.wrapping_sub(queue.cons) & wrap;
         // Also: indices that contradict each other, and a CMD_SYNC alone.
@@ -59,8 +61,7 @@ impl<W: Window> Emulator<W> {
                 && command.cs() == SIG_IRQ
                 && word < window.range().size()
                 && command.msi_address() != 0
-                && self.ids.idr0.msi()
-                && queue.owed.is_none();
+                && self.ids.idr0.msi();
             if !polled {
                 break None;
             }
@@ -85,7 +86,6 @@ impl<W: Window> Emulator<W> {
                     Err(failure) => break Some(failure),
                 }
             }
-            queue.fallible = false;
             if let Err(failure) = physical.finish() {
                 break Some(failure);
             }

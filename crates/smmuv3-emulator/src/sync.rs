@@ -221,7 +221,6 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             return Err(self.stop(failure));
         }
         self.queue.in_flight = false;
-        self.queue.fallible = false;
         self.queue.confirmed = self.queue.cons;
         let owed = self.queue.owed.take();
         match (owed, result) {
@@ -296,8 +295,10 @@ pub(crate) fn hand_over<P: Platform>(
     queue: &mut Queue,
     sync: Word,
 ) -> Result<bool, Failure> {
-    // An ATC invalidation may fail, which is the CMD_SYNC's to report.
-    if queue.fallible || queue.owed.is_some() {
+    // That is the CMD_SYNC's to report. What may fail without it, an ATC
+    // invalidation, is no TLBI, so that its CMD_SYNC asks for events and does not
+    // come here.
+    if queue.owed.is_some() {
         return Ok(false);
     }
     // With so much of the queue not known to be complete, somebody may wait for

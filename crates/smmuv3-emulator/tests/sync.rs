@@ -70,6 +70,14 @@ fn completion_signals() {
                 expected.push(Act::Raise(Line::Sync));
             }
             assert_eq!(m.take(), expected);
+            // After a TLBI, too, which may be the short way.
+            let mut m = Machine::enabled();
+            assert_eq!(m.submit(&[INV, [word, address]]), Progress::Done);
+            let mut expected = vec![prod(2), Act::Issue(NEW), Act::Finish, cons(2)];
+            if signalled {
+                expected.push(Act::Raise(Line::Sync));
+            }
+            assert_eq!(m.take(), expected);
         }
     }
     // Without IDR0.MSI it always is.
@@ -147,6 +155,11 @@ fn the_last_word_of_the_queue_is_inside() {
     assert_eq!(m.board.read32(end), 8);
     assert_eq!(m.submit(&[message(COMMANDS - 4, 9)]), Progress::Done);
     assert_eq!(m.board.read32(COMMANDS - 4), 9);
+    // The same after a TLBI.
+    for (at, data) in [(end - 4, 10), (end, 11), (COMMANDS - 4, 12)] {
+        assert_eq!(m.submit(&[INV, message(at, data)]), Progress::Done);
+        assert_eq!(m.board.read32(at), data);
+    }
 }
 
 #[test]
