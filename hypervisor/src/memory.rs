@@ -257,6 +257,14 @@ impl Memory for Shared {
     }
 }
 
+impl Shared {
+    /// `bytes` of memory in one piece, at any page. For good.
+    pub fn take(bytes: u64) -> Option<PhysAddr> {
+        let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
+        POOL.lock().as_mut()?.allocate(count, PAGE_SIZE)
+    }
+}
+
 impl Allocator for Shared {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;

@@ -7,6 +7,7 @@
 mod faults;
 mod platform;
 mod smmus;
+mod trace;
 
 pub use faults::{deliver as deliver_faults, report as report_fault};
 
@@ -30,6 +31,7 @@ use portcullis_pagetable::{Bbm, Geometry, Granule};
 use smmus::HostSmmus;
 use smmuv3_spec::{StreamId, Vmid};
 use spin::{Mutex, MutexGuard, Once};
+use trace::{Trace, Traced};
 use virtio_iommu_device::{Config, Device, Progress, Size};
 
 type Domain = SmmuDomain<Tables, HostSmmus>;
@@ -62,6 +64,7 @@ static REFUSED: RateLimit = RateLimit::new();
 struct State {
     device: Device<LentRing>,
     domains: Domains<'static, Unit>,
+    trace: Trace,
 }
 
 struct Paravirt {
@@ -76,6 +79,9 @@ pub enum ParavirtError {
     /// The shape of the tables is not one that the SMMUs and the CPUs take.
     #[error("translation tables: {0}")]
     Geometry(#[from] portcullis_pagetable::GeometryError),
+    /// The pool has no memory for the trace in one piece.
+    #[error("no memory for a trace of {0:#x} bytes")]
+    Trace(u64),
     /// There are more interrupt controllers or SMMUs than there is room for.
     #[error("too many doorbells or SMMUs")]
     TooMany,
@@ -121,10 +127,15 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
         ..Config::default()
     };
     let device = Device::new(&domains.limits(), &config)?;
+    let trace = Trace::new(machine.trace).ok_or(ParavirtError::Trace(machine.trace))?;
     PARAVIRT.call_once(|| Paravirt {
         registers: viommu.registers,
         machine: HostMachine { line: viommu.line },
-        state: Mutex::new(State { device, domains }),
+        state: Mutex::new(State {
+            device,
+            domains,
+            trace,
+        }),
     });
     info!(
         "event=viommu_ready registers={} line={} domains={DOMAINS} iova_bits={} table_bytes={:#x}",
@@ -204,10 +215,15 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
         // Another CPU is at work; the instruction is done again.
         return true;
     };
-    let State { device, domains } = &mut *state;
+    let State {
+        device,
+        domains,
+        trace,
+    } = &mut *state;
     if esr & WRITE != 0 {
         let value = frame.get(register);
-        let progress = device.write(&paravirt.machine, domains, offset, size, value);
+        let mut traced = Traced { domains, trace };
+        let progress = device.write(&paravirt.machine, &mut traced, offset, size, value);
         let refused = domains.take_not_owned();
         drop(state);
         if progress == Progress::Done {
@@ -315,4 +331,5 @@ pub fn report() {
         c.lost_pages,
         state.domains.iter().count(),
     );
+    state.trace.print();
 }

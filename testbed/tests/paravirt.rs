@@ -7,9 +7,12 @@ use portcullis_testbed::agent::Agent;
 use portcullis_testbed::check::Report;
 use portcullis_testbed::demo::attack::{Access, Actor, Target, attack};
 use portcullis_testbed::demo::{self, OFF_TIMEOUT};
+use portcullis_testbed::disk::Disk;
+use portcullis_testbed::logfmt::parse_number;
 use portcullis_testbed::machine::{Boot, HOST_ARGUMENTS, Machine};
 use portcullis_testbed::proof::{self, Guest, Host, Part, Plan};
 use portcullis_testbed::vm::Vm;
+use std::collections::BTreeMap;
 
 /// QEMU's own virtio-iommu, without the hypervisor.
 fn native() -> Machine {
@@ -123,4 +126,61 @@ fn what_the_host_says_about_its_iommu_is_heard() {
     assert!(complaint.is_some_and(|line| line.contains("page fault from EP")));
     assert_eq!(guest.complaint(true).expect("the log"), None);
     guest.off(true).expect("the end");
+}
+
+#[test]
+fn what_the_host_maps_is_recorded() {
+    let prepared = common::prepared();
+    for (size, full) in [("1M", false), ("64K", true)] {
+        let mut machine = prepared.paravirt_machine_with(&format!(" trace={size}"));
+        let disk = Disk::new(&prepared.lab.workspace, "paravirt-trace").expect("a disk");
+        machine.disk = Some(disk.path().to_owned());
+        let (mut vm, mut agent) = prepared.start(&machine, "paravirt-trace");
+        if full {
+            // Each of some thousand reads is a mapping.
+            let reads = "sh dd if=/dev/nvme0n1 of=/dev/null bs=4096 count=1500 iflag=direct";
+            let reply = agent.ask(&vm, reads).expect("a shell");
+            assert_eq!(reply.get("status"), Some("0"));
+        }
+        agent.tell(&vm, "off").expect("a command");
+        vm.wait_exit(OFF_TIMEOUT)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let events = vm.events_since(0);
+        let number = |kind: &str, key: &str| {
+            let event = events.iter().find(|event| event.kind() == kind);
+            event.and_then(|event| event.number(key)).expect(key)
+        };
+
+        let mut live = BTreeMap::new();
+        let (mut maps, mut unmaps, mut records, mut before) = (0, 0, 0, 0.0);
+        for line in events.iter().filter_map(|event| event.get("trace")) {
+            records += 1;
+            let fields: Vec<&str> = line.split(',').collect();
+            let time: f64 = fields[0].parse().expect("a time");
+            assert!(time >= before, "{line}");
+            before = time;
+            match fields[1..] {
+                ["attach" | "detach", _, _] => {}
+                ["map", domain, iova, bytes] => {
+                    let old = live.insert((domain, iova), bytes);
+                    assert!(old.is_none() && parse_number(bytes) > Some(0), "{line}");
+                    maps += 1;
+                }
+                ["unmap", domain, iova, bytes] => {
+                    assert_eq!(live.remove(&(domain, iova)), Some(bytes), "{line}");
+                    unmaps += 1;
+                }
+                _ => panic!("{line}"),
+            }
+        }
+        assert_eq!(records, number("trace_end", "records"));
+        let dropped = number("trace_end", "dropped");
+        assert_eq!(dropped > 0, full, "{dropped} dropped");
+        if full {
+            assert_eq!(records, 2048);
+        } else {
+            assert_eq!(maps, number("domain_counts", "maps"));
+            assert_eq!(unmaps, number("domain_counts", "unmaps"));
+        }
+    }
 }

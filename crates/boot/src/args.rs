@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `host-iommu` | `identity`, `nested`, `paravirt` | `identity` |
 //! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
+//! | `trace` | a size as above, from `64K` to `64M`, in `paravirt` | nothing is traced |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
@@ -14,7 +15,7 @@ use crate::text::Word;
 use portcullis_addr::PAGE_SIZE;
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, trace=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
 
 /// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
 /// single pages.
@@ -22,6 +23,9 @@ const DMA_TABLES: u64 = 8 << 20;
 
 /// The least and the most of it. Less would not hold the tables of a few domains.
 const DMA_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (256 << 10)..=(1024 << 20);
+
+/// The least and the most of `trace`: from 2,048 requests to two million.
+const TRACE_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
 
 /// What the host sees of the SMMUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +75,9 @@ pub struct BootArgs<'a> {
     /// `dma-tables=`: bytes of memory for the tables that the host's mappings
     /// need in paravirt mode, a multiple of 4 KiB; the other modes need none.
     pub dma_tables: u64,
+    /// `trace=`: bytes of memory for a record of what the host maps in paravirt
+    /// mode, a multiple of 4 KiB; 0 when there is to be none.
+    pub trace: u64,
     /// `log=`
     pub log: LogLevel,
     /// `console=`
@@ -82,6 +89,7 @@ impl Default for BootArgs<'_> {
         Self {
             host_iommu: HostIommu::default(),
             dma_tables: DMA_TABLES,
+            trace: 0,
             log: LogLevel::default(),
             console: ConsoleChoice::default(),
         }
@@ -97,20 +105,23 @@ impl<'a> BootArgs<'a> {
     /// - [`BootError::ArgumentForm`]: a word without `=`
     /// - [`BootError::ArgumentKey`]: an unknown key
     /// - [`BootError::ArgumentTwice`]: a key given twice
-    /// - [`BootError::ArgumentValue`]: a value that the key does not have
+    /// - [`BootError::ArgumentValue`]: a value that the key does not have, or not
+    ///   in that mode
     pub fn parse(line: &'a [u8]) -> Result<Self, BootError> {
         let line = core::str::from_utf8(line)
             .ok()
             .filter(|line| line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
             .ok_or(BootError::ArgumentText)?;
-        let (mut host_iommu, mut dma_tables, mut log, mut console) = (None, None, None, None);
+        let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
+        let (mut log, mut console) = (None, None);
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
                 word: Word::start_of(word.as_bytes()),
             })?;
             match key {
                 "host-iommu" => once("host-iommu", &mut host_iommu, mode(value)?)?,
-                "dma-tables" => once("dma-tables", &mut dma_tables, size(value)?)?,
+                "dma-tables" => once("dma-tables", &mut dma_tables, tables(value)?)?,
+                "trace" => once("trace", &mut trace, (record(value)?, value))?,
                 "log" => once("log", &mut log, level(value)?)?,
                 "console" => once("console", &mut console, choice(value)?)?,
                 _ => {
@@ -120,9 +131,17 @@ impl<'a> BootArgs<'a> {
                 }
             }
         }
+        let host_iommu = host_iommu.unwrap_or_default();
+        if let Some((_, value)) = trace
+            && host_iommu != HostIommu::Paravirt
+        {
+            let right = "use trace= with host-iommu=paravirt, where every mapping is asked for";
+            return Err(wrong("trace", value, right));
+        }
         Ok(Self {
-            host_iommu: host_iommu.unwrap_or_default(),
+            host_iommu,
             dma_tables: dma_tables.unwrap_or(DMA_TABLES),
+            trace: trace.map_or(0, |(bytes, _)| bytes),
             log: log.unwrap_or_default(),
             console: console.unwrap_or_default(),
         })
@@ -169,25 +188,34 @@ fn mode(value: &str) -> Result<HostIommu, BootError> {
     }
 }
 
-fn size(value: &str) -> Result<u64, BootError> {
-    let parse = || {
-        let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-        let unit = match unit {
-            "K" | "k" => 1 << 10,
-            "M" | "m" => 1 << 20,
-            _ => return None,
-        };
-        // What `parse` takes beyond digits is a sign.
-        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
-        (DMA_TABLES_LIMITS.contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE)).then_some(bytes)
-    };
-    parse().ok_or_else(|| {
+fn tables(value: &str) -> Result<u64, BootError> {
+    size(value, DMA_TABLES_LIMITS).ok_or_else(|| {
         let right = "use whole pages of 4 KiB from dma-tables=256K to 1024M, such as 8M";
         wrong("dma-tables", value, right)
     })
+}
+
+fn record(value: &str) -> Result<u64, BootError> {
+    size(value, TRACE_LIMITS).ok_or_else(|| {
+        let right = "use whole pages of 4 KiB from trace=64K to 64M, such as 1M";
+        wrong("trace", value, right)
+    })
+}
+
+/// Whole pages within `limits`.
+fn size(value: &str, limits: core::ops::RangeInclusive<u64>) -> Option<u64> {
+    let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        _ => return None,
+    };
+    // What `parse` takes beyond digits is a sign.
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (limits.contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE)).then_some(bytes)
 }
 
 fn level(value: &str) -> Result<LogLevel, BootError> {
@@ -232,6 +260,7 @@ mod tests {
             Ok(BootArgs {
                 host_iommu: HostIommu::Identity,
                 dma_tables: 8 << 20,
+                trace: 0,
                 log: LogLevel::Debug,
                 console: ConsoleChoice::Named("/pl011@9040000"),
             })
@@ -278,6 +307,29 @@ mod tests {
         );
         assert_eq!(BootArgs::parse(b"log=\xff"), Err(BootError::ArgumentText));
     }
+
+    #[test]
+    fn a_trace_is_of_paravirt_mode_and_has_bounds() {
+        let parse = |text: &str| {
+            let parsed = BootArgs::parse(text.as_bytes());
+            parsed
+                .map(|args| args.trace)
+                .map_err(|e| e.fix().to_string())
+        };
+        assert_eq!(parse("host-iommu=paravirt"), Ok(0));
+        assert_eq!(parse("trace=64K host-iommu=paravirt"), Ok(64 << 10));
+        assert_eq!(parse("host-iommu=paravirt trace=64M"), Ok(64 << 20));
+        for wrong in ["", "60K", "65M", "1", "66K1"] {
+            let right = "use whole pages of 4 KiB from trace=64K to 64M, such as 1M";
+            let line = format!("host-iommu=paravirt trace={wrong}");
+            assert_eq!(parse(&line), Err(right.to_owned()), "{wrong}");
+        }
+        for mode in ["", "host-iommu=nested", "host-iommu=identity"] {
+            let right = "use trace= with host-iommu=paravirt, where every mapping is asked for";
+            assert_eq!(parse(&format!("trace=1M {mode}")), Err(right.to_owned()));
+        }
+    }
+
     #[test]
     fn the_size_of_the_tables_has_bounds() {
         let size = |text: &str| {

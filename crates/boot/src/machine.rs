@@ -43,6 +43,8 @@ pub struct Machine {
     /// Bytes of memory for the tables of the host's own mappings, which only
     /// paravirt mode takes: a multiple of 4 KiB.
     pub dma_tables: u64,
+    /// Bytes of memory for a record of what the host maps, or 0; likewise.
+    pub trace: u64,
     /// What the command line wants logged.
     pub log: LogLevel,
     /// RAM, by address; whole pages only.
@@ -128,6 +130,7 @@ impl Machine {
         Ok(Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
+            trace: args.trace,
             log: args.log,
             memory: memory::banks(fdt)?,
             reserved: memory::reserved(fdt)?,

@@ -65,7 +65,9 @@ pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
     let seen = match machine.host_iommu {
         HostIommu::Identity => 0,
         HostIommu::Nested => smmus * POOL_EMULATED + entry_bytes(machine, common),
-        HostIommu::Paravirt => POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables,
+        HostIommu::Paravirt => {
+            POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables + machine.trace
+        }
     };
     ledger + cpus + POOL_BASE + smmus * POOL_SMMU + seen
 }

@@ -78,7 +78,9 @@ pub fn deliver() {
         WAITING.store(false, Ordering::SeqCst);
         for _ in 0..ROOM {
             let Some((index, record)) = take() else { break };
-            let State { device, domains } = &mut *state;
+            let State {
+                device, domains, ..
+            } = &mut *state;
             let Some(endpoint) = domains.unit().endpoint(index, record.stream()) else {
                 continue;
             };

@@ -92,10 +92,16 @@ impl Prepared {
     /// The usual machine whose host has a virtio-iommu, with the programs of the
     /// proofs and our module.
     pub fn paravirt_machine(&self) -> Machine {
+        self.paravirt_machine_with("")
+    }
+
+    /// The same, with more arguments for the hypervisor, a space before them.
+    pub fn paravirt_machine_with(&self, arguments: &str) -> Machine {
         let initrd = self.module_initrd();
+        let paravirt = HYPERVISOR_ARGUMENTS.replace("identity", "paravirt");
         Machine::new(machine::portcullis(
             self.image(),
-            &HYPERVISOR_ARGUMENTS.replace("identity", "paravirt"),
+            &format!("{paravirt}{arguments}"),
             &self.lab.kernel.image,
             &initrd,
             HOST_ARGUMENTS,
