@@ -4,7 +4,8 @@ use smmuv3_spec::command::{Command, TLBI_TG_4K, TLBI_TG_16K, TLBI_TG_ANY};
 
 /// What a TLBI by VA or IPA is required to drop, and no more. An address covers
 /// every entry that translates it.
-pub(crate) struct Scope {
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
     start: u64,
     last: u64,
     granule: Option<u32>,
@@ -13,8 +14,10 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// `ril`: the SMMU has ranges.
-    pub(crate) fn of(command: &Command, ril: bool) -> Self {
+    /// The scope of a TLBI by VA or IPA; another command's means nothing. `ril`: the
+    /// SMMU has ranges (`IDR3.RIL`).
+    #[must_use]
+    pub fn of(command: &Command, ril: bool) -> Self {
         let start = command.address();
         let mut scope = Self {
             start,
@@ -50,14 +53,18 @@ impl Scope {
             && self.start <= input.saturating_add(size.saturating_sub(1))
     }
 
-    /// Whether it covers a translation from a descriptor of `level`.
-    pub(crate) fn hits_leaf(&self, granule: u32, level: u32, input: u64, size: u64) -> bool {
+    /// Whether it covers the translation of the `size` bytes from `input` on, by a
+    /// descriptor of `level` in tables whose granule has this log2.
+    #[must_use]
+    pub fn hits_leaf(&self, granule: u32, level: u32, input: u64, size: u64) -> bool {
         self.level.is_none_or(|own| own == level) && self.overlaps(granule, input, size)
     }
 
-    /// Whether it covers a table of `level`: one from the start of the walk to
+    /// Whether it covers a cached table descriptor of `level` that is about the
+    /// `size` bytes from `input` on: one from the start of the walk to
     /// the table that holds the leaf.
-    pub(crate) fn hits_table(&self, granule: u32, level: u32, input: u64, size: u64) -> bool {
+    #[must_use]
+    pub fn hits_table(&self, granule: u32, level: u32, input: u64, size: u64) -> bool {
         !self.leaf
             && self.level.is_none_or(|own| level <= own)
             && self.overlaps(granule, input, size)

@@ -5,6 +5,7 @@ use crate::cd::{BadCd, Context};
 use crate::context::{CdPlace, CdTable, Choice};
 use crate::dma::Transaction;
 use crate::fault_record;
+use crate::fetch::Fetched;
 use crate::stage2::{Access, Regime};
 use crate::stream::{Place, Plan};
 use crate::trace::Step;
@@ -130,12 +131,14 @@ impl Walk<'_> {
                 let word = self.word("L1STD", at).ok_or_else(|| failed(at))?;
                 let behind = smmu.behind(word, t.stream);
                 self.note(|| Step::l1std(at, word, behind));
+                self.fetch_config(Fetched::StreamTable, at);
                 behind.ok_or_else(|| self.bad_stream(t))?
             }
         };
         let words = self.words("STE", at).ok_or_else(|| failed(at))?;
         let ste = Ste(words);
         self.note(|| Step::ste(at, &ste, &Plan::of(&ste, &smmu.profile)));
+        self.fetch_config(Fetched::Ste, at);
         Ok(ste)
     }
 
@@ -275,6 +278,7 @@ impl Walk<'_> {
                 let word = self.word("L1CD", at).ok_or_else(|| failed(at))?;
                 let behind = cds.behind(word, index, reach);
                 self.note(|| Step::l1cd(at, word, behind));
+                self.fetch_config(Fetched::CdTable, at);
                 behind.ok_or_else(|| Ending::abort(fault_record::bad_substream(t)))?
             }
         };
@@ -285,6 +289,7 @@ impl Walk<'_> {
         let e2h = Cr2::from(smmu.regs.cr2).e2h();
         let context = Context::of(&cd, cds, e2h, &smmu.profile);
         self.note(|| Step::cd(at, &cd, &context));
+        self.fetch_cd(at, &cd, context.as_ref().ok());
         context.map_err(|why| match why {
             BadCd::NotModelled => Ending::NotModelled,
             _ => Ending::abort(fault_record::bare(t, EventKind::C_BAD_CD)),

@@ -6,6 +6,7 @@
 //! a trace is the same walk as a transaction's.
 
 use crate::cd::World;
+use crate::fetch::Fetches;
 use crate::smmu::Smmu;
 use crate::stage1::{Half, Limits, Stage1Leaf, Stage1Meaning};
 use crate::stage2::{Access, LeafEntry, Meaning, Regime};
@@ -70,6 +71,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) split: bool,
     /// What was looked at, for those who want to know.
     pub(crate) steps: Option<Vec<Step>>,
+    /// What was read, likewise.
+    pub(crate) fetches: Option<Fetches>,
     depth: usize,
 }
 
@@ -80,6 +83,7 @@ impl<'a> Walk<'a> {
             updates: Vec::new(),
             split: false,
             steps: None,
+            fetches: None,
             depth: 0,
         }
     }
@@ -188,6 +192,7 @@ impl<'a> Walk<'a> {
             };
             let meaning = regime.meaning(word, level);
             self.note(|| Step::stage2(level, at, word, &meaning));
+            self.fetch_stage2(regime, (ipa, level, class), at, &meaning);
             match meaning {
                 Meaning::Invalid => break,
                 Meaning::AddressSize => return Err(fault(EventKind::F_ADDR_SIZE)),
@@ -230,6 +235,7 @@ impl<'a> Walk<'a> {
             };
             let meaning = half.meaning(word, level);
             self.note(|| Step::stage1(level, at, word, &meaning));
+            self.fetch_stage1(half, (address, level), at, &meaning);
             match meaning {
                 Stage1Meaning::Invalid => break,
                 Stage1Meaning::AddressSize => return Err(of_stage1(EventKind::F_ADDR_SIZE)),
