@@ -3,7 +3,7 @@
 //!
 //! - [`platform`], [`scenario`] and [`measured`] are what people write or measure;
 //! - [`machine`] runs the real driver, domains, tables and emulation on the model;
-//! - `timing` is what is modelled: caches, walks, queues;
+//! - [`timing`] is what is modelled: caches, walks, queues;
 //! - `sim` runs a scenario on a platform, in one mode.
 #![forbid(unsafe_code)]
 
@@ -12,4 +12,5 @@ pub mod machine;
 pub mod measured;
 pub mod platform;
 pub mod scenario;
+pub mod timing;
 pub mod units;

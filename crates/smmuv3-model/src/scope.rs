@@ -47,6 +47,12 @@ impl Scope {
         scope
     }
 
+    /// The first and the last address that it is about.
+    #[must_use]
+    pub fn bounds(&self) -> (u64, u64) {
+        (self.start, self.last)
+    }
+
     fn overlaps(&self, granule: u32, input: u64, size: u64) -> bool {
         self.granule.is_none_or(|own| own == granule)
             && input <= self.last
