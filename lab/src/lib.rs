@@ -4,7 +4,7 @@
 //! - [`platform`], [`scenario`] and [`measured`] are what people write or measure;
 //! - [`machine`] runs the real driver, domains, tables and emulation on the model;
 //! - [`timing`] is what is modelled: caches, walks, queues;
-//! - `sim` runs a scenario on a platform, in one mode.
+//! - [`sim`] runs a scenario on a platform, in one mode.
 #![forbid(unsafe_code)]
 
 pub mod input;
@@ -12,5 +12,6 @@ pub mod machine;
 pub mod measured;
 pub mod platform;
 pub mod scenario;
+pub mod sim;
 pub mod timing;
 pub mod units;

@@ -1,0 +1,302 @@
+//! Events in the order of their times.
+
+use super::SimError;
+use super::addresses::{Layout, Space};
+use super::initiator::{Buffer, Initiator, Order};
+use super::jobs::{Job, Pending};
+use super::random::Random;
+use super::report::{Counted, Report};
+use crate::machine::{Client, Machine, Mode, Shape};
+use crate::measured::Measured;
+use crate::platform::nanos;
+use crate::scenario::{Invalidation, Lifetime};
+use crate::timing::{Memo, Queue, Unit};
+use crate::units::Picos;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A device makes its next access.
+    Access(usize),
+    /// A buffer can be worked on.
+    Ready(Job),
+    /// A transfer is over.
+    Over(Job),
+    /// Somebody wants a CPU.
+    Wanted(Job),
+    /// A CPU has nothing to do.
+    Free,
+}
+
+/// A simulation under way.
+pub(super) struct Engine<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) shape: Shape<'a>,
+    pub(super) measured: &'a Measured,
+    pub(super) mode: Mode,
+    pub(super) client: &'a mut dyn Client,
+    pub(super) invalidation: Invalidation,
+    pub(super) memo: Memo<'a>,
+    pub(super) unit: Unit,
+    pub(super) queue: Queue,
+    pub(super) layout: Layout,
+    pub(super) spaces: Vec<Space>,
+    pub(super) pending: Vec<Pending>,
+    /// Bytes of a buffer.
+    pub(super) bytes: u64,
+    /// Transfers between a mapping and its unmapping.
+    pub(super) transfers: u64,
+    /// Runs of memory in the mapping that was made last.
+    pub(super) runs: u64,
+    pub(super) thousand: Picos,
+    /// From when on EL2 is free.
+    pub(super) el2: Picos,
+    pub(super) counted: Counted,
+    initiators: Vec<Initiator>,
+    order: Order,
+    random: Random,
+    events: BinaryHeap<Reverse<(Picos, u64, Event)>>,
+    number: u64,
+    jobs: VecDeque<Job>,
+    idle: u64,
+    live: usize,
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn new(
+        machine: &'a Machine,
+        shape: &Shape<'a>,
+        measured: &'a Measured,
+        mode: Mode,
+        client: &'a mut dyn Client,
+    ) -> Self {
+        let (platform, scenario) = (shape.platform, shape.scenario);
+        let live = scenario.buffers.live.get_ref().size();
+        let bits = platform.memory.ipa_bits.get().get();
+        let domains = shape.domains();
+        Self {
+            machine,
+            shape: *shape,
+            measured,
+            mode,
+            client,
+            invalidation: scenario.host.invalidation,
+            memo: Memo::new(machine, shape),
+            unit: Unit::of(platform),
+            queue: Queue::new(&platform.smmu),
+            layout: Layout::new(scenario, machine.buffers()),
+            spaces: vec![Space::new(scenario.buffers.iova, bits); domains],
+            pending: vec![Pending::default(); domains],
+            bytes: scenario.buffers.bytes.get_ref().get(),
+            transfers: match scenario.buffers.lifetime {
+                Lifetime::Static => u64::MAX,
+                Lifetime::Transfers(count) => count.get(),
+            },
+            runs: 1,
+            thousand: platform.cpu.thousand(),
+            el2: Picos::ZERO,
+            counted: Counted::default(),
+            initiators: vec![Initiator::new(live); shape.initiators()],
+            order: Order::new(scenario),
+            random: Random::new(scenario.run.seed.get()),
+            events: BinaryHeap::new(),
+            number: 0,
+            jobs: VecDeque::new(),
+            idle: scenario.host.cpus.get(),
+            live,
+        }
+    }
+
+    pub(super) fn buffer_number(&self, job: Job) -> u64 {
+        (job.initiator * self.live + job.slot) as u64
+    }
+
+    pub(super) fn slot(&mut self, job: Job) -> Option<&mut Buffer> {
+        let initiator = self.initiators.get_mut(job.initiator)?;
+        initiator.buffers.get_mut(job.slot)
+    }
+
+    fn push(&mut self, at: Picos, event: Event) {
+        self.number += 1;
+        self.events.push(Reverse((at, self.number, event)));
+    }
+
+    pub(super) fn run(&mut self) -> Result<Report, SimError> {
+        // What starting the SMMU took is nobody's cost.
+        self.consume();
+        self.queue = Queue::new(&self.shape.platform.smmu);
+        self.begin()?;
+        let run = &self.shape.scenario.run;
+        let (count, warm_up) = (run.count.get(), run.warm_up.get());
+        let mut began = Picos::ZERO;
+        let mut warm = warm_up == 0;
+        let mut now = Picos::ZERO;
+        loop {
+            let done = if self.transfers == 0 {
+                self.counted.unmaps.count()
+            } else {
+                self.counted.translations.cost.count()
+            };
+            if !warm && done >= warm_up {
+                warm = true;
+                began = now;
+                self.counted = Counted::default();
+                self.queue.reset();
+            } else if warm && done >= count {
+                break;
+            }
+            let Some(Reverse((at, _, event))) = self.events.pop() else {
+                return Err(SimError::Idle { mode: self.mode });
+            };
+            now = at;
+            self.happen(event, now)?;
+        }
+        Ok(Report {
+            mode: self.mode,
+            counted: std::mem::take(&mut self.counted),
+            queue: self.queue.clone(),
+            elapsed: now - began,
+            dma_bytes: self.shape.scenario.dma.bytes.get_ref().get(),
+            tables: self.machine.peaks(),
+            asked: self.memo.asked,
+            wall: Duration::ZERO,
+        })
+    }
+
+    /// Everything is mapped, or is about to be.
+    fn begin(&mut self) -> Result<(), SimError> {
+        for slot in 0..self.live {
+            for initiator in 0..self.initiators.len() {
+                let job = Job {
+                    map: true,
+                    initiator,
+                    slot,
+                };
+                if self.transfers == u64::MAX {
+                    self.map(job)?;
+                } else {
+                    self.push(Picos::ZERO, Event::Wanted(job));
+                }
+            }
+        }
+        if self.transfers == u64::MAX {
+            self.consume();
+            for initiator in 0..self.initiators.len() {
+                self.wake(initiator, Picos::ZERO);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a device make its next access, if it has one and does not yet.
+    fn wake(&mut self, index: usize, now: Picos) {
+        let outstanding = self.shape.scenario.dma.outstanding.size();
+        let Some(initiator) = self.initiators.get_mut(index) else {
+            return;
+        };
+        if initiator.active {
+            return;
+        }
+        if let Some(at) = initiator.when(&self.order, outstanding, now) {
+            initiator.active = true;
+            self.push(at, Event::Access(index));
+        }
+    }
+
+    fn happen(&mut self, event: Event, now: Picos) -> Result<(), SimError> {
+        match event {
+            Event::Access(index) => self.access(index, now)?,
+            Event::Ready(job) => {
+                if self.transfers == 0 {
+                    self.push(now, Event::Wanted(Job { map: false, ..job }));
+                } else if let Some(initiator) = self.initiators.get_mut(job.initiator) {
+                    initiator.ready(job.slot);
+                    self.wake(job.initiator, now);
+                }
+            }
+            Event::Over(job) => {
+                let left = self.slot(job).map_or(0, |buffer| {
+                    buffer.left = buffer.left.saturating_sub(1);
+                    buffer.left
+                });
+                if left == 0 {
+                    self.push(now, Event::Wanted(Job { map: false, ..job }));
+                } else {
+                    self.push(now, Event::Ready(job));
+                }
+            }
+            Event::Wanted(job) => {
+                self.jobs.push_back(job);
+                self.dispatch(now)?;
+            }
+            Event::Free => {
+                self.idle += 1;
+                self.dispatch(now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives jobs to CPUs.
+    fn dispatch(&mut self, now: Picos) -> Result<(), SimError> {
+        while self.idle > 0
+            && let Some(job) = self.jobs.pop_front()
+        {
+            self.idle -= 1;
+            let end = self.work(job, now)?;
+            self.push(end, Event::Free);
+            if job.map {
+                self.push(end, Event::Ready(job));
+            } else {
+                let again = Job { map: true, ..job };
+                self.push(end + self.shape.scenario.pause(), Event::Wanted(again));
+            }
+        }
+        Ok(())
+    }
+
+    fn access(&mut self, index: usize, now: Picos) -> Result<(), SimError> {
+        let number = index * self.live;
+        let Some(initiator) = self.initiators.get_mut(index) else {
+            return Ok(());
+        };
+        initiator.active = false;
+        let Some(next) = initiator.next(&self.order, &mut self.random) else {
+            return Ok(());
+        };
+        let address = match self.mode {
+            Mode::Identity => {
+                let buffer = (number + next.slot) as u64;
+                self.layout.physical(buffer, next.offset)
+            }
+            _ => {
+                let buffer = initiator.buffers.get(next.slot);
+                buffer.map_or(0, |buffer| buffer.iova) + next.offset
+            }
+        };
+        let translated = self
+            .unit
+            .translate(&mut self.memo, index, address, now)
+            .ok_or(SimError::Refused {
+                mode: self.mode,
+                initiator: index,
+                address,
+            })?;
+        self.counted.translations.add(now, &translated);
+        let end = translated.at + nanos(&self.shape.platform.memory.data_ns);
+        let over = initiator.did(&self.order, (now, end), self.shape.scenario.interval());
+        if let Some((slot, at)) = over {
+            let job = Job {
+                map: false,
+                initiator: index,
+                slot,
+            };
+            self.push(at, Event::Over(job));
+        }
+        self.wake(index, now);
+        Ok(())
+    }
+}
