@@ -6,7 +6,8 @@ use smmuv3_spec::{Asid, StreamId, Vmid, reg};
 
 /// The nested walk of the README, with its access flag set.
 fn nested() -> Smmu {
-    let mut smmu = Smmu::new(Profile::full(), [0x8000_0000..0x8100_0000], Mode::Plain, []);
+    let memory = std::iter::once(0x8000_0000..0x8100_0000);
+    let mut smmu = Smmu::new(Profile::full(), memory, Mode::Plain, []);
     let mut put = |at: u64, value: u64| assert!(smmu.ram_mut().settle(at, value));
     put(0x8000_00c0, 1 | 0b111 << 1 | 0x4003_0000);
     put(
