@@ -11,6 +11,7 @@ pub mod input;
 pub mod machine;
 pub mod measured;
 pub mod platform;
+pub mod published;
 pub mod scenario;
 pub mod sim;
 pub mod timing;

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use portcullis_lab::machine::Mode;
 use portcullis_lab::measured::Measured;
 use portcullis_lab::platform::Platform;
+use portcullis_lab::published;
 use portcullis_lab::scenario::{Invalidation, Scenario};
 use portcullis_lab::sim;
 use std::error::Error;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long)]
         measured: Option<PathBuf>,
     },
+    /// Prints the published para-virtual benchmark beside what the lab makes of it.
+    Published,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
+        Command::Published => {
+            let platform = Platform::named("morello")?;
+            let measured = Measured::built_in()?;
+            let predictions = published::predict(&platform, &measured)?;
+            print!("{}", published::text(&predictions));
+        }
         Command::Run {
             scenario,
             platform,

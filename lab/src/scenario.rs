@@ -127,7 +127,8 @@ pub struct Host {
     pub cpus: Bounded<1, 256>,
     /// When an unmapping is complete.
     pub invalidation: Invalidation,
-    /// Nanoseconds between the unmapping of a buffer and its next mapping.
+    /// Nanoseconds between the unmapping of a buffer and its next mapping, on
+    /// average; each is from half to one and a half times that.
     #[serde(default)]
     pub pause_ns: Option<Bounded<0, 1_000_000_000>>,
 }

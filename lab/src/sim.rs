@@ -7,7 +7,8 @@ mod jobs;
 mod random;
 mod report;
 
-pub use report::{Report, table};
+pub(crate) use report::lines;
+pub use report::{Counted, Report, table};
 
 use crate::machine::{Machine, MachineError, Mode, Shape, with_client};
 use crate::measured::Measured;

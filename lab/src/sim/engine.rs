@@ -252,10 +252,21 @@ impl<'a> Engine<'a> {
                 self.push(end, Event::Ready(job));
             } else {
                 let again = Job { map: true, ..job };
-                self.push(end + self.shape.scenario.pause(), Event::Wanted(again));
+                let pause = self.pause();
+                self.push(end + pause, Event::Wanted(again));
             }
         }
         Ok(())
+    }
+
+    /// Between an unmapping and the next mapping: half as long to one and a half
+    /// times as long as the scenario says, since threads do not march in step.
+    fn pause(&mut self) -> Picos {
+        let Picos(whole) = self.shape.scenario.pause();
+        if whole == 0 {
+            return Picos::ZERO;
+        }
+        Picos(whole / 2 + self.random.below(whole))
     }
 
     fn access(&mut self, index: usize, now: Picos) -> Result<(), SimError> {

@@ -16,6 +16,6 @@ impl Random {
         self.0 ^= self.0 >> 27;
         let drawn = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
         // The upper half of the product: below `bound`.
-        (u128::from(drawn) * u128::from(bound.max(1)) >> 64) as u64
+        ((u128::from(drawn) * u128::from(bound.max(1))) >> 64) as u64
     }
 }

@@ -1,0 +1,32 @@
+//! The published benchmark beside the lab's prediction.
+#![allow(missing_docs)]
+
+use portcullis_lab::measured::Measured;
+use portcullis_lab::platform::Platform;
+use portcullis_lab::published::{NOTABLE, Reason, deviation, predict, text};
+
+#[test]
+fn whatever_is_off_by_much_is_explained() {
+    let platform = Platform::named("morello").unwrap();
+    let predictions = predict(&platform, &Measured::built_in().unwrap()).unwrap();
+    assert_eq!(predictions.len(), 4);
+    for prediction in &predictions {
+        for (paravirt, map, published, modelled) in prediction.cells() {
+            assert!(modelled > 0.0);
+            let off = deviation(modelled, published).abs() > NOTABLE;
+            let reason = Reason::of(&prediction.row, paravirt, map);
+            assert!(
+                !off || reason.is_some(),
+                "{:?} {paravirt} {map}",
+                prediction.row
+            );
+        }
+    }
+    let text = text(&predictions);
+    assert!(!text.contains("nobody knows"), "{text}");
+    // What the lab says of the simplest cell is the sum of its parts: instructions,
+    // two commands, and the wait.
+    let unmap = predictions[0].stock.unmap;
+    let parts = 2077.0 * 0.2e-3 + 2.0 * 0.040 + 0.240;
+    assert!((unmap - parts).abs() < 1e-3, "{unmap} {parts}");
+}
