@@ -121,6 +121,10 @@ fn without_ranges_the_stock_driver_sends_a_command_a_page_in_batches_of_64() {
     assert_eq!(map, (0, vec![]));
     let invalidations = commands.iter().filter(|o| **o == Opcode::TLBI_NH_VA);
     assert_eq!((invalidations.count(), entries), (256, 4));
+    for (pages, entries) in [(64, 1), (65, 2)] {
+        let [_, (found, _)] = operations(Mode::Nested, &platform, pages * 4096);
+        assert_eq!(found, entries, "{pages}");
+    }
     // More pages than the driver names one by one: all of the domain goes.
     let [_, (entries, commands)] = operations(Mode::Paravirt, &platform, 1 << 20);
     assert_eq!(
