@@ -166,7 +166,8 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Everything is mapped, or is about to be.
+    /// Everything is mapped. Buffers that are to be mapped anew have been in use for
+    /// a while, each for another, so that the load is even from the start.
     fn begin(&mut self) -> Result<(), SimError> {
         for slot in 0..self.live {
             for initiator in 0..self.initiators.len() {
@@ -175,14 +176,23 @@ impl<'a> Engine<'a> {
                     initiator,
                     slot,
                 };
-                if self.transfers == u64::MAX {
-                    self.map(job)?;
-                } else {
+                if self.transfers == 0 {
                     self.push(Picos::ZERO, Event::Wanted(job));
+                    continue;
+                }
+                self.map(job)?;
+                let left = 1 + self.random.below(self.transfers);
+                if let Some(buffer) = self.slot(job) {
+                    buffer.left = left;
+                }
+                if self.transfers != u64::MAX
+                    && let Some(initiator) = self.initiators.get_mut(job.initiator)
+                {
+                    initiator.ready(slot);
                 }
             }
         }
-        if self.transfers == u64::MAX {
+        if self.transfers != 0 {
             self.consume();
             for initiator in 0..self.initiators.len() {
                 self.wake(initiator, Picos::ZERO);
