@@ -4,7 +4,8 @@
 //! - [`platform`], [`scenario`] and [`measured`] are what people write or measure;
 //! - [`machine`] runs the real driver, domains, tables and emulation on the model;
 //! - [`timing`] is what is modelled: caches, walks, queues;
-//! - [`sim`] runs a scenario on a platform, in one mode.
+//! - [`sim`] runs a scenario on a platform, in one mode; [`sweep`] runs many and
+//!   draws them; [`published`] compares with what others measured.
 #![forbid(unsafe_code)]
 
 pub mod input;
@@ -14,5 +15,6 @@ pub mod platform;
 pub mod published;
 pub mod scenario;
 pub mod sim;
+pub mod sweep;
 pub mod timing;
 pub mod units;

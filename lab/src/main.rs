@@ -6,11 +6,16 @@ use portcullis_lab::machine::Mode;
 use portcullis_lab::measured::Measured;
 use portcullis_lab::platform::Platform;
 use portcullis_lab::published;
-use portcullis_lab::scenario::{Invalidation, Scenario};
+use portcullis_lab::scenario::{Invalidation, Placement, Scenario};
 use portcullis_lab::sim;
+use portcullis_lab::sweep::{self, Grid, Kind, Load, Store};
 use std::error::Error;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
 
 /// What the ways to give a host its IOMMU cost: the real code on an SMMU whose time
 /// is modelled.
@@ -35,12 +40,42 @@ enum Command {
         /// strict or lazy, whatever the scenario says.
         #[arg(long)]
         invalidation: Option<String>,
+        /// The host's memory is in pages of 4 KiB in the hypervisor's tables, whatever
+        /// the platform says.
+        #[arg(long)]
+        pages: bool,
         /// Counts of instructions, instead of those that are built in.
         #[arg(long)]
         measured: Option<PathBuf>,
     },
     /// Prints the published para-virtual benchmark beside what the lab makes of it.
     Published,
+    /// Draws which of nested and paravirt is better, over how often buffers are
+    /// mapped anew and the working set, the devices, or what a trap costs. An
+    /// interrupted sweep goes on where it was.
+    Sweep {
+        /// mmu600, mmu700, grace, morello, or a file.
+        #[arg(long, default_value = "mmu700")]
+        platform: String,
+        /// Where the pictures and the finished cells go.
+        #[arg(long, default_value = "target/lab")]
+        out: PathBuf,
+        /// working-set, initiators, trap, or all of them.
+        #[arg(long, default_value = "all")]
+        map: String,
+        /// The host's memory is in pages of 4 KiB in the hypervisor's tables.
+        #[arg(long)]
+        pages: bool,
+        /// The host is lazy.
+        #[arg(long)]
+        lazy: bool,
+        /// The pages of a buffer lie anywhere.
+        #[arg(long)]
+        scattered: bool,
+        /// Accesses simulated for each cell and mode.
+        #[arg(long, default_value_t = 40_000)]
+        accesses: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,6 +88,44 @@ fn main() -> ExitCode {
     }
 }
 
+fn named(name: &str, pages: bool) -> Result<Platform, Box<dyn Error>> {
+    let mut platform = Platform::named(name)?;
+    if pages {
+        platform = platform.in_pages();
+    }
+    Ok(platform)
+}
+
+fn sweep_all(platform: &Platform, grids: &[Grid], out: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(out)?;
+    let measured = Measured::built_in()?;
+    let store = Mutex::new(Store::open(&out.join("cells.csv"), platform, &measured)?);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let began = Instant::now();
+    let told = |done, all| eprint!("\r{done} of {all} cells");
+    let progress = sweep::run(platform, &measured, grids, &store, threads, &told)?;
+    let wall = began.elapsed().as_secs_f64();
+    eprintln!();
+    let store = store.into_inner().map_err(|_| "a thread panicked")?;
+    for grid in grids {
+        let load = grid.load.words().replace(',', "-");
+        let kind = grid.kind.word();
+        let path = out.join(format!("{}-{load}-{kind}.svg", platform.name));
+        let words = grid.load.words().replace(',', ", ");
+        let title = format!("Paravirt or nested? {}, {words}", platform.name);
+        sweep::draw(&path, &title, grid, &store)?;
+        println!("{}", path.display());
+    }
+    println!(
+        "{} cells computed, {} found; {} DMAs in {wall:.1} s on {threads} threads: {:.2} million a second",
+        progress.computed,
+        progress.found,
+        progress.accesses,
+        progress.accesses as f64 / wall.max(1e-9) / 1e6
+    );
+    Ok(())
+}
+
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
         Command::Published => {
@@ -61,14 +134,48 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let predictions = published::predict(&platform, &measured)?;
             print!("{}", published::text(&predictions));
         }
+        Command::Sweep {
+            platform,
+            out,
+            map,
+            pages,
+            lazy,
+            scattered,
+            accesses,
+        } => {
+            let kinds = match map.as_str() {
+                "all" => Kind::ALL.to_vec(),
+                word => vec![
+                    Kind::named(word)
+                        .ok_or_else(|| format!("{word}: working-set, initiators, trap or all"))?,
+                ],
+            };
+            let platform = named(&platform, pages)?;
+            let load = Load {
+                invalidation: if lazy {
+                    Invalidation::Lazy
+                } else {
+                    Invalidation::Strict
+                },
+                memory: if scattered {
+                    Placement::Scattered
+                } else {
+                    Placement::Contiguous
+                },
+                accesses,
+            };
+            let all = kinds.into_iter().map(|kind| Grid::new(kind, load));
+            sweep_all(&platform, &all.collect::<Vec<_>>(), &out)?;
+        }
         Command::Run {
             scenario,
             platform,
             mode,
             invalidation,
+            pages,
             measured,
         } => {
-            let platform = Platform::named(&platform)?;
+            let platform = named(&platform, pages)?;
             let mut scenario = Scenario::load(&scenario)?;
             scenario.host.invalidation = match invalidation.as_deref() {
                 None => scenario.host.invalidation,

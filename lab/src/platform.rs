@@ -5,6 +5,7 @@ use crate::units::Picos;
 use serde::Deserialize;
 use smmuv3_model::Profile;
 use std::path::Path;
+use toml::Spanned;
 
 /// One machine.
 #[derive(Clone, Debug, Deserialize)]
@@ -170,6 +171,16 @@ impl Platform {
             path => return input::load(Path::new(path)),
         };
         input::parse(text, &format!("lab/platforms/{name}.toml"))
+    }
+}
+
+impl Platform {
+    /// The same with the host's memory in pages of 4 KiB.
+    #[must_use]
+    pub fn in_pages(mut self) -> Self {
+        self.memory.host_memory.value = Spanned::new(0..0, HostMemory::Pages);
+        self.name.push_str("-pages");
+        self
     }
 }
 

@@ -71,7 +71,7 @@ pub enum Lifetime {
 }
 
 /// Where the pages of a buffer lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
     /// One after the other.
