@@ -212,7 +212,7 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
                 measured.command, measured.machine
             );
             print!("{}", sim::table(&reports));
-            let accesses: u64 = reports.iter().map(sim::Report::accesses).sum();
+            let accesses: u64 = reports.iter().map(|r| r.simulated).sum();
             let wall: f64 = reports.iter().map(|r| r.wall.as_secs_f64()).sum();
             println!(
                 "\n{accesses} DMAs simulated in {wall:.2} s: {:.2} million a second",

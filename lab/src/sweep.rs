@@ -114,7 +114,7 @@ fn compute(
     let scenario = cell.scenario();
     let of = |mode| -> Result<(f64, f64), SimError> {
         let report = sim::run(&platform, &scenario, measured, mode)?;
-        accesses.fetch_add(report.accesses(), Ordering::Relaxed);
+        accesses.fetch_add(report.simulated, Ordering::Relaxed);
         let mut jobs = jobs(&report);
         if jobs == Picos::ZERO {
             // So seldom that none was seen.

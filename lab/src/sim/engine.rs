@@ -63,6 +63,7 @@ pub(super) struct Engine<'a> {
     jobs: VecDeque<Job>,
     idle: u64,
     live: usize,
+    simulated: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -107,6 +108,7 @@ impl<'a> Engine<'a> {
             jobs: VecDeque::new(),
             idle: scenario.host.cpus.get(),
             live,
+            simulated: 0,
         }
     }
 
@@ -162,6 +164,7 @@ impl<'a> Engine<'a> {
             dma_bytes: self.shape.scenario.dma.bytes.get_ref().get(),
             tables: self.machine.peaks(),
             asked: self.memo.asked,
+            simulated: self.simulated,
             wall: Duration::ZERO,
         })
     }
@@ -307,6 +310,7 @@ impl<'a> Engine<'a> {
                 address,
             })?;
         self.counted.translations.add(now, &translated);
+        self.simulated += 1;
         let end = translated.at + nanos(&self.shape.platform.memory.data_ns);
         let over = initiator.did(&self.order, (now, end), self.shape.scenario.interval());
         if let Some((slot, at)) = over {

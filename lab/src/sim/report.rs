@@ -40,6 +40,8 @@ pub struct Report {
     pub tables: (u64, u64),
     /// Walks asked of the model.
     pub asked: u64,
+    /// Accesses simulated, the warm-up included.
+    pub simulated: u64,
     /// What the simulation took.
     pub wall: Duration,
 }
@@ -67,7 +69,7 @@ impl Report {
     /// Accesses simulated in a second.
     #[must_use]
     pub fn speed(&self) -> f64 {
-        self.accesses() as f64 / self.wall.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.simulated as f64 / self.wall.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
     fn per_access(&self, count: u64) -> f64 {

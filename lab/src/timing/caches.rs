@@ -75,13 +75,16 @@ impl Caches {
         let key = stream_key(stream);
         let mut charged = Charged::default();
         if self.config.get(&key).is_some() {
-            let groups = walk.groups.iter().map(|group| group.stage2.len() as u32);
+            let groups = walk
+                .groups
+                .iter()
+                .map(|(_, group)| group.stage2.len() as u32);
             charged.held = walk.structures + groups.sum::<u32>();
             return charged;
         }
         charged.structures = walk.structures;
-        for group in &walk.groups {
-            charged.add(self.translate(tag.stage2_alone(), group, true));
+        for (ipa, group) in &walk.groups {
+            charged.add(self.translate(tag.stage2_alone(), (*ipa, group), true));
         }
         self.config.put(key, 0, Picos::ZERO);
         charged
@@ -101,14 +104,14 @@ impl Caches {
         });
         let from = held.map_or(0, |at| at + 1);
         let last = walk.groups.iter().rposition(|group| group.stage1.is_some());
-        for (at, group) in walk.groups.iter().enumerate() {
+        for (at, (group, ipa)) in walk.groups.iter().zip(walk.ipas).enumerate() {
             let stage1 = u32::from(group.stage1.is_some());
             if at < from {
                 charged.held += group.stage2.len() as u32 + stage1;
                 continue;
             }
             let inner = group.stage1.is_some();
-            charged.add(self.translate(walk.tag.stage2_alone(), group, inner));
+            charged.add(self.translate(walk.tag.stage2_alone(), (ipa, group), inner));
             charged.descriptors += stage1;
             if let Some(read) = group.stage1
                 && let Some(level) = self.stage1.get_mut(usize::from(read.level))
@@ -122,12 +125,12 @@ impl Caches {
     }
 
     /// Translates an address of stage 2's; `inner` if it is stage 1's own.
-    fn translate(&mut self, tag: Tag, group: &Group, inner: bool) -> Charged {
+    fn translate(&mut self, tag: Tag, (ipa, group): (u64, &Group), inner: bool) -> Charged {
         let reads = group.stage2.len() as u32;
         if reads == 0 {
             return Charged::default();
         }
-        if self.ipa.lookup(tag, group.ipa).is_some() {
+        if self.ipa.lookup(tag, ipa).is_some() {
             return Charged {
                 held: reads,
                 ..Charged::default()
@@ -137,7 +140,7 @@ impl Caches {
         let mut from = 0;
         if cached {
             let held = group.stage2.iter().rposition(|read| {
-                let key = Key::of(tag, group.ipa, read.shift);
+                let key = Key::of(tag, ipa, read.shift);
                 let level = self.stage2.get_mut(usize::from(read.level));
                 level.is_some_and(|level| level.get(&key).is_some())
             });
@@ -149,14 +152,14 @@ impl Caches {
                     0
                 };
                 if let Some(level) = self.stage2.get_mut(usize::from(read.level)) {
-                    let key = Key::of(tag, group.ipa, read.shift);
+                    let key = Key::of(tag, ipa, read.shift);
                     level.put(key, read.level | leaf, Picos::ZERO);
                 }
             }
         }
         let level = group.stage2.last().map_or(0, |read| read.level);
         self.ipa.put(
-            Key::of(tag, group.ipa, group.stage2_shift),
+            Key::of(tag, ipa, group.stage2_shift),
             level | LEAF,
             Picos::ZERO,
         );

@@ -4,7 +4,7 @@
 //! that translates as before: neither changes a walk that was found.
 
 use super::tag::Tag;
-use super::walk::{ConfigWalk, Walk, sort};
+use super::walk::{ConfigWalk, Shapes, Walk, sort};
 use crate::machine::{Machine, Shape, stream};
 use rustc_hash::FxHashMap;
 use smmuv3_model::Scope;
@@ -13,13 +13,56 @@ use smmuv3_spec::command::{Command, Opcode};
 /// Pages have this log2.
 const PAGE: u32 = 12;
 
+/// Walks of one domain, by page.
+#[derive(Default)]
+struct Pages {
+    index: FxHashMap<u64, u32>,
+    walks: Vec<Walk>,
+    /// Places in `walks` that nothing is at.
+    free: Vec<u32>,
+}
+
+impl Pages {
+    fn get(&self, page: u64) -> Option<usize> {
+        self.index.get(&page).map(|at| *at as usize)
+    }
+
+    fn put(&mut self, page: u64, walk: Walk) -> usize {
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.walks[at as usize] = walk;
+                at
+            }
+            None => {
+                self.walks.push(walk);
+                // Of 64 GiB, at most 2^24.
+                self.walks.len() as u32 - 1
+            }
+        };
+        self.index.insert(page, at);
+        at as usize
+    }
+
+    /// Removes the pages from `first` to `last`.
+    fn drop(&mut self, first: u64, last: u64) {
+        let Self { index, free, .. } = self;
+        if last - first < index.len() as u64 {
+            free.extend((first..=last).filter_map(|page| index.remove(&page)));
+        } else {
+            let gone = index.extract_if(|page, _| (first..=last).contains(page));
+            free.extend(gone.map(|(_, at)| at));
+        }
+    }
+}
+
 /// What is known of the walks of a machine.
 pub struct Memo<'m> {
     machine: &'m Machine,
     ranges: bool,
     domains: Vec<usize>,
     configs: Vec<Option<(Tag, ConfigWalk)>>,
-    pages: Vec<FxHashMap<u64, Walk>>,
+    pages: Vec<Pages>,
+    shapes: Shapes,
     tags: Vec<Option<Tag>>,
     /// Walks asked of the model.
     pub asked: u64,
@@ -37,7 +80,8 @@ impl<'m> Memo<'m> {
                 .map(|i| shape.domain_of(i))
                 .collect(),
             configs: vec![None; shape.initiators()],
-            pages: (0..count).map(|_| FxHashMap::default()).collect(),
+            pages: (0..count).map(|_| Pages::default()).collect(),
+            shapes: Shapes::default(),
             tags: vec![None; count],
             asked: 0,
         }
@@ -53,22 +97,22 @@ impl<'m> Memo<'m> {
     pub fn walk(&mut self, initiator: usize, address: u64) -> Option<(&ConfigWalk, &Walk)> {
         let domain = *self.domains.get(initiator)?;
         let page = address >> PAGE;
-        let known =
-            self.configs.get(initiator)?.is_some() && self.pages.get(domain)?.contains_key(&page);
-        if !known {
+        let mut at = self.pages.get(domain)?.get(page);
+        if at.is_none() || self.configs.get(initiator)?.is_none() {
             self.asked += 1;
             let fetches = self.machine.fetches(stream(initiator), address);
-            let (config, walk) = sort(&fetches)?;
+            let (config, walk) = sort(&fetches, &mut self.shapes)?;
             if let Some(tag) = self.tags.get_mut(domain) {
                 *tag = Some(walk.tag);
             }
             if let Some(slot) = self.configs.get_mut(initiator) {
                 *slot = Some((walk.tag, config));
             }
-            self.pages.get_mut(domain)?.insert(page, walk);
+            let pages = self.pages.get_mut(domain)?;
+            at = Some(at.unwrap_or_else(|| pages.put(page, walk)));
         }
         let (_, config) = self.configs.get(initiator)?.as_ref()?;
-        let walk = self.pages.get(domain)?.get(&page)?;
+        let walk = self.pages.get(domain)?.walks.get(at?)?;
         Some((config, walk))
     }
 
@@ -106,13 +150,7 @@ impl<'m> Memo<'m> {
             if !tag.is_some_and(|tag| tag.is_meant_by(command)) {
                 continue;
             }
-            if last - first < pages.len() as u64 {
-                for page in first..=last {
-                    pages.remove(&page);
-                }
-            } else {
-                pages.retain(|page, _| !(first..=last).contains(page));
-            }
+            pages.drop(first, last);
         }
     }
 }
