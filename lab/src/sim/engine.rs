@@ -197,8 +197,11 @@ impl<'a> Engine<'a> {
         }
         if self.transfers != 0 {
             self.consume();
+            // Devices do not march in step either.
+            let Picos(interval) = self.shape.scenario.interval();
             for initiator in 0..self.initiators.len() {
-                self.wake(initiator, Picos::ZERO);
+                let at = Picos(self.random.below(interval.max(1)));
+                self.wake(initiator, at);
             }
         }
         Ok(())
