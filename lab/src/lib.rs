@@ -1,13 +1,15 @@
 //! Which way to give a host its IOMMU costs less, and by how much: the real code
 //! of this project on an SMMU whose time is modelled. See `lab/README.md`.
 //!
-//! - [`platform`], [`scenario`] and [`measured`] are what people write or measure;
+//! - [`platform`], [`scenario`] and [`measured`] are what people write or measure,
+//!   [`import`] takes what the benchmark measured;
 //! - [`machine`] runs the real driver, domains, tables and emulation on the model;
 //! - [`timing`] is what is modelled: caches, walks, queues;
 //! - [`sim`] runs a scenario on a platform, in one mode; [`sweep`] runs many and
 //!   draws them; [`published`] compares with what others measured.
 #![forbid(unsafe_code)]
 
+pub mod import;
 pub mod input;
 pub mod machine;
 pub mod measured;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use portcullis_lab::import;
 use portcullis_lab::machine::Mode;
 use portcullis_lab::measured::Measured;
 use portcullis_lab::platform::Platform;
@@ -50,6 +51,15 @@ enum Command {
     },
     /// Prints the published para-virtual benchmark beside what the lab makes of it.
     Published,
+    /// Prints the counts of a file that `cargo xtask bench --json FILE` wrote, as
+    /// `run --measured` takes them.
+    Import {
+        /// The file.
+        json: PathBuf,
+        /// What it was measured on.
+        #[arg(long)]
+        machine: String,
+    },
     /// Draws which of nested and paravirt is better, over how often buffers are
     /// mapped anew and the working set, the devices, or what a trap costs. An
     /// interrupted sweep goes on where it was.
@@ -133,6 +143,11 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let measured = Measured::built_in()?;
             let predictions = published::predict(&platform, &measured)?;
             print!("{}", published::text(&predictions));
+        }
+        Command::Import { json, machine } => {
+            let text = fs::read_to_string(&json)
+                .map_err(|error| format!("{}: {error}", json.display()))?;
+            print!("{}", import::import(&text, &machine)?);
         }
         Command::Sweep {
             platform,
