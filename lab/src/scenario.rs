@@ -131,6 +131,10 @@ pub struct Host {
     /// average; each is from half to one and a half times that.
     #[serde(default)]
     pub pause_ns: Option<Bounded<0, 1_000_000_000>>,
+    /// Most mappings a second, of all devices together: 1 to 10^9. As many as the
+    /// CPUs manage where nothing is said.
+    #[serde(default)]
+    pub maps_per_second: Option<Bounded<1, 1_000_000_000>>,
 }
 
 /// When an unmapping is complete.
@@ -181,6 +185,13 @@ impl Scenario {
         let bytes = self.dma.bytes.get_ref().get();
         // Bytes in 10^12 ps.
         Picos(bytes * 1_000_000 / self.dma.link_mbytes_per_s.get())
+    }
+
+    /// Between one mapping and the next, at least.
+    #[must_use]
+    pub fn map_interval(&self) -> Picos {
+        let rate = self.host.maps_per_second.map_or(0, Bounded::get);
+        Picos(1_000_000_000_000_u64.checked_div(rate).unwrap_or(0))
     }
 
     /// Between an unmapping and the next mapping.

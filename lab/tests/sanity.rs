@@ -256,3 +256,21 @@ fn a_lazy_host_invalidates_256_unmappings_at_once() {
     let entries = report.counted.entries as f64 / maps;
     assert!((entries - 1.0 - 1.0 / 256.0).abs() < 2e-3, "{entries}");
 }
+
+#[test]
+fn a_limit_on_mappings_is_kept() {
+    let platform = platform("mmu700", &[]);
+    let limited = scenario(
+        DYNAMIC,
+        &[("\"strict\"", "\"strict\"\nmaps_per_second = 50000")],
+    );
+    for mode in Mode::ALL {
+        let rate = |scenario| {
+            let report = run(&platform, scenario, mode);
+            report.counted.maps.count() as f64 / report.elapsed.as_secs()
+        };
+        let found = rate(&limited);
+        assert!((found / 50_000.0 - 1.0).abs() < 0.01, "{mode}: {found}");
+        assert!(rate(&scenario(DYNAMIC, &[])) > 100_000.0, "{mode}");
+    }
+}

@@ -62,6 +62,8 @@ pub(super) struct Engine<'a> {
     number: u64,
     jobs: VecDeque<Job>,
     idle: u64,
+    /// Before that nothing is mapped anew.
+    next_map: Picos,
     live: usize,
     simulated: u64,
 }
@@ -107,6 +109,7 @@ impl<'a> Engine<'a> {
             number: 0,
             jobs: VecDeque::new(),
             idle: scenario.host.cpus.get(),
+            next_map: Picos::ZERO,
             live,
             simulated: 0,
         }
@@ -268,8 +271,9 @@ impl<'a> Engine<'a> {
                 self.push(end, Event::Ready(job));
             } else {
                 let again = Job { map: true, ..job };
-                let pause = self.pause();
-                self.push(end + pause, Event::Wanted(again));
+                let at = (end + self.pause()).max(self.next_map);
+                self.next_map = at + self.shape.scenario.map_interval();
+                self.push(at, Event::Wanted(again));
             }
         }
         Ok(())

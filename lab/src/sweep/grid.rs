@@ -216,6 +216,7 @@ impl Cell {
                 cpus: Bounded::clamped(4),
                 invalidation: self.load.invalidation,
                 pause_ns: None,
+                maps_per_second: None,
             },
             run: Run {
                 count: Bounded::clamped(count),
