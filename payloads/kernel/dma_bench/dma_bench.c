@@ -43,6 +43,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/iommu.h>
 #include <linux/kthread.h>
+#include <linux/log2.h>
 #include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -54,7 +55,11 @@
 
 #define MOST_THREADS 8
 #define MOST_ITERATIONS 200000
-#define MOST_BYTES (4UL << 20)
+#define MOST_BYTES (16UL << 20)
+/* What the kernel hands out in one piece, and how many it is asked for at most. */
+#define PIECE_ORDER MAX_PAGE_ORDER
+#define PIECE (PAGE_SIZE << PIECE_ORDER)
+#define MOST_PIECES 64
 #define MOST_HELD 131072
 
 struct plan {
@@ -77,6 +82,59 @@ struct worker {
 static DEFINE_MUTEX(lock);
 static char result[512] = "nothing was measured yet\n";
 
+static int by_address(const void *a, const void *b)
+{
+	unsigned long left = *(const unsigned long *)a, right = *(const unsigned long *)b;
+
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * A buffer in one piece of memory, or 0. What is larger than the kernel hands out
+ * is put together from pieces that happen to lie side by side: of those of a
+ * machine that has just started most do.
+ */
+static unsigned long take(size_t bytes)
+{
+	unsigned long pieces[MOST_PIECES], found = 0;
+	unsigned int wanted = DIV_ROUND_UP(bytes, PIECE), taken, i, run = 0;
+
+	if (wanted <= 1)
+		return __get_free_pages(GFP_KERNEL | __GFP_COMP | __GFP_ZERO,
+					get_order(bytes));
+	for (taken = 0; taken < MOST_PIECES; taken++) {
+		pieces[taken] = __get_free_pages(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN,
+						 PIECE_ORDER);
+		if (!pieces[taken])
+			break;
+	}
+	sort(pieces, taken, sizeof(*pieces), by_address, NULL);
+	for (i = 0; i < taken && !found; i++) {
+		run = i && pieces[i] == pieces[i - 1] + PIECE ? run + 1 : 1;
+		/* Aligned like what the kernel hands out, so that blocks fit. */
+		if (run >= wanted && !((pieces[i] + PIECE - bytes) % bytes))
+			found = pieces[i] + PIECE - bytes;
+	}
+	for (i = 0; i < taken; i++)
+		if (!found || pieces[i] < found || pieces[i] >= found + bytes)
+			free_pages(pieces[i], PIECE_ORDER);
+	return found;
+}
+
+static void give_back(unsigned long at, size_t bytes)
+{
+	size_t done;
+
+	if (!at)
+		return;
+	if (bytes <= PIECE) {
+		free_pages(at, get_order(bytes));
+		return;
+	}
+	for (done = 0; done < bytes; done += PIECE)
+		free_pages(at + done, PIECE_ORDER);
+}
+
 /* What two reads of the counter, one after the other, are apart. */
 static u32 overhead(void)
 {
@@ -95,16 +153,16 @@ static int work(void *data)
 {
 	struct worker *worker = data;
 	struct plan *plan = worker->plan;
-	unsigned int order = get_order(plan->bytes), i;
+	unsigned int i;
 	u32 *maps = worker->samples, *unmaps = maps + plan->iterations;
-	struct page *page = alloc_pages(GFP_KERNEL | __GFP_COMP | __GFP_ZERO, order);
+	unsigned long buffer = take(plan->bytes);
 
-	worker->error = page ? 0 : -ENOMEM;
+	worker->error = buffer ? 0 : -ENOMEM;
 	atomic_inc(&plan->ready);
 	wait_for_completion(&plan->go);
 	for (i = 0; i < plan->iterations && !worker->error; i++) {
 		u64 start = __arch_counter_get_cntvct(), end;
-		dma_addr_t at = dma_map_single(plan->dev, page_address(page),
+		dma_addr_t at = dma_map_single(plan->dev, (void *)buffer,
 					       plan->bytes, plan->direction);
 
 		end = __arch_counter_get_cntvct();
@@ -120,8 +178,7 @@ static int work(void *data)
 		if (i % 64 == 63)
 			cond_resched();
 	}
-	if (page)
-		__free_pages(page, order);
+	give_back(buffer, plan->bytes);
 	if (atomic_dec_and_test(&plan->left))
 		complete(&plan->done);
 	return 0;
@@ -223,6 +280,7 @@ static ssize_t bench_store(struct device *dev, struct device_attribute *attribut
 		return -EINVAL;
 	if (!plan.threads || plan.threads > min(MOST_THREADS, num_online_cpus()) ||
 	    !plan.bytes || plan.bytes > MOST_BYTES ||
+	    (plan.bytes > PIECE && !is_power_of_2(plan.bytes)) ||
 	    !plan.iterations || plan.iterations > MOST_ITERATIONS)
 		return -ERANGE;
 	if (!strcmp(direction, "to"))
@@ -253,7 +311,7 @@ static DEVICE_ATTR_RW(bench);
 
 /* What is mapped for `hold`. */
 struct held {
-	struct page *page;
+	unsigned long buffer;
 	size_t bytes;
 	unsigned int count;
 	dma_addr_t *at;
@@ -270,9 +328,8 @@ static void let_go(struct device *dev)
 		if (held->count % 64 == 0)
 			cond_resched();
 	}
-	if (held->page)
-		__free_pages(held->page, get_order(held->bytes));
-	held->page = NULL;
+	give_back(held->buffer, held->bytes);
+	held->buffer = 0;
 	vfree(held->at);
 	held->at = NULL;
 }
@@ -283,11 +340,11 @@ static int hold(struct device *dev, size_t bytes, unsigned int count)
 
 	held->bytes = bytes;
 	held->at = vzalloc(count * sizeof(*held->at));
-	held->page = alloc_pages(GFP_KERNEL | __GFP_COMP, get_order(bytes));
-	if (!held->page || !held->at)
+	held->buffer = take(bytes);
+	if (!held->buffer || !held->at)
 		return -ENOMEM;
 	while (held->count < count) {
-		dma_addr_t at = dma_map_single(dev, page_address(held->page), bytes,
+		dma_addr_t at = dma_map_single(dev, (void *)held->buffer, bytes,
 					       DMA_BIDIRECTIONAL);
 
 		if (dma_mapping_error(dev, at))
@@ -308,7 +365,8 @@ static ssize_t hold_store(struct device *dev, struct device_attribute *attribute
 
 	if (sscanf(text, "%zu %u", &bytes, &count) != 2)
 		return -EINVAL;
-	if (!bytes || bytes > MOST_BYTES || count > MOST_HELD)
+	if (!bytes || bytes > MOST_BYTES || count > MOST_HELD ||
+	    (bytes > PIECE && !is_power_of_2(bytes)))
 		return -ERANGE;
 	mutex_lock(&lock);
 	let_go(dev);
