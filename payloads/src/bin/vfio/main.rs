@@ -4,6 +4,8 @@
 //! picks, and checks that data goes where the mappings say and nowhere else.
 //! It prints one line, `NAME=ok` for each thing that held or `NAME=WHY`, and
 //! ends with status 0 when all did.
+//!
+//! `vfio bench BYTES ROUNDS NAME GROUP` times mapping and unmapping instead.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -11,6 +13,8 @@
 #[path = "../agent/bar.rs"]
 #[allow(dead_code, reason = "the agent uses more of it")]
 mod bar;
+#[cfg(target_os = "none")]
+mod bench;
 #[cfg(target_os = "none")]
 mod buffer;
 #[cfg(target_os = "none")]
@@ -57,8 +61,19 @@ unsafe extern "C" fn vfio_main(stack: *const usize) -> ! {
     let mut line = text::Line::new();
     // SAFETY: the caller's promise.
     let result = match unsafe { arguments(stack) } {
-        Some([name, group]) => checks::all(name, group, &mut line),
-        None => Err(text::Failure::Said("vfio NAME GROUP")),
+        [Some(name), Some(group), None, ..] => checks::all(name, group, &mut line),
+        [
+            Some(verb),
+            Some(bytes),
+            Some(rounds),
+            Some(name),
+            Some(group),
+        ] if verb == c"bench" => number(bytes)
+            .zip(number(rounds))
+            .ok_or(text::Failure::Said("bench BYTES ROUNDS"))
+            .and_then(|(bytes, rounds)| bench::run(name, group, bytes, rounds, &mut line))
+            .map(|()| true),
+        _ => Err(text::Failure::Said("vfio [bench BYTES ROUNDS] NAME GROUP")),
     };
     let status = match result {
         Ok(true) => 0,
@@ -75,22 +90,25 @@ unsafe extern "C" fn vfio_main(stack: *const usize) -> ! {
     sys::exit(status)
 }
 
-/// The two arguments behind the program's name.
+/// The arguments behind the program's name, as far as there are any.
 ///
 /// # Safety
 ///
 /// `stack` is what the kernel left at the stack pointer.
 #[cfg(target_os = "none")]
-unsafe fn arguments(stack: *const usize) -> Option<[&'static core::ffi::CStr; 2]> {
+unsafe fn arguments(stack: *const usize) -> [Option<&'static core::ffi::CStr>; 5] {
     // SAFETY: the kernel puts the number of arguments there.
-    if unsafe { stack.read() } != 3 {
-        return None;
-    }
-    let argument = |index: usize| {
+    let count = unsafe { stack.read() };
+    core::array::from_fn(|index| {
         // SAFETY: as many addresses of C strings follow, which stay.
-        unsafe { core::ffi::CStr::from_ptr(stack.add(1 + index).read() as *const _) }
-    };
-    Some([argument(1), argument(2)])
+        (index + 1 < count)
+            .then(|| unsafe { core::ffi::CStr::from_ptr(stack.add(2 + index).read() as *const _) })
+    })
+}
+
+#[cfg(target_os = "none")]
+fn number(text: &core::ffi::CStr) -> Option<usize> {
+    text.to_str().ok()?.parse().ok()
 }
 
 /// A text as one word: what a field of an answer may hold.
