@@ -3,8 +3,9 @@
 use crate::bar::Direction;
 use crate::edu::Edu;
 use crate::memory::{self, PAGE, Poke, Width};
-use crate::sys::{self, End, Power};
-use crate::text::{Arguments, Failure, Hex, Line};
+use crate::meter::Rounds;
+use crate::sys::{self, End, Fd, Levels, Power};
+use crate::text::{Arguments, Context, Failure, Hex, Line};
 use crate::{disk, machine, net};
 use core::fmt::Write;
 
@@ -14,13 +15,18 @@ const COMMAND: usize = 1024;
 /// What one command may leave for the next.
 struct State {
     edu: Option<Edu>,
+    /// Counts what is executed at EL2.
+    el2: Option<Fd>,
 }
 
 /// Answers commands for ever.
 pub fn serve() -> ! {
     // On something that is no terminal there is nothing to set.
     let _ = sys::raw_console();
-    let mut state = State { edu: None };
+    let mut state = State {
+        edu: None,
+        el2: None,
+    };
     let mut input = Input {
         buffer: [0; COMMAND],
         length: 0,
@@ -100,6 +106,7 @@ fn run(
         "reboot" => Err(machine::power(Power::Restart)),
         "poke" => poke(arguments, line),
         "edu" => edu(state, arguments, line),
+        "el2" => el2(state, line),
         "nvme" => nvme(arguments, line),
         "net" => network(arguments, line),
         _ => Err(Failure::Said("no such command")),
@@ -216,8 +223,9 @@ fn nvme(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
         "fill" => disk::fill(first, second, third),
         "random" => {
             let each = arguments.number_or(1)?;
-            let cost = disk::random_reads(first, each, second, third)?;
-            Ok(write!(line, "{cost}")?)
+            let block = arguments.number_or(disk::BLOCK)?;
+            let mut costs = disk::random_reads(first, each, second, third, block)?;
+            rounds(&mut costs, line)
         }
         _ => Err(Failure::Said("nvme verify|fill|random")),
     }
@@ -228,8 +236,8 @@ fn network(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure>
     if verb == "echo" {
         let count = arguments.number()?;
         let size = arguments.number()? as usize;
-        let (cost, tenth) = net::echo(count, arguments.number_or(10)?, size)?;
-        return Ok(write!(line, "{cost} tenth={tenth}")?);
+        let mut costs = net::echo(count, arguments.number_or(10)?, size)?;
+        return rounds(&mut costs, line);
     }
     let port = u16::try_from(arguments.number()?).map_err(|_| Failure::Said("not a port"))?;
     let amount = arguments.number()?;
@@ -244,6 +252,26 @@ fn network(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure>
         }
         _ => Err(Failure::Said("net exchange|flood|echo")),
     }
+}
+
+fn rounds(costs: &mut Rounds, line: &mut Line) -> Result<(), Failure> {
+    if costs.write(line)? {
+        return Ok(());
+    }
+    Err(Failure::Said("there is nothing to measure"))
+}
+
+/// How many instructions CPU 0 has executed at EL2 since this was first asked.
+fn el2(state: &mut State, line: &mut Line) -> Result<(), Failure> {
+    let counter = match state.el2 {
+        Some(counter) => counter,
+        None => *state
+            .el2
+            .insert(sys::instruction_counter(Levels::El2).context("open a counter")?),
+    };
+    let mut value = [0; 8];
+    sys::read(counter, &mut value).context("read the counter")?;
+    Ok(write!(line, " instructions={}", u64::from_le_bytes(value))?)
 }
 
 /// The command stream, cut into lines.

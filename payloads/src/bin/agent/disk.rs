@@ -1,6 +1,6 @@
 //! Verified and counted transfers with the disk.
 
-use crate::meter::{Cost, Meter};
+use crate::meter::{Meter, Rounds};
 use crate::sys::{self, Fd};
 use crate::text::{Context, Failure};
 use core::ffi::CStr;
@@ -10,8 +10,10 @@ use portcullis_payloads::pattern;
 const DISKS: [&CStr; 2] = [c"/dev/nvme0n1", c"/dev/vda"];
 /// Size of one transfer of [`verify`] and [`fill`].
 const CHUNK: usize = 128 * 1024;
-/// Size of one transfer of [`random_reads`].
-const BLOCK: usize = 4096;
+/// Size of one transfer of [`random_reads`] unless the lab says another.
+pub const BLOCK: u64 = 4096;
+/// The largest.
+const MOST: u64 = 1 << 20;
 
 /// A buffer that the disk's driver can hand to the device as it is.
 fn buffer(length: usize) -> Result<&'static mut [u8], Failure> {
@@ -68,33 +70,41 @@ pub fn fill(seed: u64, offset: u64, length: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads blocks of 4 KiB at places picked by `seed` within the first `span`
-/// bytes, `rounds` times `each` of them; returns what the cheapest round cost.
+/// Reads blocks of `block` bytes at places picked by `seed` within the first
+/// `span` bytes, `rounds` times `each` of them; returns what the rounds cost.
 ///
 /// How long the emulator's host takes for a read decides whether this CPU goes
 /// idle meanwhile, which costs instructions: the cheapest of many short rounds
 /// is the one where that did not happen. Work that is put off and done for many
 /// reads at once shows in long rounds only.
-pub fn random_reads(rounds: u64, each: u64, span: u64, seed: u64) -> Result<Cost, Failure> {
-    let blocks = span / BLOCK as u64;
+pub fn random_reads(
+    rounds: u64,
+    each: u64,
+    span: u64,
+    seed: u64,
+    block: u64,
+) -> Result<Rounds, Failure> {
+    if !(512..=MOST).contains(&block) || !block.is_power_of_two() {
+        return Err(Failure::Said("a block is a power of two, 512 to 1048576"));
+    }
+    let blocks = span / block;
     if blocks == 0 || rounds == 0 || each == 0 {
         return Err(Failure::Said("there is nothing to read"));
     }
-    let buffer = buffer(BLOCK)?;
+    let buffer = buffer(block as usize)?;
     let disk = open(sys::O_RDONLY)?;
-    let mut cheapest: Option<Cost> = None;
+    let mut costs = Rounds::new();
     for round in 0..rounds {
         let meter = Meter::start();
         for i in 0..each {
             let index = round.wrapping_mul(each).wrapping_add(i);
-            let at = pattern::word(seed, index) % blocks * BLOCK as u64;
-            if sys::read_at(disk, buffer, at).context("read of the disk")? != BLOCK {
+            let at = pattern::word(seed, index) % blocks * block;
+            if sys::read_at(disk, buffer, at).context("read of the disk")? != buffer.len() {
                 return Err(Failure::Said("short read of the disk"));
             }
         }
-        let cost = meter.stop();
-        cheapest = Some(cheapest.map_or(cost, |least| least.min(cost)));
+        costs.add(meter.stop());
     }
     sys::close(disk);
-    cheapest.ok_or(Failure::Said("there is nothing to read"))
+    Ok(costs)
 }

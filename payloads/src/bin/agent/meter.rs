@@ -1,6 +1,6 @@
 //! What a piece of work costs.
 
-use crate::sys::{self, Fd};
+use crate::sys::{self, Fd, Levels};
 use core::fmt;
 
 /// A measurement under way.
@@ -21,7 +21,7 @@ impl Meter {
     /// Starts. Where the machine cannot count instructions (QEMU does so only
     /// with `-icount`), only ticks are measured.
     pub fn start() -> Self {
-        let counter = sys::instruction_counter().ok();
+        let counter = sys::instruction_counter(Levels::All).ok();
         let instructions = counter.and_then(count).unwrap_or(0);
         Self {
             counter,
@@ -61,6 +61,54 @@ impl Cost {
         } else {
             self
         }
+    }
+}
+
+/// Rounds that are kept to be compared.
+const KEPT: usize = 2048;
+
+/// What the rounds of a piece of work cost: the cheapest of all, and how the last
+/// [`KEPT`] of them are spread.
+pub struct Rounds {
+    cheapest: Option<Cost>,
+    kept: [u64; KEPT],
+    made: usize,
+}
+
+impl Rounds {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self {
+            cheapest: None,
+            kept: [0; KEPT],
+            made: 0,
+        }
+    }
+
+    /// One more.
+    pub fn add(&mut self, cost: Cost) {
+        self.kept[self.made % KEPT] = cost.instructions();
+        self.made += 1;
+        self.cheapest = Some(self.cheapest.map_or(cost, |least| least.min(cost)));
+    }
+
+    /// Writes the cheapest, and what a tenth, half and 99 in a hundred of the
+    /// kept ones stayed below, in instructions; whether there was a round.
+    pub fn write(&mut self, line: &mut impl fmt::Write) -> Result<bool, fmt::Error> {
+        let Some(cheapest) = self.cheapest else {
+            return Ok(false);
+        };
+        let kept = &mut self.kept[..self.made.min(KEPT)];
+        kept.sort_unstable();
+        let below = |hundredths: usize| kept[(kept.len() * hundredths / 100).min(kept.len() - 1)];
+        write!(
+            line,
+            "{cheapest} tenth={} p50={} p99={}",
+            below(10),
+            below(50),
+            below(99)
+        )?;
+        Ok(true)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Verified and counted transfers over the network.
 
-use crate::meter::{Cost, Meter};
+use crate::meter::{Cost, Meter, Rounds};
 use crate::sys::{self, Socket};
 use crate::text::{Context, Failure};
 use portcullis_payloads::pattern;
@@ -62,16 +62,11 @@ pub fn datagrams(port: u16, count: u64, size: usize) -> Result<Cost, Failure> {
     Ok(cost)
 }
 
-/// Rounds of [`echo`] that are kept to be compared.
-const KEPT: usize = 2048;
-
 /// Sends ICMP echo requests with `size` bytes of data, each after the answer to
 /// the one before, which QEMU's user network gives by itself; compares the data
-/// and returns what the cheapest of `rounds` rounds of `each` cost, for the
-/// reason that `disk::random_reads` gives, and what a tenth of the last [`KEPT`]
-/// rounds stayed below in instructions: now and then two interrupts happen to
-/// be one, which makes the cheapest a matter of luck.
-pub fn echo(rounds: u64, each: u64, size: usize) -> Result<(Cost, u64), Failure> {
+/// and returns what `rounds` rounds of `each` cost. Now and then two interrupts
+/// happen to be one, which makes the cheapest a matter of luck.
+pub fn echo(rounds: u64, each: u64, size: usize) -> Result<Rounds, Failure> {
     const HEADER: usize = 8;
     const IP_HEADER: usize = 20;
     let socket = sys::connect_icmp(LAB, TIMEOUT_S).context("connect")?;
@@ -80,8 +75,7 @@ pub fn echo(rounds: u64, each: u64, size: usize) -> Result<(Cost, u64), Failure>
     let packet = out
         .get_mut(..HEADER + size)
         .ok_or(Failure::Said("packet too long"))?;
-    let mut cheapest: Option<Cost> = None;
-    let mut costs = [0; KEPT];
+    let mut costs = Rounds::new();
     for round in 0..rounds {
         let meter = Meter::start();
         for number in 0..each {
@@ -102,17 +96,10 @@ pub fn echo(rounds: u64, each: u64, size: usize) -> Result<(Cost, u64), Failure>
                 return Err(Failure::Differs(position as u64));
             }
         }
-        let cost = meter.stop();
-        costs[round as usize % KEPT] = cost.instructions();
-        cheapest = Some(cheapest.map_or(cost, |least| least.min(cost)));
+        costs.add(meter.stop());
     }
     sys::close(socket);
-    let kept = &mut costs[..(rounds as usize).min(KEPT)];
-    kept.sort_unstable();
-    let tenth = kept.get(kept.len() / 10).copied().unwrap_or(0);
-    cheapest
-        .map(|cost| (cost, tenth))
-        .ok_or(Failure::Said("there is nothing to send"))
+    Ok(costs)
 }
 
 /// The Internet checksum.

@@ -396,14 +396,29 @@ fn connect_socket(
     Ok(fd)
 }
 
-/// Opens a counter of the instructions CPU 0 executes at any exception level.
-pub fn instruction_counter() -> Result<Fd, Errno> {
+/// What [`instruction_counter`] counts.
+#[derive(Clone, Copy)]
+pub enum Levels {
+    /// Every exception level.
+    All,
+    /// EL2 alone, where it lets the kernel's counters count: the kernel is not to
+    /// run there itself.
+    El2,
+}
+
+/// Opens a counter of the instructions CPU 0 executes.
+pub fn instruction_counter(levels: Levels) -> Result<Fd, Errno> {
     const PERF_FLAG_FD_CLOEXEC: usize = 8;
     const SIZE: u64 = 64;
     const INSTRUCTIONS: u64 = 1;
+    const EXCLUDE_USER_AND_KERNEL: u64 = 1 << 4 | 1 << 5;
+    let excluded = match levels {
+        Levels::All => 0,
+        Levels::El2 => EXCLUDE_USER_AND_KERNEL,
+    };
     // struct perf_event_attr, first version: type 0 (hardware) with the size
-    // in the upper half, then config; the rest is 0: nothing is excluded.
-    let attributes = [SIZE << 32, INSTRUCTIONS, 0, 0, 0, 0, 0, 0];
+    // in the upper half, then config, three words of sampling, and the flags.
+    let attributes = [SIZE << 32, INSTRUCTIONS, 0, 0, 0, excluded, 0, 0];
     let args = [
         attributes.as_ptr() as usize,
         usize::MAX,
