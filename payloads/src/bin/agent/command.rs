@@ -107,6 +107,7 @@ fn run(
         "poke" => poke(arguments, line),
         "edu" => edu(state, arguments, line),
         "el2" => el2(state, line),
+        "seed" => machine::seed(),
         "nvme" => nvme(arguments, line),
         "net" => network(arguments, line),
         _ => Err(Failure::Said("no such command")),

@@ -1,6 +1,7 @@
 //! Verified and counted transfers with the disk.
 
 use crate::meter::{Meter, Rounds};
+use crate::pages;
 use crate::sys::{self, Fd};
 use crate::text::{Context, Failure};
 use core::ffi::CStr;
@@ -21,6 +22,24 @@ fn buffer(length: usize) -> Result<&'static mut [u8], Failure> {
     let at = sys::map(None, 0, length, flags).context("mmap of a buffer")?;
     // SAFETY: the kernel just mapped `length` zeroed bytes for this caller
     // alone; they are never unmapped.
+    Ok(unsafe { core::slice::from_raw_parts_mut(at, length) })
+}
+
+/// The same, its pages asked for in an order that leaves no two of them side by side
+/// in memory: what a buffer that was used for long is made of.
+fn scattered(length: usize) -> Result<&'static mut [u8], Failure> {
+    let page = pages::size()?;
+    let flags = sys::MAP_PRIVATE | sys::MAP_ANONYMOUS;
+    let at = sys::map(None, 0, length, flags).context("mmap of a buffer")?;
+    let pages = length.div_ceil(page);
+    // An odd step meets every page of a power of two once.
+    let step = pages / 8 * 5 + 3;
+    for i in 0..pages {
+        let offset = i.wrapping_mul(step) % pages * page;
+        // SAFETY: within what the kernel just mapped for this caller alone.
+        unsafe { at.add(offset).write_volatile(0) };
+    }
+    // SAFETY: as in `buffer`.
     Ok(unsafe { core::slice::from_raw_parts_mut(at, length) })
 }
 
@@ -91,7 +110,7 @@ pub fn random_reads(
     if blocks == 0 || rounds == 0 || each == 0 {
         return Err(Failure::Said("there is nothing to read"));
     }
-    let buffer = buffer(block as usize)?;
+    let buffer = scattered(block as usize)?;
     let disk = open(sys::O_RDONLY)?;
     let mut costs = Rounds::new();
     for round in 0..rounds {

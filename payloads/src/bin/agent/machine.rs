@@ -3,6 +3,16 @@
 use crate::sys::{self, End, Fork, Power};
 use crate::text::{Context, Failure, Line};
 use core::fmt::Write;
+use portcullis_payloads::pattern;
+
+/// Starts the kernel's random numbers, as firmware and hardware do it on a machine
+/// that is not to repeat itself.
+pub fn seed() -> Result<(), Failure> {
+    const SEED: u64 = 0x5eed;
+    let mut bytes = [0; 32];
+    pattern::fill(&mut bytes, SEED, 0);
+    sys::start_random_numbers(bytes).context("start the random numbers")
+}
 
 /// Keeps this CPU busy in user space for `milliseconds`.
 pub fn spin(milliseconds: u64) {

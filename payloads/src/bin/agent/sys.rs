@@ -396,6 +396,23 @@ fn connect_socket(
     Ok(fd)
 }
 
+/// Gives the kernel 32 bytes to start its random numbers with, and has it take
+/// all of them for unpredictable.
+pub fn start_random_numbers(bytes: [u8; 32]) -> Result<(), Errno> {
+    const RNDADDENTROPY: usize = 0x4008_5203;
+    // struct rand_pool_info: bits to be credited, bytes that follow.
+    let mut info = [0; 40];
+    info[..4].copy_from_slice(&256_u32.to_ne_bytes());
+    info[4..8].copy_from_slice(&32_u32.to_ne_bytes());
+    info[8..].copy_from_slice(&bytes);
+    let file = open(c"/dev/random", O_WRONLY)?;
+    let at = info.as_ptr() as usize;
+    // SAFETY: the kernel reads the structure with the bytes behind it.
+    let done = unsafe { call(29, [file.0 as usize, RNDADDENTROPY, at, 0, 0, 0]) };
+    close(file);
+    done.map(drop)
+}
+
 /// What [`instruction_counter`] counts.
 #[derive(Clone, Copy)]
 pub enum Levels {
