@@ -7,12 +7,13 @@ use crate::qmp::Qmp;
 use crate::setup::Lab;
 use crate::workspace;
 use crate::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -51,7 +52,7 @@ pub struct Vm {
     /// The hypervisor's log.
     pub log: Console,
     /// QEMU's control connection.
-    pub qmp: Qmp,
+    qmp: Mutex<Qmp>,
     directory: TempDir,
     errors: PathBuf,
 }
@@ -144,7 +145,7 @@ impl Vm {
             status: None,
             host,
             log,
-            qmp,
+            qmp: Mutex::new(qmp),
             directory,
             errors,
         })
@@ -200,6 +201,21 @@ impl Vm {
         }
     }
 
+    /// Has QEMU carry out one command of its control connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Machine`] when QEMU refuses it or has gone.
+    pub fn command(&self, name: &str, arguments: Value) -> Result<Value> {
+        self.control().command(name, arguments)
+    }
+
+    fn control(&self) -> MutexGuard<'_, Qmp> {
+        // A command that panicked has left the connection between two commands,
+        // or a later one will be told that it makes no sense.
+        self.qmp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Physical memory of the machine, seen from outside.
     ///
     /// # Errors
@@ -207,7 +223,7 @@ impl Vm {
     /// Any [`Error`] of the control connection.
     pub fn memory(&mut self, address: u64, length: u64) -> Result<Vec<u8>> {
         let file = self.directory.path().join("memory");
-        self.qmp.memory(address, length, &file)
+        self.control().memory(address, length, &file)
     }
 
     /// An error about something that did not happen in time.
