@@ -67,6 +67,12 @@ pub fn hypervisor(lab: &Lab) -> Result<PathBuf> {
     )
 }
 
+/// The file that [`hypervisor`] made the image of, with symbols and lines.
+#[must_use]
+pub fn hypervisor_elf(lab: &Lab) -> PathBuf {
+    lab.toolchain.release_dir(&lab.workspace).join(HYPERVISOR)
+}
+
 /// As [`hypervisor`], for an image that fails on demand: its feature `provoke`.
 ///
 /// # Errors

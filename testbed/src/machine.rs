@@ -16,6 +16,16 @@ pub const HYPERVISOR_ARGUMENTS: &str = "host-iommu=identity log=info console=ser
 /// The host kernel's command line when nothing else is asked for.
 pub const HOST_ARGUMENTS: &str = "console=ttyAMA0 earlycon=pl011,0x9000000 panic=-1";
 
+/// What makes QEMU count instructions instead of time, the same ones each time.
+pub const COUNTED: [&str; 6] = [
+    "-icount",
+    "shift=0,sleep=off",
+    "-seed",
+    "1",
+    "-rtc",
+    "base=2024-01-01,clock=vm",
+];
+
 /// A module QEMU's guest loader puts in memory and names in the device tree.
 #[derive(Clone, Debug)]
 pub struct Module {
@@ -181,8 +191,7 @@ impl Machine {
             &self.memory,
         ]);
         if self.counted {
-            command.args(["-icount", "shift=0,sleep=off", "-seed", "1"]);
-            command.args(["-rtc", "base=2024-01-01,clock=vm"]);
+            command.args(COUNTED);
         }
         if let Some(path) = &self.ram_file {
             let path = escape(&path.to_string_lossy());

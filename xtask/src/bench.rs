@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: what the hypervisor costs.
 
 use crate::options::{HostIommu, Options};
-use crate::run::write_json;
 use clap::{Args, ValueEnum};
-use portcullis_testbed::bench::lines::{self, Line, Mode};
-use portcullis_testbed::bench::{self, dma, guest, pagetable, scale};
+use portcullis_testbed::bench::lines::{self, Mode};
+use portcullis_testbed::bench::results::{Facts, Results};
+use portcullis_testbed::bench::{self, dma, guest, pagetable, scale, tables};
 use portcullis_testbed::build::{self, Payloads};
 use portcullis_testbed::initramfs::{self, Purpose};
 use portcullis_testbed::machine::Machine;
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 /// on any machine, and are no latencies. Exit status 0 when every goal is reached.
 #[derive(Args)]
 pub struct Bench {
-    /// Write all figures to this file.
+    /// Write all figures to this file [default: target/portcullis/bench.json].
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Leave the page-table crate out.
@@ -28,13 +28,14 @@ pub struct Bench {
     /// an IOMMU.
     #[arg(long, conflicts_with = "only_guest")]
     only_dma: bool,
-    /// The ways to measure, of native, identity, nested, free (QEMU's own
-    /// virtio-iommu, without the hypervisor) and paravirt.
+    /// The ways to measure, of native, untranslated (native, with
+    /// iommu.passthrough=1), identity, nested, free (QEMU's own virtio-iommu,
+    /// without the hypervisor) and paravirt.
     #[arg(
         long,
         value_name = "MODES",
         value_delimiter = ',',
-        default_value = "native,identity,nested,free,paravirt"
+        default_value = "native,untranslated,identity,nested,free,paravirt"
     )]
     modes: Vec<DmaMode>,
     #[command(flatten)]
@@ -46,6 +47,8 @@ pub struct Bench {
 enum DmaMode {
     /// From the machine, which has no hypervisor.
     Native,
+    /// As native, but nothing is translated.
+    Untranslated,
     /// Not at all.
     Identity,
     /// Emulated.
@@ -67,14 +70,14 @@ impl Bench {
         let append = self.options.append.take().unwrap_or_default();
         self.options.append = Some(format!("nokaslr {append}").trim_end().to_owned());
         let machines = self.machines(&lab, &image, &payloads)?;
-        let lines = dma::run(&lab, &machines)?;
-        println!("\n{}", lines::text(&lines));
+        let figures = dma::run(&lab, &machines)?;
+        println!("\n{}", lines::text(&figures.lines));
         let many = scale::run(&lab, &machines)?;
         if !many.is_empty() {
             println!("{}", scale::text(&many));
         }
         if self.only_dma {
-            return self.finish(&[], &[], &lines, &many);
+            return self.finish(&lab, &[], &[], &figures, &many);
         }
         let with = self.options.machine(&image, &lab.kernel.image, &initrd);
         let without = self.options.native_machine(&lab.kernel.image, &initrd);
@@ -89,7 +92,7 @@ impl Bench {
         if !self.only_guest {
             println!("{}", bench::text(&tables, ["best other", "portcullis"]));
         }
-        self.finish(&guest, &tables, &lines, &many)
+        self.finish(&lab, &guest, &tables, &figures, &many)
     }
 
     /// The same host natively and in every mode.
@@ -111,6 +114,10 @@ impl Bench {
         };
         let machines = self.modes.iter().map(|mode| match mode {
             DmaMode::Native => (Mode::Native, self.options.native_machine(kernel, &initrd)),
+            DmaMode::Untranslated => {
+                let machine = self.options.native_machine(kernel, &initrd);
+                (Mode::Untranslated, machine)
+            }
             DmaMode::Identity => (Mode::Identity, under(HostIommu::Identity)),
             DmaMode::Nested => (Mode::Nested, under(HostIommu::Nested)),
             DmaMode::Free => {
@@ -125,24 +132,24 @@ impl Bench {
 
     fn finish(
         &self,
+        lab: &Lab,
         guest: &[bench::Row],
         tables: &[bench::Row],
-        lines: &[Line],
+        figures: &dma::Figures,
         many: &[scale::Row],
     ) -> anyhow::Result<ExitCode> {
-        if let Some(path) = &self.json {
-            let value = serde_json::json!({
-                "command": "bench",
-                "guest": bench::rows_json(guest),
-                "dma": lines::json(lines),
-                "scale": scale::json(many),
-                "pagetable": bench::rows_json(tables),
-            });
-            write_json(path, &value)?;
-        }
+        let facts = Facts::of(lab, &self.options.cpu, &self.options.memory);
+        let results = Results::new(facts, figures, many, guest, tables);
+        let path = match &self.json {
+            Some(path) => path.clone(),
+            None => lab.workspace.output().join("bench.json"),
+        };
+        println!("{}", tables::text(&results));
+        results.save(&path)?;
+        println!("All figures: {}", path.display());
         let rows = guest.iter().chain(tables);
         let missed = rows.filter(|row| !row.reached()).count()
-            + lines.iter().filter(|line| !line.reached()).count()
+            + figures.lines.iter().filter(|line| !line.reached()).count()
             + many.iter().filter(|row| !row.reached()).count();
         if missed == 0 {
             println!("Every goal is reached.");

@@ -1,6 +1,6 @@
 //! The same Debian, the same work, with and without the hypervisor.
 
-use super::{BENCH_TIMEOUT, Goal, Row, ask, entries};
+use super::{BENCH_TIMEOUT, Goal, Row, ask, entries, settle};
 use crate::agent::{Agent, Reply};
 use crate::build;
 use crate::demo::OFF_TIMEOUT;
@@ -121,6 +121,7 @@ fn measure(lab: &Lab, machine: &mut Machine, name: &str) -> Result<Figures> {
     let fenced = matches!(machine.boot, Boot::Portcullis { .. });
     let mut vm = Vm::start(lab, machine, &Watch::quietly(name))?;
     let mut agent = Agent::wait_within(&vm, 0, BENCH_TIMEOUT)?;
+    settle(&vm, &mut agent)?;
 
     // The first reads pay for what the kernel sets up once.
     ask(

@@ -1,14 +1,17 @@
 //! Figures of several machines side by side.
 
 use super::number;
+use super::traffic::Traffic;
+use super::work::{self, Setting, Work};
 use crate::check::table;
-use serde_json::{Value, json};
 
 /// How the host of a machine gets its IOMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// There is no hypervisor, and the SMMU is the host's.
     Native,
+    /// The same, and the host has it translate nothing.
+    Untranslated,
     /// The host sees none.
     Identity,
     /// The host sees an emulated SMMUv3.
@@ -26,6 +29,7 @@ impl Mode {
     pub fn word(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Untranslated => "no translation",
             Self::Identity => "identity",
             Self::Nested => "nested",
             Self::Free => "device free",
@@ -35,14 +39,18 @@ impl Mode {
 }
 
 /// What one piece of work took on one machine.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Instructions, on average.
+    /// Instructions, as [`Work::statistic`] says.
     pub average: f64,
     /// Median and 99th percentile, where each one was timed.
     pub spread: Option<(f64, f64)>,
     /// EL2 entries for each, where there is an EL2.
     pub entries: Option<f64>,
+    /// Instructions of them at EL2, as the CPU counted them.
+    pub el2: Option<f64>,
+    /// What the SMMU was told and what it read.
+    pub traffic: Option<Traffic>,
 }
 
 /// How many EL2 entries are right.
@@ -69,7 +77,9 @@ pub struct Goals {
 #[derive(Clone, Debug)]
 pub struct Line {
     /// What it is.
-    pub name: String,
+    pub work: Work,
+    /// How the host was set.
+    pub setting: Setting,
     /// What it took.
     pub samples: Vec<(Mode, Sample)>,
     /// What nested mode is to reach.
@@ -82,7 +92,15 @@ pub struct Line {
 const ALLOWANCE: f64 = 0.01;
 
 impl Line {
-    fn of(&self, mode: Mode) -> Option<Sample> {
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> String {
+        work::name(self.work, self.setting)
+    }
+
+    /// What it took with `mode`.
+    #[must_use]
+    pub fn of(&self, mode: Mode) -> Option<Sample> {
         let found = self.samples.iter().find(|(of, _)| *of == mode);
         found.map(|(_, sample)| *sample)
     }
@@ -106,12 +124,32 @@ impl Line {
     /// What EL2 takes of it in paravirt mode.
     #[must_use]
     pub fn share(&self) -> Option<f64> {
-        Some(self.of(Mode::Paravirt)?.average - self.of(Mode::Free)?.average)
+        self.difference(Mode::Paravirt)
+    }
+
+    /// What `mode` takes more than a machine without a hypervisor whose driver does
+    /// about the same: with an SMMU or without any, and with a virtio-iommu.
+    #[must_use]
+    pub fn difference(&self, mode: Mode) -> Option<f64> {
+        let base = match mode {
+            Mode::Identity => Mode::Untranslated,
+            Mode::Nested => Mode::Native,
+            Mode::Paravirt => Mode::Free,
+            Mode::Native | Mode::Untranslated | Mode::Free => return None,
+        };
+        Some(self.of(mode)?.average - self.of(base)?.average)
+    }
+
+    /// Whether there is something that `mode` is to reach.
+    #[must_use]
+    pub fn has_goal(&self, mode: Mode) -> bool {
+        self.goals(mode) != Goals::default()
     }
 
     /// Whether the goals of `mode` are reached; without a machine of that mode
     /// there are none.
-    fn reached_by(&self, mode: Mode) -> bool {
+    #[must_use]
+    pub fn reached_by(&self, mode: Mode) -> bool {
         let Some(sample) = self.of(mode) else {
             return true;
         };
@@ -137,7 +175,9 @@ impl Line {
         self.reached_by(Mode::Nested) && self.reached_by(Mode::Paravirt)
     }
 
-    fn goal_text(&self, mode: Mode) -> String {
+    /// What `mode` is to reach, for people.
+    #[must_use]
+    pub fn goal_text(&self, mode: Mode) -> String {
         let goals = self.goals(mode);
         let ratio = goals.ratio.map(|limit| format!("<= {limit:.2}"));
         let share = goals.share.map(|limit| format!("EL2 <= {}", number(limit)));
@@ -152,37 +192,9 @@ impl Line {
         all.join(", ")
     }
 
-    fn json(&self) -> Value {
-        let samples = self.samples.iter().map(|(mode, sample)| {
-            let value = json!({
-                "average": sample.average,
-                "p50": sample.spread.map(|(median, _)| median),
-                "p99": sample.spread.map(|(_, high)| high),
-                "entries": sample.entries,
-            });
-            (mode.word().to_owned(), value)
-        });
-        let judged = [Mode::Nested, Mode::Paravirt].map(|mode| {
-            let value = json!({
-                "ratio": self.ratio(mode),
-                "goal": self.goal_text(mode),
-                "reached": self.reached_by(mode),
-            });
-            (mode.word().to_owned(), value)
-        });
-        json!({
-            "name": self.name,
-            "unit": "instructions",
-            "samples": samples.collect::<serde_json::Map<_, _>>(),
-            "modes": judged.into_iter().collect::<serde_json::Map<_, _>>(),
-            "el2": self.share(),
-            "reached": self.reached(),
-        })
-    }
-
     fn row(&self, mode: Mode, columns: &[Mode]) -> Vec<String> {
         let dash = || "-".to_owned();
-        let mut row = vec![self.name.clone()];
+        let mut row = vec![self.name()];
         row.extend(columns.iter().map(|column| cell(self.of(*column))));
         if mode == Mode::Paravirt {
             row.push(
@@ -239,25 +251,22 @@ pub fn text(lines: &[Line]) -> String {
 }
 
 fn one(lines: &[Line], mode: Mode) -> String {
-    let second = match mode {
-        Mode::Paravirt => Mode::Free,
-        _ => Mode::Identity,
+    let has = |mode: &Mode| lines.iter().any(|line| line.of(*mode).is_some());
+    let mut columns = match mode {
+        Mode::Paravirt => vec![Mode::Native, Mode::Free],
+        _ => vec![Mode::Native, Mode::Untranslated, Mode::Identity],
     };
-    let columns = [Mode::Native, second, mode];
+    // One that was not asked for takes no room.
+    columns.retain(|column| *column != Mode::Untranslated || has(column));
+    columns.push(mode);
     let rows: Vec<Vec<String>> = lines.iter().map(|line| line.row(mode, &columns)).collect();
     let mut heading = vec!["instructions: average (median, 99 %)"];
-    heading.extend(columns.map(Mode::word));
+    heading.extend(columns.iter().map(|column| column.word()));
     if mode == Mode::Paravirt {
         heading.push("EL2");
     }
     heading.extend(["ratio", "entries", "goal", ""]);
     table(&heading, &rows)
-}
-
-/// The lines for programs.
-#[must_use]
-pub fn json(lines: &[Line]) -> Value {
-    Value::Array(lines.iter().map(Line::json).collect())
 }
 
 #[cfg(test)]
@@ -267,8 +276,8 @@ mod tests {
     fn line(mode: Mode, judged: Option<(f64, f64)>, goals: Goals) -> Line {
         let sample = |average, entries| Sample {
             average,
-            spread: None,
             entries,
+            ..Sample::default()
         };
         let mut samples = vec![
             (Mode::Native, sample(100.0, None)),
@@ -278,7 +287,8 @@ mod tests {
             samples.push((mode, sample(average, Some(entries))));
         }
         Line {
-            name: "x".to_owned(),
+            work: Work::Map(4096),
+            setting: Setting::Strict,
             samples,
             nested: goals,
             paravirt: goals,

@@ -8,14 +8,22 @@ pub mod dma;
 pub mod guest;
 pub mod lines;
 pub mod pagetable;
+pub mod profile;
+pub mod results;
 pub mod scale;
+pub mod stage;
+pub mod symbols;
+pub mod tables;
+pub mod traffic;
+pub mod window;
+pub mod work;
 
 use crate::agent::{Agent, Reply};
 use crate::check::table;
 use crate::demo::WITHHELD;
 use crate::vm::Vm;
 use crate::{Error, Result};
-use serde_json::{Value, json};
+use results::Compared;
 use std::time::Duration;
 
 /// Longest time one measurement may take.
@@ -74,16 +82,18 @@ impl Row {
         }
     }
 
-    fn json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "unit": self.unit,
-            "baseline": self.baseline,
-            "measured": self.measured,
-            "ratio": self.ratio(),
-            "goal": self.goal_text(),
-            "reached": self.reached(),
-        })
+    /// The figure for programs.
+    #[must_use]
+    pub fn result(&self) -> Compared {
+        Compared {
+            name: self.name.clone(),
+            unit: self.unit.to_owned(),
+            baseline: self.baseline,
+            measured: self.measured,
+            ratio: self.ratio(),
+            goal: self.goal_text(),
+            reached: self.reached(),
+        }
     }
 }
 
@@ -111,12 +121,6 @@ pub fn text(rows: &[Row], columns: [&str; 2]) -> String {
     )
 }
 
-/// The rows for programs.
-#[must_use]
-pub fn rows_json(rows: &[Row]) -> Value {
-    Value::Array(rows.iter().map(Row::json).collect())
-}
-
 /// A figure, with thousands apart and no more digits than help.
 fn number(value: f64) -> String {
     if value.fract() != 0.0 && value < 1000.0 {
@@ -138,6 +142,16 @@ fn number(value: f64) -> String {
 
 fn ask(vm: &Vm, agent: &mut Agent, command: &str) -> Result<Reply> {
     agent.ask_within(vm, command, BENCH_TIMEOUT)
+}
+
+/// Starts the random numbers of the host's kernel, which it takes one of in every
+/// system call.
+///
+/// A machine in which nothing is unpredictable has none for a long time: a system
+/// call takes 3,700 instructions, then 1,000, then 500 as the kernel gathers what
+/// interrupts leave it, at another point of each run.
+fn settle(vm: &Vm, agent: &mut Agent) -> Result<()> {
+    ask(vm, agent, "seed").map(drop)
 }
 
 /// The number of EL2 entries so far, which the report of a refused access of

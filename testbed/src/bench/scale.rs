@@ -1,8 +1,10 @@
 //! Whether a mapping costs the same among few and among many.
 
-use super::dma::{FREQUENCY, timings};
+use super::dma::FREQUENCY;
 use super::lines::Mode;
-use super::{BENCH_TIMEOUT, ask, number};
+use super::results::Scaled;
+use super::stage::timings;
+use super::{BENCH_TIMEOUT, ask, number, settle};
 use crate::agent::Agent;
 use crate::check::table;
 use crate::demo::OFF_TIMEOUT;
@@ -11,7 +13,6 @@ use crate::progress::Progress;
 use crate::setup::Lab;
 use crate::vm::{Vm, Watch};
 use crate::{Error, Result};
-use serde_json::{Value, json};
 
 /// Endpoints, each in a domain of its own.
 const ENDPOINTS: u32 = 64;
@@ -55,6 +56,19 @@ impl Row {
             few: ours.few - free.few,
             many: ours.many - free.many,
         })
+    }
+
+    /// The row for programs.
+    #[must_use]
+    pub fn result(&self) -> Scaled {
+        let pair = |pair: Option<Pair>| pair.map(|pair| [pair.few, pair.many]);
+        Scaled {
+            name: self.name.to_owned(),
+            free: pair(self.free),
+            paravirt: pair(self.paravirt),
+            ratio: self.ratio(),
+            reached: self.reached(),
+        }
     }
 
     /// EL2's share among many over that among few.
@@ -133,7 +147,8 @@ fn measure(lab: &Lab, mut machine: Machine, mode: Mode) -> Result<[Pair; 3]> {
     machine.append_for_host(&format!(" iommu.strict=1 {ISOLATED}"));
     let name = format!("bench-scale-{}", mode.word().replace(' ', "-"));
     let mut vm = Vm::start(lab, &machine, &Watch::quietly(&name))?;
-    let agent = Agent::wait_within(&vm, 0, BENCH_TIMEOUT)?;
+    let mut agent = Agent::wait_within(&vm, 0, BENCH_TIMEOUT)?;
+    settle(&vm, &mut agent)?;
     let mut stage = Stage { vm: &vm, agent };
     stage.shell("endpoints 1")?;
     stage.hold(FEW)?;
@@ -246,22 +261,6 @@ pub fn text(rows: &[Row]) -> String {
         ],
         &cells,
     )
-}
-
-/// The rows for programs.
-#[must_use]
-pub fn json(rows: &[Row]) -> Value {
-    let pair = |pair: Option<Pair>| pair.map(|pair| json!([pair.few, pair.many]));
-    let row = |row: &Row| {
-        json!({
-            "name": row.name,
-            "free": pair(row.free),
-            "paravirt": pair(row.paravirt),
-            "ratio": row.ratio(),
-            "reached": row.reached(),
-        })
-    };
-    Value::Array(rows.iter().map(row).collect())
 }
 
 #[cfg(test)]
