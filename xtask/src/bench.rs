@@ -4,11 +4,12 @@ use crate::options::{HostIommu, Options};
 use clap::{Args, ValueEnum};
 use portcullis_testbed::bench::lines::{self, Mode};
 use portcullis_testbed::bench::results::{Facts, Results};
-use portcullis_testbed::bench::{self, dma, guest, pagetable, scale, tables};
+use portcullis_testbed::bench::{self, dma, guest, pagetable, report, scale, tables};
 use portcullis_testbed::build::{self, Payloads};
 use portcullis_testbed::initramfs::{self, Purpose};
 use portcullis_testbed::machine::Machine;
 use portcullis_testbed::setup::Lab;
+use portcullis_testbed::workspace::Workspace;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,6 +22,13 @@ pub struct Bench {
     /// Write all figures to this file [default: target/portcullis/bench.json].
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the report for people to this file [default:
+    /// target/portcullis/bench.html].
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Measure nothing: make tables and report of the figures in this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "only_guest", "only_dma"])]
+    from: Option<PathBuf>,
     /// Leave the page-table crate out.
     #[arg(long)]
     only_guest: bool,
@@ -62,6 +70,12 @@ enum DmaMode {
 impl Bench {
     /// Runs the command.
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        if let Some(path) = &self.from {
+            let results = Results::load(path)?;
+            println!("{}", tables::text(&results));
+            self.report(&Workspace::here(), &results)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let lab = self.options.set_up()?;
         let payloads = build::payloads(&lab)?;
         let image = build::hypervisor(&lab)?;
@@ -147,6 +161,7 @@ impl Bench {
         println!("{}", tables::text(&results));
         results.save(&path)?;
         println!("All figures: {}", path.display());
+        self.report(&lab.workspace, &results)?;
         let rows = guest.iter().chain(tables);
         let missed = rows.filter(|row| !row.reached()).count()
             + figures.lines.iter().filter(|line| !line.reached()).count()
@@ -157,5 +172,15 @@ impl Bench {
         }
         println!("{missed} goals are MISSED.");
         Ok(ExitCode::FAILURE)
+    }
+
+    fn report(&self, workspace: &Workspace, results: &Results) -> anyhow::Result<()> {
+        let path = match &self.html {
+            Some(path) => path.clone(),
+            None => workspace.output().join("bench.html"),
+        };
+        report::save(results, &path)?;
+        println!("The report: {}", path.display());
+        Ok(())
     }
 }

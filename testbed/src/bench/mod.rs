@@ -9,6 +9,7 @@ pub mod guest;
 pub mod lines;
 pub mod pagetable;
 pub mod profile;
+pub mod report;
 pub mod results;
 pub mod scale;
 pub mod stage;
