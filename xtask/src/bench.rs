@@ -4,7 +4,7 @@ use crate::options::{HostIommu, Options};
 use clap::{Args, ValueEnum};
 use portcullis_testbed::bench::lines::{self, Mode};
 use portcullis_testbed::bench::results::{Facts, Results};
-use portcullis_testbed::bench::{self, dma, guest, pagetable, report, scale, tables};
+use portcullis_testbed::bench::{self, against, dma, guest, pagetable, report, scale, tables};
 use portcullis_testbed::build::{self, Payloads};
 use portcullis_testbed::initramfs::{self, Purpose};
 use portcullis_testbed::machine::Machine;
@@ -29,6 +29,9 @@ pub struct Bench {
     /// Measure nothing: make tables and report of the figures in this file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "only_guest", "only_dma"])]
     from: Option<PathBuf>,
+    /// Say how far the figures are from those in this file, of an earlier run.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Leave the page-table crate out.
     #[arg(long)]
     only_guest: bool,
@@ -181,6 +184,10 @@ impl Bench {
         };
         report::save(results, &path)?;
         println!("The report: {}", path.display());
+        if let Some(path) = &self.against {
+            let comparison = against::compare(&Results::load(path)?, results);
+            println!("{}", against::text(&comparison));
+        }
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use crate::agent::Agent;
 use crate::build;
 use crate::demo::OFF_TIMEOUT;
 use crate::demo::attack::Range;
+use crate::logfmt::Event;
 use crate::machine::{Boot, Machine};
 use crate::progress::Progress;
 use crate::setup::Lab;
@@ -37,8 +38,9 @@ pub struct Figures {
     pub lines: Vec<Line>,
     /// Where EL2 spends its instructions.
     pub profiles: Vec<(Mode, Setting, Profile)>,
-    /// The ranges that the hypervisor takes from the host.
-    pub memory: Vec<(Mode, Vec<Range>)>,
+    /// Bytes that the hypervisor takes from the host, by what they are for, and how
+    /// many of them it uses.
+    pub memory: Vec<(Mode, Vec<(String, u64)>)>,
 }
 
 /// Measures all of it on the machines, the first of which is what the last is
@@ -64,10 +66,10 @@ pub fn run(lab: &Lab, machines: &[(Mode, Machine)]) -> Result<Figures> {
             setting.words()
         );
         let progress = Progress::spinner(&what);
-        let (measured, ranges) = measure(lab, machine.clone(), *mode, *setting, &symbols)?;
+        let (measured, memory) = measure(lab, machine.clone(), *mode, *setting, &symbols)?;
         figures.add(*mode, *setting, measured);
-        if *setting == Setting::Strict && !ranges.is_empty() {
-            figures.memory.push((*mode, ranges));
+        if *setting == Setting::Strict && !memory.is_empty() {
+            figures.memory.push((*mode, memory));
         }
         progress.done();
     }
@@ -123,7 +125,7 @@ fn measure(
     mode: Mode,
     setting: Setting,
     symbols: &Symbols,
-) -> Result<(Measured, Vec<Range>)> {
+) -> Result<(Measured, Vec<(String, u64)>)> {
     machine.smmu = !machine.virtio_iommu;
     machine.zero_disk = Some(DISK);
     machine.network = true;
@@ -170,13 +172,55 @@ fn measure(
     };
     stage.agent.tell(&vm, "off")?;
     vm.wait_exit(OFF_TIMEOUT)?;
-    Ok((measured, ranges))
+    Ok((measured, memory(&vm.events_since(0))))
+}
+
+/// What the log of the hypervisor says of memory, from its start to its end.
+fn memory(events: &[Event]) -> Vec<(String, u64)> {
+    /// Bytes of the pages that it counts.
+    const PAGE: u64 = 4096;
+    let last = |kind: &str, key: &str| {
+        let events = events.iter().filter(|event| event.kind() == kind);
+        events.filter_map(|event| event.number(key)).next_back()
+    };
+    let mut all: Vec<(String, u64)> = Range::announced(events)
+        .into_iter()
+        .map(|range| (range.what, range.size))
+        .collect();
+    for (what, bytes) in [
+        (
+            "of the pool, in use when the host starts",
+            last("host_memory", "pool_used").map(|pages| pages * PAGE),
+        ),
+        (
+            "of the pool, tables of mappings at most",
+            last("domain_counts", "table_bytes_most"),
+        ),
+    ] {
+        all.extend(bytes.map(|bytes| (what.to_owned(), bytes)));
+    }
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::lines::{Goals, Sample};
     use super::*;
+
+    #[test]
+    fn memory_is_told_by_the_log() {
+        let events: Vec<Event> = [
+            "portcullis: event=memory_reserved base=0x40200000 size=0x105000 what=image",
+            "portcullis: event=host_memory ram_pages=9 pool_pages=1536 pool_used=3",
+            "portcullis: event=domain_counts maps=1 table_bytes_most=0x20000 t=1.5",
+        ]
+        .iter()
+        .filter_map(|line| Event::parse(line))
+        .collect();
+        let bytes: Vec<u64> = memory(&events).iter().map(|(_, bytes)| *bytes).collect();
+        assert_eq!(bytes, [0x10_5000, 3 * 4096, 0x2_0000]);
+        assert!(memory(&[]).is_empty());
+    }
 
     #[test]
     fn a_crowd_is_compared_with_one() {

@@ -2,8 +2,9 @@
 //!
 //! QEMU counts instructions instead of time, so the figures depend neither on
 //! the build machine nor on its load; they say nothing about latency. See
-//! `docs/` of the project for what each row means.
+//! `docs/bench.md` for what each row means.
 
+pub mod against;
 pub mod dma;
 pub mod guest;
 pub mod lines;

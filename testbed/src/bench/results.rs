@@ -264,11 +264,11 @@ impl Results {
         guest: &[Comparison],
         pagetable: &[Comparison],
     ) -> Self {
-        let memory = figures.memory.iter().flat_map(|(mode, ranges)| {
-            ranges.iter().map(|range| Memory {
+        let memory = figures.memory.iter().flat_map(|(mode, all)| {
+            all.iter().map(|(what, bytes)| Memory {
                 column: mode.word().to_owned(),
-                what: range.what.clone(),
-                bytes: range.size,
+                what: what.clone(),
+                bytes: *bytes,
             })
         });
         Self {

@@ -15,7 +15,7 @@ figcaption{max-width:52rem}svg{max-width:100%;height:auto;border:1px solid #ddd;
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.8rem;margin:.7rem 0}\
 th,td{padding:.2rem .55rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}\
 th{border-bottom:2px solid #111;text-align:right}th:first-child,td:first-child{text-align:left}\
-td small{display:block;color:#444}tr{break-inside:avoid}thead{display:table-header-group}\
+h2,h2+p{break-after:avoid}td small{display:block;color:#444}tr{break-inside:avoid}thead{display:table-header-group}\
 .missed{font-weight:bold;text-decoration:underline}\
 @media print{body{font-size:10.5pt;margin:0;max-width:none}table{font-size:6.5pt}\
 th,td{padding:.1rem .25rem}.wide{overflow:visible}a{color:inherit}@page{size:A4;margin:12mm}}";
