@@ -80,6 +80,8 @@ impl Bench {
             return Ok(ExitCode::SUCCESS);
         }
         let lab = self.options.set_up()?;
+        // Before the sources can change.
+        let facts = Facts::of(&lab, &self.options.cpu, &self.options.memory);
         let payloads = build::payloads(&lab)?;
         let image = build::hypervisor(&lab)?;
         let initrd = initramfs::build(&lab, &payloads, Purpose::Agent)?;
@@ -94,7 +96,7 @@ impl Bench {
             println!("{}", scale::text(&many));
         }
         if self.only_dma {
-            return self.finish(&lab, &[], &[], &figures, &many);
+            return self.finish(&lab, facts, &[], &[], &figures, &many);
         }
         let with = self.options.machine(&image, &lab.kernel.image, &initrd);
         let without = self.options.native_machine(&lab.kernel.image, &initrd);
@@ -109,7 +111,7 @@ impl Bench {
         if !self.only_guest {
             println!("{}", bench::text(&tables, ["best other", "portcullis"]));
         }
-        self.finish(&lab, &guest, &tables, &figures, &many)
+        self.finish(&lab, facts, &guest, &tables, &figures, &many)
     }
 
     /// The same host natively and in every mode.
@@ -150,12 +152,12 @@ impl Bench {
     fn finish(
         &self,
         lab: &Lab,
+        facts: Facts,
         guest: &[bench::Row],
         tables: &[bench::Row],
         figures: &dma::Figures,
         many: &[scale::Row],
     ) -> anyhow::Result<ExitCode> {
-        let facts = Facts::of(lab, &self.options.cpu, &self.options.memory);
         let results = Results::new(facts, figures, many, guest, tables);
         let path = match &self.json {
             Some(path) => path.clone(),
