@@ -76,7 +76,8 @@ pub struct Row {
     /// `strict` or `lazy`.
     pub setting: String,
     /// `map`, `unmap`, `map_unmap` (both, on several CPUs), `vfio_map`,
-    /// `vfio_unmap`, `nvme_read`, `e1000e_echo` or `e1000e_datagram`.
+    /// `vfio_unmap`, `vfio_map_unmap`, `nvme_read`, `e1000e_echo` or
+    /// `e1000e_datagram`.
     pub operation: String,
     /// Bytes of one operation.
     pub size: u64,

@@ -356,20 +356,34 @@ impl Stage<'_> {
     fn scattered(&mut self, measured: &mut Measured) -> Result<()> {
         self.shell("spare")?;
         for (bytes, count) in SCATTERED {
-            let command = format!("edu vfio-pci vfio bench {bytes} {count} > /tmp/vfio");
-            self.shell(&command)?;
+            let rounds =
+                |count: u64| format!("edu vfio-pci vfio bench {bytes} {count} > /tmp/vfio");
+            self.shell(&rounds(count))?;
             let data = self.ask("cat /tmp/vfio")?.data();
             let reply = Reply::parse(&String::from_utf8_lossy(&data));
+            let mut both = Sample::default();
             for (work, call) in [
                 (Work::VfioMap(bytes), "map"),
                 (Work::VfioUnmap(bytes), "unmap"),
             ] {
                 let mut sample = timing(&reply, call)?;
+                both.average += sample.average;
                 if self.fenced {
-                    sample.el2 = Some(reply.number(&format!("{call}_el2"))? as f64 / count as f64);
+                    let el2 = reply.number(&format!("{call}_el2"))? as f64 / count as f64;
+                    sample.el2 = Some(el2);
+                    both.el2 = Some(both.el2.unwrap_or(0.0) + el2);
                 }
                 measured.add(work, sample);
             }
+            // The program also attaches the device: what one round more causes is what
+            // a round causes.
+            let mut caused = |count: u64| {
+                self.counted(|stage| stage.traffic(1, |stage| stage.shell(&rounds(count))))
+            };
+            let (one, two) = (caused(1)?, caused(2)?);
+            both.entries = two.1.entries.zip(one.1.entries).map(|(two, one)| two - one);
+            both.traffic = two.0.zip(one.0).map(|(two, one)| two.minus(one));
+            measured.add(Work::VfioBoth(bytes), both);
         }
         Ok(())
     }

@@ -62,15 +62,24 @@ impl Traffic {
     /// The share of one of `count` operations.
     #[must_use]
     pub fn each(self, count: u64) -> Self {
-        let each = |all: f64| all / count as f64;
+        self.with(self, |all, _| all / count as f64)
+    }
+
+    /// What is left without `other`.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        self.with(other, |ours, theirs| ours - theirs)
+    }
+
+    fn with(self, other: Self, change: impl Fn(f64, f64) -> f64) -> Self {
         Self {
-            tlbi: each(self.tlbi),
-            cfgi: each(self.cfgi),
-            sync: each(self.sync),
-            other: each(self.other),
-            walker_reads: each(self.walker_reads),
-            tlb_misses: each(self.tlb_misses),
-            config_misses: each(self.config_misses),
+            tlbi: change(self.tlbi, other.tlbi),
+            cfgi: change(self.cfgi, other.cfgi),
+            sync: change(self.sync, other.sync),
+            other: change(self.other, other.other),
+            walker_reads: change(self.walker_reads, other.walker_reads),
+            tlb_misses: change(self.tlb_misses, other.tlb_misses),
+            config_misses: change(self.config_misses, other.config_misses),
         }
     }
 }
@@ -103,5 +112,6 @@ Trace 0: 0x7f [00/0000000040201400/00/00]\n";
         };
         assert_eq!(traffic, expected);
         assert_eq!(traffic.commands(), 2.0);
+        assert_eq!(traffic.minus(traffic), Traffic::default());
     }
 }

@@ -23,6 +23,9 @@ pub enum Work {
     VfioMap(u64),
     /// Its end.
     VfioUnmap(u64),
+    /// One after the other: what they cause can be counted from outside only
+    /// together.
+    VfioBoth(u64),
     /// A read of so many bytes from the disk.
     Read(u64),
     /// A packet to the network and its answer.
@@ -66,6 +69,7 @@ impl Work {
             Self::Both(_) => "map_unmap",
             Self::VfioMap(_) => "vfio_map",
             Self::VfioUnmap(_) => "vfio_unmap",
+            Self::VfioBoth(_) => "vfio_map_unmap",
             Self::Read(_) => "nvme_read",
             Self::Echo => "e1000e_echo",
             Self::Datagram => "e1000e_datagram",
@@ -81,6 +85,7 @@ impl Work {
             Self::Both(bytes),
             Self::VfioMap(bytes),
             Self::VfioUnmap(bytes),
+            Self::VfioBoth(bytes),
             Self::Read(bytes),
             Self::Echo,
             Self::Datagram,
@@ -97,6 +102,7 @@ impl Work {
             Self::Both(bytes) => format!("map + unmap {}", size(bytes)),
             Self::VfioMap(bytes) => format!("VFIO map {} scattered", size(bytes)),
             Self::VfioUnmap(bytes) => format!("VFIO unmap {} scattered", size(bytes)),
+            Self::VfioBoth(bytes) => format!("VFIO map + unmap {} scattered", size(bytes)),
             Self::Read(bytes) => format!("NVMe read of {}", size(bytes)),
             Self::Echo => "e1000e echo, 1000 B".to_owned(),
             Self::Datagram => "e1000e datagram, 1000 B".to_owned(),
@@ -112,6 +118,7 @@ impl Work {
             | Self::Both(bytes)
             | Self::VfioMap(bytes)
             | Self::VfioUnmap(bytes)
+            | Self::VfioBoth(bytes)
             | Self::Read(bytes) => bytes,
             Self::Echo | Self::Datagram => super::stage::PACKET,
         }
