@@ -4,6 +4,7 @@ use super::lines::Mode;
 use super::number;
 use super::results::{Breakdown, Results, Row};
 use super::symbols::Purpose;
+use super::work::Setting;
 use crate::check::table;
 
 /// The columns that have an EL2.
@@ -136,7 +137,15 @@ fn breakdown(all: &[Breakdown]) -> String {
         cells.extend([one.el2_traced, one.el2_counted].map(round));
         cells
     });
-    format!("{}\n", laid_out(&heading, rows.collect()))
+    let apart = all
+        .iter()
+        .filter(|one| one.setting == Setting::Strict.key())
+        .map(|one| (one.el2_traced / one.el2_counted - 1.0).abs() * 100.0)
+        .fold(0.0, f64::max);
+    format!(
+        "{}Log and counter of EL2 are apart by {apart:.2} % at most, strict.\n\n",
+        laid_out(&heading, rows.collect())
+    )
 }
 
 fn memory(results: &Results) -> String {
@@ -173,6 +182,7 @@ mod tests {
             "1.000 + 1.000; 8.00",
             "paravirt: map + unmap 4 KiB, strict",
             "invalidate + wait",
+            "apart by 0.40 % at most",
             "2,097,152",
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");

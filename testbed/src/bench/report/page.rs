@@ -179,9 +179,9 @@ fn el2(results: &Results) -> String {
         "EL2",
         "Entries of each operation, and below them the instructions at EL2: as the CPU's own counter has \
          them, which counts at EL2 alone, and as the difference to a machine without a hypervisor. The two \
-         differ by what the host itself does otherwise: with a virtio-iommu of QEMU's, for \
-         instance, its driver waits for each answer, which the hypervisor's has given when the notification \
-         returns. On several CPUs the counter tells nothing.",
+         differ by what the host itself does otherwise: for a virtio-iommu of QEMU's, for instance, its \
+         driver allocates an indirect descriptor for each request, which the hypervisor's does not offer. On \
+         several CPUs the counter tells nothing.",
         |row| {
             let entries = row.el2_entries.map(|entries| format!("{entries:.3}"));
             let counted = row.el2_instructions.map(|all| number(all.round()));
