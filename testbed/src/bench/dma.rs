@@ -172,7 +172,40 @@ fn measure(
     };
     stage.agent.tell(&vm, "off")?;
     vm.wait_exit(OFF_TIMEOUT)?;
+    logged(mode, setting, &measured)?;
     Ok((measured, memory(&vm.events_since(0))))
+}
+
+/// Whether QEMU's log has what must be there: one that is written in another way, or
+/// not at all, would make figures of 0.
+fn logged(mode: Mode, setting: Setting, measured: &Measured) -> Result<()> {
+    let driven = matches!(mode, Mode::Native | Mode::Nested | Mode::Paravirt);
+    if !driven || setting != Setting::Strict {
+        return Ok(());
+    }
+    let unmap = Work::Unmap(BLOCK);
+    let mut samples = measured.samples.iter();
+    let told = samples
+        .find(|(work, _)| *work == unmap)
+        .and_then(|(_, sample)| sample.traffic)
+        .is_some_and(|traffic| traffic.sync >= 1.0);
+    let mut profiles = measured.profiles.iter();
+    let executed = profiles.all(|profile| profile.traced() >= 0.5 * profile.counted);
+    if told && executed {
+        return Ok(());
+    }
+    Err(Error::unsuitable(
+        format!(
+            "QEMU's log lacks {}, {}",
+            if told {
+                "code that EL2 executed"
+            } else {
+                "the CMD_SYNC of unmappings"
+            },
+            mode.word()
+        ),
+        "use a QEMU with the trace backend `log`, such as Debian's",
+    ))
 }
 
 /// What the log of the hypervisor says of memory, from its start to its end.
@@ -205,7 +238,38 @@ fn memory(events: &[Event]) -> Vec<(String, u64)> {
 #[cfg(test)]
 mod tests {
     use super::super::lines::{Goals, Sample};
+    use super::super::symbols::Purpose;
+    use super::super::traffic::Traffic;
     use super::*;
+
+    #[test]
+    fn a_log_without_what_must_be_there_is_refused() {
+        let measured = |sync, traced| {
+            let traffic = Traffic {
+                sync,
+                ..Traffic::default()
+            };
+            let sample = Sample {
+                traffic: Some(traffic),
+                ..Sample::default()
+            };
+            Measured {
+                samples: vec![(Work::Unmap(BLOCK), sample)],
+                profiles: vec![Profile {
+                    work: vec![Work::Unmap(BLOCK)],
+                    counted: 100.0,
+                    purposes: [(Purpose::Trap, traced)].into(),
+                }],
+            }
+        };
+        let strict = Setting::Strict;
+        assert!(logged(Mode::Nested, strict, &measured(1.0, 99.0)).is_ok());
+        assert!(logged(Mode::Nested, strict, &measured(0.0, 99.0)).is_err());
+        assert!(logged(Mode::Nested, strict, &measured(1.0, 0.0)).is_err());
+        assert!(logged(Mode::Native, strict, &Measured::default()).is_err());
+        assert!(logged(Mode::Identity, strict, &Measured::default()).is_ok());
+        assert!(logged(Mode::Nested, Setting::Lazy, &Measured::default()).is_ok());
+    }
 
     #[test]
     fn memory_is_told_by_the_log() {
