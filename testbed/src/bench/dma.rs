@@ -161,7 +161,8 @@ fn measure(
         agent,
         fenced,
         threads: machine.cpus,
-        window: Some(&window),
+        // A machine without an SMMU has nothing to be logged.
+        window: machine.smmu.then_some(&window),
         code: Code::new(symbols),
     };
     let measured = if let Setting::Crowded(_) = setting {
