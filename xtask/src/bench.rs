@@ -15,8 +15,9 @@ use std::process::ExitCode;
 
 /// Compare with and without the hypervisor, and the page-table crate with others.
 ///
-/// QEMU counts instructions instead of time here, on one CPU: the figures repeat
-/// on any machine, and are no latencies. Exit status 0 when every goal is reached.
+/// QEMU counts instructions instead of time here: the figures repeat on any
+/// machine, and are no latencies; docs/bench.md says what they are. Exit status 0
+/// when every goal is reached.
 #[derive(Args)]
 pub struct Bench {
     /// Write all figures to this file [default: target/portcullis/bench.json].
@@ -32,6 +33,9 @@ pub struct Bench {
     /// Say how far the figures are from those in this file, of an earlier run.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// What is in that file.
+    #[arg(skip)]
+    earlier: Option<Box<Results>>,
     /// Leave the page-table crate out.
     #[arg(long)]
     only_guest: bool,
@@ -73,6 +77,9 @@ enum DmaMode {
 impl Bench {
     /// Runs the command.
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        // This run may leave its figures in the same file.
+        let earlier = self.against.as_deref().map(Results::load).transpose()?;
+        self.earlier = earlier.map(Box::new);
         if let Some(path) = &self.from {
             let results = Results::load(path)?;
             println!("{}", tables::text(&results));
@@ -186,8 +193,8 @@ impl Bench {
         };
         report::save(results, &path)?;
         println!("The report: {}", path.display());
-        if let Some(path) = &self.against {
-            let comparison = against::compare(&Results::load(path)?, results);
+        if let Some(earlier) = &self.earlier {
+            let comparison = against::compare(earlier, results);
             println!("{}", against::text(&comparison));
         }
         Ok(())
