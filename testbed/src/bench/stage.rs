@@ -264,7 +264,7 @@ impl Stage<'_> {
             .each(count)
             .entries
             .zip(map.entries)
-            .map(|(total, mapping)| total - mapping);
+            .map(|(total, mapping)| (total - mapping).max(0.0));
         map.traffic = self.traffic(HELD, |stage| stage.hold(bytes, HELD))?;
         unmap.traffic = self.traffic(HELD, |stage| stage.hold(bytes, 0))?;
         let command = run(1, bytes, LOGGED);
