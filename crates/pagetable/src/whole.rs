@@ -75,7 +75,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
         let size = hi - lo;
         // As in `map`: one block or page is what most requests are.
-        let entry = if size == self.geometry.granule().bytes() {
+        let entry = if size == PAGE_4K {
             self.single(lo, hi)
         } else {
             self.hint.entry(lo, size)
@@ -95,9 +95,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             let bits = F::encode(attributes) | joined | self.hint.leaf();
             self.memory.store(at, out | bits);
             self.memory.publish(at, 8);
-            let level = self.hint.level();
-            if self.could_join(level, lo, out) {
-                self.join_group(lo, entry, level);
+            // As `could_join`: with 4 KiB pages a group has as many entries at
+            // every level.
+            if (lo ^ out) & (size * GROUP_4K - 1) == 0 && self.bbm == Bbm::Level2 {
+                self.join_group(lo, entry, self.hint.level());
             }
             return Ok(());
         }
