@@ -64,7 +64,7 @@ static REFUSED: RateLimit = RateLimit::new();
 struct State {
     device: Device<LentRing>,
     domains: Domains<'static, Unit>,
-    trace: Trace,
+    trace: Option<Trace>,
 }
 
 struct Paravirt {
@@ -127,7 +127,10 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
         ..Config::default()
     };
     let device = Device::new(&domains.limits(), &config)?;
-    let trace = Trace::new(machine.trace).ok_or(ParavirtError::Trace(machine.trace))?;
+    let trace = match machine.trace {
+        0 => None,
+        bytes => Some(Trace::new(bytes).ok_or(ParavirtError::Trace(bytes))?),
+    };
     PARAVIRT.call_once(|| Paravirt {
         registers: viommu.registers,
         machine: HostMachine { line: viommu.line },
@@ -222,8 +225,14 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
     } = &mut *state;
     if esr & WRITE != 0 {
         let value = frame.get(register);
-        let mut traced = Traced { domains, trace };
-        let progress = device.write(&paravirt.machine, &mut traced, offset, size, value);
+        // Nobody else pays for a trace.
+        let progress = match trace {
+            Some(trace) => {
+                let mut traced = Traced { domains, trace };
+                device.write(&paravirt.machine, &mut traced, offset, size, value)
+            }
+            None => device.write(&paravirt.machine, domains, offset, size, value),
+        };
         let refused = domains.take_not_owned();
         drop(state);
         if progress == Progress::Done {
@@ -331,5 +340,7 @@ pub fn report() {
         c.lost_pages,
         state.domains.iter().count(),
     );
-    state.trace.print();
+    if let Some(trace) = &state.trace {
+        trace.print();
+    }
 }

@@ -34,7 +34,7 @@ const NAMES: [&str; 4] = ["attach", "detach", "map", "unmap"];
 pub struct Trace {
     /// Memory that nobody else has.
     start: PhysAddr,
-    /// Records that it has room for; 0 when nothing is recorded.
+    /// Records that it has room for.
     room: u64,
     count: u64,
     /// Requests that there was no room for.
@@ -42,22 +42,17 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// One that keeps its first requests in `bytes` of memory of the pool, or
-    /// none at all. `None` when the pool does not have that in one piece.
+    /// One that keeps its first requests in `bytes` of memory of the pool.
+    /// `None` when the pool does not have that in one piece.
     pub fn new(bytes: u64) -> Option<Self> {
-        let start = match bytes {
-            0 => PhysAddr::new(0),
-            _ => Shared::take(bytes)?,
-        };
         Some(Self {
-            start,
+            start: Shared::take(bytes)?,
             room: bytes / RECORD,
             count: 0,
             dropped: 0,
         })
     }
 
-    #[cold]
     #[inline(never)]
     fn note(&mut self, request: &Request) {
         if self.count >= self.room {
@@ -90,9 +85,6 @@ impl Trace {
 
     /// Prints all of it.
     pub fn print(&self) {
-        if self.room == 0 {
-            return;
-        }
         let frequency = read_sysreg!("cntfrq_el0").max(1);
         for record in 0..self.count {
             let mut words = [0; (RECORD / 8) as usize];
@@ -116,7 +108,7 @@ impl Trace {
     }
 }
 
-/// Domains whose requests are recorded, if that is wanted.
+/// Domains whose requests are recorded.
 pub struct Traced<'a, I> {
     pub domains: &'a mut I,
     pub trace: &'a mut Trace,
@@ -141,7 +133,7 @@ impl<I: Iommu> Iommu for Traced<'_, I> {
     #[inline(always)]
     fn begin(&mut self, request: Request) -> Step {
         let step = self.domains.begin(request);
-        if self.trace.room != 0 && !matches!(step, Step::Done(Err(_))) {
+        if !matches!(step, Step::Done(Err(_))) {
             self.trace.note(&request);
         }
         step
