@@ -1,5 +1,6 @@
 //! The last table that an operation reached, so that the next one near it
-//! starts there.
+//! starts there; and what was just learnt of addresses and entries, so that it
+//! need not be looked up again.
 //!
 //! A hint names a table that owned, valid descriptors lead to. That stays true
 //! while descriptors of tables stay as they are, so whatever may change one of
