@@ -27,6 +27,9 @@ pub struct Bench {
     /// target/portcullis/bench.html].
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write each plot of the report to a file of its own in this directory, too.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
     /// Measure nothing: make tables and report of the figures in this file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "only_guest", "only_dma"])]
     from: Option<PathBuf>,
@@ -193,6 +196,11 @@ impl Bench {
         };
         report::save(results, &path)?;
         println!("The report: {}", path.display());
+        if let Some(directory) = &self.plots {
+            for path in report::save_plots(results, directory)? {
+                println!("A plot: {}", path.display());
+            }
+        }
         if let Some(earlier) = &self.earlier {
             let comparison = against::compare(earlier, results);
             println!("{}", against::text(&comparison));

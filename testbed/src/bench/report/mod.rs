@@ -12,7 +12,7 @@ use super::work::size;
 use crate::Result;
 use crate::workspace;
 use plots::{Bar, Curve, Shape};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What most axes tell.
 const COST: &str = "instructions";
@@ -29,6 +29,8 @@ pub(super) const COLUMNS: [Mode; 6] = [
 
 /// One plot with what there is to say about it.
 struct Figure {
+    /// Of a file of its own.
+    name: &'static str,
     title: &'static str,
     text: &'static str,
     svg: String,
@@ -44,12 +46,35 @@ pub fn save(results: &Results, path: &Path) -> Result<()> {
     workspace::write_atomically(path, text.as_bytes())
 }
 
+/// Writes each plot to a file of its own in `directory`; their paths.
+///
+/// # Errors
+///
+/// [`crate::Error::Io`] when that is not possible.
+pub fn save_plots(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for figure in figures(results)? {
+        let path = directory.join(figure.name).with_extension("svg");
+        workspace::write_atomically(&path, figure.svg.as_bytes())?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
 fn figures(results: &Results) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (setting, operation, title, text) in [
+    for (name, setting, operations, title, text) in [
         (
+            "map-and-unmap-strict",
             "strict",
-            "map",
+            &["map", "unmap"] as &[&str],
+            "A mapping and its end, strict",
+            "The next two together: what a buffer costs that is mapped for one transfer.",
+        ),
+        (
+            "map-strict",
+            "strict",
+            &["map"],
             "A mapping, strict",
             "dma_map_single, on average. In paravirt mode it is a request to the hypervisor; \
              everywhere else the host fills its own table, an entry for each page, until from \
@@ -57,29 +82,32 @@ fn figures(results: &Results) -> Result<Vec<Figure>> {
              and in identity mode, which lie on each other, there is nothing to do.",
         ),
         (
+            "unmap-strict",
             "strict",
-            "unmap",
+            &["unmap"],
             "The end of a mapping, strict",
             "dma_unmap_single, complete when it returns. Nested mode adds one entry to EL2, \
              which is the same for each size; paravirt mode replaces the host's work by a \
              request.",
         ),
         (
+            "map-lazy",
             "lazy",
-            "map",
+            &["map"],
             "A mapping, lazy",
             "The same with iommu.strict=0: each mapping gets another address, so tables come \
              and go.",
         ),
         (
+            "unmap-lazy",
             "lazy",
-            "unmap",
+            &["unmap"],
             "The end of a mapping, lazy",
             "Invalidation, or the request, is put off and done for 256 at once; the average \
              has its share.",
         ),
     ] {
-        let curves = by_size(results, setting, operation);
+        let curves = by_size(results, setting, operations);
         if let Some((labels, curves)) = curves {
             let svg = plots::curves(
                 &labels,
@@ -87,11 +115,17 @@ fn figures(results: &Results) -> Result<Vec<Figure>> {
                 Shape::Lines,
                 &curves,
             )?;
-            figures.push(Figure { title, text, svg });
+            figures.push(Figure {
+                name,
+                title,
+                text,
+                svg,
+            });
         }
     }
     if let Some((labels, curves)) = by_cpus(results) {
         figures.push(Figure {
+            name: "cpus-strict",
             title: "Several CPUs at once, strict",
             text: "A mapping of 4 KiB and its end, for each pair of them. QEMU runs one CPU at \
                    a time, so what shows is work, waiting for locks included, and no speed-up.",
@@ -105,6 +139,7 @@ fn figures(results: &Results) -> Result<Vec<Figure>> {
     }
     if let Some((labels, curves)) = work(results) {
         figures.push(Figure {
+            name: "work-strict",
             title: "Disk, network and user space, strict",
             text: "Instructions of the whole operation over those of the native column, from \
                    the system call on: NVMe reads, e1000e packets of 1000 bytes, and VFIO \
@@ -118,13 +153,18 @@ fn figures(results: &Results) -> Result<Vec<Figure>> {
             )?,
         });
     }
-    for (setting, title) in [
-        ("strict", "Where a mapping and its end go, strict"),
-        ("lazy", "Where a mapping and its end go, lazy"),
+    for (name, setting, title) in [
+        (
+            "parts-strict",
+            "strict",
+            "Where a mapping and its end go, strict",
+        ),
+        ("parts-lazy", "lazy", "Where a mapping and its end go, lazy"),
     ] {
         let bars = parts(results, setting);
         if !bars.is_empty() {
             figures.push(Figure {
+                name,
                 title,
                 text: "The instructions of one mapping with its end: below EL2 (the host's \
                        kernel and its driver), and at EL2 by the source file they come from. \
@@ -138,20 +178,27 @@ fn figures(results: &Results) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The values of an operation by size, for each column that has some.
-fn by_size(results: &Results, setting: &str, operation: &str) -> Option<(Vec<String>, Vec<Curve>)> {
+/// The values of operations together by size, for each column that has all of them.
+fn by_size(
+    results: &Results,
+    setting: &str,
+    operations: &[&str],
+) -> Option<(Vec<String>, Vec<Curve>)> {
     let mut sizes: Vec<u64> = results
         .rows
         .iter()
-        .filter(|row| row.operation == operation && row.setting == setting)
+        .filter(|row| operations.contains(&row.operation.as_str()) && row.setting == setting)
         .map(|row| row.size)
         .collect();
     sizes.sort_unstable();
     sizes.dedup();
     let curves = present(results, &COLUMNS).into_iter().map(|mode| {
         let point = |(at, size): (usize, &u64)| {
-            let row = results.row(mode, setting, operation, *size)?;
-            Some((at, row.value))
+            let values = operations.iter().map(|operation| {
+                let row = results.row(mode, setting, operation, *size)?;
+                Some(row.value)
+            });
+            Some((at, values.sum::<Option<f64>>()?))
         };
         let points = sizes.iter().enumerate().filter_map(point).collect();
         (mode, points)
@@ -243,12 +290,20 @@ mod tests {
         let path = directory.path().join("bench.html");
         save(&sample(), &path).expect("a report");
         let text = std::fs::read_to_string(&path).expect("a report");
-        assert_eq!(text.matches("<svg").count(), 5);
+        assert_eq!(text.matches("<svg").count(), 6);
         for part in ["not latencies", "c0ffee", "paravirt", "<table"] {
             assert!(text.contains(part), "no {part}");
         }
         for part in ["src=", "href=\"http", "<script"] {
             assert!(!text.contains(part), "{part} is there");
+        }
+        let plots = save_plots(&sample(), directory.path()).expect("plots");
+        assert_eq!(plots.len(), 6);
+        for path in plots {
+            let svg = std::fs::read_to_string(path).expect("a plot");
+            // The report adds what it is called.
+            let drawn = svg.trim_start_matches("<svg ");
+            assert!(drawn.len() < svg.len() && text.contains(drawn), "{drawn}");
         }
     }
 }
