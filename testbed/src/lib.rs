@@ -21,6 +21,7 @@ pub mod net;
 pub mod progress;
 pub mod proof;
 pub mod qmp;
+pub mod record;
 pub mod setup;
 pub mod shell;
 pub mod tree;

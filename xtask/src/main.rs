@@ -6,6 +6,7 @@ mod options;
 mod proof;
 mod run;
 mod test;
+mod trace;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,7 @@ enum Command {
     Run(run::Run),
     Test(test::Test),
     Bench(bench::Bench),
+    Trace(trace::Trace),
     Verify(verify::Verify),
     Nested(proof::Nested),
     Paravirt(proof::Paravirt),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Trace(trace) => trace.run(),
         Command::Verify(verify) => verify.run(),
         Command::Nested(nested) => nested.run(),
         Command::Paravirt(paravirt) => paravirt.run(),
