@@ -266,6 +266,9 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
         match self.finish() {
             Err(Stop::Refused(error)) => {
                 self.queue.owed = Some(error);
+                // Also when this follows a CMD_SYNC: the short way tells of no
+                // error.
+                self.queue.since = Since::Others;
                 Ok(())
             }
             other => other,

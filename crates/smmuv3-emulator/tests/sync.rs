@@ -477,3 +477,19 @@ fn told_by_the_next(sync: [u64; 2]) {
     let acts = m.take();
     assert!(acts.contains(&cons(5)) || acts.contains(&signal(5, COMMANDS + 64, 0)));
 }
+
+#[test]
+fn an_error_behind_a_handed_over_sync_is_told_by_the_next() {
+    let failure = Failure::Command(CommandError::ATC_INV_SYNC);
+    let mut m = messages();
+    m.physical.finishes.push(failure);
+    // The queue stops at the third, and the first turns out to have failed.
+    // A granule without level or range is reserved (4.4.1.1).
+    assert_eq!(m.submit(&[INV, polled(1), [0x12, 1 << 10]]), Progress::Done);
+    assert_eq!((m.reads(0x9c), m.reads(0x60)), (2 | 1 << 24, 1));
+    // Its owner takes it back and goes on.
+    m.word(0x98, 2);
+    m.word(0x64, 1);
+    assert_eq!(m.submit(&[INV, polled(3)]), Progress::Done);
+    assert_eq!((m.reads(0x9c), m.reads(0x60)), (3 | 3 << 24, 0));
+}
