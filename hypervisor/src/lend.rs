@@ -71,7 +71,8 @@ impl Lent {
         ledger.pin(pages, Owner::HOST).ok()?;
         let mapped = LENT.lock().add(
             pages,
-            |run| mmu::map(run, memory(), Access::ReadWrite).is_ok(),
+            // Another window may come to share some of it, and stay when this one goes.
+            |run| mmu::map_pages(run, memory(), Access::ReadWrite).is_ok(),
             |run| mmu::unmap(run).is_ok(),
         );
         if mapped {

@@ -65,7 +65,7 @@ pub fn start() -> Result<(), MapError> {
     OwnMemory::prepare();
     let geometry =
         Geometry::stage1(Granule::Size4K, 48, physical_bits()).map_err(|_| Error::InputTooLarge)?;
-    // EL2's map only changes where nobody looks at the same time.
+    // Whoever changes EL2's map sees to it that nobody looks there at the same time.
     let mut map = Map::new(geometry, Bbm::Level0, OwnMemory)?;
     for section in image::sections() {
         map.map(
@@ -126,6 +126,30 @@ pub fn map(range: Range<PhysAddr>, memory: MemoryType, access: Access) -> Result
     Ok(())
 }
 
+/// Maps physical memory one to one as [`map`] does, but each page by an entry of
+/// its own, so that a part of it can be unmapped while other CPUs are in the rest:
+/// neither a block nor a contiguous group has to be broken for that. On failure
+/// nothing is mapped.
+pub fn map_pages(
+    range: Range<PhysAddr>,
+    memory: MemoryType,
+    access: Access,
+) -> Result<(), MapError> {
+    let range = range.page_outward().ok_or(Error::InputTooLarge)?;
+    let mut at = range.start();
+    while at < range.end() {
+        let page = Range::from_size(at, PAGE_SIZE).map_err(|_| Error::InputTooLarge)?;
+        if let Err(error) = map(page, memory, access) {
+            if let Ok(before) = Range::new(range.start(), at) {
+                unmap(before)?;
+            }
+            return Err(error);
+        }
+        at = page.end();
+    }
+    Ok(())
+}
+
 /// Maps those pages of `range` that are not mapped yet. A page that is mapped
 /// already must be mapped in the same way.
 ///
@@ -156,7 +180,8 @@ fn is_mapped(at: PhysAddr, memory: MemoryType, access: Access) -> bool {
     matches!(mapping, Some(Ok(mapping)) if mapping.attributes == El2Attributes { memory, access })
 }
 
-/// Removes a mapping, on every CPU.
+/// Removes a mapping, on every CPU. What is removed of a block or contiguous group
+/// takes the rest of it away for a moment.
 pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
     let range = range.page_outward().ok_or(Error::InputTooLarge)?;
     let mut guard = MAP.lock();

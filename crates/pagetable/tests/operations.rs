@@ -1,9 +1,10 @@
 //! What the operations do, step by step.
 
-use portcullis_addr::{Ipa, PhysAddr, Range};
+use portcullis_addr::{Ipa, PhysAddr, Range, Va};
 use portcullis_memory::Arena;
 use portcullis_pagetable::{
-    Bbm, Error, Execute, Fault, Geometry, Granule, MemoryType, Stage2, Stage2Attributes, Table,
+    Access, Bbm, El2Attributes, Error, Execute, Fault, Geometry, Granule, MemoryType, Stage1El2,
+    Stage2, Stage2Attributes, Table,
 };
 
 const RW: Stage2Attributes = Stage2Attributes {
@@ -271,4 +272,33 @@ fn nothing_is_mapped_near_the_last_table_while_a_plan_is_outstanding() {
 fn a_table_may_be_moved_to_another_thread() {
     fn movable<T: Send>() {}
     movable::<Table<Stage2, PhysAddr>>();
+}
+
+/// EL2 maps what the host lends it this way, and removes a part of it while other
+/// CPUs use the rest.
+#[test]
+fn pages_mapped_one_by_one_can_be_removed_without_the_others() {
+    for (mapped, stays) in [(0x1000, true), (0x1_0000, false)] {
+        let arena = arena();
+        let geometry = Geometry::stage1(Granule::Size4K, 48, 44).unwrap();
+        let mut table = Table::<Stage1El2, _>::new(geometry, Bbm::Level0, &arena).unwrap();
+        let attributes = El2Attributes {
+            memory: MemoryType::Normal,
+            access: Access::ReadWrite,
+        };
+        let part = |start, size| Range::from_size(Va::new(start), size).unwrap();
+        for at in (0x8_0000..0x9_0000).step_by(mapped) {
+            let to = PhysAddr::new(at);
+            table.map(part(at, mapped as u64), to, attributes).unwrap();
+        }
+        let plan = table.unmap(part(0x8_0000, 0x8000)).unwrap();
+        // Not complete yet: this is what others see meanwhile.
+        for at in (0x8_8000..0x9_0000).step_by(0x1000) {
+            assert_eq!(table.walk(Va::new(at)).is_ok(), stays, "{at:#x}");
+        }
+        table.complete(plan).unwrap();
+        for at in (0x8_0000..0x9_0000).step_by(0x1000) {
+            assert_eq!(table.walk(Va::new(at)).is_ok(), at >= 0x8_8000, "{at:#x}");
+        }
+    }
 }
