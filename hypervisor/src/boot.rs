@@ -122,7 +122,7 @@ fn start(
     let pool_bytes = owners::pool_bytes(machine, &features);
     let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
-    memory::set_pool(layout.pool);
+    memory::set_pool(layout.pool)?;
     owners::make_stacks(machine)?;
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];

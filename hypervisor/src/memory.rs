@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
-use portcullis_pool::Pool;
+use portcullis_pool::{Pool, PoolError};
 use spin::mutex::SpinMutex as Mutex;
 
 /// Pages of tables that EL2's own map may take: they are part of the image, so
@@ -24,11 +24,12 @@ unsafe impl Sync for OwnTables {}
 static TABLES: OwnTables = OwnTables(UnsafeCell::new([0; OWN_TABLES * PAGE_SIZE as usize]));
 static TABLE_POOL: Mutex<Option<Pool<1>>> = Mutex::new(None);
 
-/// Bitmap words of the main pool: 128 MiB at most. A ledger for 16 TiB takes 16
-/// MiB, and in nested mode each SMMU with 65,536 streams 4 MiB.
-const POOL_WORDS: usize = 512;
+/// Bitmap words of the main pool: 1.25 GiB at most. `dma-tables` takes up to 1 GiB
+/// of it and `trace` 64 MiB. A ledger for 16 TiB takes 16 MiB, and in nested mode
+/// each SMMU with 65,536 streams 4 MiB.
+const POOL_WORDS: usize = 5120;
 
-static POOL: Mutex<Option<Pool<POOL_WORDS>>> = Mutex::new(None);
+static POOL: Mutex<Pool<POOL_WORDS>> = Mutex::new(Pool::empty());
 static POOL_START: AtomicU64 = AtomicU64::new(0);
 static POOL_WORDS_GIVEN: AtomicU64 = AtomicU64::new(0);
 
@@ -49,23 +50,26 @@ pub fn let_tables_grow() {
 }
 
 /// Hands the page pool to the allocator. `range` is mapped at EL2.
-pub fn set_pool(range: Range<PhysAddr>) {
+///
+/// # Errors
+/// [`PoolError::TooLarge`]; nothing can be allocated then.
+pub fn set_pool(range: Range<PhysAddr>) -> Result<(), PoolError> {
+    POOL.lock().give(range)?;
     POOL_START.store(range.start().raw(), Ordering::Relaxed);
     POOL_WORDS_GIVEN.store(range.size() / 8, Ordering::Relaxed);
-    *POOL.lock() = Pool::new(range).ok();
+    Ok(())
 }
 
 /// Pages that are given out and pages there are.
 #[must_use]
 pub fn pool_use() -> (usize, usize) {
-    POOL.lock()
-        .as_ref()
-        .map_or((0, 0), |pool| (pool.used_pages(), pool.pages()))
+    let pool = POOL.lock();
+    (pool.used_pages(), pool.pages())
 }
 
 /// `count` pages that are never given back, every word of them `value`.
 pub fn take_pages(count: usize, value: u64) -> Option<Range<PhysAddr>> {
-    let at = POOL.lock().as_mut()?.allocate(count, PAGE_SIZE)?;
+    let at = POOL.lock().allocate(count, PAGE_SIZE)?;
     let range = Range::from_size(at, count as u64 * PAGE_SIZE).ok()?;
     fill(range, value);
     Some(range)
@@ -261,14 +265,14 @@ impl Shared {
     /// `bytes` of memory in one piece, at any page. For good.
     pub fn take(bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
-        POOL.lock().as_mut()?.allocate(count, PAGE_SIZE)
+        POOL.lock().allocate(count, PAGE_SIZE)
     }
 }
 
 impl Allocator for Shared {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
-        let at = POOL.lock().as_mut()?.allocate(count, bytes)?;
+        let at = POOL.lock().allocate(count, bytes)?;
         fill(Range::from_size(at, count as u64 * PAGE_SIZE).ok()?, 0);
         self.publish(at, count as u64 * PAGE_SIZE);
         Some(at)
@@ -278,8 +282,8 @@ impl Allocator for Shared {
         let Ok(count) = usize::try_from(bytes.div_ceil(PAGE_SIZE)) else {
             return;
         };
-        let freed = POOL.lock().as_mut().map(|pool| pool.free(at, count));
-        if let Some(Err(error)) = freed {
+        let freed = POOL.lock().free(at, count);
+        if let Err(error) = freed {
             crate::fatal::fatal(format_args!("{error}"));
         }
     }

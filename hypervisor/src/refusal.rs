@@ -9,6 +9,7 @@ use portcullis_boot::BootError;
 use portcullis_isolation::ShowError;
 use portcullis_ownership::{LedgerError, TransferError};
 use portcullis_pagetable::GeometryError;
+use portcullis_pool::PoolError;
 use smmuv3_driver::{FenceError, ProbeError};
 
 /// Why the host was not started. Every SMMU that is known is fenced.
@@ -80,6 +81,8 @@ pub enum Refusal {
     Paravirt(ParavirtError),
     /// The pool is smaller than was planned.
     PoolExhausted,
+    /// The pool that was planned is too large.
+    Pool(PoolError),
     /// EL2's own map.
     OwnMap(MapError),
     /// The host's tables.
@@ -162,6 +165,7 @@ impl fmt::Display for Reason<'_> {
                 write!(f, "more than {limit} register ranges are to be withheld")
             }
             Refusal::Paravirt(error) => write!(f, "the host's virtio-iommu: {error}"),
+            Refusal::Pool(error) => write!(f, "the hypervisor's memory: {error}"),
             Refusal::PoolExhausted => f.write_str("the hypervisor's memory pool is too small"),
             Refusal::OwnMap(error) => write!(f, "EL2's own map: {error}"),
             Refusal::HostTables(error) => write!(f, "the host's tables: {error}"),
@@ -201,6 +205,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::CpuReach { .. } => "use less memory, or a CPU with more address bits",
             Refusal::TooManyCpus(_) => "use fewer CPUs, or build with a larger MAX_CPUS",
             Refusal::TooManyRanges(_) => "build with a larger WITHHELD",
+            Refusal::Pool(_) => "use less for dma-tables=, or build with a larger POOL_WORDS",
             Refusal::PoolExhausted
             | Refusal::OwnMap(_)
             | Refusal::Emulated { .. }
@@ -230,5 +235,6 @@ from! {
     portcullis_pagetable::Error<Ipa> => HostTables,
     GeometryError => Geometry,
     LedgerError => Ledger,
+    PoolError => Pool,
     TransferError => Owners
 }

@@ -65,24 +65,48 @@ impl fmt::Display for NotAllocated {
 impl core::error::Error for NotAllocated {}
 
 impl<const WORDS: usize> Pool<WORDS> {
+    /// A pool without a page, which never gives anything out.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            start: PhysAddr::new(0),
+            pages: 0,
+            used: 0,
+            taken: [0; WORDS],
+            full: 0,
+        }
+    }
+
     /// A pool over `range`, all of it free.
     ///
     /// # Errors
     /// [`PoolError`] when the range is not whole pages or too large.
     pub fn new(range: Range<PhysAddr>) -> Result<Self, PoolError> {
+        let mut pool = Self::empty();
+        pool.give(range)?;
+        Ok(pool)
+    }
+
+    /// Makes this a pool over `range`, all of it free: where it is, for it may be
+    /// larger than a stack. What was given out of another range before is forgotten.
+    ///
+    /// # Errors
+    /// As [`Pool::new`]; nothing has changed then.
+    pub fn give(&mut self, range: Range<PhysAddr>) -> Result<(), PoolError> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(PoolError::Unaligned(range));
         }
         let limit = WORDS * WORD_PAGES;
         let pages = range.size() / PAGE_SIZE;
         match usize::try_from(pages) {
-            Ok(count) if count <= limit => Ok(Self {
-                start: range.start(),
-                pages: count,
-                used: 0,
-                taken: [0; WORDS],
-                full: 0,
-            }),
+            Ok(count) if count <= limit => {
+                self.start = range.start();
+                self.pages = count;
+                self.used = 0;
+                self.taken.fill(0);
+                self.full = 0;
+                Ok(())
+            }
             _ => Err(PoolError::TooLarge {
                 pages,
                 limit: limit as u64,
@@ -232,6 +256,21 @@ mod tests {
         }
         assert_eq!(pool.allocate(1, PAGE_SIZE), None);
         assert_eq!(pool.used_pages(), 100);
+    }
+
+    #[test]
+    fn nothing_comes_out_of_nothing_and_what_is_given_can_change() {
+        let mut pool = Pool::<2>::empty();
+        assert_eq!(pool.allocate(1, PAGE_SIZE), None);
+        assert!(pool.free(PhysAddr::new(0), 1).is_err());
+        let range = |pages| Range::from_size(PhysAddr::new(START), pages * PAGE_SIZE).unwrap();
+        pool.give(range(2)).unwrap();
+        assert_eq!(pool.allocate(2, PAGE_SIZE), Some(PhysAddr::new(START)));
+        assert!(pool.give(range(129)).is_err());
+        assert_eq!((pool.used_pages(), pool.pages()), (2, 2));
+        pool.give(range(70)).unwrap();
+        assert_eq!((pool.used_pages(), pool.pages()), (0, 70));
+        assert_eq!(pool.allocate(70, PAGE_SIZE), Some(PhysAddr::new(START)));
     }
 
     #[test]
