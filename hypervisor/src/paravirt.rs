@@ -298,10 +298,7 @@ fn report_refused(memory: Range<PhysAddr>) {
 
 /// Prints what was done and refused.
 pub fn report() {
-    let Some(state) = PARAVIRT
-        .get()
-        .and_then(|paravirt| paravirt.state.try_lock())
-    else {
+    let Some(state) = PARAVIRT.get().and_then(Paravirt::lock) else {
         return;
     };
     let (d, c) = (state.device.counts(), state.domains.counts());

@@ -161,6 +161,7 @@ fn what_the_host_maps_is_recorded() {
             before = time;
             match fields[1..] {
                 ["attach" | "detach", _, _] => {}
+                ["reset"] => live.clear(),
                 ["map", domain, iova, bytes] => {
                     let old = live.insert((domain, iova), bytes);
                     assert!(old.is_none() && parse_number(bytes) > Some(0), "{line}");
@@ -183,4 +184,20 @@ fn what_the_host_maps_is_recorded() {
             assert_eq!(unmaps, number("domain_counts", "unmaps"));
         }
     }
+}
+
+/// The limits of the documentation, together.
+#[test]
+fn the_most_memory_for_tables_and_trace_can_be_had() {
+    let prepared = common::prepared();
+    let mut machine = prepared.paravirt_machine_with(" dma-tables=1024M trace=64M");
+    machine.memory = "2G".to_owned();
+    let (mut vm, mut agent) = prepared.start(&machine, "paravirt-most");
+    agent.tell(&vm, "off").expect("a command");
+    vm.wait_exit(OFF_TIMEOUT)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let events = vm.events_since(0);
+    let end = events.iter().find(|event| event.kind() == "trace_end");
+    let dropped = end.and_then(|event| event.number("dropped"));
+    assert_eq!(dropped, Some(0));
 }

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `host-iommu` | `identity`, `nested`, `paravirt` | `identity` |
 //! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
-//! | `trace` | a size as above, from `64K` to `64M`, in `paravirt` | nothing is traced |
+//! | `trace` | a size as above, from `64K` to `64M`, in `paravirt`, logged as `info` | nothing is traced |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
@@ -138,11 +138,18 @@ impl<'a> BootArgs<'a> {
             let right = "use trace= with host-iommu=paravirt, where every mapping is asked for";
             return Err(wrong("trace", value, right));
         }
+        let log = log.unwrap_or_default();
+        if let Some((_, value)) = trace
+            && log < LogLevel::Info
+        {
+            let right = "use trace= with log=info or log=debug, at which it is printed";
+            return Err(wrong("trace", value, right));
+        }
         Ok(Self {
             host_iommu,
             dma_tables: dma_tables.unwrap_or(DMA_TABLES),
             trace: trace.map_or(0, |(bytes, _)| bytes),
-            log: log.unwrap_or_default(),
+            log,
             console: console.unwrap_or_default(),
         })
     }
@@ -327,6 +334,11 @@ mod tests {
         for mode in ["", "host-iommu=nested", "host-iommu=identity"] {
             let right = "use trace= with host-iommu=paravirt, where every mapping is asked for";
             assert_eq!(parse(&format!("trace=1M {mode}")), Err(right.to_owned()));
+        }
+        for log in ["error", "warn"] {
+            let right = "use trace= with log=info or log=debug, at which it is printed";
+            let line = format!("trace=1M host-iommu=paravirt log={log}");
+            assert_eq!(parse(&line), Err(right.to_owned()));
         }
     }
 

@@ -9,12 +9,14 @@
 //! ```
 //!
 //! are the time in seconds, what it was, the domain, and then an address and
-//! bytes, or for `attach` and `detach` the endpoint.
+//! bytes, or for `attach` and `detach` the endpoint. `reset` has neither: all
+//! endpoints are detached, and nothing is mapped. What takes several turns is
+//! noted when it is done, what waits for the SMMUs' invalidations before these.
 
 use crate::log::info;
 use crate::memory::Shared;
 use crate::sysreg::read_sysreg;
-use portcullis_addr::PhysAddr;
+use portcullis_addr::{Iova, PhysAddr, Range};
 use portcullis_dma_domain::{
     DomainId, Endpoint, Iommu, Limits, Request, Reserved, Step, SyncError,
 };
@@ -27,7 +29,15 @@ const ATTACH: u64 = 0;
 const DETACH: u64 = 1;
 const MAP: u64 = 2;
 const UNMAP: u64 = 3;
-const NAMES: [&str; 4] = ["attach", "detach", "map", "unmap"];
+const RESET: u64 = 4;
+const NAMES: [&str; 5] = ["attach", "detach", "map", "unmap", "reset"];
+
+/// What the host may have done.
+#[derive(Clone, Copy, Debug)]
+enum Done {
+    Request(Request),
+    Reset,
+}
 
 /// What was recorded so far.
 #[derive(Debug)]
@@ -39,6 +49,8 @@ pub struct Trace {
     count: u64,
     /// Requests that there was no room for.
     dropped: u64,
+    /// What takes another turn.
+    pending: Option<Done>,
 }
 
 impl Trace {
@@ -50,20 +62,39 @@ impl Trace {
             room: bytes / RECORD,
             count: 0,
             dropped: 0,
+            pending: None,
         })
     }
 
+    /// Takes note of a step of `what`.
+    fn step(&mut self, what: Option<Done>, step: &Step) {
+        self.pending = match step {
+            Step::More => what,
+            Step::Done(Ok(())) | Step::AfterSync => {
+                if let Some(done) = what {
+                    self.note(done);
+                }
+                None
+            }
+            Step::Done(Err(_)) => None,
+        };
+    }
+
     #[inline(never)]
-    fn note(&mut self, request: &Request) {
+    fn note(&mut self, done: Done) {
         if self.count >= self.room {
             self.dropped += 1;
             return;
         }
-        let (what, domain, [first, second]) = match *request {
-            Request::Attach { domain, endpoint } => (ATTACH, domain, [endpoint.0.into(), 0]),
-            Request::Detach { domain, endpoint } => (DETACH, domain, [endpoint.0.into(), 0]),
-            Request::Map { domain, iova, .. } => (MAP, domain, [iova.start().raw(), iova.size()]),
-            Request::Unmap { domain, iova } => (UNMAP, domain, [iova.start().raw(), iova.size()]),
+        let of = |range: Range<Iova>| [range.start().raw(), range.size()];
+        let (what, domain, [first, second]) = match done {
+            Done::Reset => (RESET, DomainId(0), [0, 0]),
+            Done::Request(request) => match request {
+                Request::Attach { domain, endpoint } => (ATTACH, domain, [endpoint.0.into(), 0]),
+                Request::Detach { domain, endpoint } => (DETACH, domain, [endpoint.0.into(), 0]),
+                Request::Map { domain, iova, .. } => (MAP, domain, of(iova)),
+                Request::Unmap { domain, iova } => (UNMAP, domain, of(iova)),
+            },
         };
         let words = [
             read_sysreg!("cntpct_el0"),
@@ -97,7 +128,9 @@ impl Trace {
             let seconds = ticks / frequency;
             let nanoseconds = u128::from(ticks % frequency) * 1_000_000_000 / u128::from(frequency);
             let name = NAMES.get(what as usize).copied().unwrap_or_default();
-            if what == MAP || what == UNMAP {
+            if what == RESET {
+                info!("trace={seconds}.{nanoseconds:09},{name}");
+            } else if what == MAP || what == UNMAP {
                 info!("trace={seconds}.{nanoseconds:09},{name},{domain},{first:#x},{second:#x}");
             } else {
                 info!("trace={seconds}.{nanoseconds:09},{name},{domain},{first:#x}");
@@ -133,15 +166,16 @@ impl<I: Iommu> Iommu for Traced<'_, I> {
     #[inline(always)]
     fn begin(&mut self, request: Request) -> Step {
         let step = self.domains.begin(request);
-        if !matches!(step, Step::Done(Err(_))) {
-            self.trace.note(&request);
-        }
+        self.trace.step(Some(Done::Request(request)), &step);
         step
     }
 
     #[inline(always)]
     fn go_on(&mut self) -> Step {
-        self.domains.go_on()
+        let step = self.domains.go_on();
+        let pending = self.trace.pending.take();
+        self.trace.step(pending, &step);
+        step
     }
 
     #[inline(always)]
@@ -151,6 +185,8 @@ impl<I: Iommu> Iommu for Traced<'_, I> {
 
     #[inline(always)]
     fn reset(&mut self) -> Step {
-        self.domains.reset()
+        let step = self.domains.reset();
+        self.trace.step(Some(Done::Reset), &step);
+        step
     }
 }
