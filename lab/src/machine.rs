@@ -23,7 +23,7 @@ pub use memory::Machine;
 pub use zone::{Zone, ZoneRef};
 
 use crate::platform::Platform;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Share};
 use smmuv3_spec::StreamId;
 
 /// What a machine needs to be made.
@@ -31,33 +31,62 @@ use smmuv3_spec::StreamId;
 pub struct Shape<'a> {
     /// Its hardware.
     pub platform: &'a Platform,
-    /// Its load.
-    pub scenario: &'a Scenario,
+    initiators: usize,
+    domains: Share,
+    memory: u64,
 }
 
-impl Shape<'_> {
+impl<'a> Shape<'a> {
+    /// For the load of a scenario.
+    #[must_use]
+    pub fn of(platform: &'a Platform, scenario: &Scenario) -> Self {
+        Self {
+            platform,
+            initiators: scenario.initiators.count.get_ref().size(),
+            domains: scenario.initiators.domains,
+            memory: scenario.working_set(),
+        }
+    }
+
+    /// For so many devices, each with addresses of its own, that work on `memory`
+    /// bytes. There is one at least, and 4,096 at most.
+    pub(crate) fn with(platform: &'a Platform, devices: usize, memory: u64) -> Self {
+        Self {
+            platform,
+            initiators: devices.clamp(1, 4096),
+            domains: Share::Each,
+            memory,
+        }
+    }
+
     /// How many devices there are.
     #[must_use]
     pub fn initiators(&self) -> usize {
-        self.scenario.initiators.count.get_ref().size()
+        self.initiators
     }
 
     /// How many spaces of addresses there are.
     #[must_use]
     pub fn domains(&self) -> usize {
-        match self.scenario.initiators.domains {
-            crate::scenario::Share::Each => self.initiators(),
-            crate::scenario::Share::Shared => 1,
+        match self.domains {
+            Share::Each => self.initiators,
+            Share::Shared => 1,
         }
     }
 
     /// The space of a device.
     #[must_use]
     pub fn domain_of(&self, initiator: usize) -> usize {
-        match self.scenario.initiators.domains {
-            crate::scenario::Share::Each => initiator,
-            crate::scenario::Share::Shared => 0,
+        match self.domains {
+            Share::Each => initiator,
+            Share::Shared => 0,
         }
+    }
+
+    /// Bytes of memory that devices work on.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.memory
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod engine;
+mod host;
 mod initiator;
 mod jobs;
 mod random;
@@ -15,6 +16,7 @@ use crate::measured::Measured;
 use crate::platform::Platform;
 use crate::scenario::Scenario;
 use engine::Engine;
+use host::Host;
 use std::time::Instant;
 use thiserror::Error;
 
@@ -63,13 +65,14 @@ pub fn run(
     measured: &Measured,
     mode: Mode,
 ) -> Result<Report, SimError> {
-    let shape = Shape { platform, scenario };
+    let shape = Shape::of(platform, scenario);
     let failed = |error| SimError::Machine { mode, error };
     let machine = Machine::new(&shape).map_err(failed)?;
     let began = Instant::now();
     let report = with_client(&machine, &shape, mode, |client| {
-        let mut engine = Engine::new(&machine, &shape, measured, mode, client);
-        engine.run()
+        let how = (mode, scenario.host.invalidation);
+        let host = Host::new(&machine, &shape, measured, how, client);
+        Engine::new(host, &shape, scenario, machine.buffers()).run()
     });
     let mut report = report.map_err(failed)??;
     report.wall = began.elapsed();

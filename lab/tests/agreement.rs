@@ -24,10 +24,7 @@ fn scenario() -> Scenario {
 /// structures of the configuration.
 fn reads(mode: Mode) -> [(u32, u32); 3] {
     let (platform, scenario) = (qemu(), scenario());
-    let shape = Shape {
-        platform: &platform,
-        scenario: &scenario,
-    };
+    let shape = Shape::of(&platform, &scenario);
     let machine = Machine::new(&shape).unwrap();
     with_client(&machine, &shape, mode, |client| {
         let base = machine.buffers();
@@ -66,10 +63,7 @@ fn a_single_stage_reads_4_descriptors_and_none_on_a_hit() {
 /// Entries to EL2 and commands of a mapping, and of its unmapping.
 fn operations(mode: Mode, platform: &Platform, bytes: u64) -> [(u64, Vec<Opcode>); 2] {
     let scenario = scenario();
-    let shape = Shape {
-        platform,
-        scenario: &scenario,
-    };
+    let shape = Shape::of(platform, &scenario);
     let machine = Machine::new(&shape).unwrap();
     with_client(&machine, &shape, mode, |client| {
         let pages = Range::from_size(Ipa::new(machine.buffers()), bytes).unwrap();

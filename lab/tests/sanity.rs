@@ -134,10 +134,7 @@ fn every_access_is_a_hit_or_a_walk_and_every_read_is_made_or_spared() {
 fn a_strict_unmapping_leaves_nothing_in_any_cache() {
     let platform = platform("mmu700", &[]);
     let scenario = scenario(STATIC, &[]);
-    let shape = Shape {
-        platform: &platform,
-        scenario: &scenario,
-    };
+    let shape = Shape::of(&platform, &scenario);
     for mode in [Mode::Native, Mode::Nested, Mode::Paravirt] {
         let machine = Machine::new(&shape).unwrap();
         with_client(&machine, &shape, mode, |client| {
@@ -177,10 +174,7 @@ fn what_is_kept_of_walks_is_what_the_model_says() {
     for name in ["mmu600", "mmu700"] {
         let platform = platform(name, &[]);
         let scenario = scenario(STATIC, &[]);
-        let shape = Shape {
-            platform: &platform,
-            scenario: &scenario,
-        };
+        let shape = Shape::of(&platform, &scenario);
         for mode in [Mode::Native, Mode::Nested, Mode::Paravirt] {
             let machine = Machine::new(&shape).unwrap();
             with_client(&machine, &shape, mode, |client| {

@@ -41,7 +41,7 @@ impl Machine {
     /// [`MachineError::Memory`]: the load does not fit the address space of the
     /// hardware.
     pub fn new(shape: &Shape<'_>) -> Result<Self, MachineError> {
-        let buffers = shape.scenario.working_set();
+        let buffers = shape.memory();
         let size = (HOST_TABLES + buffers).next_multiple_of(1 << 30);
         let bits = shape.platform.memory.ipa_bits.get().get();
         if HOST + size > 1 << bits {

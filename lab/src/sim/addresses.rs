@@ -12,7 +12,7 @@ const BOTTOM: u64 = 1 << 20;
 
 /// Addresses of one domain.
 #[derive(Clone, Debug)]
-pub(super) struct Space {
+pub(crate) struct Space {
     fresh: bool,
     next: u64,
     /// The end of the addresses above 4 GiB, until these are in use.
@@ -23,7 +23,7 @@ pub(super) struct Space {
 
 impl Space {
     /// Of addresses with so many bits.
-    pub(super) fn new(kind: Iovas, bits: u64) -> Self {
+    pub(crate) fn new(kind: Iovas, bits: u64) -> Self {
         Self {
             fresh: kind == Iovas::Fresh,
             next: LOW,
@@ -39,7 +39,7 @@ impl Space {
     }
 
     /// An address for `bytes`.
-    pub(super) fn take(&mut self, bytes: u64) -> Option<u64> {
+    pub(crate) fn take(&mut self, bytes: u64) -> Option<u64> {
         let size = Self::rounded(bytes);
         if !self.fresh
             && let Some(at) = self.free.get_mut(&size).and_then(VecDeque::pop_back)
@@ -59,7 +59,7 @@ impl Space {
     }
 
     /// Gives one back.
-    pub(super) fn put(&mut self, at: u64, bytes: u64) {
+    pub(crate) fn put(&mut self, at: u64, bytes: u64) {
         self.free
             .entry(Self::rounded(bytes))
             .or_default()

@@ -2,19 +2,16 @@
 
 use super::SimError;
 use super::addresses::{Layout, Space};
+use super::host::Host;
 use super::initiator::{Buffer, Initiator, Order};
-use super::jobs::{Job, Pending};
+use super::jobs::Job;
 use super::random::Random;
-use super::report::{Counted, Report};
-use crate::machine::{Client, Machine, Mode, Shape};
-use crate::measured::Measured;
-use crate::platform::nanos;
-use crate::scenario::{Invalidation, Lifetime};
-use crate::timing::{Memo, Queue, Unit};
+use super::report::Report;
+use crate::machine::{Mode, Shape};
+use crate::scenario::{Lifetime, Scenario};
 use crate::units::Picos;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::Duration;
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,28 +30,15 @@ enum Event {
 
 /// A simulation under way.
 pub(super) struct Engine<'a> {
-    pub(super) machine: &'a Machine,
+    pub(super) host: Host<'a>,
     pub(super) shape: Shape<'a>,
-    pub(super) measured: &'a Measured,
-    pub(super) mode: Mode,
-    pub(super) client: &'a mut dyn Client,
-    pub(super) invalidation: Invalidation,
-    pub(super) memo: Memo<'a>,
-    pub(super) unit: Unit,
-    pub(super) queue: Queue,
+    scenario: &'a Scenario,
     pub(super) layout: Layout,
     pub(super) spaces: Vec<Space>,
-    pub(super) pending: Vec<Pending>,
     /// Bytes of a buffer.
     pub(super) bytes: u64,
     /// Transfers between a mapping and its unmapping.
     pub(super) transfers: u64,
-    /// Runs of memory in the mapping that was made last.
-    pub(super) runs: u64,
-    pub(super) thousand: Picos,
-    /// From when on EL2 is free.
-    pub(super) el2: Picos,
-    pub(super) counted: Counted,
     initiators: Vec<Initiator>,
     order: Order,
     random: Random,
@@ -65,43 +49,29 @@ pub(super) struct Engine<'a> {
     /// Before that nothing is mapped anew.
     next_map: Picos,
     live: usize,
-    simulated: u64,
 }
 
 impl<'a> Engine<'a> {
+    /// `base` is where the buffers' memory begins.
     pub(super) fn new(
-        machine: &'a Machine,
+        host: Host<'a>,
         shape: &Shape<'a>,
-        measured: &'a Measured,
-        mode: Mode,
-        client: &'a mut dyn Client,
+        scenario: &'a Scenario,
+        base: u64,
     ) -> Self {
-        let (platform, scenario) = (shape.platform, shape.scenario);
         let live = scenario.buffers.live.get_ref().size();
-        let bits = platform.memory.ipa_bits.get().get();
-        let domains = shape.domains();
+        let bits = shape.platform.memory.ipa_bits.get().get();
         Self {
-            machine,
+            host,
             shape: *shape,
-            measured,
-            mode,
-            client,
-            invalidation: scenario.host.invalidation,
-            memo: Memo::new(machine, shape),
-            unit: Unit::of(platform),
-            queue: Queue::new(&platform.smmu),
-            layout: Layout::new(scenario, machine.buffers()),
-            spaces: vec![Space::new(scenario.buffers.iova, bits); domains],
-            pending: vec![Pending::default(); domains],
+            scenario,
+            layout: Layout::new(scenario, base),
+            spaces: vec![Space::new(scenario.buffers.iova, bits); shape.domains()],
             bytes: scenario.buffers.bytes.get_ref().get(),
             transfers: match scenario.buffers.lifetime {
                 Lifetime::Static => u64::MAX,
                 Lifetime::Transfers(count) => count.get(),
             },
-            runs: 1,
-            thousand: platform.cpu.thousand(),
-            el2: Picos::ZERO,
-            counted: Counted::default(),
             initiators: vec![Initiator::new(live); shape.initiators()],
             order: Order::new(scenario),
             random: Random::new(scenario.run.seed.get()),
@@ -111,7 +81,6 @@ impl<'a> Engine<'a> {
             idle: scenario.host.cpus.get(),
             next_map: Picos::ZERO,
             live,
-            simulated: 0,
         }
     }
 
@@ -130,46 +99,35 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn run(&mut self) -> Result<Report, SimError> {
-        // What starting the SMMU took is nobody's cost.
-        self.consume();
-        self.queue = Queue::new(&self.shape.platform.smmu);
         self.begin()?;
-        let run = &self.shape.scenario.run;
+        let run = &self.scenario.run;
         let (count, warm_up) = (run.count.get(), run.warm_up.get());
         let mut began = Picos::ZERO;
         let mut warm = warm_up == 0;
         let mut now = Picos::ZERO;
         loop {
             let done = if self.transfers == 0 {
-                self.counted.unmaps.count()
+                self.host.counted().unmaps.count()
             } else {
-                self.counted.translations.cost.count()
+                self.host.counted().translations.cost.count()
             };
             if !warm && done >= warm_up {
                 warm = true;
                 began = now;
-                self.counted = Counted::default();
-                self.queue.reset();
+                self.host.reset();
             } else if warm && done >= count {
                 break;
             }
             let Some(Reverse((at, _, event))) = self.events.pop() else {
-                return Err(SimError::Idle { mode: self.mode });
+                return Err(SimError::Idle {
+                    mode: self.host.mode(),
+                });
             };
             now = at;
             self.happen(event, now)?;
         }
-        Ok(Report {
-            mode: self.mode,
-            counted: std::mem::take(&mut self.counted),
-            queue: self.queue.clone(),
-            elapsed: now - began,
-            dma_bytes: self.shape.scenario.dma.bytes.get_ref().get(),
-            tables: self.machine.peaks(),
-            asked: self.memo.asked,
-            simulated: self.simulated,
-            wall: Duration::ZERO,
-        })
+        let dma = self.scenario.dma.bytes.get_ref().get();
+        Ok(self.host.report(now - began, dma))
     }
 
     /// Everything is mapped. Buffers that are to be mapped anew have been in use for
@@ -186,7 +144,8 @@ impl<'a> Engine<'a> {
                     self.push(Picos::ZERO, Event::Wanted(job));
                     continue;
                 }
-                self.map(job)?;
+                // At nobody's cost.
+                let _ = self.map(job)?;
                 let left = 1 + self.random.below(self.transfers);
                 if let Some(buffer) = self.slot(job) {
                     buffer.left = left;
@@ -199,9 +158,9 @@ impl<'a> Engine<'a> {
             }
         }
         if self.transfers != 0 {
-            self.consume();
+            self.host.consume();
             // Devices do not march in step either.
-            let Picos(interval) = self.shape.scenario.interval();
+            let Picos(interval) = self.scenario.interval();
             for initiator in 0..self.initiators.len() {
                 let at = Picos(self.random.below(interval.max(1)));
                 self.wake(initiator, at);
@@ -212,7 +171,7 @@ impl<'a> Engine<'a> {
 
     /// Has a device make its next access, if it has one and does not yet.
     fn wake(&mut self, index: usize, now: Picos) {
-        let outstanding = self.shape.scenario.dma.outstanding.size();
+        let outstanding = self.scenario.dma.outstanding.size();
         let Some(initiator) = self.initiators.get_mut(index) else {
             return;
         };
@@ -272,7 +231,7 @@ impl<'a> Engine<'a> {
             } else {
                 let again = Job { map: true, ..job };
                 let at = (end + self.pause()).max(self.next_map);
-                self.next_map = at + self.shape.scenario.map_interval();
+                self.next_map = at + self.scenario.map_interval();
                 self.push(at, Event::Wanted(again));
             }
         }
@@ -282,7 +241,7 @@ impl<'a> Engine<'a> {
     /// Between an unmapping and the next mapping: half as long to one and a half
     /// times as long as the scenario says, since threads do not march in step.
     fn pause(&mut self) -> Picos {
-        let Picos(whole) = self.shape.scenario.pause();
+        let Picos(whole) = self.scenario.pause();
         if whole == 0 {
             return Picos::ZERO;
         }
@@ -298,7 +257,7 @@ impl<'a> Engine<'a> {
         let Some(next) = initiator.next(&self.order, &mut self.random) else {
             return Ok(());
         };
-        let address = match self.mode {
+        let address = match self.host.mode() {
             Mode::Identity => {
                 let buffer = (number + next.slot) as u64;
                 self.layout.physical(buffer, next.offset)
@@ -308,18 +267,8 @@ impl<'a> Engine<'a> {
                 buffer.map_or(0, |buffer| buffer.iova) + next.offset
             }
         };
-        let translated = self
-            .unit
-            .translate(&mut self.memo, index, address, now)
-            .ok_or(SimError::Refused {
-                mode: self.mode,
-                initiator: index,
-                address,
-            })?;
-        self.counted.translations.add(now, &translated);
-        self.simulated += 1;
-        let end = translated.at + nanos(&self.shape.platform.memory.data_ns);
-        let over = initiator.did(&self.order, (now, end), self.shape.scenario.interval());
+        let end = self.host.access(index, address, now)?;
+        let over = initiator.did(&self.order, (now, end), self.scenario.interval());
         if let Some((slot, at)) = over {
             let job = Job {
                 map: false,
