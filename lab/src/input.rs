@@ -29,6 +29,14 @@ pub enum InputError {
         /// What, and what would be allowed.
         message: String,
     },
+    /// It does not have what it is read for.
+    #[error("{file}: {message}")]
+    Missing {
+        /// Its name.
+        file: String,
+        /// What, and how to get it.
+        message: String,
+    },
 }
 
 /// Values that contradict each other: where, and why.

@@ -6,7 +6,9 @@
 //! - [`machine`] runs the real driver, domains, tables and emulation on the model;
 //! - [`timing`] is what is modelled: caches, walks, queues;
 //! - [`sim`] runs a scenario on a platform, in one mode; [`sweep`] runs many and
-//!   draws them; [`published`] compares with what others measured.
+//!   draws them; [`published`] compares with what others measured;
+//! - [`trace`] reads what a host mapped and unmapped, as the hypervisor recorded it,
+//!   and [`replay`] does it again in any mode.
 #![forbid(unsafe_code)]
 
 pub mod import;
@@ -15,8 +17,10 @@ pub mod machine;
 pub mod measured;
 pub mod platform;
 pub mod published;
+pub mod replay;
 pub mod scenario;
 pub mod sim;
 pub mod sweep;
 pub mod timing;
+pub mod trace;
 pub mod units;

@@ -7,9 +7,11 @@ use portcullis_lab::machine::Mode;
 use portcullis_lab::measured::Measured;
 use portcullis_lab::platform::Platform;
 use portcullis_lab::published;
+use portcullis_lab::replay::{self, Options};
 use portcullis_lab::scenario::{Invalidation, Placement, Scenario};
 use portcullis_lab::sim;
 use portcullis_lab::sweep::{self, Grid, Kind, Load, Store};
+use portcullis_lab::trace::Trace;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,34 @@ enum Command {
         #[arg(long)]
         machine: String,
     },
+    /// Runs what a host mapped and unmapped once more, as the hypervisor recorded it
+    /// with `trace=`, and prints what it comes to in each mode.
+    Replay {
+        /// The hypervisor's log.
+        trace: PathBuf,
+        /// mmu600, mmu700, grace, morello, or a file.
+        #[arg(long, default_value = "mmu700")]
+        platform: String,
+        /// native, identity, nested, paravirt, or all of them.
+        #[arg(long, default_value = "all")]
+        mode: String,
+        /// strict or lazy.
+        #[arg(long, default_value = "strict")]
+        invalidation: String,
+        /// The host's memory is in pages of 4 KiB in the hypervisor's tables, whatever
+        /// the platform says.
+        #[arg(long)]
+        pages: bool,
+        /// Bytes of an access: 64, 128, ... or 4096.
+        #[arg(long, default_value_t = 4096)]
+        access: u64,
+        /// How often each mapping is read.
+        #[arg(long, default_value_t = 1)]
+        passes: u64,
+        /// Only says what is in the trace.
+        #[arg(long)]
+        summary: bool,
+    },
     /// Draws which of nested and paravirt is better, over how often buffers are
     /// mapped anew and the working set, the devices, or what a trap costs. An
     /// interrupted sweep goes on where it was.
@@ -106,6 +136,67 @@ fn named(name: &str, pages: bool) -> Result<Platform, Box<dyn Error>> {
     Ok(platform)
 }
 
+fn modes_named(word: &str) -> Result<Vec<Mode>, String> {
+    match word {
+        "all" => Ok(Mode::ALL.to_vec()),
+        word => Mode::named(word)
+            .map(|mode| vec![mode])
+            .ok_or_else(|| format!("{word}: native, identity, nested, paravirt or all")),
+    }
+}
+
+fn invalidation_named(word: &str) -> Result<Invalidation, String> {
+    match word {
+        "strict" => Ok(Invalidation::Strict),
+        "lazy" => Ok(Invalidation::Lazy),
+        other => Err(format!("{other}: strict or lazy")),
+    }
+}
+
+fn invalidation_word(invalidation: Invalidation) -> &'static str {
+    match invalidation {
+        Invalidation::Strict => "strict",
+        Invalidation::Lazy => "lazy",
+    }
+}
+
+/// Where the counts of instructions come from.
+fn counts_of(measured: &Measured) -> String {
+    format!(
+        "CPU instructions: {} ({})\n",
+        measured.command, measured.machine
+    )
+}
+
+fn table_of(reports: &[sim::Report]) -> String {
+    let accesses: u64 = reports.iter().map(|r| r.simulated).sum();
+    let wall: f64 = reports.iter().map(|r| r.wall.as_secs_f64()).sum();
+    let speed = accesses as f64 / wall.max(1e-9) / 1e6;
+    format!(
+        "{}\n{accesses} DMAs simulated in {wall:.2} s: {speed:.2} million a second",
+        sim::table(reports)
+    )
+}
+
+fn replay_all(
+    platform: &Platform,
+    trace: &Trace,
+    options: &Options,
+    modes: &[Mode],
+) -> Result<(), Box<dyn Error>> {
+    let measured = Measured::built_in()?;
+    let mut reports = Vec::new();
+    for mode in modes {
+        reports.push(replay::run(platform, trace, options, &measured, *mode)?);
+    }
+    let how = invalidation_word(options.invalidation());
+    println!("\nreplayed on {}, {how}", platform.name);
+    println!("{}", counts_of(&measured));
+    println!("{}", table_of(&reports));
+    print!("\n{}", options.assumptions());
+    Ok(())
+}
+
 fn sweep_all(platform: &Platform, grids: &[Grid], out: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(out)?;
     let measured = Measured::built_in()?;
@@ -148,6 +239,26 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let text = fs::read_to_string(&json)
                 .map_err(|error| format!("{}: {error}", json.display()))?;
             print!("{}", import::import(&text, &machine)?);
+        }
+        Command::Replay {
+            trace,
+            platform,
+            mode,
+            invalidation,
+            pages,
+            access,
+            passes,
+            summary,
+        } => {
+            let platform = named(&platform, pages)?;
+            let modes = modes_named(&mode)?;
+            let invalidation = invalidation_named(&invalidation)?;
+            let options = Options::new(access, passes, invalidation)?;
+            let trace = Trace::load(&trace)?;
+            print!("{}", trace.summary().text());
+            if !summary {
+                replay_all(&platform, &trace, &options, &modes)?;
+            }
         }
         Command::Sweep {
             platform,
@@ -192,47 +303,25 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         } => {
             let platform = named(&platform, pages)?;
             let mut scenario = Scenario::load(&scenario)?;
-            scenario.host.invalidation = match invalidation.as_deref() {
-                None => scenario.host.invalidation,
-                Some("strict") => Invalidation::Strict,
-                Some("lazy") => Invalidation::Lazy,
-                Some(other) => return Err(format!("{other}: strict or lazy").into()),
-            };
+            if let Some(word) = invalidation {
+                scenario.host.invalidation = invalidation_named(&word)?;
+            }
             let measured = match measured {
                 Some(path) => Measured::load(&path)?,
                 None => Measured::built_in()?,
             };
-            let modes =
-                match mode.as_str() {
-                    "all" => Mode::ALL.to_vec(),
-                    word => vec![Mode::named(word).ok_or_else(|| {
-                        format!("{word}: native, identity, nested, paravirt or all")
-                    })?],
-                };
             let mut reports = Vec::new();
-            for mode in modes {
+            for mode in modes_named(&mode)? {
                 reports.push(sim::run(&platform, &scenario, &measured, mode)?);
             }
             println!(
                 "{}, on {}, {}",
                 scenario.name,
                 platform.name,
-                match scenario.host.invalidation {
-                    Invalidation::Strict => "strict",
-                    Invalidation::Lazy => "lazy",
-                }
+                invalidation_word(scenario.host.invalidation)
             );
-            println!(
-                "CPU instructions: {} ({})\n",
-                measured.command, measured.machine
-            );
-            print!("{}", sim::table(&reports));
-            let accesses: u64 = reports.iter().map(|r| r.simulated).sum();
-            let wall: f64 = reports.iter().map(|r| r.wall.as_secs_f64()).sum();
-            println!(
-                "\n{accesses} DMAs simulated in {wall:.2} s: {:.2} million a second",
-                accesses as f64 / wall.max(1e-9) / 1e6
-            );
+            println!("{}", counts_of(&measured));
+            println!("{}", table_of(&reports));
         }
     }
     Ok(())

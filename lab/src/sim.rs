@@ -8,6 +8,8 @@ mod jobs;
 mod random;
 mod report;
 
+pub(crate) use addresses::Space;
+pub(crate) use host::Host;
 pub(crate) use report::lines;
 pub use report::{Counted, Report, table};
 
@@ -16,7 +18,6 @@ use crate::measured::Measured;
 use crate::platform::Platform;
 use crate::scenario::Scenario;
 use engine::Engine;
-use host::Host;
 use std::time::Instant;
 use thiserror::Error;
 
@@ -52,6 +53,38 @@ pub enum SimError {
     Addresses {
         /// In which mode.
         mode: Mode,
+    },
+    /// A trace has an address that devices of the platform do not have.
+    #[error(
+        "line {line} of the trace maps up to {end:#x}, and the platform has addresses of {bits} \
+         bits: take one whose ipa_bits is {} or more", 64 - (.end - 1).leading_zeros()
+    )]
+    Beyond {
+        /// Where it says so.
+        line: u32,
+        /// The end of the mapping.
+        end: u64,
+        /// What the platform has.
+        bits: u64,
+    },
+    /// A trace would take too long.
+    #[error(
+        "the trace comes to {accesses} accesses, and {most} are possible: larger ones, or fewer \
+         passes"
+    )]
+    Long {
+        /// So many.
+        accesses: u64,
+        /// So many are possible.
+        most: u64,
+    },
+    /// What a trace maps does not fit.
+    #[error("the trace's buffers take {bytes} bytes side by side, and {most} are possible")]
+    Large {
+        /// So many.
+        bytes: u64,
+        /// So many are possible.
+        most: u64,
     },
 }
 
