@@ -8,7 +8,9 @@
 //!   after it was mapped. Each of these accesses comes after one to the start of the
 //!   oldest mapping of the domain, where a device would have its descriptors.
 //! - A domain has one device, which makes one access at a time.
-//! - A mapping is one run of memory, and beside another where one is free.
+//! - A mapping is one run of memory, as it was, but where that was is not known: it
+//!   is aligned to its size, up to 2 MiB, and uses again what was freed last.
+//! - A mapping is a call of its own of the host's driver.
 //!
 //! The times of the trace do not count: they are those of the machine that made it,
 //! which may have been an emulator. One CPU makes the requests, each as soon as the
@@ -115,7 +117,9 @@ impl Options {
              rings); GB/s has both\n\
              - one device for each domain, with one access at a time; one CPU, which waits for \
              them before the next request\n\
-             - each mapping is one run of memory, and a call of its own of the host's driver\n\
+             - the memory of a mapping, one run as in its request, is aligned to its size, up to \
+             2 MiB\n\
+             - each mapping is a call of its own of the host's driver\n\
              order and addresses are those of the trace (addresses {place}), times are not\n",
             self.access
         )

@@ -195,6 +195,53 @@ fn without_a_tlb_every_access_is_a_walk_and_with_free_reads_none_waits() {
 }
 
 #[test]
+fn the_oldest_mapping_is_read_beside_each_other_one() {
+    let all = "main_tlb]\nentries = { value = 1048576, source = \"QEMU's source: as good as without limit\" }\nways = { value = 16";
+    let one = all.replace("1048576", "1").replace("16", "0");
+    let trace = churn(20, 4096);
+    let options = Options::new(1024, 2, STRICT).unwrap();
+    for mode in [Mode::Native, Mode::Paravirt] {
+        // With room for one translation, each takes the other's place.
+        let report = run(&platform("qemu", &[(all, &one)]), &trace, &options, mode);
+        let (all, each) = (&report.counted.translations, 2 * 2 * 4);
+        assert_eq!(all.cost.count(), 21 * each);
+        // The ring is all that there is at first: one walk for its own accesses, and
+        // none for the first that comes with the first buffer.
+        assert_eq!(all.walks, 1 + 20 * each - 1, "{mode}");
+        // Everything comes after the other.
+        let busy = report.counted.maps.sum() + report.counted.unmaps.sum();
+        assert_eq!(report.elapsed, busy + all.cost.sum(), "{mode}");
+    }
+}
+
+#[test]
+fn a_request_waits_for_its_own_device_and_for_no_other() {
+    let of = |domain: u64| {
+        let trace = parse(&format!(
+            "trace=1.0,attach,0,8\ntrace=1.0,attach,1,9\n\
+             trace=1.0,map,{domain},0xff000000,0x1000\n\
+             trace=1.0,map,0,0xfe000000,0x100000\n\
+             trace=1.0,unmap,{domain},0xff000000,0x1000\n"
+        ));
+        let report = run(
+            &platform("qemu", &[]),
+            &trace,
+            &Options::default(),
+            Mode::Native,
+        );
+        let counted = &report.counted;
+        let busy = counted.maps.sum() + counted.unmaps.sum();
+        (report.elapsed, busy, counted.translations.cost.sum())
+    };
+    // The large mapping stays, and is read when it is there: one after the other, or
+    // while the other device is read and unmapped.
+    let (elapsed, busy, waits) = of(0);
+    assert_eq!(elapsed, busy + waits);
+    let (elapsed, busy, waits) = of(1);
+    assert!(elapsed < busy + waits, "{elapsed} {busy} {waits}");
+}
+
+#[test]
 fn a_request_takes_a_cpu_what_it_takes_in_a_scenario() {
     let text = [("cpus = 2", "cpus = 1"), ("count = 2\n", "count = 1\n")];
     for invalidation in ["strict", "lazy"] {
@@ -280,6 +327,9 @@ fn a_domain_that_ends_leaves_nothing_behind() {
             // What the end takes is nobody's cost.
             assert_eq!(report.counted.maps.count(), 61);
             assert_eq!(report.counted.unmaps.count(), 20);
+            if (mode, invalidation) == (Mode::Native, STRICT) {
+                assert_eq!(report.queue.commands, 2 * 20);
+            }
             assert_eq!(report.accesses(), options.accesses(&trace));
         }
     }
@@ -346,6 +396,21 @@ fn what_a_platform_or_the_lab_does_not_have_is_refused() {
                 ..
             }
         ),
+        "{found}"
+    );
+
+    // None of these has the place of another, since all are of different sizes.
+    let mut large = "trace=1.0,attach,0,8\n".to_owned();
+    for size in 0..5_u64 {
+        for what in ["map", "unmap"] {
+            let size = (60 << 30) - (size << 21);
+            writeln!(large, "trace=1.0,{what},0,0,{size:#x}").unwrap();
+        }
+    }
+    let found = refused(&large, &options);
+    let bytes = 5 * (60 << 30) - (10 << 21);
+    assert!(
+        matches!(found, SimError::Large { bytes: b, .. } if b == bytes),
         "{found}"
     );
 
