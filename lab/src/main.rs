@@ -58,9 +58,6 @@ enum Command {
     Import {
         /// The file.
         json: PathBuf,
-        /// What it was measured on.
-        #[arg(long)]
-        machine: String,
     },
     /// Runs what a host mapped and unmapped once more, as the hypervisor recorded it
     /// with `trace=`, and prints what it comes to in each mode.
@@ -233,12 +230,12 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let platform = Platform::named("morello")?;
             let measured = Measured::built_in()?;
             let predictions = published::predict(&platform, &measured)?;
-            print!("{}", published::text(&predictions));
+            print!("{}", published::text(&predictions, &measured));
         }
-        Command::Import { json, machine } => {
+        Command::Import { json } => {
             let text = fs::read_to_string(&json)
                 .map_err(|error| format!("{}: {error}", json.display()))?;
-            print!("{}", import::import(&text, &machine)?);
+            print!("{}", import::import(&text)?);
         }
         Command::Replay {
             trace,

@@ -6,11 +6,11 @@
 
 use crate::input;
 use crate::machine::Mode;
-use crate::measured::Measured;
+use crate::measured::{Measured, Operation};
 use crate::platform::Platform;
-use crate::scenario::Scenario;
+use crate::scenario::{Invalidation, Scenario};
 use crate::sim::{self, SimError, lines};
-use crate::units::Picos;
+use crate::units::{Instructions, Picos};
 use std::fmt::Write as _;
 
 /// Averages of dma_map_benchmark, in microseconds: a mapping and an unmapping.
@@ -182,8 +182,8 @@ pub struct Reason {
     threads: Option<u64>,
     paravirt: bool,
     map: bool,
-    /// In words.
-    pub text: &'static str,
+    /// In words; `{host}` and `{el2}` stand for the instructions that were counted.
+    text: &'static str,
 }
 
 const fn reason(
@@ -208,12 +208,12 @@ const REASONS: [Reason; 9] = [
     reason(
         (SMALL, None),
         (false, true),
-        "Published with one digit: 0.1 is anything from 0.05 to 0.15. 922 instructions at two a cycle are 0.18.",
+        "Published with one digit: 0.1 is anything from 0.05 to 0.15. The lab has {host} instructions at two a cycle.",
     ),
     reason(
         (LARGE, None),
         (false, true),
-        "7,335 instructions in 0.8 us would be 3.7 a cycle on a core that decodes 4, so that the kernel measured there probably takes fewer. The lab has Debian 6.12's count.",
+        "The lab has {host} instructions, Debian 6.12's count. In the 0.8 us of one thread that would be more than 3 a cycle, on a core that decodes 4: the kernel measured there probably takes fewer.",
     ),
     reason(
         (SMALL, Some(4)),
@@ -228,7 +228,7 @@ const REASONS: [Reason; 9] = [
     reason(
         (SMALL, None),
         (true, true),
-        "Another protocol: the stock virtio-iommu driver runs 2,293 instructions around the 429 of EL2 and its trap (0.24 us together); pKVM's driver makes one hypercall. With four threads they wait for our lock around it.",
+        "Another protocol: the stock virtio-iommu driver runs {host} instructions around the {el2} of EL2; pKVM's driver makes one hypercall. With four threads they wait for our lock around it.",
     ),
     reason(
         (SMALL, Some(4)),
@@ -238,7 +238,7 @@ const REASONS: [Reason; 9] = [
     reason(
         (LARGE, None),
         (true, true),
-        "Our EL2 maps 256 neighbouring pages in one run with contiguous groups and counts them by 16 (1,955 instructions); pKVM's probably goes page by page.",
+        "Our EL2 maps 256 neighbouring pages in one run with contiguous groups and counts them by 16 ({el2} instructions); pKVM's probably goes page by page.",
     ),
     reason(
         (LARGE, Some(1)),
@@ -260,6 +260,25 @@ impl Reason {
             (reason.bytes, reason.paravirt, reason.map) == (row.bytes, paravirt, map)
                 && reason.threads.is_none_or(|threads| threads == row.threads)
         })
+    }
+
+    /// It, with what was counted.
+    fn words(&self, measured: &Measured) -> String {
+        let mode = if self.paravirt {
+            Mode::Paravirt
+        } else {
+            Mode::Native
+        };
+        let operation = if self.map {
+            Operation::Map
+        } else {
+            Operation::Unmap
+        };
+        let cost = measured.cost(mode, Invalidation::Strict, operation, (self.bytes, 1));
+        let number = |count: Instructions| format!("{:.0}", count.0);
+        self.text
+            .replace("{host}", &number(cost.host))
+            .replace("{el2}", &number(cost.el2))
     }
 }
 
@@ -285,7 +304,7 @@ impl Prediction {
 
 /// All of it as text.
 #[must_use]
-pub fn text(predictions: &[Prediction]) -> String {
+pub fn text(predictions: &[Prediction], measured: &Measured) -> String {
     let cell = |pair: &Pair| format!("{:.2} / {:.2}", pair.map, pair.unmap);
     let off = |modelled: &Pair, published: &Pair| {
         let mark = |modelled: f64, published: f64| {
@@ -327,18 +346,18 @@ pub fn text(predictions: &[Prediction]) -> String {
     let mut text = lines(&heading, &rows);
     // Writing to a string does not fail.
     let _ = writeln!(text, "\n* more than {NOTABLE} %, because:");
-    let mut told: Vec<&str> = Vec::new();
+    let mut told: Vec<String> = Vec::new();
     for prediction in predictions {
         for (paravirt, map, published, modelled) in prediction.cells() {
             if deviation(modelled, published).abs() <= NOTABLE {
                 continue;
             }
             let reason = Reason::of(&prediction.row, paravirt, map);
-            let reason = reason.map_or("nobody knows.", |reason| reason.text);
+            let reason = reason.map(|reason| reason.words(measured));
+            let reason = reason.unwrap_or_else(|| "nobody knows.".to_owned());
             if told.contains(&reason) {
                 continue;
             }
-            told.push(reason);
             let _ = writeln!(
                 text,
                 "- {}, {} {}: {reason}",
@@ -346,6 +365,7 @@ pub fn text(predictions: &[Prediction]) -> String {
                 if paravirt { "paravirt" } else { "stock" },
                 if map { "map" } else { "unmap" },
             );
+            told.push(reason);
         }
     }
     text

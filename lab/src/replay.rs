@@ -424,7 +424,9 @@ impl<'a> Player<'a> {
         let mode = self.host.mode();
         let range = Range::new(Iova::new(first), Iova::new(last))
             .map_err(|_| SimError::Addresses { mode })?;
-        let (done, free) = self.host.unmap(record.domain as usize, range, bytes)?;
+        let runs = ended.len() as u64;
+        let domain = record.domain as usize;
+        let (done, free) = self.host.unmap(domain, range, (bytes, runs))?;
         self.cpu = self.host.pay(&done, over);
         for map in &ended {
             self.live.remove(map);

@@ -105,9 +105,19 @@ impl Layout {
         self.base + page as u64 * PAGE + at % PAGE
     }
 
+    /// Bytes of each run of memory that a buffer consists of.
+    fn piece(&self) -> u64 {
+        if self.scattered { PAGE } else { self.bytes }
+    }
+
+    /// How many of them there are.
+    pub(super) fn pieces(&self) -> u64 {
+        self.bytes / self.piece()
+    }
+
     /// The runs of memory that a buffer consists of.
     pub(super) fn runs(&self, buffer: u64) -> Vec<Range<Ipa>> {
-        let piece = if self.scattered { PAGE } else { self.bytes };
+        let piece = self.piece();
         let all = (0..self.bytes).step_by(piece as usize);
         all.filter_map(|offset| {
             Range::from_size(Ipa::new(self.physical(buffer, offset)), piece).ok()

@@ -130,19 +130,19 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Takes the `bytes` that are mapped in `range` away, without any time passing.
-    /// Also says which addresses nobody can use any more: where the host is lazy,
+    /// Takes the `bytes` that are mapped in `range` away, in so many runs of memory,
+    /// without any time passing. Also says which addresses nobody can use any more: where the host is lazy,
     /// those of many unmappings at a time.
     pub(crate) fn unmap(
         &mut self,
         domain: usize,
         range: Range<Iova>,
-        bytes: u64,
+        (bytes, runs): (u64, u64),
     ) -> Result<(Done, Vec<Range<Iova>>), SimError> {
         let done = |work| Done {
             operation: Operation::Unmap,
             bytes,
-            runs: 1,
+            runs,
             work,
         };
         if self.mode == Mode::Identity {
@@ -246,9 +246,9 @@ impl<'a> Host<'a> {
     /// where there are more.
     fn cost(&self, done: &Done, commands: &[Command]) -> Cost {
         let (mode, invalidation) = (self.mode, self.invalidation);
-        let mut cost = self
-            .measured
-            .cost(mode, invalidation, done.operation, done.bytes);
+        let mut cost =
+            self.measured
+                .cost(mode, invalidation, done.operation, (done.bytes, done.runs));
         let more = &self.measured.not_measured;
         let times = |count: u64, each: u64| Instructions((count * each) as f64);
         let syncs = commands.iter().filter(|c| c.opcode() == Opcode::SYNC);
@@ -275,11 +275,6 @@ impl<'a> Host<'a> {
         }
         if matches!(mode, Mode::Native | Mode::Nested) {
             cost.host = cost.host + times(further, more.further_command.get().get());
-        }
-        if done.operation == Operation::Map && mode == Mode::Paravirt {
-            let requests = done.runs.saturating_sub(1);
-            cost.el2 = cost.el2 + times(requests, more.further_request_el2.get().get());
-            cost.host = cost.host + times(requests, more.further_request.get().get());
         }
         cost
     }

@@ -53,7 +53,9 @@ impl Engine<'_> {
         let mode = self.host.mode();
         let range = Range::from_size(Iova::new(iova), self.bytes)
             .map_err(|_| SimError::Addresses { mode })?;
-        let (done, free) = self.host.unmap(domain, range, self.bytes)?;
+        let (done, free) = self
+            .host
+            .unmap(domain, range, (self.bytes, self.layout.pieces()))?;
         if let Some(space) = self.spaces.get_mut(domain) {
             for range in free {
                 space.put(range.start().raw(), range.size());
