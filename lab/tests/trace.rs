@@ -54,6 +54,61 @@ fn bare() -> String {
 }
 
 #[test]
+fn a_reset_takes_everything_away() {
+    let text = "trace=1.0,attach,0,0x8\n\
+        trace=1.0,attach,3,0x10\n\
+        trace=1.1,map,0,0x1000,0x1000\n\
+        trace=1.2,reset\n\
+        trace=1.3,attach,0,0x8\n\
+        trace=1.4,map,0,0x1000,0x1000\n\
+        event=trace_end records=6 dropped=0\n";
+    let trace = parse(text);
+    let detached = trace.records().iter().filter(|r| r.what == What::Detach);
+    assert_eq!(detached.count(), 2);
+    assert!(matches!(
+        trace.records()[2].what,
+        What::Map { until: Some(3), .. }
+    ));
+    assert_eq!(trace.summary().peak_mappings, 1);
+    for mode in Mode::ALL {
+        let (platform, measured) = (Platform::named("mmu700"), Measured::built_in());
+        let (platform, measured) = (platform.unwrap(), measured.unwrap());
+        let report = replay::run(&platform, &trace, &Options::default(), &measured, mode);
+        assert_eq!(report.unwrap().counted.maps.count(), 2);
+    }
+    let without = text
+        .replace("trace=1.2,reset\n", "")
+        .replace("records=6", "records=5");
+    assert!(wrong(&without).contains("overlaps"), "{}", wrong(&without));
+    let more = text.replace("reset", "reset,1");
+    assert!(wrong(&more).starts_with("log:4: `1` is one field too many"));
+}
+
+/// Those that are shipped.
+#[test]
+fn what_was_recorded_can_be_replayed() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/traces");
+    let (platform, measured) = (Platform::named("mmu700"), Measured::built_in());
+    let (platform, measured) = (platform.unwrap(), measured.unwrap());
+    let mut seen = Vec::new();
+    for file in std::fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        let trace = Trace::load(&path).unwrap();
+        assert_eq!(trace.dropped(), Some(0));
+        let summary = trace.summary();
+        for mode in [Mode::Nested, Mode::Paravirt] {
+            let report = replay::run(&platform, &trace, &Options::default(), &measured, mode);
+            let counted = report.unwrap().counted;
+            assert_eq!(counted.maps.count(), summary.maps);
+            assert_eq!(counted.unmaps.count(), summary.unmaps);
+        }
+        seen.push(path.file_stem().unwrap().to_owned());
+    }
+    seen.sort();
+    assert_eq!(seen, ["e1000e", "nvme"]);
+}
+
+#[test]
 fn a_log_and_its_bare_lines_say_the_same() {
     let (log, bare) = (parse(LOG), parse(&bare()));
     assert_eq!(log.records().len(), 13);
@@ -176,7 +231,7 @@ fn what_is_malformed_is_told_with_its_line_and_what_is_right() {
         ),
         (
             "trace=4.0,remap,0,0x1000,0x1000",
-            "attach, detach, map or unmap",
+            "attach, detach, map, unmap or reset",
         ),
         ("trace=4.0,attach,0", shape),
         ("trace=4.0,attach,0,8,9", "`9` is one field too many"),

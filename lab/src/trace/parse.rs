@@ -9,6 +9,8 @@ pub(super) enum Said {
         domain: u32,
         what: Asked,
     },
+    /// The host reset its virtio-iommu: all endpoints leave their domains.
+    Reset { nanos: u64 },
     /// The end: how many requests are there, and how many are not.
     End { records: u64, dropped: u64 },
 }
@@ -26,7 +28,7 @@ const PREFIX: &[u8] = b"portcullis: ";
 const RECORD: &[u8] = b"trace=";
 const END: &[u8] = b"event=trace_end";
 const SHAPE: &str = "a line is `trace=SECONDS,map,DOMAIN,IOVA,BYTES`, with `unmap` the same, or \
-     `trace=SECONDS,attach,DOMAIN,ENDPOINT`, with `detach` the same";
+     `trace=SECONDS,attach,DOMAIN,ENDPOINT`, with `detach` the same, or `trace=SECONDS,reset`";
 
 /// What a line of the log says; `None` if it is none of the trace.
 pub(super) fn line(line: &[u8]) -> Option<Result<Said, String>> {
@@ -64,6 +66,12 @@ fn record(text: &str) -> Result<Said, String> {
     let mut next = || fields.next().ok_or_else(|| format!("too short; {SHAPE}"));
     let nanos = seconds(next()?)?;
     let what = next()?;
+    if what == "reset" {
+        return match fields.next() {
+            Some(more) => Err(format!("`{more}` is one field too many; {SHAPE}")),
+            None => Ok(Said::Reset { nanos }),
+        };
+    }
     let name = next()?;
     let domain = number(name, u32::MAX.into(), "a domain")? as u32;
     let what = match what {
@@ -86,7 +94,7 @@ fn record(text: &str) -> Result<Said, String> {
         }
         other => {
             return Err(format!(
-                "`{other}` is no request: attach, detach, map or unmap"
+                "`{other}` is no request: attach, detach, map, unmap or reset"
             ));
         }
     };

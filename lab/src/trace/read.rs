@@ -25,6 +25,9 @@ pub(super) struct Reader<'f> {
     /// The current line, counted from 1.
     line: u32,
     records: Vec<Record>,
+    /// Lines that are records; a reset counts as one, and leaves as many records as
+    /// endpoints.
+    said: u64,
     /// What a domain's number in the log is here.
     numbers: FxHashMap<u32, u32>,
     domains: Vec<Domain>,
@@ -44,6 +47,7 @@ impl<'f> Reader<'f> {
             file,
             line: 0,
             records: Vec::new(),
+            said: 0,
             numbers: FxHashMap::default(),
             domains: Vec::new(),
             endpoints: FxHashMap::default(),
@@ -71,7 +75,7 @@ impl<'f> Reader<'f> {
 
     /// No line is left.
     pub(super) fn end(self) -> Result<Trace, InputError> {
-        if self.records.is_empty() {
+        if self.said == 0 {
             let message = if self.end.is_some() {
                 "the trace is empty: the host asked its virtio-iommu for nothing"
             } else {
@@ -102,7 +106,7 @@ impl<'f> Reader<'f> {
         }
         match said {
             Said::End { records, dropped } => {
-                let found = self.records.len() as u64;
+                let found = self.said;
                 if records != found {
                     return Err(format!(
                         "the trace had {records} records, {found} are here: lines are missing, \
@@ -116,11 +120,22 @@ impl<'f> Reader<'f> {
                 nanos,
                 domain,
                 what,
-            } => self.request(nanos, domain, what),
+            } => {
+                self.check(nanos)?;
+                self.said += 1;
+                self.request(nanos, domain, what)
+            }
+            Said::Reset { nanos } => {
+                self.check(nanos)?;
+                self.said += 1;
+                self.reset(nanos);
+                Ok(())
+            }
         }
     }
 
-    fn request(&mut self, nanos: u64, name: u32, what: Asked) -> Result<(), String> {
+    /// Whether one more record can come, at that time.
+    fn check(&self, nanos: u64) -> Result<(), String> {
         if self.records.len() >= MOST_RECORDS {
             return Err(format!("more than {MOST_RECORDS} records"));
         }
@@ -134,6 +149,10 @@ impl<'f> Reader<'f> {
                 seconds(before)
             ));
         }
+        Ok(())
+    }
+
+    fn request(&mut self, nanos: u64, name: u32, what: Asked) -> Result<(), String> {
         let (domain, what) = match what {
             Asked::Attach(endpoint) => (self.attach(name, endpoint)?, What::Attach),
             Asked::Detach(endpoint) => (self.detach(name, endpoint)?, What::Detach),
@@ -147,6 +166,23 @@ impl<'f> Reader<'f> {
             what,
         });
         Ok(())
+    }
+
+    /// Every endpoint leaves.
+    fn reset(&mut self, nanos: u64) {
+        let mut left: Vec<u32> = self.endpoints.values().copied().flatten().collect();
+        // One record for each endpoint, whichever comes first in the map.
+        left.sort_unstable();
+        self.endpoints.values_mut().for_each(|place| *place = None);
+        for domain in left {
+            self.leave(domain);
+            self.records.push(Record {
+                nanos,
+                line: self.line,
+                domain,
+                what: What::Detach,
+            });
+        }
     }
 
     /// The number that the record which is being read will have.
