@@ -26,10 +26,15 @@ use crate::demo::WITHHELD;
 use crate::vm::Vm;
 use crate::{Error, Result};
 use results::Compared;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Longest time one measurement may take.
 const BENCH_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Whether the network card has a link, and how many packets it has sent.
+const CARRIER: &str = "/sys/class/net/eth0/carrier";
+const SENT: &str = "/sys/class/net/eth0/statistics/tx_packets";
 
 /// One figure with and without the hypervisor.
 #[derive(Clone, Debug)]
@@ -154,6 +159,42 @@ fn ask(vm: &Vm, agent: &mut Agent, command: &str) -> Result<Reply> {
 /// interrupts leave it, at another point of each run.
 fn settle(vm: &Vm, agent: &mut Agent) -> Result<()> {
     ask(vm, agent, "seed").map(drop)
+}
+
+/// Waits until the network card can send, and knows to whom. Until then datagrams
+/// go nowhere, in few instructions.
+fn connect(vm: &Vm, agent: &mut Agent) -> Result<()> {
+    let end = Instant::now() + BENCH_TIMEOUT;
+    while ask(vm, agent, &format!("cat {CARRIER}"))?.data() != b"1\n" {
+        if Instant::now() > end {
+            return Err(vm.timeout("the network card to have a link", BENCH_TIMEOUT));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    ask(vm, agent, "net echo 1 100 1").map(drop)
+}
+
+/// Packets that the network card has sent.
+fn sent(vm: &Vm, agent: &mut Agent) -> Result<u64> {
+    let data = ask(vm, agent, &format!("cat {SENT}"))?.data();
+    let text = String::from_utf8_lossy(&data);
+    text.trim().parse().map_err(|_| Error::Machine {
+        what: format!("{SENT} says {text:?}"),
+        tail: vm.tails(),
+    })
+}
+
+/// Fails unless `count` packets were sent since there were `before`.
+fn all_sent(vm: &Vm, agent: &mut Agent, before: u64, count: u64) -> Result<()> {
+    let packets = sent(vm, agent)?.saturating_sub(before);
+    // Others may have something to send, too.
+    if packets >= count {
+        return Ok(());
+    }
+    Err(Error::Machine {
+        what: format!("of {count} datagrams the card sent {packets}"),
+        tail: vm.tails(),
+    })
 }
 
 /// The number of EL2 entries so far, which the report of a refused access of

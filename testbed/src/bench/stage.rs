@@ -5,7 +5,7 @@ use super::profile::{Code, Profile};
 use super::traffic::Traffic;
 use super::window::{Scope, Window};
 use super::work::{BLOCK, LARGE_READ, Work};
-use super::{ask, entries};
+use super::{all_sent, ask, connect, entries, sent};
 use crate::agent::{Agent, Reply};
 use crate::net;
 use crate::vm::Vm;
@@ -209,6 +209,9 @@ impl Stage<'_> {
     /// Any [`Error`] that keeps the machine from doing its work.
     pub fn all(&mut self, lazy: bool, translated: bool) -> Result<Measured> {
         let mut measured = Measured::default();
+        // Before the echoes: how often the card interrupts depends on what came
+        // before, for as long as the host is up.
+        self.datagrams(&mut measured)?;
         self.shell("insmod /lib/dma_bench.ko")?;
         for (bytes, count) in MAPPINGS {
             self.mappings(bytes, count, &mut measured)?;
@@ -224,7 +227,6 @@ impl Stage<'_> {
             self.reads(bytes, count, put_off, &mut measured)?;
         }
         self.echoes(&mut measured)?;
-        self.datagrams(&mut measured)?;
         if translated {
             self.scattered(&mut measured)?;
         }
@@ -326,12 +328,16 @@ impl Stage<'_> {
     fn datagrams(&mut self, measured: &mut Measured) -> Result<()> {
         let (_sink, port) = net::sink()?;
         let flood = format!("net flood {port} {ROUND_DATAGRAMS} {PACKET}");
+        connect(self.vm, &mut self.agent)?;
         self.ask(&flood)?;
+        let before = sent(self.vm, &mut self.agent)?;
         let (mut rounds, counted) = self.counted(|stage| {
             (0..DATAGRAM_ROUNDS)
                 .map(|_| stage.ask(&flood)?.number("instructions"))
                 .collect::<Result<Vec<u64>>>()
         })?;
+        let count = DATAGRAM_ROUNDS as u64 * ROUND_DATAGRAMS;
+        all_sent(self.vm, &mut self.agent, before, count)?;
         let work = Work::Datagram;
         let (traffic, profile) = self.profile(&[work], ROUND_DATAGRAMS, |stage| {
             stage.ask(&flood).map(drop)
@@ -339,7 +345,7 @@ impl Stage<'_> {
         rounds.sort_unstable();
         let each =
             |round: Option<&u64>| round.map_or(0.0, |round| *round as f64 / ROUND_DATAGRAMS as f64);
-        let counted = counted.each(DATAGRAM_ROUNDS as u64 * ROUND_DATAGRAMS);
+        let counted = counted.each(count);
         measured.profiles.extend(profile);
         let sample = Sample {
             average: each(rounds.first()),
