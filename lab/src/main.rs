@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use portcullis_lab::advice::{self, Settings};
+use portcullis_lab::description::{Asked, Description};
 use portcullis_lab::import;
 use portcullis_lab::machine::Mode;
 use portcullis_lab::measured::Measured;
@@ -50,6 +52,29 @@ enum Command {
         /// Counts of instructions, instead of those that are built in.
         #[arg(long)]
         measured: Option<PathBuf>,
+    },
+    /// Says which of nested and paravirt to take, how sure that is, and what would
+    /// change it.
+    Advise {
+        /// A short description of the devices and of what they ask for.
+        #[arg(required_unless_present = "scenario")]
+        description: Option<PathBuf>,
+        /// A scenario, instead.
+        #[arg(long, conflicts_with = "description")]
+        scenario: Option<PathBuf>,
+        /// mmu600, mmu700, grace, morello, or a file.
+        #[arg(long, default_value = "mmu700")]
+        platform: String,
+        /// The host's memory is in pages of 4 KiB in the hypervisor's tables, if the
+        /// description does not say.
+        #[arg(long)]
+        pages: bool,
+        /// Counts of instructions, instead of those that are built in.
+        #[arg(long)]
+        measured: Option<PathBuf>,
+        /// Accesses of each simulation.
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        accesses: u64,
     },
     /// Prints the published para-virtual benchmark beside what the lab makes of it.
     Published,
@@ -150,13 +175,6 @@ fn invalidation_named(word: &str) -> Result<Invalidation, String> {
     }
 }
 
-fn invalidation_word(invalidation: Invalidation) -> &'static str {
-    match invalidation {
-        Invalidation::Strict => "strict",
-        Invalidation::Lazy => "lazy",
-    }
-}
-
 /// Where the counts of instructions come from.
 fn counts_of(measured: &Measured) -> String {
     format!(
@@ -186,7 +204,7 @@ fn replay_all(
     for mode in modes {
         reports.push(replay::run(platform, trace, options, &measured, *mode)?);
     }
-    let how = invalidation_word(options.invalidation());
+    let how = options.invalidation().word();
     println!("\nreplayed on {}, {how}", platform.name);
     println!("{}", counts_of(&measured));
     println!("{}", table_of(&reports));
@@ -222,6 +240,45 @@ fn sweep_all(platform: &Platform, grids: &[Grid], out: &Path) -> Result<(), Box<
         progress.accesses as f64 / wall.max(1e-9) / 1e6
     );
     Ok(())
+}
+
+/// Advises on `scenario` and prints it.
+fn advise(
+    scenario: &Scenario,
+    platform: &Platform,
+    measured: &Measured,
+    asked: Asked,
+    accesses: u64,
+) -> Result<(), Box<dyn Error>> {
+    let settings = Settings {
+        accesses,
+        threads: thread::available_parallelism().map_or(1, usize::from),
+        buffers: 4 << 30,
+    };
+    let began = Instant::now();
+    let advice = advice::advise(scenario, platform, measured, asked, &settings)
+        .map_err(|error| error.to_string())?;
+    let title = format!(
+        "{}, on {}, {}",
+        scenario.name,
+        platform.name,
+        scenario.host.invalidation.word()
+    );
+    print!("{}", advice::text(&title, &advice, &settings));
+    println!(
+        "\n{} DMAs simulated in {:.1} s on {} threads",
+        advice.simulated,
+        began.elapsed().as_secs_f64(),
+        settings.threads
+    );
+    Ok(())
+}
+
+fn counts(path: Option<PathBuf>) -> Result<Measured, Box<dyn Error>> {
+    Ok(match path {
+        Some(path) => Measured::load(&path)?,
+        None => Measured::built_in()?,
+    })
 }
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
@@ -290,6 +347,31 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let all = kinds.into_iter().map(|kind| Grid::new(kind, load));
             sweep_all(&platform, &all.collect::<Vec<_>>(), &out)?;
         }
+        Command::Advise {
+            description,
+            scenario,
+            platform,
+            pages,
+            measured,
+            accesses,
+        } => {
+            let measured = counts(measured)?;
+            match (description, scenario) {
+                (Some(path), _) => {
+                    let description = Description::load(&path)?;
+                    let pages = pages && description.host_memory.is_none();
+                    let platform = description.platform(named(&platform, pages)?);
+                    let (scenario, asked) = (description.scenario(), description.asked());
+                    advise(&scenario, &platform, &measured, asked, accesses)?;
+                }
+                (None, Some(path)) => {
+                    let platform = named(&platform, pages)?;
+                    let scenario = Scenario::load(&path)?;
+                    advise(&scenario, &platform, &measured, Asked::default(), accesses)?;
+                }
+                (None, None) => return Err("a description, or --scenario".into()),
+            }
+        }
         Command::Run {
             scenario,
             platform,
@@ -303,10 +385,7 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             if let Some(word) = invalidation {
                 scenario.host.invalidation = invalidation_named(&word)?;
             }
-            let measured = match measured {
-                Some(path) => Measured::load(&path)?,
-                None => Measured::built_in()?,
-            };
+            let measured = counts(measured)?;
             let mut reports = Vec::new();
             for mode in modes_named(&mode)? {
                 reports.push(sim::run(&platform, &scenario, &measured, mode)?);
@@ -315,7 +394,7 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
                 "{}, on {}, {}",
                 scenario.name,
                 platform.name,
-                invalidation_word(scenario.host.invalidation)
+                scenario.host.invalidation.word()
             );
             println!("{}", counts_of(&measured));
             println!("{}", table_of(&reports));

@@ -178,8 +178,14 @@ impl Platform {
     /// The same with the host's memory in pages of 4 KiB.
     #[must_use]
     pub fn in_pages(mut self) -> Self {
-        self.memory.host_memory.value = Spanned::new(0..0, HostMemory::Pages);
         self.name.push_str("-pages");
+        self.with_host_memory(HostMemory::Pages)
+    }
+
+    /// The same, under the same name, with the host's memory like that.
+    #[must_use]
+    pub fn with_host_memory(mut self, host_memory: HostMemory) -> Self {
+        self.memory.host_memory.value = Spanned::new(0..0, host_memory);
         self
     }
 }

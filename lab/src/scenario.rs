@@ -147,6 +147,17 @@ pub enum Invalidation {
     Lazy,
 }
 
+impl Invalidation {
+    /// Its name.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Lazy => "lazy",
+        }
+    }
+}
+
 /// How much is simulated.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +188,16 @@ impl Scenario {
         let each = self.buffers.bytes.get_ref().get();
         let count = self.initiators.count.get_ref().get() * self.buffers.live.get_ref().get();
         each.saturating_mul(count)
+    }
+
+    /// Accesses of a transfer.
+    #[must_use]
+    pub fn accesses(&self) -> u64 {
+        let step = match self.dma.pattern {
+            Pattern::Strided(step) => step.get(),
+            _ => self.dma.bytes.get_ref().get(),
+        };
+        self.buffers.bytes.get_ref().get().div_ceil(step).max(1)
     }
 
     /// Time in which the link of an initiator carries one DMA.

@@ -10,8 +10,8 @@ mod report;
 
 pub(crate) use addresses::Space;
 pub(crate) use host::Host;
-pub(crate) use report::lines;
 pub use report::{Counted, Report, table};
+pub(crate) use report::{lines, table_with};
 
 use crate::machine::{Machine, MachineError, Mode, Shape, with_client};
 use crate::measured::Measured;

@@ -1,8 +1,8 @@
 //! Maps of which of two ways is better: over how often buffers are mapped anew, and
 //! over the working set, the number of devices, and what a trap costs.
 //!
-//! What is compared is the cost of a transfer of 64 KiB: its share of the mapping
-//! and the unmapping on a CPU, and what its accesses wait for translations.
+//! What is compared is the cost of a transfer of 64 KiB, as [`score`]
+//! defines it.
 
 mod grid;
 mod plot;
@@ -15,7 +15,8 @@ pub use store::{Outcome, Store, StoreError};
 use crate::machine::Mode;
 use crate::measured::Measured;
 use crate::platform::Platform;
-use crate::sim::{self, Report, SimError};
+use crate::score::{self, Score, Transfer};
+use crate::sim::{self, SimError};
 use crate::units::Picos;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -112,34 +113,25 @@ fn compute(
 ) -> Result<Outcome, SimError> {
     let platform = cell.platform(platform);
     let scenario = cell.scenario();
-    let of = |mode| -> Result<(f64, f64), SimError> {
+    let transfer = Transfer::of(&scenario);
+    let of = |mode| -> Result<Score, SimError> {
         let report = sim::run(&platform, &scenario, measured, mode)?;
         accesses.fetch_add(report.simulated, Ordering::Relaxed);
-        let mut jobs = jobs(&report);
-        if jobs == Picos::ZERO {
+        let jobs = match score::jobs(&report) {
+            Some(jobs) => jobs,
             // So seldom that none was seen.
-            let alone = sim::run(&platform, &cell.mappings(), measured, mode)?;
-            jobs = self::jobs(&alone);
-        }
-        let waits = report.counted.translations.cost.average().as_nanos();
-        let cost = jobs.as_nanos() / cell.transfers() as f64 + waits * grid::ACCESSES as f64;
-        Ok((cost, report.rate()))
+            None => {
+                let alone = sim::run(&platform, &cell.mappings(), measured, mode)?;
+                score::jobs(&alone).unwrap_or(Picos::ZERO)
+            }
+        };
+        Ok(transfer.score(&report, jobs))
     };
-    let (nested, nested_rate) = of(Mode::Nested)?;
-    let (paravirt, paravirt_rate) = of(Mode::Paravirt)?;
+    let (nested, paravirt) = (of(Mode::Nested)?, of(Mode::Paravirt)?);
     Ok(Outcome {
-        nested,
-        paravirt,
-        nested_rate,
-        paravirt_rate,
+        nested: nested.nanos,
+        paravirt: paravirt.nanos,
+        nested_rate: nested.rate,
+        paravirt_rate: paravirt.rate,
     })
-}
-
-/// What a mapping and its unmapping take a CPU.
-fn jobs(report: &Report) -> Picos {
-    let counted = &report.counted;
-    if counted.unmaps.count() == 0 || counted.maps.count() == 0 {
-        return Picos::ZERO;
-    }
-    counted.maps.average() + counted.unmaps.average()
 }

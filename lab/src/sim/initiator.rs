@@ -52,6 +52,8 @@ pub(super) struct Order {
     bytes: u64,
     dma: u64,
     live: u64,
+    /// Of a transfer.
+    accesses: u64,
     forever: bool,
 }
 
@@ -63,17 +65,9 @@ impl Order {
             bytes: scenario.buffers.bytes.get_ref().get(),
             dma: bytes.get_ref().get(),
             live: scenario.buffers.live.get_ref().get(),
+            accesses: scenario.accesses(),
             forever: scenario.buffers.lifetime == Lifetime::Static,
         }
-    }
-
-    /// Accesses of a transfer.
-    fn accesses(&self) -> u64 {
-        let step = match self.pattern {
-            Pattern::Strided(step) => step.get(),
-            _ => self.dma,
-        };
-        self.bytes.div_ceil(step).max(1)
     }
 
     /// Where access `index` goes, of a row of `bytes`.
@@ -158,7 +152,7 @@ impl Initiator {
         let transfer = self.current.as_mut()?;
         transfer.done += 1;
         transfer.ends = transfer.ends.max(end);
-        if transfer.done < order.accesses() {
+        if transfer.done < order.accesses {
             return None;
         }
         let ended = (transfer.slot, transfer.ends);

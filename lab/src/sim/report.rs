@@ -140,6 +140,22 @@ pub fn table(reports: &[Report]) -> String {
     lines(&HEADING, &rows)
 }
 
+/// The same with one more column.
+#[must_use]
+pub(crate) fn table_with(reports: &[&Report], heading: &str, cells: &[String]) -> String {
+    let rows: Vec<Vec<String>> = reports
+        .iter()
+        .zip(cells)
+        .map(|(report, cell)| {
+            let mut row = report.row();
+            row.push(cell.clone());
+            row
+        })
+        .collect();
+    let headings: Vec<&str> = HEADING.into_iter().chain([heading]).collect();
+    lines(&headings, &rows)
+}
+
 /// Columns, the first aligned to the left.
 pub(crate) fn lines(heading: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

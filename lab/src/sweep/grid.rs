@@ -12,8 +12,6 @@ use toml::Spanned;
 const BUFFER: u64 = 65_536;
 /// Bytes of an access.
 const ACCESS: u64 = 4096;
-/// Accesses of a transfer.
-pub(super) const ACCESSES: u64 = BUFFER / ACCESS;
 
 /// Megabytes a second of a device, and of all together.
 const LINK: u64 = 8000;
