@@ -12,14 +12,16 @@
 //! the ways can do decides without any of that.
 
 mod pool;
+mod replayed;
 mod search;
 mod text;
 mod vary;
 mod workload;
 
+pub use replayed::Replayed;
 pub use search::{Axis, Flip, Search};
 pub use text::text;
-pub use workload::{Given, Trouble, Workload, shortened};
+pub use workload::{Given, Trouble, Variant, Workload, shortened};
 
 use crate::description::{Asked, Stages};
 use crate::machine::Mode;
@@ -75,6 +77,9 @@ pub struct Variation {
     pub what: &'static str,
     /// As what.
     pub here: String,
+    /// Whether it is none, but what was asked about: another question, whose answer
+    /// does not make this one less sure.
+    pub told: bool,
     /// Other values, and what they come to.
     pub tries: Vec<(String, Comparison)>,
 }
@@ -134,10 +139,10 @@ impl Sureness {
 }
 
 impl Variation {
-    /// Whether the advice is another with any of the values.
+    /// Whether it is an assumption, and the advice another with any of the values.
     #[must_use]
     pub fn changes(&self, base: Better) -> bool {
-        self.tries.iter().any(|(_, found)| found.better() != base)
+        !self.told && self.tries.iter().any(|(_, found)| found.better() != base)
     }
 }
 
@@ -289,10 +294,32 @@ fn vary(runner: &Runner<'_>, case: &Case, threads: usize) -> Result<Vec<Variatio
         Variation {
             what: row.what,
             here: row.here.clone(),
+            told: row.told,
             tries: words.zip(found.by_ref()).collect(),
         }
     });
-    Ok(variations.collect())
+    let mut variations: Vec<Variation> = variations.collect();
+    for variant in runner.workload.variants() {
+        let found = pool::each(threads, &variant.tries, |(_, workload)| {
+            let other = Runner {
+                workload: workload.as_ref(),
+                settings: runner.settings,
+                simulated: AtomicU64::new(0),
+            };
+            let found = other.compare(case);
+            let simulated = other.simulated.into_inner();
+            runner.simulated.fetch_add(simulated, Ordering::Relaxed);
+            found
+        })?;
+        let words = variant.tries.iter().map(|(to, _)| to.clone());
+        variations.push(Variation {
+            what: variant.what,
+            here: variant.here,
+            told: variant.told,
+            tries: words.zip(found).collect(),
+        });
+    }
+    Ok(variations)
 }
 
 #[cfg(test)]

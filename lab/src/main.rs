@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use portcullis_lab::advice::{self, Settings};
+use portcullis_lab::advice::{self, Replayed, Settings, Workload};
 use portcullis_lab::description::{Asked, Description};
 use portcullis_lab::import;
 use portcullis_lab::machine::Mode;
@@ -57,11 +57,15 @@ enum Command {
     /// change it.
     Advise {
         /// A short description of the devices and of what they ask for.
-        #[arg(required_unless_present = "scenario")]
+        #[arg(required_unless_present_any = ["scenario", "trace"])]
         description: Option<PathBuf>,
         /// A scenario, instead.
-        #[arg(long, conflicts_with = "description")]
+        #[arg(long, conflicts_with_all = ["description", "trace"])]
         scenario: Option<PathBuf>,
+        /// What a host mapped, instead: the hypervisor's log of a run with `trace=`,
+        /// replayed as a strict host's by `replay`'s assumptions.
+        #[arg(long, conflicts_with = "description")]
+        trace: Option<PathBuf>,
         /// mmu600, mmu700, grace, morello, or a file.
         #[arg(long, default_value = "mmu700")]
         platform: String,
@@ -135,7 +139,7 @@ enum Command {
         #[arg(long)]
         scattered: bool,
         /// Accesses simulated for each cell and mode.
-        #[arg(long, default_value_t = 40_000)]
+        #[arg(long, default_value_t = 200_000)]
         accesses: u64,
     },
 }
@@ -242,11 +246,16 @@ fn sweep_all(platform: &Platform, grids: &[Grid], out: &Path) -> Result<(), Box<
     Ok(())
 }
 
-/// Advises on `scenario` and prints it.
+fn title(scenario: &Scenario, platform: &Platform) -> String {
+    let (name, invalidation) = (&scenario.name, scenario.host.invalidation.word());
+    format!("{name}, on {}, {invalidation}", platform.name)
+}
+
+/// Advises on a workload and prints it.
 fn advise(
-    scenario: &Scenario,
-    platform: &Platform,
-    measured: &Measured,
+    workload: &dyn Workload,
+    title: &str,
+    (platform, measured): (&Platform, &Measured),
     asked: Asked,
     accesses: u64,
 ) -> Result<(), Box<dyn Error>> {
@@ -256,15 +265,9 @@ fn advise(
         buffers: 4 << 30,
     };
     let began = Instant::now();
-    let advice = advice::advise(scenario, platform, measured, asked, &settings)
+    let advice = advice::advise(workload, platform, measured, asked, &settings)
         .map_err(|error| error.to_string())?;
-    let title = format!(
-        "{}, on {}, {}",
-        scenario.name,
-        platform.name,
-        scenario.host.invalidation.word()
-    );
-    print!("{}", advice::text(&title, &advice, &settings));
+    print!("{}", advice::text(title, &advice, &settings));
     println!(
         "\n{} DMAs simulated in {:.1} s on {} threads",
         advice.simulated,
@@ -350,26 +353,41 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         Command::Advise {
             description,
             scenario,
+            trace,
             platform,
             pages,
             measured,
             accesses,
         } => {
             let measured = counts(measured)?;
-            match (description, scenario) {
-                (Some(path), _) => {
+            match (description, scenario, trace) {
+                (Some(path), ..) => {
                     let description = Description::load(&path)?;
                     let pages = pages && description.host_memory.is_none();
                     let platform = description.platform(named(&platform, pages)?);
                     let (scenario, asked) = (description.scenario(), description.asked());
-                    advise(&scenario, &platform, &measured, asked, accesses)?;
+                    let title = title(&scenario, &platform);
+                    advise(&scenario, &title, (&platform, &measured), asked, accesses)?;
                 }
-                (None, Some(path)) => {
+                (None, Some(path), _) => {
                     let platform = named(&platform, pages)?;
                     let scenario = Scenario::load(&path)?;
-                    advise(&scenario, &platform, &measured, Asked::default(), accesses)?;
+                    let (title, asked) = (title(&scenario, &platform), Asked::default());
+                    advise(&scenario, &title, (&platform, &measured), asked, accesses)?;
                 }
-                (None, None) => return Err("a description, or --scenario".into()),
+                (None, None, Some(path)) => {
+                    let platform = named(&platform, pages)?;
+                    let (trace, options) = (Trace::load(&path)?, Options::default());
+                    let title = format!("{}, replayed on {}", path.display(), platform.name);
+                    let replayed = Replayed::new(&trace, options);
+                    let (on, asked) = ((&platform, &measured), Asked::default());
+                    let each = options.accesses(&trace);
+                    advise(&replayed, &title, on, asked, each)?;
+                    print!("\n{}", options.assumptions());
+                }
+                (None, None, None) => {
+                    return Err("a description, --scenario or --trace".into());
+                }
             }
         }
         Command::Run {

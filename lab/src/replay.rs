@@ -98,6 +98,18 @@ impl Options {
         self.invalidation
     }
 
+    /// Bytes of an access.
+    #[must_use]
+    pub fn access(&self) -> u64 {
+        self.access
+    }
+
+    /// How often each mapping is read.
+    #[must_use]
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
     /// What the figures rest on beside the trace, in words.
     #[must_use]
     pub fn assumptions(&self) -> String {

@@ -5,16 +5,18 @@ mod common;
 
 use common::{DYNAMIC, STATIC, changed, platform, scenario};
 use portcullis_lab::advice::{
-    Advice, Axis, Given, Recommendation, Settings, Sureness, advise, shortened, text,
+    Advice, Axis, Given, Recommendation, Replayed, Settings, Sureness, advise, shortened, text,
 };
 use portcullis_lab::description::{Asked, Description, Stages};
 use portcullis_lab::input::{self, Bounded};
 use portcullis_lab::machine::Mode;
 use portcullis_lab::measured::Measured;
 use portcullis_lab::platform::Platform;
-use portcullis_lab::scenario::{Lifetime, Scenario};
+use portcullis_lab::replay::{self, Options};
+use portcullis_lab::scenario::{Invalidation, Lifetime, Scenario};
 use portcullis_lab::score::{Better, Comparison, Criterion, Score, Transfer};
 use portcullis_lab::sim;
+use portcullis_lab::trace::Trace;
 use std::fs;
 use std::path::Path;
 use toml::Spanned;
@@ -451,4 +453,55 @@ fn mistakes_are_told_with_their_line_and_what_is_allowed() {
     assert!(said.contains("unknown field `speed`"), "{said}");
     let said = wrong("sva = false", "");
     assert!(said.contains("missing field `sva`"), "{said}");
+}
+
+/// Of a trace the platform is varied, and what the replay assumes.
+#[test]
+fn advice_on_a_trace_is_that_of_its_replay() {
+    let (platform, measured) = (platform("mmu700", &[]), Measured::built_in().unwrap());
+    let text = "trace=1.0,attach,0,0x8\n\
+        trace=1.0,map,0,0xff000,0x1000\n\
+        trace=1.1,map,0,0x1000,0x2000\n\
+        trace=1.2,unmap,0,0x1000,0x2000\n\
+        trace=1.3,map,0,0x1000,0x2000\n\
+        trace=1.4,unmap,0,0x1000,0x2000\n";
+    let trace = Trace::parse(text, "trace").unwrap();
+    let options = Options::default();
+    let replayed = Replayed::new(&trace, options);
+    let (asked, settings) = (Asked::default(), &SETTINGS);
+    let advice = advise(&replayed, &platform, &measured, asked, settings).unwrap();
+    let Recommendation::Compared(found) = advice.recommendation else {
+        panic!("{:?}", advice.recommendation);
+    };
+    let by_hand = |options: &Options| {
+        let score = |mode| {
+            let report = replay::run(&platform, &trace, options, &measured, mode).unwrap();
+            let counted = &report.counted;
+            let jobs = counted.maps.average() + counted.unmaps.average();
+            // Three mappings of five pages, and as many accesses to the oldest.
+            let transfer = Transfer {
+                accesses: (10 * options.passes()) as f64 / 3.0,
+                per_mapping: Some(1.0),
+            };
+            transfer.score(&report, jobs)
+        };
+        Comparison::of(&score(Mode::Nested), &score(Mode::Paravirt))
+    };
+    assert_eq!(found, by_hand(&options));
+    let tried = |what: &str| {
+        let mut all = advice.variations.iter();
+        all.find(|one| one.what == what).unwrap().tries[0].1
+    };
+    let more = Options::new(4096, 10, Invalidation::Strict).unwrap();
+    assert_eq!(tried("times a mapping is read"), by_hand(&more));
+    let lazy = Options::new(4096, 1, Invalidation::Lazy).unwrap();
+    assert_eq!(tried("invalidation"), by_hand(&lazy));
+    assert_ne!(by_hand(&more), by_hand(&options));
+    // What was asked about is not an assumption.
+    let told = advice.variations.iter().filter(|one| one.told);
+    assert_eq!(
+        told.map(|one| one.what).collect::<Vec<_>>(),
+        ["invalidation"]
+    );
+    assert_eq!(advice.searches.len(), 1, "only a trap is known");
 }

@@ -37,7 +37,8 @@ pub fn text(title: &str, advice: &Advice, settings: &Settings) -> String {
                 0 => "none".to_owned(),
                 count => count.to_string(),
             };
-            let of = advice.variations.len();
+            let assumed = advice.variations.iter().filter(|one| !one.told);
+            let of = assumed.count();
             let near = match comparison.better() {
                 Better::Neither => ", and the two are within 5 % to begin with",
                 _ => "",
@@ -48,9 +49,16 @@ pub fn text(title: &str, advice: &Advice, settings: &Settings) -> String {
                 Some(_) => " Where it says \"rate\", that decides.",
                 None => "",
             };
+            let base = comparison.better();
+            let mut others = advice.variations.iter().filter(|one| one.told);
+            let asked = match others.any(|one| one.tries.iter().any(|(_, it)| it.better() != base))
+            {
+                true => " What was asked otherwise would (+).",
+                false => "",
+            };
             let _ = writeln!(
                 text,
-                "\nHow sure: {}. Of {of} assumptions, {changing} would change it (*){near}.{rates}",
+                "\nHow sure: {}. Of {of} assumptions, {changing} would change it (*){near}.{asked}{rates}",
                 sure.words()
             );
             text.push_str(&varied(&advice.variations, comparison.better()));
@@ -160,11 +168,11 @@ fn shortage(advice: &Advice) -> String {
 }
 
 fn varied(variations: &[Variation], base: Better) -> String {
-    let cell = |comparison: &Comparison| {
-        let mark = if comparison.better() == base {
-            ' '
-        } else {
-            '*'
+    let cell = |comparison: &Comparison, told: bool| {
+        let mark = match (comparison.better() == base, told) {
+            (true, _) => ' ',
+            (false, true) => '+',
+            (false, false) => '*',
         };
         let by = match comparison.by {
             Criterion::Cost => "",
@@ -177,7 +185,7 @@ fn varied(variations: &[Variation], base: Better) -> String {
         .map(|one| {
             let mut row = vec![one.what.to_owned(), one.here.clone()];
             for (to, comparison) in &one.tries {
-                row.extend([to.clone(), cell(comparison)]);
+                row.extend([to.clone(), cell(comparison, one.told)]);
             }
             row
         })

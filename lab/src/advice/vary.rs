@@ -11,6 +11,7 @@ use toml::Spanned;
 pub(super) struct Row {
     pub(super) what: &'static str,
     pub(super) here: String,
+    pub(super) told: bool,
     pub(super) tries: Vec<(String, Case)>,
 }
 
@@ -205,6 +206,7 @@ fn scaled(base: &Case, knob: &Knob) -> Option<Row> {
     (!tries.is_empty()).then(|| Row {
         what: knob.name,
         here: here.to_string(),
+        told: false,
         tries,
     })
 }
@@ -246,6 +248,7 @@ fn uncounted(base: &Case) -> Option<Row> {
     Some(Row {
         what: "instructions not counted",
         here: "-".to_owned(),
+        told: false,
         tries: tries.into(),
     })
 }
@@ -262,6 +265,7 @@ fn other(
     Row {
         what,
         here: here.to_owned(),
+        told: false,
         tries: vec![(to.to_owned(), case)],
     }
 }
@@ -324,7 +328,7 @@ fn said(base: &Case) -> Vec<Row> {
         Placement::Contiguous => (Placement::Scattered, ("contiguous", "scattered")),
         Placement::Scattered => (Placement::Contiguous, ("scattered", "contiguous")),
     };
-    let placement = other(base, "pages of a buffer", words, |case| {
+    let mut placement = other(base, "pages of a buffer", words, |case| {
         if let Some(scenario) = &mut case.scenario {
             scenario.buffers.memory = memory;
         }
@@ -333,7 +337,7 @@ fn said(base: &Case) -> Vec<Row> {
         Invalidation::Strict => (Invalidation::Lazy, ("strict", "lazy")),
         Invalidation::Lazy => (Invalidation::Strict, ("lazy", "strict")),
     };
-    let when = other(base, "invalidation", words, |case| {
+    let mut when = other(base, "invalidation", words, |case| {
         if let Some(scenario) = &mut case.scenario {
             scenario.host.invalidation = invalidation;
         }
@@ -349,7 +353,9 @@ fn said(base: &Case) -> Vec<Row> {
     let seed = Row {
         what: "seed",
         here: seed.to_string(),
+        told: false,
         tries: tries.into(),
     };
+    (placement.told, when.told) = (true, true);
     vec![placement, when, seed]
 }

@@ -47,14 +47,31 @@ pub trait Workload: Sync {
         None
     }
 
+    /// What of it could be otherwise, where it is no scenario.
+    fn variants(&self) -> Vec<Variant<'_>> {
+        Vec::new()
+    }
+
     /// The scenario that it is, if it is one: what that says can be varied. Of
-    /// anything else only the platform is.
+    /// anything else the platform and its [`variants`](Self::variants) are.
     fn scenario(&self) -> Option<&Scenario> {
         None
     }
 }
 
-/// A workload that is no scenario: a recorded trace, say.
+/// Something of a workload that could be otherwise.
+pub struct Variant<'a> {
+    /// What.
+    pub what: &'static str,
+    /// How it is.
+    pub here: String,
+    /// Whether that was asked about, rather than assumed.
+    pub told: bool,
+    /// How it could be.
+    pub tries: Vec<(String, Box<dyn Workload + 'a>)>,
+}
+
+/// A workload that is no scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Given<F> {
     /// Runs it.
