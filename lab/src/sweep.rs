@@ -12,6 +12,7 @@ pub use grid::{Cell, Grid, Kind, Load};
 pub use plot::{PlotError, draw};
 pub use store::{Outcome, Store, StoreError};
 
+use crate::advice::Workload as _;
 use crate::machine::Mode;
 use crate::measured::Measured;
 use crate::platform::Platform;
@@ -125,7 +126,10 @@ fn compute(
                 score::jobs(&alone).unwrap_or(Picos::ZERO)
             }
         };
-        Ok(transfer.score(&report, jobs))
+        let mut score = transfer.score(&report, jobs);
+        // A short run lives on what was mapped before it began.
+        score.rate = score.rate.min(scenario.most_mapped(jobs));
+        Ok(score)
     };
     let (nested, paravirt) = (of(Mode::Nested)?, of(Mode::Paravirt)?);
     Ok(Outcome {

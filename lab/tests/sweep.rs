@@ -83,7 +83,7 @@ fn dear_traps_favour_nested_and_the_line_is_drawn() {
     let store = store.into_inner().unwrap();
     let ratios: Vec<f64> = grids[0]
         .cells()
-        .map(|cell| store.get(&cell).map(|o| o.nested / o.paravirt).unwrap())
+        .map(|cell| store.get(&cell).map(|o| o.comparison().ratio).unwrap())
         .collect();
     // Free traps and dear ones, for one transfer and for thirty.
     assert!(ratios[2] < ratios[0] && ratios[2] < 1.0, "{ratios:?}");

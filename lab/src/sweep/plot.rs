@@ -4,6 +4,7 @@
 
 use super::grid::Grid;
 use super::store::{Outcome, Store};
+use crate::score::{Comparison, Criterion};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
@@ -39,13 +40,18 @@ fn colour(ratio: f64) -> RGBColor {
     RGBColor(mix(EVEN.0, end.0), mix(EVEN.1, end.1), mix(EVEN.2, end.2))
 }
 
-fn words(ratio: f64) -> String {
+fn words(comparison: &Comparison) -> String {
+    let ratio = comparison.ratio;
+    let by = match comparison.by {
+        Criterion::Cost => "",
+        Criterion::Rate => " r",
+    };
     if (0.995..1.005).contains(&ratio) {
         "even".to_owned()
     } else if ratio > 1.0 {
-        format!("P {ratio:.2}x")
+        format!("P {ratio:.2}x{by}")
     } else {
-        format!("N {:.2}x", 1.0 / ratio)
+        format!("N {:.2}x{by}", 1.0 / ratio)
     }
 }
 
@@ -90,34 +96,35 @@ fn paint(
     };
     say(title, (14, 22), 18, &BLACK, HPos::Left)?;
     say(
-        "cost of a transfer of 64 KiB, modelled: P = paravirt is better, N = nested is better, by so much",
+        "modelled: P = paravirt is better, N = nested is better, by so much, of the cost of a transfer of 64 KiB,",
         (14, 46),
         13,
         &BLACK,
         HPos::Left,
     )?;
     say(
-        "the thick line is where it changes",
+        "or, with r, of the data that devices move; the thick line is where it changes",
         (14, 66),
         13,
         &BLACK,
         HPos::Left,
     )?;
-    let ratio = |column: i32, row: i32| -> Option<f64> {
+    let found = |column: i32, row: i32| -> Option<Comparison> {
         let inside = (0..columns).contains(&column) && (0..rows).contains(&row);
         let outcome = outcomes.get((row * columns + column) as usize);
         let outcome = outcome.filter(|_| inside)?.as_ref()?;
-        Some(outcome.nested / outcome.paravirt)
+        Some(outcome.comparison())
     };
+    let ratio = |column, row| found(column, row).map(|found| found.ratio);
     // The first row is at the bottom.
     let corner = |column: i32, row: i32| (LEFT + column * CELL.0, TOP + (rows - 1 - row) * CELL.1);
     for row in 0..rows {
         for column in 0..columns {
             let (x, y) = corner(column, row);
-            let Some(ratio) = ratio(column, row) else {
+            let Some(found) = found(column, row) else {
                 continue;
             };
-            let fill = colour(ratio);
+            let fill = colour(found.ratio);
             let area = [(x, y), (x + CELL.0, y + CELL.1)];
             root.draw(&Rectangle::new(area, fill.filled()))
                 .map_err(text)?;
@@ -130,7 +137,7 @@ fn paint(
             let light = 299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b) > 140_000;
             let ink = if light { BLACK } else { WHITE };
             let middle = (x + CELL.0 / 2, y + CELL.1 / 2);
-            say(&words(ratio), middle, 14, &ink, HPos::Center)?;
+            say(&words(&found), middle, 14, &ink, HPos::Center)?;
         }
     }
     let edge = |from: (i32, i32), to: (i32, i32)| {
@@ -186,9 +193,10 @@ mod tests {
 
     #[test]
     fn words_and_colours_say_the_same() {
-        assert_eq!(words(1.0), "even");
-        assert_eq!(words(2.0), "P 2.00x");
-        assert_eq!(words(0.5), "N 2.00x");
+        let words = |ratio, by| words(&Comparison { ratio, by });
+        assert_eq!(words(1.0, Criterion::Cost), "even");
+        assert_eq!(words(2.0, Criterion::Cost), "P 2.00x");
+        assert_eq!(words(0.5, Criterion::Rate), "N 2.00x r");
         assert_eq!(colour(1.0), RGBColor(247, 247, 247));
         assert_eq!(colour(16.0), RGBColor(84, 39, 136));
         assert_eq!(colour(0.01), RGBColor(179, 88, 6));

@@ -3,6 +3,7 @@
 use super::grid::Cell;
 use crate::measured::Measured;
 use crate::platform::Platform;
+use crate::score::{Comparison, Score};
 use rustc_hash::{FxHashMap, FxHasher};
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher as _;
@@ -29,6 +30,18 @@ pub struct Outcome {
     pub nested_rate: f64,
     /// The same in paravirt mode.
     pub paravirt_rate: f64,
+}
+
+impl Outcome {
+    /// Which is better, and by what.
+    #[must_use]
+    pub fn comparison(&self) -> Comparison {
+        let score = |nanos, rate| Score { nanos, rate };
+        Comparison::of(
+            &score(self.nested, self.nested_rate),
+            &score(self.paravirt, self.paravirt_rate),
+        )
+    }
 }
 
 /// Finished cells of one platform and one set of counts.
