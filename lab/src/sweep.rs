@@ -65,6 +65,7 @@ pub fn run(
         missing.collect()
     };
     let next = AtomicUsize::new(0);
+    let finished = AtomicUsize::new(all.len() - missing.len());
     let accesses = AtomicU64::new(0);
     let failed: Mutex<Option<SweepError>> = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -78,7 +79,7 @@ pub fn run(
                         .map_err(SweepError::from)
                         .and_then(|outcome| Ok(lock(store).put(cell, outcome)?));
                     match result {
-                        Ok(kept) => told(kept, all.len()),
+                        Ok(()) => told(finished.fetch_add(1, Ordering::Relaxed) + 1, all.len()),
                         Err(error) => {
                             lock(&failed).get_or_insert(error);
                         }

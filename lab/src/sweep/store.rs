@@ -102,11 +102,11 @@ impl Store {
         self.cells.get(&cell.key())
     }
 
-    /// Keeps a cell; how many there are.
+    /// Keeps a cell.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn put(&mut self, cell: &Cell, outcome: Outcome) -> Result<usize, StoreError> {
+    pub fn put(&mut self, cell: &Cell, outcome: Outcome) -> Result<(), StoreError> {
         let Outcome {
             nested,
             paravirt,
@@ -124,7 +124,7 @@ impl Store {
             error,
         })?;
         self.cells.insert(cell.key(), outcome);
-        Ok(self.cells.len())
+        Ok(())
     }
 }
 
