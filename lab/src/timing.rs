@@ -11,6 +11,7 @@ mod memo;
 mod queue;
 mod stats;
 mod tag;
+mod turns;
 mod unit;
 mod walk;
 
@@ -20,5 +21,6 @@ pub use memo::Memo;
 pub use queue::Queue;
 pub use stats::{Distribution, Totals, Translations};
 pub use tag::Tag;
+pub use turns::Turns;
 pub use unit::{Outcome, Translated, Unit};
 pub use walk::{ConfigWalk, Group, Read, Walk};

@@ -8,7 +8,7 @@ use crate::machine::{Client, Machine, MachineError, Mode, Shape, Work};
 use crate::measured::{Cost, Measured, Operation};
 use crate::platform::{Platform, nanos};
 use crate::scenario::Invalidation;
-use crate::timing::{Memo, Queue, Unit};
+use crate::timing::{Memo, Queue, Turns, Unit};
 use crate::units::{Instructions, Picos};
 use portcullis_addr::{Iova, Ipa, Range};
 use smmuv3_spec::command::{Command, Opcode, SIG_NONE};
@@ -41,8 +41,8 @@ pub(crate) struct Host<'a> {
     /// Unmappings of each domain that a lazy host has put off.
     pending: Vec<Vec<Range<Iova>>>,
     thousand: Picos,
-    /// From when on EL2 is free.
-    el2: Picos,
+    /// EL2 works for one CPU at a time.
+    el2: Turns,
     counted: Counted,
     simulated: u64,
 }
@@ -68,7 +68,7 @@ impl<'a> Host<'a> {
             queue: Queue::new(&platform.smmu),
             pending: vec![Vec::new(); shape.domains()],
             thousand: platform.cpu.thousand(),
-            el2: Picos::ZERO,
+            el2: Turns::default(),
             counted: Counted::default(),
             simulated: 0,
         };
@@ -288,12 +288,16 @@ impl<'a> Host<'a> {
         }
         // EL2 works for one CPU at a time.
         let trap = nanos(&self.platform.cpu.trap_ns).times(work.entries);
-        at = at.max(self.el2) + cost.el2.at(thousand) + trap;
+        let length = cost.el2.at(thousand) + trap;
+        let begun = self.el2.take(at, length);
+        at = begun + length;
         let done = self.queue.run(at, commands).max(at);
         // Where the SMMU tells the host itself, EL2 waits for nothing.
         let waits =
             |command: &Command| command.opcode() == Opcode::SYNC && command.cs() == SIG_NONE;
-        self.el2 = if commands.iter().any(waits) { done } else { at };
+        if commands.iter().any(waits) {
+            self.el2.keep(begun, done);
+        }
         done
     }
 }

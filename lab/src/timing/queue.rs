@@ -1,5 +1,6 @@
 //! The command queue: commands are consumed one after the other.
 
+use super::turns::Turns;
 use crate::platform::{Smmu, nanos};
 use crate::units::Picos;
 use smmuv3_spec::command::{Command, Opcode};
@@ -9,8 +10,7 @@ use smmuv3_spec::command::{Command, Opcode};
 pub struct Queue {
     command: Picos,
     sync: Picos,
-    /// From when on it is empty.
-    free: Picos,
+    turns: Turns,
     /// Commands consumed, CMD_SYNC included.
     pub commands: u64,
     /// CMD_SYNC among them.
@@ -26,7 +26,7 @@ impl Queue {
         Self {
             command: nanos(&smmu.command_ns),
             sync: nanos(&smmu.sync_ns),
-            free: Picos::ZERO,
+            turns: Turns::default(),
             commands: 0,
             syncs: 0,
             busy: Picos::ZERO,
@@ -45,11 +45,11 @@ impl Queue {
         self.commands += count;
         self.syncs += syncs;
         self.busy += length;
-        self.free = self.free.max(now) + length;
+        let begun = self.turns.take(now, length);
         if syncs == 0 {
             now
         } else {
-            self.free + self.sync
+            begun + length + self.sync
         }
     }
 
