@@ -28,7 +28,7 @@ use crate::machine::Mode;
 use crate::measured::Measured;
 use crate::platform::Platform;
 use crate::scenario::Scenario;
-use crate::score::{self, Better, Comparison, Score, Transfer};
+use crate::score::{Better, Comparison, Score, Transfer};
 use crate::sim::Report;
 use crate::units::Picos;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -204,13 +204,16 @@ impl Runner<'_> {
         self.simulated
             .fetch_add(report.simulated, Ordering::Relaxed);
         let transfer = workload.transfer();
-        let jobs = match (transfer.per_mapping, score::jobs(&report)) {
+        let jobs = match (transfer.per_mapping, workload.seen(&report)) {
             (None, _) => Picos::ZERO,
             (Some(_), Some(jobs)) => jobs,
             (Some(_), None) => workload.jobs(platform, measured, mode)?,
         };
         let mut score = transfer.score(&report, jobs);
         score.rate = score.rate.min(workload.most_mapped(jobs));
+        if !workload.has_rate() {
+            score.rate = f64::INFINITY;
+        }
         Ok((report, score))
     }
 

@@ -104,6 +104,21 @@ pub struct Cost {
 }
 
 impl Measured {
+    /// Has a further run of memory cost `times` as much as was worked out.
+    pub(crate) fn scale_further_runs(&mut self, times: f64) {
+        let FurtherRuns {
+            native,
+            nested,
+            paravirt,
+            ..
+        } = &mut self.further_run;
+        for run in [native, nested, paravirt] {
+            for count in [&mut run.host, &mut run.el2] {
+                *count = Bounded::clamped((count.get() as f64 * times).round() as u64);
+            }
+        }
+    }
+
     /// The one that is built in.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use crate::scenario::Invalidation;
 use crate::score::Transfer;
 use crate::sim::Report;
 use crate::trace::{Trace, What};
+use crate::units::Picos;
 
 /// How many times as often each mapping may be read as was assumed.
 const MORE: u64 = 10;
@@ -41,18 +42,26 @@ impl Workload for Replayed<'_> {
 
     /// What is done with one mapping.
     fn transfer(&self) -> Transfer {
-        let (mut maps, mut unmaps) = (0_u64, 0_u64);
-        for record in self.trace.records() {
-            match record.what {
-                What::Map { .. } => maps += 1,
-                What::Unmap { .. } => unmaps += 1,
-                What::Attach | What::Detach => {}
-            }
-        }
+        let all = self.trace.records().iter();
+        let maps = all.filter(|record| matches!(record.what, What::Map { .. }));
         Transfer {
-            accesses: self.options.accesses(self.trace) as f64 / maps.max(1) as f64,
-            per_mapping: (unmaps > 0).then_some(1.0),
+            accesses: self.options.accesses(self.trace) as f64 / maps.count().max(1) as f64,
+            per_mapping: Some(1.0),
         }
+    }
+
+    /// A mapping, and its share of the unmappings: some stay, and some go together.
+    fn seen(&self, report: &Report) -> Option<Picos> {
+        let counted = &report.counted;
+        let maps = counted.maps.count();
+        let all = counted.maps.average().times(maps)
+            + counted.unmaps.average().times(counted.unmaps.count());
+        (maps > 0).then(|| Picos(all.0 / maps))
+    }
+
+    /// One access at a time, which the CPU waits for: that is no rate of a device's.
+    fn has_rate(&self) -> bool {
+        false
     }
 
     fn variants(&self) -> Vec<Variant<'_>> {

@@ -138,6 +138,11 @@ fn decides(advice: &Advice) -> Option<String> {
         return None;
     };
     let rate = |mode| advice.score(mode).map_or(0.0, |score| score.rate / 1e9);
+    if rate(Mode::Nested).is_infinite() {
+        return Some(
+            "The cost of a transfer decides: the rate is not that of a device.\n".to_owned(),
+        );
+    }
     Some(match comparison.by {
         Criterion::Rate => format!(
             "The sustained rate decides: {:.2} GB/s with nested, {:.2} with paravirt.\n",

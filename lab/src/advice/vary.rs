@@ -185,6 +185,7 @@ const KNOBS: [Knob; 14] = [
 pub(super) fn rows(base: &Case) -> Vec<Row> {
     let mut rows: Vec<Row> = KNOBS.iter().filter_map(|knob| scaled(base, knob)).collect();
     rows.extend(uncounted(base));
+    rows.extend(further_runs(base));
     rows.extend(switches(base));
     rows.extend(said(base));
     rows
@@ -247,6 +248,25 @@ fn uncounted(base: &Case) -> Option<Row> {
     });
     Some(Row {
         what: "instructions not counted",
+        here: "-".to_owned(),
+        told: false,
+        tries: tries.into(),
+    })
+}
+
+/// What pages cost that lie apart: worked out, from reads of 32 of them.
+fn further_runs(base: &Case) -> Option<Row> {
+    let scenario = base.scenario.as_ref()?;
+    if scenario.buffers.memory != Placement::Scattered {
+        return None;
+    }
+    let tries = [(0.5, "half"), (2.0, "twice")].map(|(times, to)| {
+        let mut case = base.clone();
+        case.measured.scale_further_runs(times);
+        (to.to_owned(), case)
+    });
+    Some(Row {
+        what: "instructions of a further page",
         here: "-".to_owned(),
         told: false,
         tries: tries.into(),

@@ -25,6 +25,17 @@ pub trait Workload: Sync {
     /// What it counts by.
     fn transfer(&self) -> Transfer;
 
+    /// What a run says that mapping and unmapping takes a CPU for what it counts by;
+    /// `None` where it has seen none.
+    fn seen(&self, report: &Report) -> Option<Picos> {
+        score::jobs(report)
+    }
+
+    /// Whether the rate of a run is one that devices would have.
+    fn has_rate(&self) -> bool {
+        true
+    }
+
     /// What a mapping and its unmapping take a CPU, asked where a run has seen none.
     ///
     /// # Errors

@@ -52,6 +52,10 @@ pub struct Store {
     cells: FxHashMap<String, Outcome>,
 }
 
+/// Counts up with every change of what is simulated, so that what was found before
+/// does not count any more.
+const MODEL: u32 = 2;
+
 const HEADING: &str = "# fingerprint,map,invalidation,memory,value,transfers,accesses,\
     nested ns,paravirt ns,nested B/s,paravirt B/s\n";
 
@@ -70,6 +74,7 @@ impl Store {
         let mut hasher = FxHasher::default();
         hasher.write(format!("{platform:?}{measured:?}").as_bytes());
         hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
+        hasher.write_u32(MODEL);
         let fingerprint = hasher.finish();
         let text = match fs::read_to_string(path) {
             Ok(text) => text,

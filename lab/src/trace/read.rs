@@ -5,7 +5,7 @@ use super::{MOST_DOMAINS, MOST_RECORDS, Record, Trace, What};
 use crate::input::InputError;
 use crate::scenario::MOST_MEMORY;
 use portcullis_addr::{Iova, PAGE_SIZE, Range};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
 /// Something that is mapped: its end, and the record that mapped it.
@@ -31,8 +31,10 @@ pub(super) struct Reader<'f> {
     /// What a domain's number in the log is here.
     numbers: FxHashMap<u32, u32>,
     domains: Vec<Domain>,
-    /// The domain of each endpoint that ever had one.
-    endpoints: FxHashMap<u32, Option<u32>>,
+    /// The domain of each endpoint that has one.
+    endpoints: FxHashMap<u32, u32>,
+    /// Endpoints that ever had one.
+    seen: FxHashSet<u32>,
     /// The line of the end, and how many requests are not there.
     end: Option<(u32, u64)>,
     bytes: u64,
@@ -51,6 +53,7 @@ impl<'f> Reader<'f> {
             numbers: FxHashMap::default(),
             domains: Vec::new(),
             endpoints: FxHashMap::default(),
+            seen: FxHashSet::default(),
             end: None,
             bytes: 0,
             mappings: 0,
@@ -90,7 +93,7 @@ impl<'f> Reader<'f> {
         Ok(Trace {
             records: self.records,
             domains: self.domains.len(),
-            endpoints: self.endpoints.len(),
+            endpoints: self.seen.len(),
             dropped: self.end.map(|(_, dropped)| dropped),
             peak_bytes: self.peak_bytes,
             peak_mappings: self.peak_mappings,
@@ -170,10 +173,10 @@ impl<'f> Reader<'f> {
 
     /// Every endpoint leaves.
     fn reset(&mut self, nanos: u64) {
-        let mut left: Vec<u32> = self.endpoints.values().copied().flatten().collect();
+        let left = std::mem::take(&mut self.endpoints);
+        let mut left: Vec<u32> = left.into_values().collect();
         // One record for each endpoint, whichever comes first in the map.
         left.sort_unstable();
-        self.endpoints.values_mut().for_each(|place| *place = None);
         for domain in left {
             self.leave(domain);
             self.records.push(Record {
@@ -203,7 +206,8 @@ impl<'f> Reader<'f> {
             }
             None => return Err(format!("more than {MOST_DOMAINS} domains")),
         };
-        let old = self.endpoints.insert(endpoint, Some(domain)).flatten();
+        self.seen.insert(endpoint);
+        let old = self.endpoints.insert(endpoint, domain);
         if old == Some(domain) {
             return Ok(domain);
         }
@@ -218,10 +222,10 @@ impl<'f> Reader<'f> {
 
     fn detach(&mut self, name: u32, endpoint: u32) -> Result<u32, String> {
         let domain = self.numbers.get(&name).copied();
-        let found = self.endpoints.get_mut(&endpoint);
+        let found = self.endpoints.get(&endpoint).copied();
         match (domain, found) {
-            (Some(domain), Some(place)) if *place == Some(domain) => {
-                *place = None;
+            (Some(domain), Some(place)) if place == domain => {
+                self.endpoints.remove(&endpoint);
                 self.leave(domain);
                 Ok(domain)
             }
