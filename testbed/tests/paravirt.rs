@@ -113,7 +113,10 @@ fn without_the_hypervisor_the_module_gets_what_it_asks_for() {
 #[test]
 fn what_the_host_says_about_its_iommu_is_heard() {
     let lab = &common::prepared().lab;
-    let mut guest = Guest::boot(lab, &native(), "", "paravirt-heard").expect("a host");
+    // With a lazy host QEMU's virtio-iommu now and then refuses the last byte of a page
+    // that it should not (docs/verification.md).
+    let mut guest =
+        Guest::boot(lab, &native(), "iommu.strict=1", "paravirt-heard").expect("a host");
     guest.transfers(1 << 20).expect("transfers");
     assert_eq!(guest.complaint(false).expect("the log"), None);
     // The device has no mappings: the driver reports what it tries.
