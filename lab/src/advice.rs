@@ -21,7 +21,7 @@ mod workload;
 pub use replayed::Replayed;
 pub use search::{Axis, Flip, Search};
 pub use text::text;
-pub use workload::{Given, Trouble, Variant, Workload, shortened};
+pub use workload::{Trouble, Variant, Workload, shortened};
 
 use crate::description::{Asked, Stages};
 use crate::machine::Mode;

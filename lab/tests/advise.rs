@@ -5,7 +5,8 @@ mod common;
 
 use common::{DYNAMIC, STATIC, changed, platform, scenario};
 use portcullis_lab::advice::{
-    Advice, Axis, Given, Recommendation, Replayed, Settings, Sureness, advise, shortened, text,
+    Advice, Axis, Recommendation, Replayed, Settings, Sureness, Trouble, Workload, advise,
+    shortened, text,
 };
 use portcullis_lab::description::{Asked, Description, Stages};
 use portcullis_lab::input::{self, Bounded};
@@ -15,7 +16,7 @@ use portcullis_lab::platform::Platform;
 use portcullis_lab::replay::{self, Options};
 use portcullis_lab::scenario::{Invalidation, Lifetime, Scenario};
 use portcullis_lab::score::{Better, Comparison, Criterion, Score, Transfer};
-use portcullis_lab::sim;
+use portcullis_lab::sim::{self, Report};
 use portcullis_lab::trace::Trace;
 use portcullis_lab::units::Picos;
 use std::fs;
@@ -23,6 +24,28 @@ use std::path::Path;
 use toml::Spanned;
 
 const NVME: &str = include_str!("../descriptions/nvme.toml");
+
+/// A workload that is no scenario.
+#[derive(Clone, Copy, Debug)]
+struct Given<F> {
+    /// Runs it.
+    run: F,
+    /// What it counts by.
+    transfer: Transfer,
+}
+
+impl<F> Workload for Given<F>
+where
+    F: Fn(&Platform, &Measured, Mode) -> Result<Report, Trouble> + Sync,
+{
+    fn run(&self, platform: &Platform, measured: &Measured, mode: Mode) -> Result<Report, Trouble> {
+        (self.run)(platform, measured, mode)
+    }
+
+    fn transfer(&self) -> Transfer {
+        self.transfer
+    }
+}
 
 /// Buffers that are mapped for one transfer, no more of them than anybody can map.
 const SLOWLY: (&str, &str) = ("cpus = 2", "cpus = 2\nmaps_per_second = 50000");

@@ -82,28 +82,6 @@ pub struct Variant<'a> {
     pub tries: Vec<(String, Box<dyn Workload + 'a>)>,
 }
 
-/// A workload that is no scenario.
-#[derive(Clone, Copy, Debug)]
-pub struct Given<F> {
-    /// Runs it.
-    pub run: F,
-    /// What it counts by.
-    pub transfer: Transfer,
-}
-
-impl<F> Workload for Given<F>
-where
-    F: Fn(&Platform, &Measured, Mode) -> Result<Report, Trouble> + Sync,
-{
-    fn run(&self, platform: &Platform, measured: &Measured, mode: Mode) -> Result<Report, Trouble> {
-        (self.run)(platform, measured, mode)
-    }
-
-    fn transfer(&self) -> Transfer {
-        self.transfer
-    }
-}
-
 impl Workload for Scenario {
     fn run(&self, platform: &Platform, measured: &Measured, mode: Mode) -> Result<Report, Trouble> {
         Ok(sim::run(platform, self, measured, mode)?)
