@@ -156,6 +156,7 @@ fn what_the_host_maps_is_recorded() {
 
         let mut live = BTreeMap::new();
         let (mut maps, mut unmaps, mut records, mut before) = (0, 0, 0, 0.0);
+        let mut resets = 0;
         for line in events.iter().filter_map(|event| event.get("trace")) {
             records += 1;
             let fields: Vec<&str> = line.split(',').collect();
@@ -164,7 +165,10 @@ fn what_the_host_maps_is_recorded() {
             before = time;
             match fields[1..] {
                 ["attach" | "detach", _, _] => {}
-                ["reset"] => live.clear(),
+                ["reset"] => {
+                    live.clear();
+                    resets += 1;
+                }
                 ["map", domain, iova, bytes] => {
                     let old = live.insert((domain, iova), bytes);
                     assert!(old.is_none() && parse_number(bytes) > Some(0), "{line}");
@@ -185,6 +189,8 @@ fn what_the_host_maps_is_recorded() {
         } else {
             assert_eq!(maps, number("domain_counts", "maps"));
             assert_eq!(unmaps, number("domain_counts", "unmaps"));
+            assert_eq!(resets, number("viommu_counts", "resets"));
+            assert!(resets > 0, "the driver resets it at the end");
         }
     }
 }
