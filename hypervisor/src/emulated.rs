@@ -131,6 +131,11 @@ impl Window for Lent {
     }
 
     #[inline]
+    fn load_words<const N: usize>(&self, offset: u64) -> [u64; N] {
+        self.load_words(offset)
+    }
+
+    #[inline]
     fn store(&self, offset: u64, value: u64) {
         self.store(offset, value);
     }

@@ -140,6 +140,22 @@ impl Lent {
         }
     }
 
+    /// Loads `N` times 64 bits from `offset` on, a multiple of 8, each once; 0 where
+    /// not all of them are inside.
+    #[inline]
+    pub fn load_words<const N: usize>(&self, offset: u64) -> [u64; N] {
+        let first = offset.rotate_right(3);
+        if first >= self.words || self.words - first < N as u64 {
+            return [0; N];
+        }
+        let at = self.range.start().raw().wrapping_add(offset);
+        core::array::from_fn(|n| {
+            let from = at.wrapping_add(n as u64 * 8);
+            // SAFETY: as for `load`, from the first to the last.
+            unsafe { core::ptr::read_volatile(from as *const u64) }
+        })
+    }
+
     /// Stores 64 bits; nothing outside.
     #[inline]
     pub fn store(&self, offset: u64, value: u64) {

@@ -143,6 +143,31 @@ impl Shared {
 
 impl Memory for Shared {
     #[inline]
+    fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
+        if N == 0 {
+            return [0; N];
+        }
+        let from = Self::run(at, N as u64);
+        core::array::from_fn(|n| {
+            // SAFETY: `run` has seen that the words from `from` on lie in memory of
+            // the hypervisor's, which is only accessed as atomic words.
+            unsafe { AtomicU64::from_ptr(from.add(n)) }.load(Ordering::Relaxed)
+        })
+    }
+
+    #[inline]
+    fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
+        if N == 0 {
+            return;
+        }
+        let to = Self::run(at, N as u64);
+        for (n, value) in words.into_iter().enumerate() {
+            // SAFETY: as in `load_words`.
+            unsafe { AtomicU64::from_ptr(to.add(n)) }.store(value, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
     fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
         if count == 0 {
             return true;
@@ -348,6 +373,16 @@ impl Tables {
 }
 
 impl Memory for Tables {
+    #[inline]
+    fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
+        self.shared.load_words(at)
+    }
+
+    #[inline]
+    fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
+        self.shared.store_words(at, words);
+    }
+
     #[inline]
     fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
         self.shared.is_clear(at, count)

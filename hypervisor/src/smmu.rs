@@ -108,8 +108,13 @@ impl Instance {
 
 static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT];
 
+/// How many of [`SMMUS`] may be known: those behind are not looked at.
+static KNOWN: AtomicUsize = AtomicUsize::new(0);
+
+#[inline]
 fn instances() -> impl Iterator<Item = &'static Instance> {
-    SMMUS.iter().filter_map(Once::get)
+    let known = KNOWN.load(Ordering::Relaxed);
+    SMMUS.iter().take(known).filter_map(Once::get)
 }
 
 /// Calls `with` with the driver of the SMMU at `index`, under its lock. `None`
@@ -167,6 +172,7 @@ pub fn fence_rest() -> Fenced {
 /// registers are mapped. One that is known already stays as it is.
 pub fn register(index: usize, registers: Device) {
     if let Some(slot) = SMMUS.get(index) {
+        KNOWN.fetch_max(index + 1, Ordering::Relaxed);
         slot.call_once(|| Instance {
             index,
             registers,

@@ -68,6 +68,26 @@ pub trait Window {
     /// Loads 64 bits.
     fn load(&self, offset: u64) -> u64;
 
+    /// Loads `N` times 64 bits from `offset` on, each once; 0 where not all of
+    /// them are inside.
+    #[inline]
+    fn load_words<const N: usize>(&self, offset: u64) -> [u64; N]
+    where
+        Self: Sized,
+    {
+        let bytes = N as u64 * 8;
+        let inside = offset
+            .checked_add(bytes)
+            .is_some_and(|end| end <= self.range().size());
+        core::array::from_fn(|n| {
+            if inside {
+                self.load(offset.wrapping_add(n as u64 * 8))
+            } else {
+                0
+            }
+        })
+    }
+
     /// Stores 64 bits.
     fn store(&self, offset: u64, value: u64);
 
