@@ -99,6 +99,17 @@ pub fn hostile(lab: &Lab) -> Result<PathBuf> {
     image(lab, "portcullis-hostile", &[], "hostile", "hostile.bin")
 }
 
+/// Builds the host kernel that attacks through the interrupt controller's
+/// tables.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn hostile_its(lab: &Lab) -> Result<PathBuf> {
+    let name = "hostile-its.bin";
+    image(lab, "portcullis-hostile", &[], "hostile-its", name)
+}
+
 /// Builds the kernel module that times DMA mappings, for the kernel of `lab`,
 /// and returns its path.
 ///

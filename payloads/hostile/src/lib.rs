@@ -125,7 +125,7 @@ pub fn write64(at: u64, value: u64) {
     unsafe { asm!("str {v}, [{a}]", a = in(reg) at, v = in(reg) value) }
 }
 
-/// Calls firmware.
+/// Calls firmware by SMC.
 pub fn smc(function: u64, a: u64, b: u64) -> u64 {
     smc3(function, a, b, 0)
 }
@@ -142,17 +142,38 @@ fn smc3(function: u64, a: u64, b: u64, c: u64) -> u64 {
     result
 }
 
-/// Calls the hypervisor.
-pub fn hvc(function: u64) -> u64 {
+fn hvc3(function: u64, a: u64, b: u64, c: u64) -> u64 {
     let result;
-    // SAFETY: as for `smc`.
+    // SAFETY: as for `smc3`.
     unsafe {
-        asm!("hvc #0", inout("x0") function => result, out("x1") _, out("x2") _, out("x3") _,
-             out("x4") _, out("x5") _, out("x6") _, out("x7") _,
+        asm!("hvc #0", inout("x0") function => result, inout("x1") a => _, inout("x2") b => _,
+             inout("x3") c => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _,
              out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
              out("x14") _, out("x15") _, out("x16") _, out("x17") _)
     }
     result
+}
+
+/// Calls firmware by SMC, or by HVC where that is undefined: on a machine whose
+/// kernel runs without a hypervisor, QEMU itself answers those.
+fn firmware(function: u64, a: u64, b: u64, c: u64) -> u64 {
+    let mut result = 0;
+    exception(|| result = smc3(function, a, b, c));
+    if LAST.esr() != 0 {
+        result = hvc3(function, a, b, c);
+    }
+    result
+}
+
+/// Calls the hypervisor; [`NOT_SUPPORTED`] also where there is none.
+pub fn hvc(function: u64) -> u64 {
+    let mut result = 0;
+    exception(|| result = hvc3(function, 0, 0, 0));
+    if LAST.esr() == 0 {
+        result
+    } else {
+        NOT_SUPPORTED
+    }
 }
 
 /// Has the CPU with `affinity` run `run` on the stack that ends at `stack`;
@@ -160,7 +181,7 @@ pub fn hvc(function: u64) -> u64 {
 pub fn start_cpu(affinity: u64, stack: u64, run: fn() -> !) -> i64 {
     OTHER.store(run as usize as u64, Ordering::Relaxed);
     let entry = secondary_start as *const () as u64;
-    smc3(CPU_ON, affinity, entry, stack) as i64
+    firmware(CPU_ON, affinity, entry, stack) as i64
 }
 
 /// What a CPU that was turned on runs.
@@ -219,7 +240,7 @@ impl Checks {
 }
 
 fn power_off() -> ! {
-    smc(SYSTEM_OFF, 0, 0);
+    firmware(SYSTEM_OFF, 0, 0, 0);
     loop {
         core::hint::spin_loop();
     }

@@ -1,0 +1,203 @@
+//! A host kernel that attacks through the interrupt controller's tables, which a
+//! GIC reads and writes past every SMMU.
+
+mod common;
+
+use portcullis_testbed::build;
+use portcullis_testbed::logfmt::Event;
+use portcullis_testbed::machine::{Boot, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::vm::{Vm, Watch};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the kernel said.
+struct Said {
+    lines: Vec<String>,
+    events: Vec<Event>,
+    tails: String,
+}
+
+impl Said {
+    /// Names of the checks with this result.
+    fn checks(&self, result: &str) -> Vec<&str> {
+        let result = format!(" result={result}");
+        let found = self.lines.iter().filter(|line| line.contains(&result));
+        found
+            .filter_map(|line| line.split("check=").nth(1)?.split(' ').next())
+            .collect()
+    }
+
+    /// Every check is as it should be, and the machine goes on.
+    fn nothing_wrong(&self) {
+        let wrong = self.checks("wrong");
+        assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.tails);
+        assert!(!self.checks("ok").is_empty(), "{}", self.tails);
+        for event in &self.events {
+            let bad = ["hypervisor_exception", "dma_fenced", "panic"];
+            assert!(!bad.contains(&event.kind()), "{event:?}\n{}", self.tails);
+        }
+    }
+
+    /// Interrupts came where and when they should.
+    fn interrupts_work(&self) {
+        let ok = self.checks("ok");
+        for name in [
+            "honest_int",
+            "honest_movi",
+            "honest_movall",
+            "honest_discarded",
+        ] {
+            assert!(ok.contains(&name), "{name}: {}", self.tails);
+        }
+    }
+}
+
+/// Runs a machine to its end.
+fn run(machine: &Machine, name: &str) -> Said {
+    let prepared = common::prepared();
+    let watch = Watch::quietly(&format!("its-{name}"));
+    let mut vm =
+        Vm::start(&prepared.lab, machine, &watch).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let status = vm
+        .wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(status.success(), "{name}: {status}\n{}", vm.tails());
+    let lines: Vec<String> = vm
+        .host
+        .lines_since(0)
+        .into_iter()
+        .map(|line| line.text)
+        .filter(|text| text.starts_with("its: "))
+        .collect();
+    let said = Said {
+        lines,
+        events: vm.events_since(0),
+        tails: vm.tails(),
+    };
+    let done = said.lines.iter().any(|line| line.contains("done wrong="));
+    assert!(done, "{name}: the kernel did not finish\n{}", said.tails);
+    said
+}
+
+/// The attacking kernel under the hypervisor in a mode.
+fn confined(mode: &str, cpu: &str) -> Machine {
+    let prepared = common::prepared();
+    let kernel = build::hostile_its(&prepared.lab).expect("the kernel builds");
+    let arguments = HYPERVISOR_ARGUMENTS.replace("identity", mode);
+    let mut machine = Machine::new(prepared.boot_kernel(&arguments, &kernel));
+    machine.cpu = cpu.to_owned();
+    machine
+}
+
+/// The same kernel by itself.
+fn native() -> Machine {
+    let prepared = common::prepared();
+    let kernel = build::hostile_its(&prepared.lab).expect("the kernel builds");
+    Machine::new(Boot::Native {
+        kernel,
+        initrd: prepared.initrd().to_owned(),
+        arguments: String::new(),
+    })
+}
+
+fn attacks(mode: &str) {
+    for cpu in ["cortex-a76", "neoverse-n1", "max"] {
+        let said = run(&confined(mode, cpu), &format!("{mode}-{cpu}"));
+        said.nothing_wrong();
+        said.interrupts_work();
+    }
+}
+
+#[test]
+#[ignore = "EL2 does not own the interrupt tables yet"]
+fn interrupt_tables_give_a_host_nothing_in_identity_mode() {
+    attacks("identity");
+}
+
+#[test]
+#[ignore = "EL2 does not own the interrupt tables yet"]
+fn interrupt_tables_give_a_host_nothing_in_nested_mode() {
+    attacks("nested");
+}
+
+#[test]
+#[ignore = "EL2 does not own the interrupt tables yet"]
+fn interrupt_tables_give_a_host_nothing_in_paravirt_mode() {
+    attacks("paravirt");
+}
+
+/// GICv4: tables of virtual processors and virtual LPIs beside the others.
+#[test]
+#[ignore = "EL2 does not own the interrupt tables yet"]
+fn virtual_interrupt_tables_give_a_host_nothing() {
+    let mut machine = confined("identity", "max");
+    machine.gic = 4;
+    let said = run(&machine, "gicv4");
+    said.nothing_wrong();
+    said.interrupts_work();
+}
+
+/// Without an ITS GICR_TYPER.PLPIS still reads 1 in QEMU, and a redistributor
+/// reads and writes its tables.
+#[test]
+#[ignore = "EL2 does not own the interrupt tables yet"]
+fn lpi_tables_without_an_its_give_a_host_nothing() {
+    for mode in ["identity", "nested", "paravirt"] {
+        let mut machine = confined(mode, "cortex-a76");
+        machine.model = "virt,its=off".to_owned();
+        run(&machine, &format!("its-off-{mode}")).nothing_wrong();
+    }
+}
+
+#[test]
+#[ignore = "the hypervisor does not know gic-its=off yet"]
+fn an_its_that_was_taken_away_gives_a_host_nothing() {
+    for mode in ["identity", "nested", "paravirt"] {
+        let mut machine = confined(mode, "cortex-a76");
+        if let Boot::Portcullis { arguments, .. } = &mut machine.boot {
+            arguments.push_str(" gic-its=off");
+        }
+        let said = run(&machine, &format!("gic-its-off-{mode}"));
+        said.nothing_wrong();
+        let gone = |line: &String| line.contains("in the tree: false, answers: false");
+        assert!(said.lines.iter().any(gone), "{}", said.tails);
+        let lpis = |line: &String| line.contains("LPIs: false");
+        assert!(said.lines.iter().any(lpis), "{}", said.tails);
+    }
+}
+
+#[test]
+fn natively_the_same_interrupts_come() {
+    let said = run(&native(), "native");
+    said.nothing_wrong();
+    said.interrupts_work();
+}
+
+/// The kernel's checks can fail: where it is told that some memory is a
+/// hypervisor's, and there is none to keep the GIC from it, each attack is seen.
+#[test]
+fn without_a_hypervisor_the_attacks_are_seen_to_work() {
+    let mut machine = native();
+    if let Boot::Native { arguments, .. } = &mut machine.boot {
+        arguments.push_str("pretend");
+    }
+    let said = run(&machine, "native-seen");
+    said.interrupts_work();
+    let wrong = said.checks("wrong");
+    for name in [
+        "device_table",
+        "device_table_of_two_levels",
+        "collection_table",
+        "collection_table_of_two_levels",
+        "translation_table",
+        "translation_table_discard",
+        "pending_table",
+        "bits_learnt_from_pending_table",
+        "bytes_learnt_from_configuration",
+        "tables_change_while_on",
+        "interrupt_as_if_from_a_device",
+    ] {
+        assert!(wrong.contains(&name), "{name}\n{}", said.tails);
+    }
+}
