@@ -6,6 +6,7 @@ mod common;
 use portcullis_testbed::build;
 use portcullis_testbed::logfmt::Event;
 use portcullis_testbed::machine::{Boot, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::setup::firmware::Firmware;
 use portcullis_testbed::vm::{Vm, Watch};
 use std::time::Duration;
 
@@ -164,6 +165,26 @@ fn an_its_that_was_taken_away_gives_a_host_nothing() {
         assert!(said.lines.iter().any(gone), "{}", said.tails);
         let lpis = |line: &String| line.contains("LPIs: false");
         assert!(said.lines.iter().any(lpis), "{}", said.tails);
+    }
+}
+
+/// Firmware at EL3 and a GIC with two security states.
+#[test]
+#[ignore = "EL2 does not own the interrupt tables yet"]
+fn interrupt_tables_give_a_host_nothing_below_firmware() {
+    let workspace = &common::prepared().lab.workspace;
+    let firmware = Firmware::set_up(workspace).expect("firmware");
+    let directory = tempfile::tempdir_in(workspace.output()).expect("a directory");
+    for mode in ["identity", "nested", "paravirt"] {
+        let mut machine = confined(mode, "max");
+        if let Boot::Portcullis { arguments, .. } = &mut machine.boot {
+            // The one UART there is for both.
+            *arguments = format!("host-iommu={mode} log=info");
+        }
+        machine.start_with(firmware.clone(), &directory.path().join(mode));
+        let said = run(&machine, &format!("firmware-{mode}"));
+        said.nothing_wrong();
+        said.interrupts_work();
     }
 }
 
