@@ -18,6 +18,8 @@
 #![no_main]
 
 mod boot;
+#[cfg(feature = "digest")]
+mod digest;
 mod emulated;
 mod entry;
 mod fatal;

@@ -90,6 +90,18 @@ pub fn failing_hypervisor(lab: &Lab) -> Result<PathBuf> {
     )
 }
 
+/// As [`hypervisor`], for an image that says whether anything of it has changed:
+/// its feature `digest`.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn watched_hypervisor(lab: &Lab) -> Result<PathBuf> {
+    let features = ["--features", "digest"];
+    let package = "portcullis-hypervisor";
+    image(lab, package, &features, HYPERVISOR, "portcullis-digest.bin")
+}
+
 /// Builds the host kernel that attacks from EL1.
 ///
 /// # Errors

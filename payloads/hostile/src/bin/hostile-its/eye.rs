@@ -1,7 +1,7 @@
 //! How this kernel sees whether the hypervisor's memory has changed.
 
-use crate::places::Places;
-use portcullis_hostile::{Checks, NONE, NOT_SUPPORTED, exception, hvc, read64, say};
+use crate::places::{Places, own};
+use portcullis_hostile::{Checks, NONE, NOT_SUPPORTED, exception, hvc, read64, say, write64};
 
 /// The call that an image built for tests answers with a digest of what must
 /// not change.
@@ -49,6 +49,18 @@ impl Eye {
                 })
             }),
             Self::Closed => None,
+        }
+    }
+
+    /// Says what it sees each time that something outside has changed memory:
+    /// before the first change, and after each of `changes`.
+    pub fn look_after_changes(self, places: &Places, changes: u64) {
+        write64(own::MARK, 0);
+        for done in 0..=changes {
+            while read64(own::MARK) != done {
+                core::hint::spin_loop();
+            }
+            say!("its: seen after={done} digest={:x?}", self.look(places));
         }
     }
 

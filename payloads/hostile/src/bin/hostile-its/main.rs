@@ -54,6 +54,12 @@ extern "C" fn payload_main(tree: u64) -> ! {
         here.has_lpis(),
         here.has_virtual_lpis()
     );
+    if places.only_watches {
+        if let Some(eye) = Eye::digest() {
+            eye.look_after_changes(&places, 3);
+        }
+        checks.end();
+    }
     let eye = Eye::digest()
         .or_else(|| Eye::direct(&places))
         .unwrap_or_else(|| {
@@ -76,7 +82,9 @@ extern "C" fn payload_main(tree: u64) -> ! {
         }
     }
     if its.is_there() {
-        honest::check(&mut checks, &places, &mut its, here);
+        eye.watch(&mut checks, &places, "honest_use", |checks| {
+            honest::check(checks, &places, &mut its, here);
+        });
     } else {
         checks.equal("its_is_missing_where_named", places.its_is_named, false);
     }

@@ -56,7 +56,7 @@ pub mod own {
     pub const PENDING: [u64; 2] = [START + 0x40_0000, START + 0x41_0000];
     /// Interrupt translation tables, 2 MiB of them.
     pub const TRANSLATIONS: u64 = START + 0x50_0000;
-    /// A word to be found again.
+    /// A word to be found again, or to be set from outside.
     pub const MARK: u64 = START + 0x70_0000;
     /// Top of the second CPU's stack.
     pub const STACK: u64 = START + 0x80_0000;
@@ -86,6 +86,9 @@ pub struct Places {
     stride: u64,
     /// How many CPUs there are.
     pub cpus: u64,
+    /// Whether the command line asks for no attack of this kernel's own: the
+    /// test changes memory from outside.
+    pub only_watches: bool,
 }
 
 impl Places {
@@ -102,7 +105,7 @@ impl Places {
         for (slot, node) in hypervisor.iter_mut().zip(ours) {
             *slot = reg(node, 0);
         }
-        if hypervisor[0].is_none() && is_told_to_pretend(fdt) {
+        if hypervisor[0].is_none() && is_told_to(fdt, b"pretend") {
             hypervisor[..2].copy_from_slice(&PRETENDED.map(Some));
         }
         let gic = fdt.root().children().find(|n| compatible(*n, "arm,gic-v3"));
@@ -122,6 +125,7 @@ impl Places {
             its_is_named: its.is_some(),
             redistributors,
             stride: stride.unwrap_or(if vlpis { STRIDE_VLPI } else { STRIDE }),
+            only_watches: is_told_to(fdt, b"watch"),
             cpus: cpus
                 .children()
                 .filter(|n| n.name().starts_with("cpu@"))
@@ -160,10 +164,10 @@ pub fn clear(at: u64, bytes: u64) {
     }
 }
 
-fn is_told_to_pretend(fdt: Fdt<'_>) -> bool {
+fn is_told_to(fdt: Fdt<'_>, word: &[u8]) -> bool {
     let chosen = fdt.find_node("/chosen");
     let arguments = chosen.and_then(|node| node.property("bootargs"));
-    arguments.is_some_and(|value| value.value().starts_with(b"pretend"))
+    arguments.is_some_and(|value| value.value().starts_with(word))
 }
 
 fn compatible(node: FdtNode<'_>, with: &str) -> bool {

@@ -10,7 +10,8 @@ use portcullis_hostile::{Checks, say, write, write8, write64};
 /// A device, its event and LPI, and a collection, that the attacks use.
 const DEVICE: u64 = 5;
 const EVENT: u64 = 3;
-const LPI: u64 = FIRST + 9;
+/// Its bit is clear in zeros and in the pattern of what the hypervisor does not use.
+const LPI: u64 = FIRST + 10;
 /// Another LPI, so that each attack changes something else.
 const OTHER_LPI: u64 = FIRST + 90;
 const COLLECTION: u64 = 3;
