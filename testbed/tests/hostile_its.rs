@@ -5,7 +5,7 @@ mod common;
 
 use portcullis_testbed::build;
 use portcullis_testbed::demo::attack::Range;
-use portcullis_testbed::logfmt::Event;
+use portcullis_testbed::hostile::{Outcome, Said};
 use portcullis_testbed::machine::{self, Boot, HYPERVISOR_ARGUMENTS, Machine};
 use portcullis_testbed::setup::firmware::Firmware;
 use portcullis_testbed::vm::{Vm, Watch};
@@ -20,80 +20,51 @@ const MARK: u64 = 0x5870_0000;
 /// What an unused page of the hypervisor's is full of.
 const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 
-/// What the kernel said.
-struct Said {
-    lines: Vec<String>,
-    events: Vec<Event>,
-    tails: String,
+/// Every check is as it should be, none was without sight of the hypervisor's
+/// memory, and the machine goes on.
+fn nothing_wrong(said: &Said) {
+    let unseen: Vec<_> = said.with(Outcome::Unseen).collect();
+    assert!(unseen.is_empty(), "{unseen:#?}\n{}", said.tails);
+    nothing_seen_wrong(said);
 }
 
-impl Said {
-    /// Names of the checks with this result.
-    fn checks(&self, result: &str) -> Vec<&str> {
-        let result = format!(" result={result}");
-        let found = self.lines.iter().filter(|line| line.contains(&result));
-        found
-            .filter_map(|line| line.split("check=").nth(1)?.split(' ').next())
-            .collect()
+/// Every check that could be made is as it should be.
+fn nothing_seen_wrong(said: &Said) {
+    let wrong: Vec<_> = said.with(Outcome::Wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}\n{}", said.tails);
+    assert!(said.with(Outcome::Ok).count() > 0, "{}", said.tails);
+    for event in &said.events {
+        let bad = ["hypervisor_exception", "dma_fenced", "panic"];
+        assert!(!bad.contains(&event.kind()), "{event:?}\n{}", said.tails);
     }
+}
 
-    /// Every check is as it should be, none was without sight of the
-    /// hypervisor's memory, and the machine goes on.
-    fn nothing_wrong(&self) {
-        let unseen = self.checks("unseen");
-        assert!(unseen.is_empty(), "{unseen:#?}\n{}", self.tails);
-        self.nothing_seen_wrong();
-    }
-
-    /// Every check that could be made is as it should be.
-    fn nothing_seen_wrong(&self) {
-        let wrong = self.checks("wrong");
-        assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.tails);
-        assert!(!self.checks("ok").is_empty(), "{}", self.tails);
-        for event in &self.events {
-            let bad = ["hypervisor_exception", "dma_fenced", "panic"];
-            assert!(!bad.contains(&event.kind()), "{event:?}\n{}", self.tails);
-        }
-    }
-
-    /// Interrupts came where and when they should.
-    fn interrupts_work(&self) {
-        let ok = self.checks("ok");
-        for name in [
-            "honest_int",
-            "honest_movi",
-            "honest_movall",
-            "honest_discarded",
-        ] {
-            assert!(ok.contains(&name), "{name}: {}", self.tails);
-        }
+/// Interrupts came where and when they should.
+fn interrupts_work(said: &Said) {
+    for name in [
+        "honest_int",
+        "honest_movi",
+        "honest_movall",
+        "honest_discarded",
+    ] {
+        assert!(
+            said.with(Outcome::Ok).any(|ok| ok == name),
+            "{name}: {}",
+            said.tails
+        );
     }
 }
 
 /// Runs a machine to its end.
 fn run(machine: &Machine, name: &str) -> Said {
-    let prepared = common::prepared();
-    let watch = Watch::quietly(&format!("its-{name}"));
-    let mut vm =
-        Vm::start(&prepared.lab, machine, &watch).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let status = vm
-        .wait_exit(PATIENCE)
+    let lab = &common::prepared().lab;
+    let said = Said::by("its", lab, machine, &format!("its-{name}"))
         .unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(status.success(), "{name}: {status}\n{}", vm.tails());
-    let lines: Vec<String> = vm
-        .host
-        .lines_since(0)
-        .into_iter()
-        .map(|line| line.text)
-        .filter(|text| text.starts_with("its: "))
-        .collect();
-    let said = Said {
-        lines,
-        events: vm.events_since(0),
-        tails: vm.tails(),
-    };
-    let done = said.lines.iter().any(|line| line.contains("done wrong="));
-    assert!(done, "{name}: the kernel did not finish\n{}", said.tails);
+    assert!(
+        said.finished,
+        "{name}: the kernel did not finish\n{}",
+        said.tails
+    );
     said
 }
 
@@ -130,8 +101,8 @@ fn native() -> Machine {
 fn attacks(mode: &str) {
     for cpu in ["cortex-a76", "neoverse-n1", "max"] {
         let said = run(&confined(mode, cpu), &format!("{mode}-{cpu}"));
-        said.nothing_wrong();
-        said.interrupts_work();
+        nothing_wrong(&said);
+        interrupts_work(&said);
     }
 }
 
@@ -160,8 +131,8 @@ fn virtual_interrupt_tables_give_a_host_nothing() {
     let mut machine = confined("identity", "max");
     machine.gic = 4;
     let said = run(&machine, "gicv4");
-    said.nothing_wrong();
-    said.interrupts_work();
+    nothing_wrong(&said);
+    interrupts_work(&said);
 }
 
 /// Without an ITS GICR_TYPER.PLPIS still reads 1 in QEMU, and a redistributor
@@ -172,7 +143,7 @@ fn lpi_tables_without_an_its_give_a_host_nothing() {
     for mode in ["identity", "nested", "paravirt"] {
         let mut machine = confined(mode, "cortex-a76");
         machine.model = "virt,its=off".to_owned();
-        run(&machine, &format!("its-off-{mode}")).nothing_wrong();
+        nothing_wrong(&run(&machine, &format!("its-off-{mode}")));
     }
 }
 
@@ -185,7 +156,7 @@ fn an_its_that_was_taken_away_gives_a_host_nothing() {
             arguments.push_str(" gic-its=off");
         }
         let said = run(&machine, &format!("gic-its-off-{mode}"));
-        said.nothing_wrong();
+        nothing_wrong(&said);
         let gone = |line: &String| line.contains("in the tree: false, answers: false");
         assert!(said.lines.iter().any(gone), "{}", said.tails);
         let lpis = |line: &String| line.contains("LPIs: false");
@@ -199,8 +170,8 @@ fn an_its_that_was_taken_away_gives_a_host_nothing() {
 fn interrupt_tables_give_a_host_nothing_of_the_usual_image() {
     let image = build::hypervisor(&common::prepared().lab).expect("the hypervisor builds");
     let said = run(&confined_by(&image, "identity", "cortex-a76"), "usual");
-    said.nothing_seen_wrong();
-    said.interrupts_work();
+    nothing_seen_wrong(&said);
+    interrupts_work(&said);
 }
 
 /// A changed word of code, of an unused page, or of a table is seen.
@@ -265,16 +236,16 @@ fn interrupt_tables_give_a_host_nothing_below_firmware() {
         }
         machine.start_with(firmware.clone(), &directory.path().join(mode));
         let said = run(&machine, &format!("firmware-{mode}"));
-        said.nothing_wrong();
-        said.interrupts_work();
+        nothing_wrong(&said);
+        interrupts_work(&said);
     }
 }
 
 #[test]
 fn natively_the_same_interrupts_come() {
     let said = run(&native(), "native");
-    said.nothing_seen_wrong();
-    said.interrupts_work();
+    nothing_seen_wrong(&said);
+    interrupts_work(&said);
 }
 
 /// The kernel's checks can fail: where it is told that some memory is a
@@ -286,8 +257,8 @@ fn without_a_hypervisor_the_attacks_are_seen_to_work() {
         arguments.push_str("pretend");
     }
     let said = run(&machine, "native-seen");
-    said.interrupts_work();
-    let wrong = said.checks("wrong");
+    interrupts_work(&said);
+    let wrong: Vec<_> = said.with(Outcome::Wrong).collect();
     for name in [
         "device_table",
         "device_table_of_two_levels",
