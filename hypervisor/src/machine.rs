@@ -35,6 +35,14 @@ pub fn set_host(space: Host) {
     HOST.call_once(|| Mutex::new(space));
 }
 
+/// Calls `with` with the host's memory, once it is known.
+#[cfg(feature = "digest")]
+pub fn with_host(with: impl FnOnce(&Host)) {
+    if let Some(host) = HOST.get() {
+        with(&host.lock());
+    }
+}
+
 /// Who owns which page; `None` before the host's memory is known.
 #[must_use]
 pub fn ledger() -> Option<&'static Ledger<'static>> {

@@ -19,6 +19,8 @@
 #![no_main]
 
 mod boot;
+#[cfg(feature = "digest")]
+mod digest;
 mod emulated;
 mod entry;
 mod fatal;

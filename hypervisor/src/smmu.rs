@@ -135,6 +135,16 @@ pub fn with_driver<T>(
     Some(result)
 }
 
+/// Calls `each` with SMMU_STRTAB_BASE and its CFG, as each SMMU has them.
+#[cfg(feature = "digest")]
+pub fn stream_tables(mut each: impl FnMut(u64, u32)) {
+    use smmuv3_spec::reg::{STRTAB_BASE, STRTAB_BASE_CFG};
+    for instance in instances() {
+        let port = Port(instance.registers);
+        each(port.read64(STRTAB_BASE), port.read32(STRTAB_BASE_CFG));
+    }
+}
+
 /// Outcome of [`fence_all`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fenced {

@@ -82,6 +82,10 @@ fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
         }
         0x16 => {
             cpu.count(Reason::Hvc);
+            #[cfg(feature = "digest")]
+            if crate::digest::answer(frame) {
+                return;
+            }
             bump(&cpu.refused_calls);
             frame.set(0, psci::NOT_SUPPORTED);
         }

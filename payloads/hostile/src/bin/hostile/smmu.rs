@@ -2,11 +2,12 @@
 //! expected is what the architecture says of an SMMU with stage 1 (IHI 0070);
 //! that the hypervisor goes on is expected throughout.
 
-use crate::{
-    Checks, DATA, HYPERVISOR, NONE, SMMU, exception, read, read64, write, write8, write16, write64,
-};
+use crate::{HYPERVISOR, SMMU};
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use portcullis_hostile::{
+    Checks, DATA, NONE, exception, read, read64, write, write8, write16, write64,
+};
 
 const CR0: u64 = SMMU + 0x20;
 const CR0ACK: u64 = SMMU + 0x24;
