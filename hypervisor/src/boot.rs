@@ -19,8 +19,8 @@ use crate::{gic, host, image, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Conduit, Console, Fdt, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
-    Occupant, TREE_HEADER_SIZE, smmus_to_fence,
+    BootError, Conduit, Console, Fdt, HostTreePlan, Interrupts, KernelHeader, Layout, Loaded,
+    Machine, Occupant, TREE_HEADER_SIZE, smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
@@ -119,7 +119,9 @@ fn start(
     // Where the pool goes does not matter for the size of the tree.
     let places = [loaded.image; PROTECTED];
     let tree_bytes = HostTreePlan::new(machine, &places, true).bytes_needed(&fdt) as u64;
-    let pool_bytes = owners::pool_bytes(machine, &features);
+    let its = devices::probe_its(machine)?;
+    let its_bytes = its.map_or(0, |probed| probed.bytes);
+    let pool_bytes = owners::pool_bytes(machine, &features) + its_bytes;
     let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
     memory::set_pool(layout.pool)?;
@@ -127,7 +129,7 @@ fn start(
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
     let ledger = owners::make_ledger(machine, &protected)?;
-    devices::take_gic(machine)?;
+    devices::take_gic(machine, its)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
     let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected, features.coherent)?;
@@ -183,7 +185,9 @@ fn write_host_tree(
     // SAFETY: the range was just mapped read-write; it is free memory of the
     // host's, which does not run yet, and no other reference to it exists.
     let out = unsafe { core::slice::from_raw_parts_mut(area.start().raw() as *mut u8, len) };
-    let written = HostTreePlan::new(machine, protected, coherent).write(fdt, out)?;
+    let mut plan = HostTreePlan::new(machine, protected, coherent);
+    plan.interrupts = Interrupts::of(machine, gic::hides_virtual_lpis());
+    let written = plan.write(fdt, out)?;
     // The host reads it with its caches off.
     mmu::clean_to_memory(area.start().raw(), written as u64);
     mmu::unmap(area)?;

@@ -7,19 +7,23 @@
 //! SGI registers trap (IHI 0069, 12.2; ICC_SGI1R_EL1). The other registers that
 //! are common to both groups would become the virtual ones; ICH_HCR_EL2.TC
 //! traps them instead, so that the host reads and writes the real state.
+//!
+//! On a GIC with two security states Group 0 is the secure side's. There EL2 takes
+//! no interrupt, and lets everything through but what makes the GIC a bus master:
+//! the LPIs (see `its`).
 
 mod emulate;
 
-pub use emulate::{Access, mmio, sysreg_trap};
+pub use emulate::{Access, Outcome, mmio, sysreg_trap};
 
 use crate::log::{RateLimit, warning};
 use crate::mmio::Device;
 use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, power};
 use crate::psci::this_affinity;
-use crate::smmu;
 use crate::sysreg::{dsb_sy, isb, now_us, read_sysreg, write_sysreg};
+use crate::{its, smmu};
 use core::sync::atomic::{AtomicU64, Ordering};
-use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_gic_filter::{OWN_PRIORITY, Owned, clamp_priorities};
 use spin::{Mutex, Once};
 
@@ -68,8 +72,10 @@ pub struct Line {
     pub edge: bool,
 }
 
-/// A GICv3 with one security state, whose Group 0 is ours.
+/// A GICv3.
 struct Gic {
+    /// It has one security state, so that Group 0 is ours.
+    own_group: bool,
     distributor: Device,
     /// RD frame of each CPU's redistributor, by index.
     redistributors: [Option<Device>; MAX_CPUS],
@@ -87,7 +93,7 @@ static UNEXPECTED: RateLimit = RateLimit::new();
 /// Whether FIQs come to EL2 on this machine.
 #[must_use]
 pub fn takes_fiq() -> bool {
-    GIC.get().is_some()
+    GIC.get().is_some_and(|gic| gic.own_group)
 }
 
 /// When the SMMUs are to be looked at because of time, in counter ticks.
@@ -108,7 +114,9 @@ pub fn look_is_due() -> bool {
     true
 }
 
-/// The pages whose accesses the filter must see: absent from the host's stage 2.
+/// The pages whose accesses the filter must see, and those that nobody may reach:
+/// absent from the host's stage 2. Every page of a redistributor is among them,
+/// and so are those for virtual LPIs, which have table addresses of their own.
 pub fn filtered_pages(mut each: impl FnMut(Range<PhysAddr>)) {
     let Some(gic) = GIC.get() else { return };
     let mut page = |device: &Device, offset: u64, size: u64| {
@@ -119,12 +127,39 @@ pub fn filtered_pages(mut each: impl FnMut(Range<PhysAddr>)) {
         }
     };
     page(&gic.distributor, 0, FRAME);
-    if gic.distributor.read32(GICD_TYPER) & TYPER_MBIS != 0 {
+    if gic.own_group && gic.distributor.read32(GICD_TYPER) & TYPER_MBIS != 0 {
         page(&gic.distributor, FRAME, FRAME);
     }
     for redistributor in gic.redistributors.iter().flatten() {
-        page(redistributor, 0, PAGE_SIZE);
-        page(redistributor, SGI_FRAME, PAGE_SIZE);
+        let frames = if has_virtual_lpis(redistributor) {
+            4
+        } else {
+            2
+        };
+        page(redistributor, 0, frames * FRAME);
+    }
+}
+
+/// GICR_TYPER.VLPIS.
+fn has_virtual_lpis(redistributor: &Device) -> bool {
+    redistributor.read64(GICR_TYPER) & 1 << 1 != 0
+}
+
+/// Whether a redistributor has frames for virtual LPIs, which the host does not
+/// see.
+#[must_use]
+pub fn hides_virtual_lpis() -> bool {
+    GIC.get()
+        .is_some_and(|gic| gic.redistributors.iter().flatten().any(has_virtual_lpis))
+}
+
+/// Calls `each` with the index of every CPU and its redistributor.
+pub fn for_each_redistributor(mut each: impl FnMut(usize, &Device)) {
+    let Some(gic) = GIC.get() else { return };
+    for (cpu, redistributor) in gic.redistributors.iter().enumerate() {
+        if let Some(redistributor) = redistributor {
+            each(cpu, redistributor);
+        }
     }
 }
 
@@ -161,6 +196,7 @@ pub fn take(
     lines: impl Iterator<Item = Line>,
 ) {
     let mut gic = Gic {
+        own_group: true,
         distributor,
         redistributors,
         owned: Owned::new(),
@@ -209,6 +245,16 @@ pub fn take(
     }
     TARGET.store(target, Ordering::Relaxed);
     GIC.call_once(|| gic);
+}
+
+/// Makes a GIC known whose Group 0 is not ours. Nothing of it changes.
+pub fn watch(distributor: Device, redistributors: [Option<Device>; MAX_CPUS]) {
+    GIC.call_once(|| Gic {
+        own_group: false,
+        distributor,
+        redistributors,
+        owned: Owned::new(),
+    });
 }
 
 /// The distributor, also where the GIC stays the host's: for [`raise`].
@@ -266,7 +312,9 @@ pub fn enter_cpu(cpu: &PerCpu) {
     if read_sysreg!("id_aa64pfr0_el1") >> 24 & 0xf != 0 {
         init_interface();
     }
-    if let Some(redistributor) = own_redistributor() {
+    if takes_fiq()
+        && let Some(redistributor) = own_redistributor()
+    {
         redistributor.write32(GICR_WAKER, redistributor.read32(GICR_WAKER) & !WAKER_SLEEP);
         if !wait(|| redistributor.read32(GICR_WAKER) & WAKER_ASLEEP == 0) {
             warning!(
@@ -283,6 +331,9 @@ pub fn enter_cpu(cpu: &PerCpu) {
             redistributor.write32(at, clamped as u32);
         }
     }
+    if let Some(redistributor) = own_redistributor() {
+        its::enter_cpu(percpu::index(), &redistributor);
+    }
     stay(cpu);
 }
 
@@ -292,7 +343,7 @@ fn own_redistributor() -> Option<Device> {
 }
 
 fn init_interface() {
-    if GIC.get().is_none() {
+    if !takes_fiq() {
         // SAFETY: interrupt controller state only: the host's interface is its
         // own (ICC_SRE_EL2: SRE, DFB, DIB, Enable), with no virtual interrupt.
         unsafe {

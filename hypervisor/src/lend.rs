@@ -62,6 +62,11 @@ impl Lent {
     /// of 8. `None` when one is not the host's, or there is no room; nothing
     /// has changed then.
     pub fn open(range: Range<Ipa>) -> Option<Self> {
+        Self::open_as(memory(), range)
+    }
+
+    /// As [`open`](Self::open), with the attributes `memory`.
+    pub fn open_as(memory: MemoryType, range: Range<Ipa>) -> Option<Self> {
         let range = identity(range)?;
         if !range.start().is_aligned(8) {
             return None;
@@ -72,7 +77,7 @@ impl Lent {
         let mapped = LENT.lock().add(
             pages,
             // Another window may come to share some of it, and stay when this one goes.
-            |run| mmu::map_pages(run, memory(), Access::ReadWrite).is_ok(),
+            |run| mmu::map_pages(run, memory, Access::ReadWrite).is_ok(),
             |run| mmu::unmap(run).is_ok(),
         );
         if mapped {
@@ -170,7 +175,7 @@ pub fn refresh() {
 
 /// Calls `use_it` with an address at which this CPU has the `bytes` bytes at
 /// `at`, which do not cross a page. `None` when the page is not the host's.
-fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
+fn with<T>(memory: MemoryType, at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
     let offset = at.raw() & (PAGE_SIZE - 1);
     if offset + bytes > PAGE_SIZE {
         return None;
@@ -179,7 +184,7 @@ fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
     let pages = Range::from_size(page, PAGE_SIZE).ok()?;
     let ledger = machine::ledger()?;
     ledger.pin(pages, Owner::HOST).ok()?;
-    let result = mmu::enter_page(page, memory()).map(|mapped| use_it(mapped + offset));
+    let result = mmu::enter_page(page, memory).map(|mapped| use_it(mapped + offset));
     let counted = ledger.unpin(pages);
     debug_assert!(counted.is_ok());
     result
@@ -188,6 +193,11 @@ fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
 /// Copies words of the host's from `at`, a multiple of 8. `false` when they are
 /// not all its own; what `words` holds then means nothing.
 pub fn read(at: Ipa, words: &mut [u64]) -> bool {
+    read_as(memory(), at, words)
+}
+
+/// As [`read`], with the attributes `memory`.
+pub fn read_as(memory: MemoryType, at: Ipa, words: &mut [u64]) -> bool {
     let mut at = at;
     let mut rest = words;
     if !at.is_aligned(8) {
@@ -198,7 +208,7 @@ pub fn read(at: Ipa, words: &mut [u64]) -> bool {
         let count = rest.len().min(usize::try_from(here).unwrap_or(1));
         let (now, later) = rest.split_at_mut(count);
         let bytes = count as u64 * 8;
-        let copied = with(at, bytes, |mapped| {
+        let copied = with(memory, at, bytes, |mapped| {
             for (word, from) in now.iter_mut().zip((mapped..).step_by(8)) {
                 // SAFETY: as for `Lent::load`: `with` has mapped and pinned the
                 // page, and the words lie in it.
@@ -218,10 +228,21 @@ pub fn read(at: Ipa, words: &mut [u64]) -> bool {
 /// is stored next. `false` when it is not its own.
 pub fn store32(at: Ipa, value: u32) -> bool {
     at.is_aligned(4)
-        && with(at, 4, |mapped| {
+        && with(memory(), at, 4, |mapped| {
             // SAFETY: as for `Lent::store32`.
             unsafe { core::ptr::write_volatile(mapped as *mut u32, value) }
             dsb_sy();
+        })
+        .is_some()
+}
+
+/// Stores 64 bits of the host's at `at`, a multiple of 8, with the attributes
+/// `memory`. `false` when it is not its own.
+pub fn store64_as(memory: MemoryType, at: Ipa, value: u64) -> bool {
+    at.is_aligned(8)
+        && with(memory, at, 8, |mapped| {
+            // SAFETY: as for `Lent::store`.
+            unsafe { core::ptr::write_volatile(mapped as *mut u64, value) }
         })
         .is_some()
 }

@@ -9,6 +9,7 @@
 //! | `boot` | from the device tree to the host's first instruction |
 //! | `mmu`, `memory` | EL2's own translation and memory |
 //! | `smmu`, `gic` | the devices that EL2 drives |
+//! | `its` | the interrupt translation services, and those that the host sees |
 //! | `lend` | memory of the host's that EL2 looks at |
 //! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
 //! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
@@ -24,6 +25,7 @@ mod fatal;
 mod gic;
 mod host;
 mod image;
+mod its;
 mod lend;
 mod log;
 mod machine;

@@ -289,74 +289,98 @@ impl Allocator for Shared {
     }
 }
 
-/// Bytes that [`Tables`] may still take.
-static TABLES_LEFT: AtomicU64 = AtomicU64::new(0);
-/// What it may take in all, and the most that it ever had.
-static TABLES_LIMIT: AtomicU64 = AtomicU64::new(0);
-static TABLES_MOST: AtomicU64 = AtomicU64::new(0);
-
-/// Lets [`Tables`] take up to `bytes`, which the pool has beside what everybody
-/// else takes from it.
-pub fn set_tables_limit(bytes: u64) {
-    TABLES_LIMIT.store(bytes, Ordering::Relaxed);
-    TABLES_LEFT.store(bytes, Ordering::Relaxed);
+/// A share of the pool, so that what its user maps cannot take the memory of
+/// anything else.
+#[derive(Debug)]
+pub struct Limit {
+    left: AtomicU64,
+    limit: AtomicU64,
+    most: AtomicU64,
 }
 
-/// Bytes that [`Tables`] has, and the most that it ever had.
-#[must_use]
-pub fn tables_use() -> (u64, u64) {
-    let limit = TABLES_LIMIT.load(Ordering::Relaxed);
-    let used = limit - TABLES_LEFT.load(Ordering::Relaxed).min(limit);
-    (used, TABLES_MOST.load(Ordering::Relaxed))
+impl Limit {
+    const fn new() -> Self {
+        Self {
+            left: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            most: AtomicU64::new(0),
+        }
+    }
+
+    /// Lets its user take up to `bytes`, which the pool has beside what
+    /// everything else takes from it.
+    pub fn set(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+        self.left.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that are taken, and the most that ever were.
+    #[must_use]
+    pub fn used(&self) -> (u64, u64) {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let used = limit - self.left.load(Ordering::Relaxed).min(limit);
+        (used, self.most.load(Ordering::Relaxed))
+    }
 }
 
-/// Memory for the tables of the host's own mappings: as [`Shared`], up to a
-/// limit, so that what the host maps cannot take the memory of anything else.
+/// The share for the tables of the host's mappings in paravirt mode.
+pub static DMA_TABLES: Limit = Limit::new();
+
+/// The share for the interrupt translation tables of the host's devices.
+pub static ITS_TABLES: Limit = Limit::new();
+
+/// Memory as [`Shared`], up to a limit.
 #[derive(Clone, Copy, Debug)]
-pub struct Tables(Shared);
+pub struct Tables {
+    shared: Shared,
+    limit: &'static Limit,
+}
 
 impl Tables {
-    /// For SMMUs that see the caches or not.
+    /// Memory of the share `limit`, for a device that sees the caches or not.
     #[must_use]
-    pub const fn new(coherent: bool) -> Self {
-        Self(Shared::new(coherent))
+    pub const fn new(limit: &'static Limit, coherent: bool) -> Self {
+        Self {
+            shared: Shared::new(coherent),
+            limit,
+        }
     }
 }
 
 impl Memory for Tables {
     #[inline]
     fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
-        self.0.is_clear(at, count)
+        self.shared.is_clear(at, count)
     }
 
     #[inline]
     fn store_run(&self, at: PhysAddr, count: u64, first: u64, step: u64) {
-        self.0.store_run(at, count, first, step);
+        self.shared.store_run(at, count, first, step);
     }
 
     #[inline]
     fn load(&self, at: PhysAddr) -> u64 {
-        self.0.load(at)
+        self.shared.load(at)
     }
 
     #[inline]
     fn store(&self, at: PhysAddr, value: u64) {
-        self.0.store(at, value);
+        self.shared.store(at, value);
     }
 
     #[inline]
     fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        self.0.compare_exchange(at, current, new)
+        self.shared.compare_exchange(at, current, new)
     }
 
     #[inline]
     fn publish(&self, at: PhysAddr, bytes: u64) {
-        self.0.publish(at, bytes);
+        self.shared.publish(at, bytes);
     }
 
     #[inline]
     fn refresh(&self, at: PhysAddr, bytes: u64) {
-        self.0.refresh(at, bytes);
+        self.shared.refresh(at, bytes);
     }
 }
 
@@ -366,20 +390,33 @@ impl Allocator for Tables {
         let cost = bytes.next_multiple_of(PAGE_SIZE);
         let take = |left: u64| left.checked_sub(cost);
         let order = Ordering::Relaxed;
-        let before = TABLES_LEFT.fetch_update(order, order, take).ok()?;
-        let at = self.0.allocate(bytes);
+        let limit = self.limit;
+        let before = limit.left.fetch_update(order, order, take).ok()?;
+        let at = self.shared.allocate(bytes);
         if at.is_none() {
-            TABLES_LEFT.fetch_add(cost, order);
+            limit.left.fetch_add(cost, order);
         } else {
-            let used = TABLES_LIMIT.load(order) - (before - cost);
-            TABLES_MOST.fetch_max(used, order);
+            let used = limit.limit.load(order) - (before - cost);
+            limit.most.fetch_max(used, order);
         }
         at
     }
 
     fn free(&self, at: PhysAddr, bytes: u64) {
-        self.0.free(at, bytes);
-        TABLES_LEFT.fetch_add(bytes.next_multiple_of(PAGE_SIZE), Ordering::Relaxed);
+        self.shared.free(at, bytes);
+        let cost = bytes.next_multiple_of(PAGE_SIZE);
+        self.limit.left.fetch_add(cost, Ordering::Relaxed);
+    }
+}
+
+impl gicv3_its::TableMemory for Shared {
+    fn take(&self, bytes: u64, alignment: u64) -> Option<PhysAddr> {
+        let count = usize::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
+        let at = POOL.lock().allocate(count, alignment)?;
+        let bytes = count as u64 * PAGE_SIZE;
+        fill(Range::from_size(at, bytes).ok()?, 0);
+        self.publish(at, bytes);
+        Some(at)
     }
 }
 

@@ -242,8 +242,7 @@ pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
 }
 
 /// Maps the page at `page` for this CPU alone, until it maps another one this
-/// way, and says where. `None` before [`prepare_slots`]. `memory` is always the
-/// same.
+/// way, and says where. `None` before [`prepare_slots`].
 ///
 /// The page stays mapped, since the next one is likely to be it again. Nothing
 /// is reached by that which the caller has not made sure of: it pins the page
@@ -253,12 +252,19 @@ pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
 /// uses the address.
 #[inline]
 pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
+    let key = key_of(page, memory);
     for slot in &percpu::this().slots[set_of(page)] {
-        if slot.page.load(Ordering::Relaxed) == page.raw() {
+        if slot.page.load(Ordering::Relaxed) == key {
             return Some(slot.at.load(Ordering::Relaxed));
         }
     }
     enter_other_page(page, memory)
+}
+
+/// What a slot says of the page that it has, and how that is mapped.
+#[inline(always)]
+fn key_of(page: PhysAddr, memory: MemoryType) -> u64 {
+    page.raw() | u64::from(memory == MemoryType::NormalNonCacheable)
 }
 
 /// The set that a page can be in.
@@ -298,7 +304,7 @@ fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     OwnMemory.store(entry, page.raw() | attributes | PAGE);
     dsb_sy();
     isb();
-    slot.page.store(page.raw(), Ordering::Relaxed);
+    slot.page.store(key_of(page, memory), Ordering::Relaxed);
     slot.at.store(at, Ordering::Relaxed);
     Some(at)
 }

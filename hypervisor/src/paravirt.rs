@@ -14,7 +14,7 @@ pub use faults::{deliver as deliver_faults, report as report_fault};
 use crate::lend::LentRing;
 use crate::log::{RateLimit, info, warning};
 use crate::machine;
-use crate::memory::Tables;
+use crate::memory::{DMA_TABLES, Tables};
 use crate::percpu::{PerCpu, Reason};
 use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
@@ -113,10 +113,15 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
         slots: DOMAINS,
     };
     let endpoints = endpoints.get(..*count).unwrap_or_default();
-    let unit = SmmuUnit::new(config, endpoints, Tables::new(coherent), HostSmmus)
-        .ok_or(ParavirtError::TooMany)?;
+    let unit = SmmuUnit::new(
+        config,
+        endpoints,
+        Tables::new(&DMA_TABLES, coherent),
+        HostSmmus,
+    )
+    .ok_or(ParavirtError::TooMany)?;
     // Devices get the page of the one register.
-    let doorbells = machine.gic.doorbells();
+    let doorbells = machine.doorbells();
     let doorbells = doorbells.filter_map(|its| Range::from_size(its.target, 4).ok());
     let domains = Domains::new(*ledger, Owner::HOST, unit, places, doorbells)
         .ok_or(ParavirtError::TooMany)?;
@@ -321,7 +326,7 @@ pub fn report() {
         d.faults_dropped,
         faults::dropped(),
     );
-    let (used, most) = crate::memory::tables_use();
+    let (used, most) = DMA_TABLES.used();
     info!(
         "event=domain_counts attaches={} detaches={} maps={} unmaps={} syncs={} not_owned={} \
          no_memory={} failed={} lost_pages={} domains={} table_bytes={used:#x} \

@@ -26,6 +26,8 @@ pub enum Reason {
     Gic,
     /// Access to a register of an SMMU that the hypervisor emulates.
     Smmu,
+    /// Write to a register of an ITS that the hypervisor emulates.
+    Its,
     /// Access to a register of the virtio-iommu.
     Viommu,
     /// Data access to what the host may not touch.
@@ -39,13 +41,14 @@ pub enum Reason {
 }
 
 /// Names of the reasons, in order, as the log prints them.
-pub const REASONS: [&str; 11] = [
+pub const REASONS: [&str; 12] = [
     "smc",
     "hvc",
     "sgi",
     "sysreg",
     "gic",
     "smmu",
+    "its",
     "viommu",
     "data_abort",
     "fetch_abort",
@@ -75,7 +78,8 @@ pub const SLOT_WAYS: usize = 2;
 /// See [`enter_page`](crate::mmu::enter_page).
 #[derive(Debug)]
 pub struct Slot {
-    /// Physical address of the page; all ones while there is none.
+    /// Physical address of the page, plus 1 where it is not cacheable; all ones
+    /// while there is none.
     pub page: AtomicU64,
     /// Where it is mapped.
     pub at: AtomicU64,

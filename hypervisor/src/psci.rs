@@ -255,6 +255,7 @@ fn print_counts() {
         return;
     }
     crate::smmu::report();
+    crate::its::report();
     crate::paravirt::report();
     let mut totals = [0u64; REASONS.len()];
     let (mut calls, mut gic, mut smmu) = (0, 0, 0);

@@ -31,6 +31,27 @@ pub enum Refusal {
     SmmuTooSmall(Range<PhysAddr>),
     /// A CPU has no redistributor; its affinity.
     NoRedistributor(u64),
+    /// An ITS cannot be taken over.
+    Its {
+        /// Its registers.
+        its: PhysAddr,
+        /// What is wrong with it.
+        error: gicv3_its::TakeOverError,
+    },
+    /// The LPIs of a redistributor cannot be taken over.
+    Lpis {
+        /// Its RD frame.
+        redistributor: PhysAddr,
+        /// What is wrong with it.
+        error: gicv3_its::LpiError,
+    },
+    /// What the host is to see of an ITS could not be set up.
+    EmulatedIts {
+        /// The physical one's registers.
+        its: PhysAddr,
+        /// What went wrong.
+        error: ShowError,
+    },
     /// An SMMU did not answer when it was told to stop all DMA.
     Fence {
         /// Its registers.
@@ -136,6 +157,16 @@ impl fmt::Display for Reason<'_> {
             Refusal::NoRedistributor(affinity) => {
                 write!(f, "no GIC redistributor belongs to the CPU {affinity:#x}")
             }
+            Refusal::Its { its, error } => {
+                write!(f, "the ITS at {its} cannot be taken over: {error}")
+            }
+            Refusal::Lpis {
+                redistributor,
+                error,
+            } => write!(f, "the GIC redistributor at {redistributor}: {error}"),
+            Refusal::EmulatedIts { its, error } => {
+                write!(f, "the host's view of the ITS at {its}: {error}")
+            }
             Refusal::Fence { smmu, error } => {
                 write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
             }
@@ -191,6 +222,8 @@ impl fmt::Display for Fix<'_> {
             | Refusal::NoRedistributor(_) => {
                 "correct the reg property in the device tree"
             }
+            Refusal::Its { .. } => "use gic-its=off, without which devices have no MSIs",
+            Refusal::Lpis { .. } => "start the image from reset, not from a kernel that used LPIs",
             Refusal::Probe {
                 error: ProbeError::OutputSizeTooSmall { .. },
                 ..
@@ -209,6 +242,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::PoolExhausted
             | Refusal::OwnMap(_)
             | Refusal::Emulated { .. }
+            | Refusal::EmulatedIts { .. }
             | Refusal::Paravirt(_)
             | Refusal::HostTables(_)
             | Refusal::Geometry(_)

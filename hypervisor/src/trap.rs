@@ -108,12 +108,19 @@ fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
 fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     let far = read_sysreg!("far_el2");
     let ipa = fault_ipa(esr);
-    if let Some(access) = ipa.and_then(|ipa| gic::Access::decode(esr, ipa))
-        && gic::mmio(cpu, frame, access)
-    {
-        cpu.count(Reason::Gic);
-        frame.skip();
-        return;
+    if let Some(access) = ipa.and_then(|ipa| gic::Access::decode(esr, ipa)) {
+        match gic::mmio(cpu, frame, access) {
+            gic::Outcome::Done => {
+                cpu.count(Reason::Gic);
+                frame.skip();
+                return;
+            }
+            gic::Outcome::Again => {
+                cpu.count(Reason::Gic);
+                return;
+            }
+            gic::Outcome::Elsewhere => {}
+        }
     }
     if ipa.is_some_and(|ipa| nested::reserved(cpu, frame, esr, ipa)) {
         return;

@@ -5,6 +5,8 @@
 //! |---|---|---|
 //! | `host-iommu` | `identity`, `nested`, `paravirt` | `identity` |
 //! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
+//! | `gic-its` | `on`, `off` | `on` |
+//! | `its-tables` | a size with `K` or `M`, from `64K` to `256M` | `1M` |
 //! | `trace` | a size as above, from `64K` to `64M`, in `paravirt`, logged as `info` | nothing is traced |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
@@ -15,7 +17,7 @@ use crate::text::Word;
 use portcullis_addr::PAGE_SIZE;
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, trace=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
 
 /// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
 /// single pages.
@@ -23,6 +25,13 @@ const DMA_TABLES: u64 = 8 << 20;
 
 /// The least and the most of it. Less would not hold the tables of a few domains.
 const DMA_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (256 << 10)..=(1024 << 20);
+
+/// Bytes of `its-tables` when the command line says nothing: 250 devices of up to
+/// 128 interrupts each.
+const ITS_TABLES: u64 = 1 << 20;
+
+/// The least and the most of it.
+const ITS_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(256 << 20);
 
 /// The least and the most of `trace`: from 2,048 requests to two million.
 const TRACE_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
@@ -75,6 +84,12 @@ pub struct BootArgs<'a> {
     /// `dma-tables=`: bytes of memory for the tables that the host's mappings
     /// need in paravirt mode, a multiple of 4 KiB; the other modes need none.
     pub dma_tables: u64,
+    /// `gic-its=`: whether the host has the interrupt translation services of the
+    /// machine, emulated ones in their place.
+    pub gic_its: bool,
+    /// `its-tables=`: bytes of memory for what the host's devices need of
+    /// interrupt translation tables, a multiple of 4 KiB.
+    pub its_tables: u64,
     /// `trace=`: bytes of memory for a record of what the host maps in paravirt
     /// mode, a multiple of 4 KiB; 0 when there is to be none.
     pub trace: u64,
@@ -89,6 +104,8 @@ impl Default for BootArgs<'_> {
         Self {
             host_iommu: HostIommu::default(),
             dma_tables: DMA_TABLES,
+            gic_its: true,
+            its_tables: ITS_TABLES,
             trace: 0,
             log: LogLevel::default(),
             console: ConsoleChoice::default(),
@@ -113,6 +130,7 @@ impl<'a> BootArgs<'a> {
             .filter(|line| line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
             .ok_or(BootError::ArgumentText)?;
         let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
+        let (mut gic_its, mut its_tables) = (None, None);
         let (mut log, mut console) = (None, None);
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
@@ -121,6 +139,8 @@ impl<'a> BootArgs<'a> {
             match key {
                 "host-iommu" => once("host-iommu", &mut host_iommu, mode(value)?)?,
                 "dma-tables" => once("dma-tables", &mut dma_tables, tables(value)?)?,
+                "gic-its" => once("gic-its", &mut gic_its, switch("gic-its", value)?)?,
+                "its-tables" => once("its-tables", &mut its_tables, itts(value)?)?,
                 "trace" => once("trace", &mut trace, (record(value)?, value))?,
                 "log" => once("log", &mut log, level(value)?)?,
                 "console" => once("console", &mut console, choice(value)?)?,
@@ -148,6 +168,8 @@ impl<'a> BootArgs<'a> {
         Ok(Self {
             host_iommu,
             dma_tables: dma_tables.unwrap_or(DMA_TABLES),
+            gic_its: gic_its.unwrap_or(true),
+            its_tables: its_tables.unwrap_or(ITS_TABLES),
             trace: trace.map_or(0, |(bytes, _)| bytes),
             log,
             console: console.unwrap_or_default(),
@@ -200,6 +222,21 @@ fn tables(value: &str) -> Result<u64, BootError> {
         let right = "use whole pages of 4 KiB from dma-tables=256K to 1024M, such as 8M";
         wrong("dma-tables", value, right)
     })
+}
+
+fn itts(value: &str) -> Result<u64, BootError> {
+    size(value, ITS_TABLES_LIMITS).ok_or_else(|| {
+        let right = "use whole pages of 4 KiB from its-tables=64K to 256M, such as 1M";
+        wrong("its-tables", value, right)
+    })
+}
+
+fn switch(key: &'static str, value: &str) -> Result<bool, BootError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(wrong(key, value, "use on or off")),
+    }
 }
 
 fn record(value: &str) -> Result<u64, BootError> {
@@ -267,6 +304,8 @@ mod tests {
             Ok(BootArgs {
                 host_iommu: HostIommu::Identity,
                 dma_tables: 8 << 20,
+                gic_its: true,
+                its_tables: 1 << 20,
                 trace: 0,
                 log: LogLevel::Debug,
                 console: ConsoleChoice::Named("/pl011@9040000"),
@@ -339,6 +378,18 @@ mod tests {
             let right = "use trace= with log=info or log=debug, at which it is printed";
             let line = format!("trace=1M host-iommu=paravirt log={log}");
             assert_eq!(parse(&line), Err(right.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_its_can_be_switched_off_and_its_tables_have_bounds() {
+        let args = BootArgs::parse(b"gic-its=off its-tables=64K").unwrap();
+        assert_eq!((args.gic_its, args.its_tables), (false, 64 << 10));
+        let fix = |line: &[u8]| BootArgs::parse(line).unwrap_err().fix().to_string();
+        assert_eq!(fix(b"gic-its=no"), "use on or off");
+        let right = "use whole pages of 4 KiB from its-tables=64K to 256M, such as 1M";
+        for wrong in [b"its-tables=60K".as_slice(), b"its-tables=257M"] {
+            assert_eq!(fix(wrong), right);
         }
     }
 

@@ -5,10 +5,12 @@
 //! firmware wrote it, phandles included.
 
 mod emulated;
+mod interrupts;
 mod viommu;
 mod writer;
 
 pub use emulated::Emulated;
+pub use interrupts::Interrupts;
 pub use viommu::ViommuNode;
 
 use crate::args::HostIommu;
@@ -18,7 +20,7 @@ use crate::list::List;
 use crate::machine::UNCONFINED_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
-use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT};
+use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use writer::{Cellular, Name, Writer};
@@ -68,6 +70,8 @@ pub struct HostTreePlan<'a> {
     /// Memory that the host must leave alone: each range becomes a node
     /// `portcullis@…` with `no-map` in `/reserved-memory`.
     pub protected: &'a [Range<PhysAddr>],
+    /// What changes of the interrupt controller.
+    pub interrupts: Interrupts,
     /// Nodes to add below the root.
     pub add: &'a [NewNode<'a>],
 }
@@ -108,6 +112,7 @@ impl<'a> HostTreePlan<'a> {
             kernel: machine.modules.kernel.node,
             ramdisk: machine.modules.ramdisk.map(|module| module.range),
             protected,
+            interrupts: Interrupts::of(machine, false),
             add: &[],
         }
     }
@@ -148,6 +153,7 @@ impl<'a> HostTreePlan<'a> {
             symbols: id(b"/__symbols__"),
             reserved: id(b"/reserved-memory"),
             smmus,
+            its: self.interrupts.dropped(source),
             dropped: self.dropped(source)?,
             paths: 0,
         };
@@ -204,6 +210,7 @@ impl<'a> HostTreePlan<'a> {
     fn drops(&self, node: &Node<'_>, in_chosen: bool) -> bool {
         is_monitor(node)
             || (is_smmu(node) && self.emulated(node.id()).is_none())
+            || self.interrupts.drops(node)
             || self.hide_node == Some(node.id())
             || self.hide_nodes.iter().any(|hidden| *hidden == node.id())
             || (in_chosen && is_module(node))
@@ -220,6 +227,8 @@ struct Copier<'p, 's, 'o> {
     reserved: Option<NodeId>,
     /// Phandles of all SMMUs that go, the disabled ones included.
     smmus: List<u32, { SMMU_LIMIT + HIDDEN_LIMIT }>,
+    /// Phandles of the ITSs that go.
+    its: List<u32, ITS_LIMIT>,
     /// Names of the nodes that go.
     dropped: List<&'s [u8], DROP_LIMIT>,
     paths: usize,
@@ -317,7 +326,18 @@ impl<'s> Copier<'_, 's, '_> {
                 !stays && self.names_stream(b"iommu-map", map)
             }));
         }
-        Ok(self.names_stream(name, value))
+        if name == b"msi-map-mask" {
+            let node = node.and_then(|node| self.source.node(node));
+            let map = node.and_then(|node| node.property(b"msi-map"));
+            return Ok(map.is_some_and(|map| self.names_its(b"msi-map", map)));
+        }
+        Ok(self.names_stream(name, value) || self.names_its(name, value))
+    }
+
+    /// Whether `value` of the property `name` names an ITS that goes.
+    fn names_its(&self, name: &[u8], value: &[u8]) -> bool {
+        let known = |phandle| self.its.iter().any(|its| *its == phandle);
+        interrupts::first_controller(name, value).is_some_and(known)
     }
 
     /// Whether `value` of the property `name` names a stream of an SMMU.
@@ -375,6 +395,10 @@ impl<'s> Copier<'_, 's, '_> {
                 number("linux,initrd-start", start)?;
                 number("linux,initrd-end", end)?;
             }
+        }
+        if let Some(stride) = self.plan.interrupts.stride_of(node.id()) {
+            let name = Name::New("redistributor-stride");
+            self.writer.property(name, &stride)?;
         }
         if let Some(emulated) = self.plan.emulated(node.id()) {
             emulated::properties(&mut self.writer, &self.source, emulated)?;

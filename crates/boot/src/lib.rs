@@ -38,16 +38,16 @@ pub use fdt::{
     DEPTH_LIMIT, Fdt, HEADER_SIZE as TREE_HEADER_SIZE, NAME_LIMIT, NODE_LIMIT, Node, NodeId,
     PROPERTY_LIMIT, Structure, TREE_SIZE_LIMIT,
 };
-pub use host_tree::{Emulated, HostTreePlan, NewNode, PATH_LIMIT, ViommuNode};
+pub use host_tree::{Emulated, HostTreePlan, Interrupts, NewNode, PATH_LIMIT, ViommuNode};
 pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};
 pub use layout::{BLOCK, Layout, Loaded};
 pub use list::{Full, List};
 pub use machine::{
     BANK_LIMIT, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, Gic, GicV2, GicV3, HIDDEN_LIMIT,
-    HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt, Its, Machine, Psci,
-    PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved, SMMU_LIMIT, STREAM_RANGE_LIMIT,
-    Smmu, SmmuInterrupts, StreamRange, ToFence, Trigger, UNCONFINED_LIMIT, Unconfined, Viommu,
-    endpoint, smmus_to_fence,
+    HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt, Its, MSI_RANGE_LIMIT, Machine,
+    MsiRange, Psci, PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved, SMMU_LIMIT,
+    STREAM_RANGE_LIMIT, Smmu, SmmuInterrupts, StreamRange, ToFence, Trigger, UNCONFINED_LIMIT,
+    Unconfined, Viommu, endpoint, smmus_to_fence,
 };
 pub use module::{Module, Modules};
 pub use text::{NodePath, Text, Word};

@@ -7,6 +7,7 @@ mod emulated;
 mod gic;
 mod interrupt;
 mod memory;
+mod msi;
 pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
@@ -19,6 +20,7 @@ pub use emulated::{HostLineList, HostLines};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
+pub use msi::{MSI_RANGE_LIMIT, MsiRange};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use unconfined::{UNCONFINED_LIMIT, Unconfined};
@@ -43,6 +45,13 @@ pub struct Machine {
     /// Bytes of memory for the tables of the host's own mappings, which only
     /// paravirt mode takes: a multiple of 4 KiB.
     pub dma_tables: u64,
+    /// Whether the host has ITSs, emulated ones in the place of the machine's.
+    pub gic_its: bool,
+    /// Bytes of memory for interrupt translation tables: a multiple of 4 KiB, or
+    /// 0 where the host has no ITS.
+    pub its_tables: u64,
+    /// The DeviceIDs of the host's devices.
+    pub msis: List<MsiRange, MSI_RANGE_LIMIT>,
     /// Bytes of memory for a record of what the host maps, or 0; likewise.
     pub trace: u64,
     /// What the command line wants logged.
@@ -95,6 +104,15 @@ impl Machine {
         Self::from_tree(&Fdt::new(blob)?)
     }
 
+    /// Everything that turns a write of a device of the host's into an interrupt.
+    pub fn doorbells(&self) -> impl Iterator<Item = &Its> {
+        let has = match self.gic {
+            Gic::V3(_) => self.gic_its,
+            Gic::V2(_) => true,
+        };
+        self.gic.doorbells().filter(move |_| has)
+    }
+
     /// Refuses a machine on which nothing could hold a device back.
     ///
     /// # Errors
@@ -127,9 +145,20 @@ impl Machine {
             HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams)?,
             HostIommu::Identity | HostIommu::Nested => None,
         };
+        let unconfined = unconfined::read(fdt, &streams)?;
+        let withheld = |node| unconfined.iter().any(|device| device.node == node);
+        let (gic_its, msis) = match &gic {
+            Gic::V3(v3) if args.gic_its && !v3.its.is_empty() => {
+                (true, msi::read(fdt, v3, withheld)?)
+            }
+            Gic::V3(_) | Gic::V2(_) => (false, List::new()),
+        };
         Ok(Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
+            gic_its,
+            its_tables: if gic_its { args.its_tables } else { 0 },
+            msis,
             trace: args.trace,
             log: args.log,
             memory: memory::banks(fdt)?,
@@ -137,7 +166,7 @@ impl Machine {
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
             console: console::read(fdt, &args, &interrupts)?,
-            unconfined: unconfined::read(fdt, &streams)?,
+            unconfined,
             streams,
             modules: Modules::read(fdt)?,
             gic,

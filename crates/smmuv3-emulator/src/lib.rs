@@ -39,6 +39,7 @@ pub use ids::{IdConfig, Ids};
 pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};
 pub use physical::{Failure, Msi, Physical, Uniform, Wanted};
 pub use platform::{Line, Outside, Platform, Size, Window};
+pub use portcullis_owner_memory::Progress;
 pub use pri_queue::PageDelivery;
 pub use shadow::Shadow;
 pub use ste::{canonical, disabled};
@@ -51,18 +52,6 @@ use registers::Registers;
 use smmuv3_driver::Features;
 use smmuv3_spec::control::Gerror;
 use smmuv3_spec::reg;
-
-/// Whether a write to a register is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Progress {
-    /// It took effect as a whole.
-    Done,
-    /// There is more work than one call does. The owner's CPU is to run its
-    /// interrupts and then do the same write again, which carries on: the
-    /// instruction must not be counted as executed yet.
-    Again,
-}
 
 /// An emulated SMMU. `W` is memory of the owner's that is held.
 ///

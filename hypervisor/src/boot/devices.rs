@@ -6,10 +6,10 @@ use crate::log::info;
 use crate::mmio::Device;
 use crate::percpu::{MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
-use crate::{mmu, smmu};
+use crate::{its, mmu, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{Gic, HostIommu, Interrupt, Machine, Smmu, Trigger};
+use portcullis_boot::{Gic, GicV3, HostIommu, Interrupt, Machine, Smmu, Trigger};
 use portcullis_pagetable::{Access, Bbm, MemoryType};
 use smmuv3_driver::Features;
 
@@ -146,8 +146,25 @@ fn bbm(features: &Features) -> Bbm {
     }
 }
 
-/// Takes the SMMUs' interrupts, where the GIC lets us.
-pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
+/// Stops every ITS, and finds out what is needed to take them over. `None` when
+/// the host gets none.
+pub(super) fn probe_its(machine: &Machine) -> Result<Option<its::Probe>, Refusal> {
+    let Gic::V3(v3) = &machine.gic else {
+        return Ok(None);
+    };
+    its::probe(machine, &distributor(v3)?)
+}
+
+fn distributor(v3: &GicV3) -> Result<Device, Refusal> {
+    let frame = Range::from_size(v3.distributor.start(), DISTRIBUTOR_SIZE)
+        .map_err(|_| Refusal::RegistersInMemory(v3.distributor))?;
+    mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
+    Ok(Device::from_mapped(frame))
+}
+
+/// Takes the SMMUs' interrupts, where the GIC lets us, and the LPIs and ITSs, of
+/// which `probed` is known.
+pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<(), Refusal> {
     if machine.host_iommu != HostIommu::Identity {
         // To raise the interrupts of what the host sees, whoever has the GIC.
         let registers = machine.gic.distributor();
@@ -160,20 +177,20 @@ pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
         info!("event=interrupts_polled reason=\"the GIC is no GICv3\"");
         return Ok(());
     };
-    let frame = Range::from_size(v3.distributor.start(), DISTRIBUTOR_SIZE)
-        .map_err(|_| Refusal::RegistersInMemory(v3.distributor))?;
-    mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
-    let distributor = Device::from_mapped(frame);
-    if !gic::can_be_taken(&distributor) {
-        info!("event=interrupts_polled reason=\"the GIC has two security states\"");
-        return Ok(());
-    }
+    let distributor = distributor(v3)?;
     let mut frames = [None; MAX_CPUS];
+    let mut coherent = true;
     for region in v3.redistributors.iter() {
         for_each_frame(*region, v3.stride, |frame| {
+            // Also those of CPUs that the tree does not name.
+            coherent &= its::quiesce_redistributor(&frame).map_err(|error| Refusal::Lpis {
+                redistributor: frame.range().start(),
+                error,
+            })?;
             if let Some(slot) = gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
                 *slot = Some(frame);
             }
+            Ok(())
         })?;
     }
     for (cpu, frame) in PER_CPU.iter().zip(&frames) {
@@ -182,16 +199,24 @@ pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
             return Err(Refusal::NoRedistributor(affinity));
         }
     }
-    let lines = machine.smmus.iter().flat_map(|found| {
-        let lines = &found.interrupts;
-        [lines.event, lines.gerror, lines.combined]
-    });
-    let lines = lines.flatten().map(|interrupt| Line {
-        intid: interrupt.intid,
-        edge: interrupt.trigger == Trigger::Edge,
-    });
-    gic::take(distributor, frames, lines);
-    Ok(())
+    if gic::can_be_taken(&distributor) {
+        let lines = machine.smmus.iter().flat_map(|found| {
+            let lines = &found.interrupts;
+            [lines.event, lines.gerror, lines.combined]
+        });
+        let lines = lines.flatten().map(|interrupt| Line {
+            intid: interrupt.intid,
+            edge: interrupt.trigger == Trigger::Edge,
+        });
+        gic::take(distributor, frames, lines);
+    } else {
+        info!("event=interrupts_polled reason=\"the GIC has two security states\"");
+        gic::watch(distributor, frames);
+    }
+    match probed {
+        Some(probed) => its::take_over(machine, probed, coherent),
+        None => Ok(()),
+    }
 }
 
 /// Calls `each` with the frames of every redistributor of a region, as far as
@@ -199,7 +224,7 @@ pub(super) fn take_gic(machine: &Machine) -> Result<(), Refusal> {
 fn for_each_frame(
     region: Range<PhysAddr>,
     stride: Option<u64>,
-    mut each: impl FnMut(Device),
+    mut each: impl FnMut(Device) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     const TWO_FRAMES: u64 = 0x2_0000;
     const TYPER: u64 = 0x8;
@@ -215,7 +240,7 @@ fn for_each_frame(
         }
         mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
         let device = Device::from_mapped(frame);
-        each(device);
+        each(device)?;
         let typer = device.read64(TYPER);
         if typer & LAST != 0 {
             break;

@@ -7,7 +7,7 @@ use crate::memory::{self, Shared};
 use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
 use crate::sysreg::read_sysreg;
-use crate::{gic, lend, machine, mmu, paravirt, smmu};
+use crate::{gic, its, lend, machine, mmu, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{BANK_LIMIT, Gic, HostIommu, Machine};
@@ -170,45 +170,36 @@ pub(super) fn make_host(
         cpu_bbm: mmu::bbm(),
         dma_bbm: common.bbm,
     };
-    let mut withheld = [None; WITHHELD];
-    let mut count = 0;
-    let mut withhold = |range: Range<PhysAddr>| {
-        if let Some(slot) = withheld.get_mut(count) {
-            *slot = Some(range);
-        }
-        count += 1;
+    let mut withheld = Withheld {
+        ranges: [None; WITHHELD],
+        count: 0,
     };
+    let mut withhold = |range| withheld.add(range);
     machine.smmus.iter().for_each(|s| withhold(s.registers));
     machine.hidden.iter().for_each(|range| withhold(*range));
     machine.unconfined.iter().for_each(|d| withhold(d.range));
     if let Some(console) = machine.console.filter(|console| console.dedicated) {
         withhold(console.registers);
     }
-    if let (Gic::V3(v3), true) = (&machine.gic, gic::takes_fiq()) {
-        // The memory-mapped CPU interface, which the system registers replace.
-        v3.compatibility.iter().for_each(|range| withhold(*range));
-    }
-    gic::filtered_pages(withhold);
-    if count > WITHHELD {
-        return Err(Refusal::TooManyRanges(WITHHELD));
-    }
     // A doorbell that is an SMMU's registers, or another thing nobody may
-    // reach, is no doorbell.
-    let withheld = || withheld.iter().flatten();
+    // reach, is no doorbell. (The GIC's own registers come behind.)
     for its in machine.gic.doorbells() {
-        if withheld().any(|range| range.overlaps(&its.registers)) {
+        if withheld.iter().any(|range| range.overlaps(&its.registers)) {
             return Err(Refusal::DoorbellWithheld(its.registers));
         }
+    }
+    withhold_gic(machine, &mut |range| withheld.add(range));
+    if withheld.count > WITHHELD {
+        return Err(Refusal::TooManyRanges(WITHHELD));
     }
     let mut space = HostSpace::new(
         ledger,
         tables,
         Shared::COHERENT,
         Shared::new(common.coherent),
-        withheld().copied(),
+        withheld.iter().copied(),
         // The frame is 64 KiB; devices get the page of the one register.
         machine
-            .gic
             .doorbells()
             .filter_map(|its| Range::from_size(its.target, 4).ok()),
     )?;
@@ -222,14 +213,16 @@ pub(super) fn make_host(
         ps: geometry.ps() as u8,
     };
     let sharing = space.sharing();
+    show_its(machine, &mut space)?;
+    // What the host shares with an SMMU is as coherent as that; rings are memory
+    // of CPUs on both sides.
+    prepare_lending(machine.host_iommu != HostIommu::Nested || common.coherent)?;
     match machine.host_iommu {
-        HostIommu::Identity => {}
+        HostIommu::Identity => memory::let_tables_grow(),
         HostIommu::Nested => show_smmus(machine, common.coherent, &mut space)?,
         HostIommu::Paravirt => {
-            // The rings are memory of CPUs on both sides.
-            prepare_lending(true)?;
             memory::let_tables_grow();
-            memory::set_tables_limit(machine.dma_tables);
+            memory::DMA_TABLES.set(machine.dma_tables);
         }
     }
     machine::set_host(space);
@@ -252,7 +245,6 @@ pub(super) fn make_host(
 /// Puts the register pages of emulated SMMUs where the host looks for the
 /// physical ones'.
 fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(), Refusal> {
-    prepare_lending(coherent)?;
     for (index, (found, lines)) in machine
         .smmus
         .iter()
@@ -275,6 +267,40 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
     Ok(())
 }
 
+/// What of the GIC the host's CPUs do not reach by themselves: what is filtered,
+/// and every frame of the ITSs. A CPU's write to a doorbell would carry a DeviceID
+/// that nothing guarantees.
+fn withhold_gic(machine: &Machine, withhold: &mut impl FnMut(Range<PhysAddr>)) {
+    if let Gic::V3(v3) = &machine.gic {
+        if gic::takes_fiq() {
+            // The memory-mapped CPU interface, which the system registers
+            // replace.
+            v3.compatibility.iter().for_each(|range| withhold(*range));
+        }
+        v3.its.iter().for_each(|its| withhold(its.registers));
+        // Also the redistributors of CPUs that the tree does not name.
+        v3.redistributors.iter().for_each(|range| withhold(*range));
+    }
+    gic::filtered_pages(withhold);
+}
+
+/// Puts the registers of emulated ITSs where the host looks for the physical
+/// ones'.
+fn show_its(machine: &Machine, space: &mut Host) -> Result<(), Refusal> {
+    let Gic::V3(v3) = &machine.gic else {
+        return Ok(());
+    };
+    for (index, found) in v3.its.iter().enumerate() {
+        let its = found.registers.start();
+        for (at, page) in its::shown_pages(found, index).into_iter().flatten() {
+            space
+                .show(at, page)
+                .map_err(|error| Refusal::EmulatedIts { its, error })?;
+        }
+    }
+    Ok(())
+}
+
 /// Lets EL2 look at memory of the host's, as `coherent` as the host has it.
 fn prepare_lending(coherent: bool) -> Result<(), Refusal> {
     let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
@@ -283,3 +309,23 @@ fn prepare_lending(coherent: bool) -> Result<(), Refusal> {
 
 /// Ranges of registers that can be withheld from the host.
 const WITHHELD: usize = 256;
+
+/// Ranges of registers that are withheld from the host.
+struct Withheld {
+    ranges: [Option<Range<PhysAddr>>; WITHHELD],
+    /// How many there are, those without a place included.
+    count: usize,
+}
+
+impl Withheld {
+    fn add(&mut self, range: Range<PhysAddr>) {
+        if let Some(slot) = self.ranges.get_mut(self.count) {
+            *slot = Some(range);
+        }
+        self.count += 1;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Range<PhysAddr>> + Clone {
+        self.ranges.iter().flatten()
+    }
+}

@@ -1,11 +1,13 @@
 //! The host's accesses to the GIC that come to EL2, carried out as far as the
 //! filter lets them.
 
-use super::{CONFIGURATION, GIC, SGI_FRAME};
+use super::{CONFIGURATION, GIC, GICD_TYPER, Gic, SGI_FRAME};
+use crate::its;
 use crate::mmio::Device;
 use crate::percpu::{PerCpu, Reason, bump};
 use crate::sysreg::{read_sysreg, write_sysreg};
 use crate::trap::Frame;
+use gicv3_its::{Progress, RdWrite, Size};
 use portcullis_addr::PhysAddr;
 use portcullis_gic_filter::{
     HOST_PRIORITY, Verdict, distributor_read, distributor_write, rd_write, redistributor_read,
@@ -111,37 +113,133 @@ impl Access {
     }
 }
 
-/// Carries out an access to a filtered page. `false` when the address is in
-/// none.
-pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> bool {
+/// What became of an access to a filtered page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// There is more work than one exit does: the host's CPU is to take its
+    /// interrupts and to do the access again.
+    Again,
+    /// The address is in no filtered page.
+    Elsewhere,
+}
+
+/// Frames of a redistributor that has virtual LPIs.
+const MOST_FRAMES: u64 = 4 * SGI_FRAME;
+
+/// Carries out an access to a filtered page.
+pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> Outcome {
     const AARCH32: u64 = 1 << 4;
-    let Some(gic) = GIC.get() else { return false };
+    let Some(gic) = GIC.get() else {
+        return Outcome::Elsewhere;
+    };
     // A 32-bit process has no business here, and stepping over its instruction
     // would need its IT state.
     if frame.spsr & AARCH32 != 0 {
-        return false;
+        return Outcome::Elsewhere;
     }
     let address = PhysAddr::new(access.ipa);
     if gic.distributor.range().contains(address) {
         let offset = access.ipa - gic.distributor.range().start().raw();
-        let filter = |o, b, v| distributor_write(&gic.owned, o, b, v);
-        access.carry_out(
-            cpu,
-            frame,
-            &gic.distributor,
-            offset,
-            distributor_read,
-            filter,
-        );
-        return true;
+        to_distributor(cpu, frame, access, gic, offset);
+        return Outcome::Done;
     }
-    for redistributor in gic.redistributors.iter().flatten() {
+    for (index, redistributor) in gic.redistributors.iter().enumerate() {
+        let Some(redistributor) = redistributor else {
+            continue;
+        };
+        let offset = access.ipa.wrapping_sub(redistributor.range().start().raw());
         if redistributor.range().contains(address) {
-            let offset = access.ipa - redistributor.range().start().raw();
-            let filter = |o: u64, b, v| match o.checked_sub(SGI_FRAME) {
-                Some(o) => sgi_write(o, b, v),
-                None => rd_write(o, b, v),
+            return match offset.checked_sub(SGI_FRAME) {
+                None => to_rd_frame(cpu, frame, access, (index, redistributor), offset),
+                Some(rest) => {
+                    to_sgi_frame(cpu, frame, access, gic, redistributor, rest);
+                    Outcome::Done
+                }
             };
+        }
+    }
+    let behind = |redistributor: &Device| {
+        let start = redistributor.range().start().raw();
+        super::has_virtual_lpis(redistributor) && access.ipa.wrapping_sub(start) < MOST_FRAMES
+    };
+    if gic.redistributors.iter().flatten().any(behind) {
+        // The frames for virtual LPIs, which the host does not have.
+        refuse(cpu, frame, access);
+        return Outcome::Done;
+    }
+    Outcome::Elsewhere
+}
+
+/// An access that reads as zero and writes nothing.
+fn refuse(cpu: &PerCpu, frame: &mut Frame, access: Access) {
+    bump(&cpu.refused_gic);
+    if !access.write {
+        frame.set(access.register, 0);
+    }
+}
+
+fn to_distributor(cpu: &PerCpu, frame: &mut Frame, access: Access, gic: &Gic, offset: u64) {
+    if offset == GICD_TYPER && !access.write && access.bytes == 4 {
+        let shown = its::show_typer(gic.distributor.read32(offset));
+        frame.set(access.register, access.extend(shown.into()));
+        return;
+    }
+    let filter = |o, b, v| {
+        if gic.own_group {
+            distributor_write(&gic.owned, o, b, v)
+        } else {
+            pass(distributor_read, o, b, v)
+        }
+    };
+    let device = &gic.distributor;
+    access.carry_out(cpu, frame, device, offset, distributor_read, filter);
+}
+
+/// Lets a write through that has the size of a register there. Where Group 0 is
+/// the secure side's, hardware itself keeps the host from what is not its own.
+fn pass(is_register: fn(u64, u32) -> bool, offset: u64, bytes: u32, value: u64) -> Verdict {
+    if is_register(offset, bytes) {
+        Verdict::Write(value)
+    } else {
+        Verdict::Ignore
+    }
+}
+
+/// The RD frame: its LPI registers are the emulation's.
+fn to_rd_frame(
+    cpu: &PerCpu,
+    frame: &mut Frame,
+    access: Access,
+    (index, redistributor): (usize, &Device),
+    offset: u64,
+) -> Outcome {
+    let size = match access.bytes {
+        1 => Size::Byte,
+        2 => Size::Half,
+        4 => Size::Word,
+        _ => Size::Double,
+    };
+    // Truncation: inside the frame.
+    let register = offset as u32;
+    if !access.write {
+        if !redistributor_read(offset, access.bytes) {
+            refuse(cpu, frame, access);
+            return Outcome::Done;
+        }
+        let physical = access.read(redistributor, offset);
+        let shown = its::read_redistributor(index, register, size, physical);
+        frame.set(access.register, access.extend(shown.unwrap_or(physical)));
+        return Outcome::Done;
+    }
+    let value = frame.get(access.register) & u64::MAX >> (64 - access.bytes * 8);
+    match its::write_redistributor(index, register, size, value) {
+        RdWrite::Emulated(Progress::Done) => {}
+        RdWrite::Emulated(Progress::Again) => return Outcome::Again,
+        RdWrite::Control(value) => redistributor.write32(offset, value),
+        RdWrite::Other => {
+            let filter = |o, b, v| rd_write(o, b, v);
             access.carry_out(
                 cpu,
                 frame,
@@ -150,10 +248,35 @@ pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> bool {
                 redistributor_read,
                 filter,
             );
-            return true;
         }
     }
-    false
+    Outcome::Done
+}
+
+fn to_sgi_frame(
+    cpu: &PerCpu,
+    frame: &mut Frame,
+    access: Access,
+    gic: &Gic,
+    redistributor: &Device,
+    rest: u64,
+) {
+    let filter = |_, b, v| {
+        if gic.own_group {
+            sgi_write(rest, b, v)
+        } else {
+            pass(redistributor_read, rest.saturating_add(SGI_FRAME), b, v)
+        }
+    };
+    let offset = rest.saturating_add(SGI_FRAME);
+    access.carry_out(
+        cpu,
+        frame,
+        redistributor,
+        offset,
+        redistributor_read,
+        filter,
+    );
 }
 
 /// A trapped system register access of the host's.

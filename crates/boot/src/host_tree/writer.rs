@@ -6,7 +6,7 @@ use crate::text::{Text, Word};
 use core::fmt::Write as _;
 
 /// Names that are not in every source tree. They follow the source's strings.
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     "#address-cells",
     "#interrupt-cells",
     "#iommu-cells",
@@ -25,6 +25,7 @@ const NAMES: [&str; 21] = [
     "no-map",
     "phandle",
     "ranges",
+    "redistributor-stride",
     "reg",
     "status",
     "method",

@@ -29,6 +29,8 @@ pub struct Its {
     pub doorbell: Range<PhysAddr>,
     /// The address in it that a device writes to.
     pub target: PhysAddr,
+    /// Its phandle, by which devices refer to it.
+    pub phandle: Option<u32>,
 }
 
 /// A GICv3 or later.
@@ -241,6 +243,7 @@ fn frames(
             registers,
             doorbell,
             target: PhysAddr::new(doorbell.start().raw() | offset),
+            phandle: node.phandle(),
         };
         list.push(its).map_err(|_| BootError::TooMany {
             what: "ITS nodes or GICv2m frames",

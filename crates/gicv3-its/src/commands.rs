@@ -1,0 +1,349 @@
+//! What each command of the owner's does.
+//!
+//! Every function checks first and then acts; `None` is a command error, and
+//! leaves everything as it was.
+
+use crate::command::{Command, Event};
+use crate::device::{Device, Mapping};
+use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, Target};
+use crate::lpi::Row;
+use crate::owner_table::{DeviceEntry, collection_place, collection_word, device_place};
+use crate::physical::collection_of;
+use crate::platform::{Clock, Platform, Registers, Report, Share};
+use crate::run::Work;
+use crate::unit::{COLLECTIONS, Job, Then};
+use portcullis_addr::Ipa;
+use portcullis_owner_memory::Window;
+
+impl<P, R, T, C, W> Work<'_, P, R, T, C, W>
+where
+    P: Platform<Window = W>,
+    R: Registers,
+    T: Share,
+    C: Clock,
+    W: Window,
+{
+    /// Carries a command out, or begins to: the unit has a job then.
+    #[inline]
+    pub(crate) fn execute(&mut self, command: Command) -> Option<()> {
+        match command {
+            Command::Sync(target) => {
+                self.common.redistributors.find(target)?;
+                self.tell(command);
+                Some(())
+            }
+            Command::MapInterrupt(event, lpi, collection) => {
+                self.map_interrupt(event, lpi, collection, Record::InTable)
+            }
+            Command::Invalidate(event) => {
+                let row = self.mapped(event)?.1;
+                self.common.configure(self.platform, row.0, row.1.at);
+                self.tell_mapped(row.1, command)
+            }
+            Command::MoveInterrupt(event, collection) => self.move_interrupt(event, collection),
+            Command::Discard(event) => self.discard(event),
+            Command::Generate(event) | Command::Clear(event) => {
+                let (_, (_, row)) = self.mapped(event)?;
+                self.tell_mapped(row, command)
+            }
+            Command::MapDevice {
+                device,
+                itt,
+                event_bits,
+            } => self.map_device(device, Ipa::new(itt), event_bits),
+            Command::UnmapDevice(device) => self.unmap_device(device),
+            Command::MapCollection(collection, target) => self.map_collection(collection, target),
+            Command::UnmapCollection(collection) => self.unmap_collection(collection),
+            Command::InvalidateAll(collection) => {
+                self.unit.route(collection)?;
+                self.unit.job = Some(Job::Configure {
+                    collection,
+                    from: Lpi(FIRST_LPI),
+                });
+                Some(())
+            }
+            Command::MoveAll(from, to) => {
+                // What is pending moved with the mapping, when MAPC or MOVI
+                // changed that. A physical MOVALL would take along what is not
+                // the owner's.
+                self.common.redistributors.find(from)?;
+                self.common.redistributors.find(to)?;
+                Some(())
+            }
+        }
+    }
+
+    /// The device of an event, its LPI, and the row of that.
+    #[inline]
+    fn mapped(&self, event: Event) -> Option<(Device, (Lpi, Row))> {
+        let share = &self.common.share;
+        let device = self.unit.devices.get(share, event.device)?;
+        if !device.has(event.event) {
+            return None;
+        }
+        let lpi = device.mapping(share, event.event)?.lpi;
+        let row = self.common.lpis.row(share, lpi)?;
+        Some((device, (lpi, row)))
+    }
+
+    /// Tells the physical ITS a command about an event, if it knows the event.
+    #[inline]
+    fn tell_mapped(&mut self, row: Row, command: Command) -> Option<()> {
+        if row.at.is_some() {
+            self.tell(command);
+        }
+        Some(())
+    }
+
+    /// MAPTI and MAPI. A second one for the same event is UNPREDICTABLE on a
+    /// real ITS; here the event is discarded first. An LPI has one event.
+    #[inline]
+    pub(crate) fn map_interrupt(
+        &mut self,
+        event: Event,
+        lpi: Lpi,
+        collection: CollectionId,
+        record: Record,
+    ) -> Option<()> {
+        let mut device = self.unit.devices.get(&self.common.share, event.device)?;
+        let known = usize::from(collection.0) < COLLECTIONS;
+        if !device.has(event.event) || !self.common.lpis.is_host(lpi) || !known {
+            return None;
+        }
+        // Truncation: fewer ITSs.
+        let its = self.its as u8;
+        let row = self.common.lpis.row(&self.common.share, lpi);
+        if row.is_some_and(|row| row.event != event || row.its != its) {
+            return None;
+        }
+        let mapping = Mapping { lpi, collection };
+        if record == Record::InTable {
+            let entry = device.owner_entry(event.event)?;
+            self.platform.store(entry, mapping.word()).ok()?;
+        }
+        if let Some(before) = device.mapping(&self.common.share, event.event) {
+            self.unmap(event, &mut device, before.lpi);
+        }
+        let at = self.unit.route(collection);
+        let share = &self.common.share;
+        device.set(share, event.event, Some(mapping));
+        let mapped = device.mapped.saturating_add(1);
+        self.unit.devices.set_mapped(share, event.device, mapped);
+        self.unit.mapped = self.unit.mapped.saturating_add(1);
+        let row = Row {
+            its,
+            event,
+            collection,
+            at,
+        };
+        self.common.lpis.set_row(share, lpi, Some(row));
+        // The configuration is there before the interrupt is.
+        let changed = self.common.configure(self.platform, lpi, at);
+        if let Some(at) = at {
+            self.tell(Command::MapInterrupt(event, lpi, collection_of(at)));
+            if changed {
+                self.tell(Command::Invalidate(event));
+            }
+        }
+        Some(())
+    }
+
+    /// Unmaps an event from its LPI, everywhere but in the owner's table.
+    fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi) {
+        let row = self.common.lpis.row(&self.common.share, lpi);
+        if row.is_some_and(|row| row.at.is_some()) {
+            self.tell(Command::Discard(event));
+        }
+        let share = &self.common.share;
+        self.common.lpis.set_row(share, lpi, None);
+        device.set(share, event.event, None);
+        device.mapped = device.mapped.saturating_sub(1);
+        self.unit
+            .devices
+            .set_mapped(share, event.device, device.mapped);
+        self.unit.mapped = self.unit.mapped.saturating_sub(1);
+    }
+
+    fn discard(&mut self, event: Event) -> Option<()> {
+        let (mut device, (lpi, _)) = self.mapped(event)?;
+        let entry = device.owner_entry(event.event)?;
+        self.platform.store(entry, 0).ok()?;
+        self.unmap(event, &mut device, lpi);
+        Some(())
+    }
+
+    /// MOVI. A collection that goes nowhere is a command error.
+    fn move_interrupt(&mut self, event: Event, collection: CollectionId) -> Option<()> {
+        let (device, (lpi, row)) = self.mapped(event)?;
+        self.unit.route(collection)?;
+        let mapping = Mapping { lpi, collection };
+        let entry = device.owner_entry(event.event)?;
+        self.platform.store(entry, mapping.word()).ok()?;
+        device.set(&self.common.share, event.event, Some(mapping));
+        self.follow(lpi, Row { collection, ..row });
+        Some(())
+    }
+
+    /// Sends `lpi` where its collection goes; `row` is what is to be, but for
+    /// `at`, which is where it goes now.
+    pub(crate) fn follow(&mut self, lpi: Lpi, row: Row) {
+        let to = self.unit.route(row.collection);
+        let share = &self.common.share;
+        let after = Row { at: to, ..row };
+        self.common.lpis.set_row(share, lpi, Some(after));
+        if row.at == to {
+            return;
+        }
+        let changed = self.common.configure(self.platform, lpi, to);
+        let command = match (row.at, to) {
+            (Some(_), Some(to)) => Command::MoveInterrupt(row.event, collection_of(to)),
+            (None, Some(to)) => Command::MapInterrupt(row.event, lpi, collection_of(to)),
+            (_, None) => Command::Discard(row.event),
+        };
+        self.tell(command);
+        if changed && to.is_some() {
+            self.tell(Command::Invalidate(row.event));
+        }
+    }
+
+    fn map_device(&mut self, device: DeviceId, itt: Ipa, event_bits: u8) -> Option<()> {
+        if !self.unit.owns(device) {
+            self.common.report = Some(Report::ForeignDevice {
+                its: self.its,
+                device,
+            });
+            return None;
+        }
+        if event_bits > self.unit.event_bits {
+            return None;
+        }
+        // The table has to have the entry, whether or not memory is left.
+        device_place(&self.unit.device_table, self.platform, device)?;
+        if self.release(device, Then::Map { itt, event_bits }) {
+            return Some(());
+        }
+        self.add_device(device, itt, event_bits, Record::InTable)
+    }
+
+    /// Maps a device that is not mapped.
+    pub(crate) fn add_device(
+        &mut self,
+        device: DeviceId,
+        itt: Ipa,
+        event_bits: u8,
+        record: Record,
+    ) -> Option<()> {
+        let Some(new) = self.make_device(device, itt, event_bits) else {
+            self.common.report = Some(Report::NoMemory {
+                its: self.its,
+                device,
+                event_bits,
+            });
+            return None;
+        };
+        if record == Record::InTable {
+            let entry = DeviceEntry { itt, event_bits };
+            let stored = device_place(&self.unit.device_table, self.platform, device)
+                .and_then(|at| self.platform.store(at, entry.word()).ok());
+            if stored.is_none() {
+                new.free(&self.common.share, self.unit.physical.typer().itt_entry());
+                return None;
+            }
+        }
+        self.unit.devices.set(&self.common.share, device, Some(new));
+        self.tell(Command::MapDevice {
+            device,
+            itt: new.itt.raw(),
+            event_bits,
+        });
+        Some(())
+    }
+
+    fn make_device(&self, device: DeviceId, itt: Ipa, event_bits: u8) -> Option<Device> {
+        let share = &self.common.share;
+        self.unit.devices.reach(share, device)?;
+        self.unit.physical.devices().reach(share, device)?;
+        let entry = self.unit.physical.typer().itt_entry();
+        Device::allocate(share, itt, event_bits, entry)
+    }
+
+    fn unmap_device(&mut self, device: DeviceId) -> Option<()> {
+        if !self.unit.owns(device) {
+            return None;
+        }
+        let at = device_place(&self.unit.device_table, self.platform, device)?;
+        self.platform.store(at, 0).ok()?;
+        self.release(device, Then::End);
+        Some(())
+    }
+
+    /// Begins to release a device, after which comes `then`. `false` when it is
+    /// not mapped.
+    pub(crate) fn release(&mut self, device: DeviceId, then: Then) -> bool {
+        if self.unit.devices.get(&self.common.share, device).is_none() {
+            return false;
+        }
+        self.tell(Command::UnmapDevice(device));
+        self.sync_all();
+        if self.complete() {
+            self.unit.job = Some(Job::Release {
+                device,
+                from: EventId(0),
+                then,
+            });
+        }
+        true
+    }
+
+    /// Every redistributor has seen what came before.
+    fn sync_all(&mut self) {
+        let common = &*self.common;
+        for (_, one) in common.redistributors.up() {
+            let sync = Command::Sync(one.target);
+            self.unit.physical.push(&common.share, &common.clock, sync);
+        }
+    }
+
+    fn map_collection(&mut self, collection: CollectionId, target: Target) -> Option<()> {
+        let to = self.common.redistributors.find(target)?;
+        if usize::from(collection.0) >= COLLECTIONS {
+            return None;
+        }
+        let at = collection_place(&self.unit.collection_table, self.platform, collection)?;
+        self.platform.store(at, collection_word(target)).ok()?;
+        if self.unit.route(collection) != Some(to) {
+            self.unit.set_route(collection, Some(to));
+            self.route(collection);
+        }
+        Some(())
+    }
+
+    fn unmap_collection(&mut self, collection: CollectionId) -> Option<()> {
+        let at = collection_place(&self.unit.collection_table, self.platform, collection)?;
+        self.platform.store(at, 0).ok()?;
+        if self.unit.route(collection).is_some() {
+            self.unit.set_route(collection, None);
+            self.route(collection);
+        }
+        Some(())
+    }
+
+    /// Lets the LPIs of a collection follow it, if there are any at all.
+    fn route(&mut self, collection: CollectionId) {
+        if self.unit.mapped != 0 {
+            self.unit.job = Some(Job::Route {
+                collection,
+                from: Lpi(FIRST_LPI),
+            });
+        }
+    }
+}
+
+/// Whether the owner's table is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// The mapping is new.
+    InTable,
+    /// The mapping was read from the table.
+    FromTable,
+}

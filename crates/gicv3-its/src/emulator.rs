@@ -1,0 +1,372 @@
+//! Every emulated ITS of one owner, the redistributors that they send to, and
+//! the LPIs that they share: all under one lock of the caller's.
+
+use crate::command::Command;
+use crate::device::Devices;
+use crate::id::{FIRST_LPI, Lpi, RedistributorId, Target};
+use crate::lpi::{LpiCount, Lpis, Row};
+use crate::physical::{Physical, TakeOverError, collection_of};
+use crate::platform::{Clock, Platform, Registers, Report, Share, TableMemory};
+use crate::redistributor::{self, LpiError, Redistributor, Redistributors};
+use crate::reg;
+use crate::run::Work;
+use crate::unit::{Counts, DeviceRange, Unit};
+use portcullis_addr::Ipa;
+use portcullis_owner_memory::{Progress, Size, Window};
+
+/// Most ITSs.
+pub const ITS_LIMIT: usize = 16;
+
+/// Units of work that one call does: a command takes 4, an LPI that is looked at
+/// 4, a word of a table 1.
+pub(crate) const BUDGET: u32 = 1024;
+
+/// What one call may still do.
+#[derive(Debug)]
+pub(crate) struct Budget(u32);
+
+impl Budget {
+    pub(crate) fn new() -> Self {
+        Self(BUDGET)
+    }
+
+    /// Takes `units`; `false` when nothing is left.
+    #[inline]
+    pub(crate) fn spend(&mut self, units: u32) -> bool {
+        let left = self.0 != 0;
+        self.0 = self.0.saturating_sub(units);
+        left
+    }
+}
+
+/// What all ITSs share.
+#[derive(Debug)]
+pub(crate) struct Common<T, C> {
+    pub(crate) share: T,
+    pub(crate) clock: C,
+    pub(crate) lpis: Lpis,
+    pub(crate) redistributors: Redistributors,
+    pub(crate) report: Option<Report>,
+}
+
+impl<T: Share, C: Clock> Common<T, C> {
+    /// Gives `lpi` the configuration that the owner has for it where it is sent
+    /// to. Whether it changed.
+    #[inline]
+    pub(crate) fn configure(
+        &self,
+        platform: &impl Platform,
+        lpi: Lpi,
+        at: Option<RedistributorId>,
+    ) -> bool {
+        let wanted = at
+            .and_then(|at| self.redistributors.get(at))
+            .and_then(|at| at.configuration_of(lpi))
+            .and_then(|at| read_byte(platform, at));
+        self.lpis.configure(&self.share, lpi, wanted)
+    }
+}
+
+#[inline]
+fn read_byte(platform: &impl Platform, at: Ipa) -> Option<u8> {
+    let mut word = [0];
+    platform
+        .read(Ipa::new(at.raw() & !7), &mut word)
+        .ok()
+        .map(|()| (word[0] >> ((at.raw() & 7) * 8)) as u8)
+}
+
+/// What became of an owner's write to a redistributor's RD frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum RdWrite {
+    /// It was the emulation's, and is done or not as a whole.
+    Emulated(Progress),
+    /// It is done, but for this value, which the physical `GICR_CTLR` gets.
+    Control(u32),
+    /// The register is none of the LPIs'.
+    Other,
+}
+
+/// The emulated ITSs and redistributors of an owner.
+///
+/// `R` are the physical ITS' registers, `T` the share of memory that the owner's
+/// devices use up, `W` memory of the owner's that is held. Every call does a
+/// bounded amount of work and waits for the physical ITS a bounded time; it ends
+/// with the physical ITS having consumed every command that it was sent.
+#[derive(Debug)]
+pub struct Emulator<R, T, C, W> {
+    common: Common<T, C>,
+    units: [Option<Unit<R, W>>; ITS_LIMIT],
+}
+
+impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
+    /// No ITS and no redistributor yet. `None` when `memory` has no room for the
+    /// tables of `count` LPIs.
+    #[must_use]
+    pub fn new(memory: &impl TableMemory, share: T, clock: C, count: LpiCount) -> Option<Self> {
+        Some(Self {
+            common: Common {
+                share,
+                clock,
+                lpis: Lpis::new(memory, count)?,
+                redistributors: Redistributors::new(),
+                report: None,
+            },
+            units: [const { None }; ITS_LIMIT],
+        })
+    }
+
+    /// Adds the redistributor of the CPU at index `id`, which commands name
+    /// `target`. Its physical LPIs were disabled.
+    ///
+    /// `false` when there is no memory for its pending table, or the index is
+    /// too large.
+    #[must_use]
+    pub fn add_redistributor(
+        &mut self,
+        memory: &impl TableMemory,
+        id: RedistributorId,
+        target: Target,
+    ) -> bool {
+        const ALIGNMENT: u64 = 0x1_0000;
+        let bytes = self.common.lpis.count().pending_bytes();
+        let Some(pending) = memory.take(bytes.next_multiple_of(4096), ALIGNMENT) else {
+            return false;
+        };
+        let one = Redistributor::new(target, pending);
+        self.common.redistributors.set(id, one)
+    }
+
+    /// Takes a physical ITS over, and gives the owner an emulated one in its
+    /// place at index `its`, with the devices of `ranges`.
+    ///
+    /// # Errors
+    /// See [`TakeOverError`]; the ITS is disabled then, and the index stays
+    /// empty.
+    pub fn add_its(
+        &mut self,
+        memory: &impl TableMemory,
+        its: usize,
+        registers: R,
+        ranges: &[DeviceRange],
+        redistributors: u8,
+    ) -> Result<(), TakeOverError> {
+        let highest = ranges.iter().map(|range| range.last).max();
+        let highest = highest.unwrap_or(crate::DeviceId(0));
+        let physical = Physical::take_over(
+            registers,
+            memory,
+            &self.common.clock,
+            highest,
+            redistributors,
+        )?;
+        let devices = Devices::new(memory, highest).ok_or(TakeOverError::NoMemory)?;
+        let unit = Unit::new(physical, devices, ranges).ok_or(TakeOverError::NoMemory)?;
+        let slot = self.units.get_mut(its).ok_or(TakeOverError::NoMemory)?;
+        *slot = Some(unit);
+        Ok(())
+    }
+
+    /// Shows what every register of the ITS at index `its` reads as. To be
+    /// called once, before the owner runs; what is not shown must read as 0.
+    pub fn start(&self, platform: &impl Platform<Window = W>, its: usize) {
+        if let Some(unit) = self.units.get(its).and_then(Option::as_ref) {
+            unit.show_all(platform, its);
+        }
+    }
+
+    /// The CPU at index `id` runs from now on: its physical LPIs are enabled, if
+    /// they were not before, and every physical ITS may send to it.
+    ///
+    /// # Errors
+    /// See [`LpiError`]; the owner cannot send anything there then.
+    pub fn enable_redistributor(
+        &mut self,
+        id: RedistributorId,
+        registers: &impl Registers,
+    ) -> Result<(), LpiError> {
+        let common = &mut self.common;
+        let (count, configuration) = (common.lpis.count(), common.lpis.configuration());
+        let Some(one) = common.redistributors.get_mut(id) else {
+            return Err(LpiError::Refused);
+        };
+        if one.up {
+            return Ok(());
+        }
+        redistributor::enable(registers, &common.clock, count, configuration, one.pending)?;
+        one.up = true;
+        let target = one.target;
+        for unit in self.units.iter_mut().flatten() {
+            let map = Command::MapCollection(collection_of(id), target);
+            for command in [map, Command::Sync(target)] {
+                unit.physical.push(&common.share, &common.clock, command);
+            }
+            // A failure is found with the owner's next command.
+            let _ = unit.physical.complete(&common.share, &common.clock);
+        }
+        Ok(())
+    }
+
+    /// The owner's write of the `size` lowest bits of `value` at `offset` of the
+    /// control frame of the ITS at index `its`.
+    ///
+    /// [`Progress::Again`]: the owner's CPU is to do the same write again.
+    #[inline]
+    pub fn write(
+        &mut self,
+        platform: &impl Platform<Window = W>,
+        its: usize,
+        offset: u32,
+        size: Size,
+        value: u64,
+    ) -> Progress {
+        let Some(unit) = self.units.get_mut(its).and_then(Option::as_mut) else {
+            return Progress::Done;
+        };
+        Work::new(unit, &mut self.common, platform, its).write(offset, size, value)
+    }
+
+    /// What the owner reads at `offset` of the RD frame of the CPU at index `id`,
+    /// where hardware gives `physical`. `None` for a register that is not about
+    /// LPIs.
+    #[must_use]
+    pub fn read_redistributor(
+        &self,
+        id: RedistributorId,
+        offset: u32,
+        size: Size,
+        physical: u64,
+    ) -> Option<u64> {
+        let one = self.common.redistributors.get(id)?;
+        one.read(offset, size, physical)
+    }
+
+    /// The owner's write at `offset` of the RD frame of the CPU at index `id`.
+    pub fn write_redistributor(
+        &mut self,
+        platform: &impl Platform<Window = W>,
+        id: RedistributorId,
+        offset: u32,
+        size: Size,
+        value: u64,
+    ) -> RdWrite {
+        let Some(one) = self.common.redistributors.get_mut(id) else {
+            return RdWrite::Other;
+        };
+        if offset == reg::RD_CTLR && size == Size::Word {
+            // Truncation: the access has 32 bits.
+            let value = value as u32;
+            one.set_enabled(value & reg::RD_CTLR_ENABLE != 0);
+            let physical = if one.up { reg::RD_CTLR_ENABLE } else { 0 };
+            return match self.change(platform, id) {
+                Progress::Done => RdWrite::Control(value & reg::RD_CTLR_DPG | physical),
+                Progress::Again => RdWrite::Emulated(Progress::Again),
+            };
+        }
+        if one.write_base(offset, size, value) {
+            return RdWrite::Emulated(Progress::Done);
+        }
+        // None of them is offered (`GICR_TYPER.DirectLPI`, `GICR_CTLR.IR`), and
+        // none may pass.
+        if redistributor::is_lpi_register(offset) {
+            return RdWrite::Emulated(Progress::Done);
+        }
+        RdWrite::Other
+    }
+
+    /// Lets a change of `GICR_CTLR.EnableLPIs` reach the LPIs that go to `id`.
+    fn change(&mut self, platform: &impl Platform<Window = W>, id: RedistributorId) -> Progress {
+        let common = &mut self.common;
+        let mut budget = Budget::new();
+        loop {
+            let Some(one) = common.redistributors.get(id) else {
+                return Progress::Done;
+            };
+            let Some(from) = one.changing else {
+                return Progress::Done;
+            };
+            if !budget.spend(1) {
+                return Progress::Again;
+            }
+            let (found, next) = common.lpis.next_mapped(&common.share, from);
+            if let Some(lpi) = found
+                && let Some(row) = common.lpis.row(&common.share, lpi)
+                && row.at == Some(id)
+            {
+                budget.spend(3);
+                common.configure(platform, lpi, row.at);
+            }
+            let target = one.target;
+            if let Some(one) = common.redistributors.get_mut(id) {
+                one.changing = next;
+            }
+            if next.is_some() {
+                continue;
+            }
+            // What the redistributor holds of them is dropped by any ITS.
+            let working = self.units.iter_mut().flatten();
+            for unit in working.filter(|unit| unit.physical.fault().is_none()) {
+                for command in [
+                    Command::InvalidateAll(collection_of(id)),
+                    Command::Sync(target),
+                ] {
+                    unit.physical.push(&common.share, &common.clock, command);
+                }
+                if unit.physical.complete(&common.share, &common.clock).is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What happened that an operator should know, once.
+    pub fn take_report(&mut self) -> Option<Report> {
+        if self.common.report.is_none() {
+            for (its, unit) in self.units.iter_mut().enumerate() {
+                if let Some(unit) = unit
+                    && let Some(fault) = unit.physical.fault()
+                    && !unit.failure_reported
+                {
+                    unit.failure_reported = true;
+                    return Some(Report::Failed { its, fault });
+                }
+            }
+        }
+        self.common.report.take()
+    }
+
+    /// What was done and refused at the ITS at index `its`.
+    #[must_use]
+    pub fn counts(&self, its: usize) -> Option<Counts> {
+        let unit = self.units.get(its)?.as_ref()?;
+        Some(unit.counts)
+    }
+
+    /// How many LPIs there are.
+    #[must_use]
+    pub fn lpis(&self) -> LpiCount {
+        self.common.lpis.count()
+    }
+
+    /// What `lpi` is mapped from.
+    #[must_use]
+    pub fn row(&self, lpi: Lpi) -> Option<Row> {
+        self.common.lpis.row(&self.common.share, lpi)
+    }
+
+    /// Every LPI that is mapped.
+    pub fn mapped(&self) -> impl Iterator<Item = Lpi> + '_ {
+        let mut next = Some(Lpi(FIRST_LPI));
+        core::iter::from_fn(move || {
+            while let Some(from) = next {
+                let (found, then) = self.common.lpis.next_mapped(&self.common.share, from);
+                next = then;
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        })
+    }
+}

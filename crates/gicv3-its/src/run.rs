@@ -1,0 +1,236 @@
+//! The owner's writes to an ITS: registers, and the commands that follow.
+
+use crate::command::{COMMAND_BYTES, Command};
+use crate::emulator::{Budget, Common};
+use crate::platform::{Clock, Platform, Registers, Share};
+use crate::reg;
+use crate::unit::{Job, Unit};
+use crate::{CollectionId, DeviceId};
+use portcullis_owner_memory::{Progress, Size, Window};
+
+/// One call, with everything that it works on.
+pub(crate) struct Work<'a, P, R, T, C, W> {
+    pub(crate) unit: &'a mut Unit<R, W>,
+    pub(crate) common: &'a mut Common<T, C>,
+    pub(crate) platform: &'a P,
+    pub(crate) its: usize,
+    pub(crate) budget: Budget,
+}
+
+impl<'a, P, R, T, C, W> Work<'a, P, R, T, C, W>
+where
+    P: Platform<Window = W>,
+    R: Registers,
+    T: Share,
+    C: Clock,
+    W: Window,
+{
+    pub(crate) fn new(
+        unit: &'a mut Unit<R, W>,
+        common: &'a mut Common<T, C>,
+        platform: &'a P,
+        its: usize,
+    ) -> Self {
+        Self {
+            unit,
+            common,
+            platform,
+            its,
+            budget: Budget::new(),
+        }
+    }
+
+    /// A write to a register.
+    #[inline]
+    pub(crate) fn write(mut self, offset: u32, size: Size, value: u64) -> Progress {
+        if offset == reg::CWRITER && size != Size::Byte && size != Size::Half {
+            return self.produce(value);
+        }
+        self.write_register(offset, size, value)
+    }
+
+    #[cold]
+    fn write_register(mut self, offset: u32, size: Size, value: u64) -> Progress {
+        if offset == reg::CTLR && size == Size::Word {
+            return self.enable(value & u64::from(reg::CTLR_ENABLED) != 0);
+        }
+        let register = offset & !7;
+        let now = match register {
+            reg::CBASER => self.unit.cbaser,
+            reg::BASER => self.unit.device_table.value(),
+            BASER_1 => self.unit.collection_table.value(),
+            _ => {
+                self.unit.counts.ignored += 1;
+                return Progress::Done;
+            }
+        };
+        let new = match (offset & 7, size) {
+            (0, Size::Double) => value,
+            (0, Size::Word) => now & !0xffff_ffff | value & 0xffff_ffff,
+            (4, Size::Word) => now & 0xffff_ffff | value << 32,
+            _ => {
+                self.unit.counts.ignored += 1;
+                return Progress::Done;
+            }
+        };
+        // Both are UNPREDICTABLE while the ITS is enabled or not quiescent (IHI
+        // 0069, GITS_CBASER, GITS_BASER<n>).
+        if self.unit.enabled || self.unit.job.is_some() {
+            self.unit.counts.ignored += 1;
+            return Progress::Done;
+        }
+        match register {
+            reg::CBASER => {
+                self.unit.cbaser = new & CBASER_WRITABLE;
+                self.unit.creadr = 0;
+                self.unit.stalled = false;
+                self.unit.show_queue(self.platform, self.its);
+            }
+            reg::BASER => self.unit.device_table.write(new),
+            _ => self.unit.collection_table.write(new),
+        }
+        self.unit.show_tables(self.platform, self.its);
+        Progress::Done
+    }
+
+    /// A write of `GITS_CTLR.Enabled`. Enabling reads the owner's tables,
+    /// disabling leaves the physical ITS with none of its devices; neither is
+    /// done before the owner's write is.
+    fn enable(&mut self, enabled: bool) -> Progress {
+        if self.unit.job.is_none() && self.unit.enabled != enabled {
+            self.unit.enabled = enabled;
+            self.unit.in_command = false;
+            self.unit.job = Some(if enabled {
+                Job::RestoreCollections(CollectionId(0))
+            } else {
+                Job::Clear(DeviceId(0))
+            });
+        }
+        let progress = self.process();
+        if self.unit.enabled != enabled {
+            // Another CPU's change was finished first.
+            return Progress::Again;
+        }
+        if progress == Progress::Done && !enabled {
+            self.unit.clear_routes();
+            if let Some(queue) = self.unit.queue.take() {
+                self.platform.close(queue);
+            }
+        }
+        if progress == Progress::Done {
+            self.unit.show_control(self.platform, self.its);
+        }
+        progress
+    }
+
+    /// A write of `GITS_CWRITER`, of 32 or 64 bits: Retry only matters to an ITS
+    /// that stalls at errors of its own.
+    #[inline]
+    fn produce(&mut self, value: u64) -> Progress {
+        let offset = value & reg::QUEUE_OFFSET;
+        if offset >= reg::cbaser_bytes(self.unit.cbaser) {
+            self.unit.counts.ignored += 1;
+            return Progress::Done;
+        }
+        if self.unit.cwriter != offset {
+            self.unit.cwriter = offset;
+            self.platform.show(self.its, reg::CWRITER, offset);
+        }
+        self.process()
+    }
+
+    /// Carries out what there is to do, as far as the budget goes.
+    #[inline]
+    fn process(&mut self) -> Progress {
+        let read = self.unit.creadr;
+        let progress = loop {
+            if self.unit.physical.fault().is_some() {
+                // Nothing is done any more. The owner sees an ITS that does not
+                // go on.
+                self.unit.job = None;
+                break Progress::Done;
+            }
+            if self.unit.job.is_some() {
+                if !self.budget.spend(1) {
+                    break Progress::Again;
+                }
+                self.step();
+                continue;
+            }
+            if self.unit.in_command {
+                self.unit.in_command = false;
+                self.retire();
+            }
+            if !self.unit.enabled || self.unit.stalled || self.unit.creadr == self.unit.cwriter {
+                break Progress::Done;
+            }
+            if !self.budget.spend(4) {
+                break Progress::Again;
+            }
+            let Some(words) = self.fetch() else {
+                self.unit.stalled = true;
+                break Progress::Done;
+            };
+            let done = Command::decode(words).and_then(|command| self.execute(command));
+            match done {
+                Some(()) => self.unit.counts.commands += 1,
+                // As an ITS that does not stall at command errors: skipped.
+                None => self.unit.counts.refused += 1,
+            }
+            if self.unit.job.is_some() {
+                self.unit.in_command = true;
+            } else {
+                self.retire();
+            }
+        };
+        let done = self.complete();
+        if done && (self.unit.creadr != read || self.unit.stalled) {
+            self.unit.show_read(self.platform, self.its);
+        }
+        progress
+    }
+
+    /// Waits for the physical ITS; `false` when it failed.
+    pub(crate) fn complete(&mut self) -> bool {
+        let common = &*self.common;
+        let physical = &mut self.unit.physical;
+        physical.complete(&common.share, &common.clock).is_ok()
+    }
+
+    /// Tells the physical ITS something.
+    #[inline]
+    pub(crate) fn tell(&mut self, command: Command) {
+        let common = &*self.common;
+        let physical = &mut self.unit.physical;
+        physical.push(&common.share, &common.clock, command);
+    }
+
+    /// The command at `GITS_CREADR` is done.
+    #[inline]
+    fn retire(&mut self) {
+        let next = self.unit.creadr + COMMAND_BYTES;
+        let end = reg::cbaser_bytes(self.unit.cbaser);
+        self.unit.creadr = if next >= end { 0 } else { next };
+    }
+
+    /// The command at `GITS_CREADR`, each word loaded once. `None` where the
+    /// queue is not memory of the owner's.
+    #[inline]
+    fn fetch(&mut self) -> Option<[u64; 4]> {
+        if self.unit.queue.is_none() {
+            let range = self.unit.queue_range()?;
+            self.unit.queue = self.platform.open(range).ok();
+        }
+        let queue = self.unit.queue.as_ref()?;
+        let at = self.unit.creadr;
+        queue.refresh(at, COMMAND_BYTES);
+        Some([0, 8, 16, 24].map(|word| queue.load(at + word)))
+    }
+}
+
+/// `GITS_BASER1`.
+const BASER_1: u32 = reg::BASER + 8;
+
+/// The bits of the owner's `GITS_CBASER` that it can write.
+const CBASER_WRITABLE: u64 =
+    reg::VALID | reg::ITS_CACHEABILITY | reg::CBASER_ADDRESS | reg::SHAREABILITY | 0xff;

@@ -1,0 +1,249 @@
+//! One emulated ITS: the registers that the owner sees, and the physical ITS
+//! below it.
+
+use crate::device::Devices;
+use crate::id::{CollectionId, DeviceId, EventId, Lpi, RedistributorId};
+use crate::owner_table::OwnerTable;
+use crate::physical::Physical;
+use crate::platform::{Platform, Registers};
+use crate::reg;
+use portcullis_addr::{Ipa, Range};
+use portcullis_owner_memory::Window;
+
+/// Collections that an owner is offered: more than one for each CPU, as a table
+/// in memory must have (IHI 0069, `GITS_TYPER.HCC`).
+pub const COLLECTIONS: usize = 256;
+
+/// Most ranges of DeviceIDs that are an owner's on one ITS.
+pub const DEVICE_RANGE_LIMIT: usize = 32;
+
+/// Bits of an EventID that an owner is offered at most.
+const EVENT_BITS: u8 = 16;
+
+/// `GITS_IIDR`: Arm, no product. The workarounds that drivers have for a
+/// vendor's ITS are EL2's to apply to the physical one.
+const IIDR: u32 = 0x43b;
+
+/// DeviceIDs that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceRange {
+    /// The first.
+    pub first: DeviceId,
+    /// The last.
+    pub last: DeviceId,
+}
+
+/// What is left to do before the next command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// The physical ITS has been told that `device` is unmapped; its events from
+    /// `from` on are to be unmapped from their LPIs.
+    Release {
+        device: DeviceId,
+        from: EventId,
+        then: Then,
+    },
+    /// The configuration of every LPI of the collection is to be read again.
+    Configure { collection: CollectionId, from: Lpi },
+    /// The LPIs of the collection are to follow it.
+    Route { collection: CollectionId, from: Lpi },
+    /// The owner's tables are read: its collections, from this one on.
+    RestoreCollections(CollectionId),
+    /// Its devices.
+    RestoreDevices(DeviceId),
+    /// The events of one device; then the devices behind it.
+    RestoreEvents { device: DeviceId, from: EventId },
+    /// The ITS is disabled: every device is to be released.
+    Clear(DeviceId),
+}
+
+/// What comes after a device was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing.
+    End,
+    /// The device is mapped again, with another table.
+    Map { itt: Ipa, event_bits: u8 },
+    /// The devices from this one on are released.
+    Clear(Option<DeviceId>),
+}
+
+/// What the owner's ITS has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Commands that were carried out.
+    pub commands: u64,
+    /// Commands that were refused: an opcode, device, event, interrupt,
+    /// collection or target that the owner does not have, or no memory.
+    pub refused: u64,
+    /// Writes that no register took.
+    pub ignored: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Unit<R, W> {
+    pub(crate) physical: Physical<R>,
+    pub(crate) devices: Devices,
+    ranges: [DeviceRange; DEVICE_RANGE_LIMIT],
+    range_count: usize,
+    /// Bits of an EventID that the owner is offered.
+    pub(crate) event_bits: u8,
+    typer: u64,
+    pub(crate) enabled: bool,
+    pub(crate) cbaser: u64,
+    /// Offsets of the next command to write and to read.
+    pub(crate) cwriter: u64,
+    pub(crate) creadr: u64,
+    /// The queue's memory is not the owner's: nothing more is read from it.
+    pub(crate) stalled: bool,
+    pub(crate) device_table: OwnerTable,
+    pub(crate) collection_table: OwnerTable,
+    /// Where the owner's collections go; `NO_REDISTRIBUTOR` for nowhere.
+    collections: [u8; COLLECTIONS],
+    /// The command queue, while it is held.
+    pub(crate) queue: Option<W>,
+    pub(crate) job: Option<Job>,
+    /// The job belongs to the command at `creadr`.
+    pub(crate) in_command: bool,
+    /// How many events are mapped.
+    pub(crate) mapped: u32,
+    pub(crate) counts: Counts,
+    /// The report of the physical ITS' failure was made.
+    pub(crate) failure_reported: bool,
+}
+
+const NO_REDISTRIBUTOR: u8 = u8::MAX;
+
+impl<R: Registers, W: Window> Unit<R, W> {
+    pub(crate) fn new(
+        physical: Physical<R>,
+        devices: Devices,
+        ranges: &[DeviceRange],
+    ) -> Option<Self> {
+        let none = DeviceRange {
+            first: DeviceId(1),
+            last: DeviceId(0),
+        };
+        let mut list = [none; DEVICE_RANGE_LIMIT];
+        list.get_mut(..ranges.len())?.copy_from_slice(ranges);
+        let typer = physical.typer();
+        let event_bits = typer.event_bits().min(EVENT_BITS);
+        let device_bits = (32 - devices.highest().0.leading_zeros()).max(1);
+        let pta = u64::from(typer.targets_are_addresses());
+        // Physical; ITT_entry_size, ID_bits, Devbits and CIDbits one less than
+        // they are; CIL. HCC is 0: collections are in the owner's table.
+        let shown = 1
+            | (crate::owner_table::ENTRY - 1) << 4
+            | (u64::from(event_bits) - 1) << 8
+            | (u64::from(device_bits) - 1) << 13
+            | pta << 19
+            | (u64::from(COLLECTIONS.ilog2()) - 1) << 32
+            | 1 << 36;
+        Some(Self {
+            physical,
+            devices,
+            ranges: list,
+            range_count: ranges.len(),
+            event_bits,
+            typer: shown,
+            enabled: false,
+            cbaser: 0,
+            cwriter: 0,
+            creadr: 0,
+            stalled: false,
+            device_table: OwnerTable::devices(),
+            collection_table: OwnerTable::collections(),
+            collections: [NO_REDISTRIBUTOR; COLLECTIONS],
+            queue: None,
+            job: None,
+            in_command: false,
+            mapped: 0,
+            counts: Counts::default(),
+            failure_reported: false,
+        })
+    }
+
+    /// Whether the owner has `device`.
+    #[inline]
+    pub(crate) fn owns(&self, device: DeviceId) -> bool {
+        let ranges = self.ranges.get(..self.range_count).unwrap_or_default();
+        ranges
+            .iter()
+            .any(|range| range.first <= device && device <= range.last)
+    }
+
+    /// Where `collection` goes.
+    #[inline]
+    pub(crate) fn route(&self, collection: CollectionId) -> Option<RedistributorId> {
+        let at = *self.collections.get(usize::from(collection.0))?;
+        (at != NO_REDISTRIBUTOR).then_some(RedistributorId(at))
+    }
+
+    /// Sends `collection` somewhere. `false` when there is no such collection.
+    pub(crate) fn set_route(
+        &mut self,
+        collection: CollectionId,
+        to: Option<RedistributorId>,
+    ) -> bool {
+        match self.collections.get_mut(usize::from(collection.0)) {
+            Some(slot) => {
+                *slot = to.map_or(NO_REDISTRIBUTOR, |to| to.0);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn clear_routes(&mut self) {
+        self.collections = [NO_REDISTRIBUTOR; COLLECTIONS];
+    }
+
+    /// Where the queue is, if the owner has given one.
+    pub(crate) fn queue_range(&self) -> Option<Range<Ipa>> {
+        let start = Ipa::new(self.cbaser & reg::CBASER_ADDRESS);
+        let valid = self.cbaser & reg::VALID != 0;
+        valid
+            .then(|| Range::from_size(start, reg::cbaser_bytes(self.cbaser)).ok())
+            .flatten()
+    }
+
+    /// Shows what every register reads as.
+    pub(crate) fn show_all<P: Platform>(&self, platform: &P, its: usize) {
+        self.show_control(platform, its);
+        platform.show(its, reg::TYPER, self.typer);
+        self.show_tables(platform, its);
+        self.show_queue(platform, its);
+        for offset in (0xffd0..0x1_0000u32).step_by(8) {
+            platform.show(its, offset, self.physical.id_registers(offset));
+        }
+    }
+
+    pub(crate) fn show_control<P: Platform>(&self, platform: &P, its: usize) {
+        let control = if self.enabled {
+            reg::CTLR_ENABLED
+        } else {
+            reg::CTLR_QUIESCENT
+        };
+        // GITS_IIDR is the upper half.
+        let value = u64::from(IIDR) << 32 | u64::from(control);
+        platform.show(its, reg::CTLR, value);
+    }
+
+    pub(crate) fn show_tables<P: Platform>(&self, platform: &P, its: usize) {
+        platform.show(its, reg::CBASER, self.cbaser);
+        platform.show(its, reg::BASER, self.device_table.value());
+        platform.show(its, reg::BASER + 8, self.collection_table.value());
+    }
+
+    #[inline]
+    pub(crate) fn show_queue<P: Platform>(&self, platform: &P, its: usize) {
+        platform.show(its, reg::CWRITER, self.cwriter);
+        self.show_read(platform, its);
+    }
+
+    #[inline]
+    pub(crate) fn show_read<P: Platform>(&self, platform: &P, its: usize) {
+        let stalled = if self.stalled { reg::CREADR_STALLED } else { 0 };
+        platform.show(its, reg::CREADR, self.creadr | stalled);
+    }
+}
