@@ -5,6 +5,7 @@ use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::read_sysreg;
 use crate::{gic, host, nested, paravirt, psci, smmu};
+use portcullis_cpu::{Class, Syndrome};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
 #[repr(C)]
@@ -46,9 +47,6 @@ impl Frame {
 static UNEXPECTED: RateLimit = RateLimit::new();
 static CPU_FAULTS: RateLimit = RateLimit::new();
 
-/// Class of a data abort.
-const DATA_ABORT: u64 = 0x24;
-
 /// A synchronous exception of the host.
 ///
 /// A write to an emulated SMMU or to the virtio-iommu is the one that comes
@@ -56,8 +54,8 @@ const DATA_ABORT: u64 = 0x24;
 pub extern "C" fn lower_sync(frame: &mut Frame) {
     let cpu = percpu::this();
     let esr = read_sysreg!("esr_el2");
-    let stored = esr >> 26 & 0x3f == DATA_ABORT
-        && if is_permission_fault(esr) {
+    let stored = Syndrome(esr).class() == Class::DataAbort
+        && if Syndrome(esr).is_permission_fault() {
             nested::store(cpu, frame, esr, read_sysreg!("far_el2"))
         } else {
             paravirt::access(cpu, frame, esr)
@@ -72,26 +70,26 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
 
 #[inline(never)]
 fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
-    match esr >> 26 & 0x3f {
-        0x18 => gic::sysreg_trap(cpu, frame, esr),
-        0x17 => {
+    match Syndrome(esr).class() {
+        Class::SystemRegister => gic::sysreg_trap(cpu, frame, esr),
+        Class::Smc => {
             cpu.count(Reason::Smc);
             // An SMC that traps has not advanced the PC (DDI 0487, D1.3.5).
             frame.skip();
             psci::smc(cpu, frame, esr & 0xffff);
         }
-        0x16 => {
+        Class::Hvc => {
             cpu.count(Reason::Hvc);
             bump(&cpu.refused_calls);
             frame.set(0, psci::NOT_SUPPORTED);
         }
-        DATA_ABORT => data_abort(cpu, frame, esr),
-        0x20 => {
+        Class::DataAbort => data_abort(cpu, frame, esr),
+        Class::InstructionAbort => {
             cpu.count(Reason::FetchAbort);
             report_cpu_fault(cpu, frame, esr, fault_ipa(esr), "execute");
             host::inject_abort(frame, esr, read_sysreg!("far_el2"));
         }
-        _ => {
+        Class::Other => {
             cpu.count(Reason::Other);
             if let Some(dropped) = UNEXPECTED.take() {
                 warning!(
@@ -126,23 +124,13 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     host::inject_abort(frame, esr, far);
 }
 
-/// The IPA that faulted, for translation faults and for faults on the host's
-/// own table walk: only then does HPFAR_EL2 hold it. `None` for a permission
-/// fault, such as a fetch from registers (DDI 0487, HPFAR_EL2).
+/// The IPA that faulted. `None` where HPFAR_EL2 does not hold it.
 fn fault_ipa(esr: u64) -> Option<u64> {
-    if is_permission_fault(esr) {
+    if !Syndrome(esr).has_ipa() {
         return None;
     }
     let page = (read_sysreg!("hpfar_el2") & 0xfff_ffff_fff0) << 8;
     Some(page | read_sysreg!("far_el2") & 0xfff)
-}
-
-/// Whether stage 2 maps what was accessed, and does not permit the access. The
-/// host's own table walk is another matter.
-#[inline]
-fn is_permission_fault(esr: u64) -> bool {
-    const S1PTW: u64 = 1 << 7;
-    esr & (0x3c | S1PTW) == 0x0c
 }
 
 struct Address(Option<u64>);

@@ -10,6 +10,7 @@
 
 mod entry;
 mod smmu;
+mod stage1;
 
 use core::arch::asm;
 use core::fmt::{self, Write};
@@ -111,6 +112,8 @@ fn exception(attempt: impl FnOnce()) -> (u64, u64) {
 /// Data abort and fetch abort at the same level, synchronous external.
 const DATA: (u64, u64) = (0x25, 0x10);
 const FETCH: (u64, u64) = (0x21, 0x10);
+/// A data access at the same level that is not aligned.
+const ALIGNMENT: (u64, u64) = (0x25, 0x21);
 const NONE: (u64, u64) = (0, 0);
 
 struct Checks {

@@ -3,10 +3,12 @@
 //! that the hypervisor goes on is expected throughout.
 
 use crate::{
-    Checks, DATA, HYPERVISOR, NONE, SMMU, exception, read, read64, write, write8, write16, write64,
+    ALIGNMENT, Checks, DATA, HYPERVISOR, LAST, NONE, SMMU, exception, read, read64, stage1, write,
+    write8, write16, write64,
 };
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 
 const CR0: u64 = SMMU + 0x20;
 const CR0ACK: u64 = SMMU + 0x24;
@@ -62,6 +64,7 @@ pub fn is_there() -> bool {
 
 pub fn attack(checks: &mut Checks) {
     accesses(checks);
+    misaligned(checks);
     registers(checks);
     queues_elsewhere(checks);
     commands(checks);
@@ -120,6 +123,33 @@ fn accesses(checks: &mut Checks) {
         exception(|| _ = read64(SMMU + 0x1_fff8)),
         NONE,
     );
+}
+
+/// Accesses that cross registers. Stage 1 says that they are memory, so only stage
+/// 2, which says that they are registers, stands in the way.
+fn misaligned(checks: &mut Checks) {
+    for (name, offset) in [
+        ("smmu_misaligned", 0x21),
+        ("smmu_misaligned_page_1", 0x1_00a6),
+    ] {
+        let at = stage1::AS_MEMORY + SMMU + offset;
+        let before = read(SMMU + (offset & !3));
+        for (name, load) in [(name, true), (name, false)] {
+            let mut got = NONE;
+            stage1::with(|| {
+                got = exception(|| {
+                    if load {
+                        _ = read(at)
+                    } else {
+                        write(at, u32::MAX)
+                    }
+                });
+            });
+            checks.equal(name, got, ALIGNMENT);
+            checks.equal(name, LAST.far.load(Ordering::Relaxed), at);
+        }
+        checks.equal(name, read(SMMU + (offset & !3)), before);
+    }
 }
 
 /// Every register but CR0 with all bits set, in both sizes: what identifies the
