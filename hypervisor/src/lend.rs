@@ -9,6 +9,7 @@ mod bytes;
 
 pub use bytes::{HeldPage, LentRing};
 
+use crate::fixup;
 use crate::machine;
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
@@ -128,9 +129,8 @@ impl Lent {
     pub fn load(&self, offset: u64) -> u64 {
         match self.word(offset) {
             // SAFETY: inside pages that are mapped as memory and stay the
-            // host's while `self` exists; no reference to them exists, and any
-            // value is a valid u64.
-            Some(at) => unsafe { core::ptr::read_volatile(at as *const u64) },
+            // host's while `self` exists.
+            Some(at) => unsafe { fixup::load64::<0>(at) },
             None => 0,
         }
     }
@@ -140,7 +140,7 @@ impl Lent {
     pub fn store(&self, offset: u64, value: u64) {
         if let Some(at) = self.word(offset) {
             // SAFETY: as for `load`; the memory is none that Rust knows.
-            unsafe { core::ptr::write_volatile(at as *mut u64, value) }
+            unsafe { fixup::store64(at, value) }
         }
     }
 
@@ -149,7 +149,7 @@ impl Lent {
     pub fn store32(&self, offset: u64, value: u32) {
         if let Some(at) = self.half(offset) {
             // SAFETY: as for `store`.
-            unsafe { core::ptr::write_volatile(at as *mut u32, value) }
+            unsafe { fixup::store32(at, value) }
         }
     }
 }
@@ -186,7 +186,7 @@ fn with<T>(at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> T) -> Option<T> {
 }
 
 /// Copies words of the host's from `at`, a multiple of 8. `false` when they are
-/// not all its own; what `words` holds then means nothing.
+/// not all its own, or one cannot be read; what `words` holds then means nothing.
 pub fn read(at: Ipa, words: &mut [u64]) -> bool {
     let mut at = at;
     let mut rest = words;
@@ -202,11 +202,11 @@ pub fn read(at: Ipa, words: &mut [u64]) -> bool {
             for (word, from) in now.iter_mut().zip((mapped..).step_by(8)) {
                 // SAFETY: as for `Lent::load`: `with` has mapped and pinned the
                 // page, and the words lie in it.
-                *word = unsafe { core::ptr::read_volatile(from as *const u64) };
+                *word = unsafe { fixup::load64::<0>(from) };
             }
         });
         let next = at.raw().checked_add(bytes).map(Ipa::new);
-        match (copied, next) {
+        match (copied.filter(|()| !fixup::take_abort()), next) {
             (Some(()), Some(next)) => (at, rest) = (next, later),
             _ => return false,
         }
@@ -215,13 +215,13 @@ pub fn read(at: Ipa, words: &mut [u64]) -> bool {
 }
 
 /// Stores 32 bits of the host's at `at`, a multiple of 4, before anything that
-/// is stored next. `false` when it is not its own.
+/// is stored next. `false` when it is not its own, or cannot be written.
 pub fn store32(at: Ipa, value: u32) -> bool {
     at.is_aligned(4)
         && with(at, 4, |mapped| {
             // SAFETY: as for `Lent::store32`.
-            unsafe { core::ptr::write_volatile(mapped as *mut u32, value) }
+            unsafe { fixup::store32(mapped, value) }
             dsb_sy();
         })
-        .is_some()
+        .is_some_and(|()| !fixup::take_abort())
 }

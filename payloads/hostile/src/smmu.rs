@@ -3,8 +3,8 @@
 //! that the hypervisor goes on is expected throughout.
 
 use crate::{
-    ALIGNMENT, Checks, DATA, HYPERVISOR, LAST, NONE, SMMU, exception, read, read64, stage1, write,
-    write8, write16, write64,
+    ALIGNMENT, Checks, DATA, HOLLOW, HYPERVISOR, LAST, NONE, SMMU, exception, read, read64, stage1,
+    write, write8, write16, write64,
 };
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -40,8 +40,9 @@ const SYNC: [u64; 2] = [0x46, 0];
 /// log2 of the entries of [`QUEUE`].
 const LOG2: u64 = 10;
 
-/// Where a device would find nothing: no RAM, a device, the end of RAM.
-const NOWHERE: [u64; 3] = [0x0900_0000, 0x3fff_f000, 0x1_0000_0000];
+/// Where a device would find nothing: no RAM, a device, the end of RAM, RAM in which
+/// nothing answers.
+const NOWHERE: [u64; 4] = [0x0900_0000, 0x3fff_f000, 0x1_0000_0000, HOLLOW];
 
 #[repr(C, align(16384))]
 struct Memory(UnsafeCell<[u8; 16384]>);
@@ -318,7 +319,14 @@ fn messages(checks: &mut Checks) {
     write(target, 0);
     submit(0, [0x46 | signal, target]);
     checks.equal("smmu_message", read(target), 0x1234_5678);
-    for (n, at) in (1..).zip([HYPERVISOR, HYPERVISOR + 0x9_0000, 0x0800_0200, SMMU + 0x20]) {
+    let elsewhere = [
+        HYPERVISOR,
+        HYPERVISOR + 0x9_0000,
+        0x0800_0200,
+        SMMU + 0x20,
+        HOLLOW,
+    ];
+    for (n, at) in (1..).zip(elsewhere) {
         submit(n, [0x46 | signal, at]);
         checks.equal("smmu_foreign_message", settle(), MSI_CMDQ_ABT_ERR);
         checks.equal("smmu_foreign_message_completes", read(CMDQ_CONS), n + 1);
@@ -326,7 +334,7 @@ fn messages(checks: &mut Checks) {
     // The message about an error has nowhere to go either.
     write64(GERROR_IRQ_CFG0, HYPERVISOR);
     write(IRQ_CTRL, 1);
-    submit(5, [0xff, 0]);
+    submit(6, [0xff, 0]);
     checks.equal("smmu_foreign_error_message", stopped(), ILLEGAL);
     write(CR0, 0);
     settle();
@@ -344,6 +352,8 @@ fn tables(checks: &mut Checks) {
         (HYPERVISOR, 16),
         (HYPERVISOR, 1 << 16 | 6 << 6 | 16),
         (0x0900_0000, 31),
+        (HOLLOW, 6),
+        (HOLLOW, 1 << 16 | 6 << 6 | 12),
         (own, 1 << 16 | 6 << 6 | 12),
         (own, 3 << 16 | 31 << 6 | 63),
     ] {
