@@ -92,6 +92,39 @@ store!(store16, u16, "strh", ":w");
 store!(store32, u32, "str", ":w");
 store!(store64, u64, "str", "");
 
+/// Loads the two words that are `OFFSET` bytes after `at`, each once; both are 0 when
+/// one ends in an external abort. LDP is two accesses of 64 bits, each single-copy
+/// atomic (DDI 0487, B2.2.1).
+///
+/// # Safety
+/// As for one load.
+#[inline(always)]
+pub unsafe fn load_pair<const OFFSET: u64>(at: u64) -> [u64; 2] {
+    let (first, second): (u64, u64);
+    // SAFETY: as the caller promises; an abort goes on at 3.
+    unsafe {
+        asm!(
+            "1: ldp {v}, {w}, [{a}, #{o}]",
+            "2:",
+            ".pushsection .text.fixup, \"ax\"",
+            "3: mov {v}, #0",
+            "mov {w}, #0",
+            "b 2b",
+            ".popsection",
+            ".pushsection .fixups, \"a\"",
+            ".balign 4",
+            ".word 1b - ., 3b - .",
+            ".popsection",
+            a = in(reg) at,
+            o = const OFFSET,
+            v = out(reg) first,
+            w = out(reg) second,
+            options(nostack, preserves_flags, nomem)
+        );
+    }
+    [first, second]
+}
+
 /// Whether an access of this CPU's ended in an external abort since this was last
 /// asked.
 #[inline(always)]

@@ -118,6 +118,9 @@ pub struct PerCpu {
     pub power: AtomicU32,
     /// How far this CPU is with a failure of its own; see `fatal`.
     pub failed: AtomicU32,
+    /// Not 0 once EL2 has failed, on this CPU or another: nothing is done for the
+    /// host from then on.
+    pub halted: AtomicU32,
     /// Where the host wants to start or resume, an IPA.
     pub host_entry: AtomicU64,
     /// What the host wants in x0 there.
@@ -150,6 +153,7 @@ impl PerCpu {
             mpidr: AtomicU64::new(0),
             power: AtomicU32::new(power::OFF),
             failed: AtomicU32::new(0),
+            halted: AtomicU32::new(0),
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
             slots: [const { [const { Slot::empty() }; SLOT_WAYS] }; SLOT_SETS],

@@ -1,6 +1,7 @@
 //! What the host did that needs EL2, told apart and sent to where it is
 //! handled.
 
+use crate::fatal::park_if_failed;
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::read_sysreg;
@@ -53,6 +54,7 @@ static CPU_FAULTS: RateLimit = RateLimit::new();
 /// often, with a host that waits for each, so they go before everything else.
 pub extern "C" fn lower_sync(frame: &mut Frame) {
     let cpu = percpu::this();
+    park_if_failed(cpu);
     let esr = read_sysreg!("esr_el2");
     let stored = Syndrome(esr).class() == Class::DataAbort
         && if Syndrome(esr).is_permission_fault() {
@@ -163,12 +165,14 @@ fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: Option<u
 
 /// An IRQ at EL2: HCR_EL2.IMO is 0, so they go to EL1.
 pub extern "C" fn lower_irq(_frame: &mut Frame) {
+    park_if_failed(percpu::this());
     crate::fatal::fatal(format_args!("an IRQ came to EL2, which does not take them"));
 }
 
 /// An interrupt of ours.
 pub extern "C" fn lower_fiq(_frame: &mut Frame) {
     let cpu = percpu::this();
+    park_if_failed(cpu);
     cpu.count(Reason::Fiq);
     gic::own_interrupt();
 }
@@ -176,6 +180,7 @@ pub extern "C" fn lower_fiq(_frame: &mut Frame) {
 /// An SError at EL2: HCR_EL2.AMO is 0, so they go to EL1, those that an access
 /// of EL2's own may have caused included.
 pub extern "C" fn lower_serror(_frame: &mut Frame) {
+    park_if_failed(percpu::this());
     crate::fatal::fatal(format_args!(
         "an SError came to EL2, which does not take them"
     ));

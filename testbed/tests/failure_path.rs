@@ -3,8 +3,8 @@
 mod common;
 
 use portcullis_testbed::build;
-use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine};
-use portcullis_testbed::vm::Vm;
+use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine, portcullis};
+use portcullis_testbed::vm::{Vm, Watch};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,4 +113,36 @@ fn answers_that_are_errors_are_survived() {
     agent.tell(&vm, "off").expect("a command");
     vm.wait_exit(PATIENCE)
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// EL2 fails on one CPU while another prints without a pause, to the UART that the
+/// report goes to, and lets no interrupt come: from the first line on there is
+/// nothing but the report.
+#[test]
+fn every_cpu_stops_before_the_report() {
+    let prepared = common::prepared();
+    let image = build::failing_hypervisor(&prepared.lab).expect("the image builds");
+    let kernel = build::hostile(&prepared.lab).expect("the hostile kernel builds");
+    let (arguments, initrd) = ("host-iommu=identity", prepared.initrd());
+    let mut machine = Machine::new(portcullis(&image, arguments, &kernel, initrd, ""));
+    machine.cpus = 2;
+    let mut vm = Vm::start(&prepared.lab, &machine, &Watch::quietly("every-cpu-stops"))
+        .unwrap_or_else(|error| panic!("{error}"));
+    vm.wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let lines = vm.host.lines_since(0).into_iter();
+    let text: Vec<String> = lines.map(|line| line.text).collect();
+    let text = text.join("\n");
+    // The other CPU may be in the middle of a line.
+    let (before, after) = text
+        .split_once("portcullis: event=dma_fenced")
+        .unwrap_or_else(|| panic!("nothing was fenced\n{}", vm.tails()));
+    let printed = |text: &str| text.matches('~').count();
+    assert!(printed(before) >= 40, "{}", vm.tails());
+    assert_eq!(printed(after), 0, "{}", vm.tails());
+    assert!(
+        after.contains("event=hypervisor_exception"),
+        "{}",
+        vm.tails()
+    );
 }

@@ -65,22 +65,40 @@ macro_rules! accesses {
         #[inline(always)]
         pub fn words<const N: usize>(&self, offset: u64) -> [u64; N] {
             match self.bytes().words(offset, N as u64) {
-                Some(at) => core::array::from_fn(|n| {
-                    // One instruction each, with the distance in it.
-                    // SAFETY: as for the loads, from the first to the last.
-                    unsafe {
-                        match n {
-                            0 => fixup::load64::<0>(at),
-                            1 => fixup::load64::<8>(at),
-                            2 => fixup::load64::<16>(at),
-                            _ => fixup::load64::<0>(at + n as u64 * 8),
-                        }
-                    }
-                }),
+                // SAFETY: as for the loads, from the first to the last.
+                Some(at) => unsafe { words(at) },
                 None => [0; N],
             }
         }
     };
+}
+
+/// Loads `N` times 64 bits from `at` on, each once, in as few instructions as can be.
+///
+/// # Safety
+/// As for each load.
+#[inline(always)]
+unsafe fn words<const N: usize>(at: u64) -> [u64; N] {
+    // SAFETY: as the caller promises; none is loaded that was not asked for.
+    unsafe {
+        match N {
+            2 => {
+                let all = fixup::load_pair::<0>(at);
+                core::array::from_fn(|n| all[n])
+            }
+            3 => {
+                let [a, b] = fixup::load_pair::<0>(at);
+                let all = [a, b, fixup::load64::<16>(at)];
+                core::array::from_fn(|n| all[n])
+            }
+            4 => {
+                let ([a, b], [c, d]) = (fixup::load_pair::<0>(at), fixup::load_pair::<16>(at));
+                let all = [a, b, c, d];
+                core::array::from_fn(|n| all[n])
+            }
+            _ => core::array::from_fn(|n| fixup::load64::<0>(at + n as u64 * 8)),
+        }
+    }
 }
 
 /// A ring of the host's, mapped and pinned until it is closed.

@@ -45,6 +45,17 @@ _start:
 6:  wfe
     b       6b
 
+    .global other_entry
+// A CPU that was turned on; x0 = top of its stack.
+other_entry:
+    mov     sp, x0
+    adrp    x0, vectors
+    add     x0, x0, :lo12:vectors
+    msr     vbar_el1, x0
+    isb
+    bl      {other}
+    b       6b
+
     // Every synchronous exception is noted and stepped over: a data abort
     // goes on after the instruction, a fetch abort returns to its caller.
     .text
@@ -74,5 +85,6 @@ noted:
     eret
     "#,
     main = sym crate::main,
+    other = sym crate::other::main,
     last = sym crate::LAST,
 );

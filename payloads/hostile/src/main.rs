@@ -9,6 +9,7 @@
 #![no_main]
 
 mod entry;
+mod other;
 mod smmu;
 mod stage1;
 mod viommu;
@@ -152,6 +153,12 @@ extern "C" fn main() -> ! {
     redistributor(&mut checks);
     system_registers(&mut checks);
     standby(&mut checks);
+    // An image that fails on demand does so here, while another CPU prints.
+    if other::start() {
+        let provoked = exception(|| write(HYPERVISOR, 0x0bad_0005));
+        other::end();
+        checks.equal("provoke", provoked, DATA);
+    }
     let _ = writeln!(Uart, "hostile: done wrong={}\r", checks.wrong);
     smc(0x8400_0008, 0, 0);
     loop {
