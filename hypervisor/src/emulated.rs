@@ -1,5 +1,6 @@
 //! The host's machine, as an SMMU that EL2 emulates for it finds it.
 
+use crate::fixup;
 use crate::gic;
 use crate::lend::{self, Lent};
 use crate::memory;
@@ -153,5 +154,10 @@ impl Window for Lent {
     #[inline]
     fn refresh(&self, _offset: u64, _bytes: u64) {
         lend::refresh();
+    }
+
+    #[inline(always)]
+    fn aborted(&self) -> bool {
+        fixup::take_abort()
     }
 }

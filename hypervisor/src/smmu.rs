@@ -16,7 +16,7 @@ use crate::gic;
 use crate::memory::Shared;
 use crate::mmio::Device;
 use crate::sysreg::now_us;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use portcullis_boot::SMMU_LIMIT;
 use smmuv3_driver::{Clock, Features, Registers, Smmu};
 use smmuv3_spec::reg::CR0ACK;
@@ -156,26 +156,35 @@ pub struct Fenced {
 
 /// The SMMU that [`fence_all`] turns to next.
 static NEXT_TO_FENCE: AtomicUsize = AtomicUsize::new(0);
+/// What became of those before it.
+static DONE: AtomicU32 = AtomicU32::new(0);
+static FAILED: AtomicU32 = AtomicU32::new(0);
 
 /// Makes every known SMMU abort everything, without waiting for any lock: for
 /// when the hypervisor itself cannot go on.
 pub fn fence_all() -> Fenced {
+    for start in [&DONE, &FAILED] {
+        start.store(0, Ordering::Relaxed);
+    }
     NEXT_TO_FENCE.store(0, Ordering::Relaxed);
     fence_rest()
 }
 
 /// Goes on where [`fence_all`] was when it failed itself: with the SMMU after
-/// the one whose registers cannot be reached.
+/// the one whose registers cannot be reached. Says what became of all of them; of
+/// that one nothing is known, so it is not counted.
 pub fn fence_rest() -> Fenced {
-    let mut fenced = Fenced::default();
     while let Some(slot) = SMMUS.get(NEXT_TO_FENCE.fetch_add(1, Ordering::Relaxed)) {
         let Some(instance) = slot.get() else { continue };
         match smmuv3_driver::fence(&Port(instance.registers), &SystemCounter) {
-            Ok(()) => fenced.done += 1,
-            Err(_) => fenced.failed += 1,
-        }
+            Ok(()) => DONE.fetch_add(1, Ordering::Relaxed),
+            Err(_) => FAILED.fetch_add(1, Ordering::Relaxed),
+        };
     }
-    fenced
+    Fenced {
+        done: DONE.load(Ordering::Relaxed),
+        failed: FAILED.load(Ordering::Relaxed),
+    }
 }
 
 /// Makes an SMMU known, so that [`fence_all`] reaches it from now on. Its

@@ -66,7 +66,7 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
             .and_then(|at| self.redistributors.get(at))
             .and_then(|at| at.configuration_of(lpi))
             .and_then(|at| match &self.table {
-                Some(table) if table.range().contains(at) => Some(load_byte(table, at)),
+                Some(table) if table.range().contains(at) => load_byte(table, at),
                 _ => read_byte(platform, at),
             });
         self.lpis.configure(&self.share, lpi, wanted)
@@ -98,11 +98,12 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     }
 }
 
-/// The byte at `at`, which `table` has.
+/// The byte at `at`, which `table` has; `None` where it cannot be read.
 #[inline]
-fn load_byte(table: &impl Window, at: Ipa) -> u8 {
+fn load_byte(table: &impl Window, at: Ipa) -> Option<u8> {
     let offset = at.raw().wrapping_sub(table.range().start().raw());
-    (table.load(offset & !7) >> ((offset & 7) * 8)) as u8
+    let byte = (table.load(offset & !7) >> ((offset & 7) * 8)) as u8;
+    (!table.aborted()).then_some(byte)
 }
 
 #[cold]

@@ -226,7 +226,7 @@ where
     }
 
     /// The command at `GITS_CREADR`, each word loaded once. `None` where the
-    /// queue is not memory of the owner's.
+    /// queue is not memory of the owner's, or cannot be read.
     #[inline]
     fn fetch(&mut self) -> Option<[u64; 4]> {
         if self.unit.queue.is_none() {
@@ -236,7 +236,8 @@ where
         let queue = self.unit.queue.as_ref()?;
         let at = self.unit.creadr;
         queue.refresh(at, COMMAND_BYTES);
-        Some(queue.load_words(at))
+        let words = queue.load_words(at);
+        (!queue.aborted()).then_some(words)
     }
 }
 

@@ -102,4 +102,9 @@ pub trait Window {
     /// What the owner stored, in the order that its write to a register
     /// promises, is what the loads after this see.
     fn refresh(&self, offset: u64, bytes: u64);
+
+    /// Whether a load or a store in any window was answered by an error since
+    /// this was last asked: memory that is broken, or where nothing is. What such
+    /// a load gave means nothing.
+    fn aborted(&self) -> bool;
 }

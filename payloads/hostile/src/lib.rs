@@ -207,6 +207,8 @@ pub fn exception(attempt: impl FnOnce()) -> (u64, u64) {
 pub const DATA: (u64, u64) = (0x25, 0x10);
 /// A fetch abort at the same level, synchronous external.
 pub const FETCH: (u64, u64) = (0x21, 0x10);
+/// A data access at the same level that is not aligned.
+pub const ALIGNMENT: (u64, u64) = (0x25, 0x21);
 /// No exception.
 pub const NONE: (u64, u64) = (0, 0);
 

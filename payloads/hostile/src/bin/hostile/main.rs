@@ -8,7 +8,10 @@
 #![no_std]
 #![no_main]
 
+mod other;
 mod smmu;
+mod stage1;
+mod viommu;
 
 use core::arch::asm;
 use portcullis_hostile::{
@@ -21,6 +24,8 @@ const GICR: u64 = 0x080a_0000;
 const SMMU: u64 = 0x0905_0000;
 /// QEMU puts a kernel image 2 MiB above the start of RAM.
 const HYPERVISOR: u64 = 0x4020_0000;
+/// No RAM; where a test lets the tree say that it is, nothing answers.
+const HOLLOW: u64 = 0x2_0000_0000;
 /// The SMMU's event queue interrupt: SPI 74.
 const OURS: u64 = 106;
 /// Bits of the event queue's and the global error's interrupt (SPI 77) in their
@@ -32,15 +37,25 @@ const BOTH: u32 = 1 << 10 | 1 << 13;
 extern "C" fn payload_main() -> ! {
     let mut checks = Checks::of("hostile");
     firmware_calls(&mut checks);
-    let nested = smmu::is_there();
-    memory(&mut checks, nested);
+    let paravirt = viommu::is_there();
+    let nested = !paravirt && smmu::is_there();
+    memory(&mut checks, nested || paravirt);
     if nested {
         smmu::attack(&mut checks);
+    }
+    if paravirt {
+        viommu::attack(&mut checks);
     }
     distributor(&mut checks);
     redistributor(&mut checks);
     system_registers(&mut checks);
     standby(&mut checks);
+    // An image that fails on demand does so here, while another CPU prints.
+    if other::start() {
+        let provoked = exception(|| write(HYPERVISOR, 0x0bad_0005));
+        other::end();
+        checks.equal("provoke", provoked, DATA);
+    }
     checks.end()
 }
 
@@ -86,15 +101,15 @@ fn firmware_calls(checks: &mut Checks) {
     checks.equal("cpu_suspend_into_hypervisor", suspend, -9);
 }
 
-fn memory(checks: &mut Checks, nested: bool) {
+fn memory(checks: &mut Checks, has_iommu: bool) {
     let smmu = [("smmu_page_0", SMMU), ("smmu_page_1", SMMU + 0x1_0000)];
     let others = [
         ("hypervisor", HYPERVISOR),
         ("fw_cfg", 0x0902_0010),
         ("virtio_mmio", 0x0a00_0000),
     ];
-    // In nested mode the host has an SMMU there.
-    let smmu = smmu.into_iter().filter(|_| !nested);
+    // Where the host has an SMMU or a virtio-iommu of its own, it is there.
+    let smmu = smmu.into_iter().filter(|_| !has_iommu);
     for (name, at) in others.into_iter().chain(smmu) {
         checks.equal(name, exception(|| _ = read(at)), DATA);
         checks.equal(name, exception(|| write(at, 0)), DATA);
