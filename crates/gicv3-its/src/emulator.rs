@@ -324,7 +324,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             let Some(one) = common.redistributors.get(id) else {
                 return Progress::Done;
             };
-            let Some(from) = one.changing else {
+            let Some(from) = one.changing() else {
                 return Progress::Done;
             };
             let spend = || budget.spend(1);
@@ -334,11 +334,17 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 && row.at == Some(id)
             {
                 budget.spend(3);
+                let clear = one.starts_clear();
                 common.configure(platform, lpi, row.at);
+                let unit = self.units.get_mut(usize::from(row.its));
+                if let (true, Some(Some(unit))) = (clear, unit) {
+                    let command = Command::Clear(row.event);
+                    unit.physical.push(&common.share, &common.clock, command);
+                }
             }
             let target = one.target;
             if let Some(one) = common.redistributors.get_mut(id) {
-                one.changing = next;
+                one.changed_until(next);
             }
             if next.is_some() && found.is_none() {
                 return Progress::Again;
@@ -346,18 +352,17 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             if next.is_some() {
                 continue;
             }
-            // What the redistributor holds of them is dropped by any ITS.
-            let working = self.units.iter_mut().flatten();
-            for unit in working.filter(|unit| unit.physical.fault().is_none()) {
+            // What the redistributor holds of them is dropped by any ITS; each has
+            // what was told it before.
+            for unit in self.units.iter_mut().flatten() {
                 for command in [
                     Command::InvalidateAll(collection_of(id)),
                     Command::Sync(target),
                 ] {
                     unit.physical.push(&common.share, &common.clock, command);
                 }
-                if unit.physical.complete(&common.share, &common.clock).is_ok() {
-                    break;
-                }
+                // A failure is found with the owner's next command.
+                let _ = unit.physical.complete(&common.share, &common.clock);
             }
         }
     }
@@ -365,6 +370,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
     /// What happened that an operator should know, once.
     #[inline]
     pub fn take_report(&mut self) -> Option<Report> {
+        // An ordinary call has nothing to report, and does not pay for taking it.
+        self.common.report?;
         self.common.report.take()
     }
 

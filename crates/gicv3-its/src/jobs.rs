@@ -47,17 +47,15 @@ where
         }
     }
 
-    /// The physical ITS does not use the device any more: its LPIs have no event
-    /// now, and its tables go back.
+    /// Unmaps the events of a device, so that none of its interrupts is pending any
+    /// more, then the device; then its tables go back.
     fn release_events(&mut self, id: DeviceId, from: EventId, then: Then) {
-        let share = &self.common.share;
-        let Some(mut device) = self.unit.devices.get(share, id) else {
+        let Some(mut device) = self.unit.devices.get(&self.common.share, id) else {
             return;
         };
         let mut event = from;
         while device.mapped != 0 && device.has(event) {
             if !self.budget.spend(1) {
-                self.unit.devices.set_mapped(share, id, device.mapped);
                 self.unit.job = Some(Job::Release {
                     device: id,
                     from: event,
@@ -65,15 +63,18 @@ where
                 });
                 return;
             }
-            if let Some(mapping) = device.mapping(share, event) {
-                self.common.lpis.set_row(share, mapping.lpi, None);
-                device.set(share, event, None);
-                device.mapped -= 1;
-                self.unit.mapped = self.unit.mapped.saturating_sub(1);
+            if let Some(mapping) = device.mapping(&self.common.share, event) {
+                self.budget.spend(3);
+                let event = Event { device: id, event };
+                self.unmap(event, &mut device, mapping.lpi);
             }
             event = EventId(event.0 + 1);
         }
-        self.unit.devices.set(share, id, None);
+        if !self.tell_released(id) {
+            return;
+        }
+        let share = &self.common.share;
+        self.unit.devices.remove(share, id);
         device.free(share, self.unit.physical.typer().itt_entry());
         match then {
             Then::End => {}
@@ -87,7 +88,8 @@ where
                     }
                 }
             }
-            Then::Clear(next) => self.unit.job = next.map(Job::Clear),
+            Then::Clear(Some(next)) => self.unit.job = Some(Job::Clear(next)),
+            Then::Clear(None) => self.drop_tables(),
         }
     }
 
@@ -279,6 +281,27 @@ where
                 self.release(device, Then::Clear(next));
             }
             None => self.unit.job = next.map(Job::Clear),
+        }
+        if self.unit.job.is_none() {
+            self.drop_tables();
+        }
+    }
+
+    /// No device is left: what the physical device table had for them goes back.
+    fn drop_tables(&mut self) {
+        let common = &*self.common;
+        let physical = &mut self.unit.physical;
+        if !physical.drop_second_level(&common.share, &common.clock) {
+            return;
+        }
+        // An ITS may have held its collections itself, and have been disabled.
+        for (id, one) in common.redistributors.up() {
+            for command in [
+                Command::MapCollection(collection_of(id), one.target),
+                Command::Sync(one.target),
+            ] {
+                physical.push(&common.share, &common.clock, command);
+            }
         }
     }
 }
