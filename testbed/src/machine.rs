@@ -363,6 +363,21 @@ pub fn portcullis(
     }
 }
 
+/// The hypervisor's boot with a kernel that needs nothing else.
+#[must_use]
+pub fn kernel_alone(image: &Path, arguments: &str, kernel: &Path) -> Boot {
+    let modules = vec![Module {
+        address: KERNEL_ADDRESS,
+        path: kernel.to_owned(),
+        kind: ModuleKind::Kernel(String::new()),
+    }];
+    Boot::Portcullis {
+        image: image.to_owned(),
+        arguments: arguments.to_owned(),
+        modules,
+    }
+}
+
 /// Doubles commas, which separate options of QEMU.
 fn escape(text: &str) -> String {
     text.replace(',', ",,")

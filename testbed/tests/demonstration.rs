@@ -12,5 +12,5 @@ fn every_check_of_the_demonstration_holds() {
     machine.memory = "2G".to_owned();
     let report = demo::run(&prepared.lab, machine, "demonstration").expect("a demonstration");
     assert!(report.held(), "\n{}", report.table());
-    assert!(report.checks().len() >= 18, "\n{}", report.table());
+    assert!(report.checks().len() >= 24, "\n{}", report.table());
 }

@@ -121,6 +121,22 @@ fn interrupt_tables_give_a_host_nothing_in_paravirt_mode() {
     attacks("paravirt");
 }
 
+#[test]
+fn interrupt_tables_give_a_host_nothing_on_one_cpu_and_on_four() {
+    for cpus in [1, 4] {
+        let mut machine = confined("nested", "max");
+        machine.cpus = cpus;
+        machine.memory = "512M".to_owned();
+        let said = run(&machine, &format!("{cpus}-cpus"));
+        nothing_wrong(&said);
+        assert!(
+            said.with(Outcome::Ok).any(|ok| ok == "honest_int"),
+            "{}",
+            said.tails
+        );
+    }
+}
+
 /// GICv4: tables of virtual processors and virtual LPIs beside the others.
 #[test]
 fn virtual_interrupt_tables_give_a_host_nothing() {

@@ -3,6 +3,7 @@
 
 pub mod attack;
 mod emulated;
+mod interrupts;
 mod paravirt;
 
 use crate::agent::Agent;
@@ -72,6 +73,7 @@ pub fn run(lab: &Lab, mut machine: Machine, name: &str) -> Result<Report> {
         machine.append_for_host(" iomem=relaxed");
     }
     let mut report = Report::default();
+    let like = machine.clone();
     let progress = Progress::spinner("booting Debian under the hypervisor");
     let start = Instant::now();
     let mut vm = Vm::start(lab, &machine, &Watch::quietly(name))?;
@@ -110,6 +112,9 @@ pub fn run(lab: &Lab, mut machine: Machine, name: &str) -> Result<Report> {
         return Ok(report);
     }
     report.add(power_off(&mut vm, &mut agent));
+    for check in interrupts::attack(lab, &like, name)? {
+        report.add(check);
+    }
     Ok(report)
 }
 

@@ -35,6 +35,11 @@ impl Eye {
         (exception(|| _ = read64(at)) == NONE).then_some(Self::Window { offset: 0 })
     }
 
+    /// Whether nothing is between this kernel and the memory.
+    pub fn is_direct(self) -> bool {
+        self == Self::Window { offset: 0 }
+    }
+
     /// A number that changes with what it sees: everything, or the pages that
     /// the attacks aim at.
     fn look(self, places: &Places) -> Option<u64> {

@@ -12,6 +12,7 @@ mod honest;
 mod its;
 mod lpi;
 mod malformed;
+mod mapped;
 mod places;
 mod primitives;
 mod takeover;

@@ -56,6 +56,8 @@ pub mod own {
     pub const PENDING: [u64; 2] = [START + 0x40_0000, START + 0x41_0000];
     /// Interrupt translation tables, 2 MiB of them.
     pub const TRANSLATIONS: u64 = START + 0x50_0000;
+    /// A translation table of this kernel's own.
+    pub const STAGE_1: u64 = START + 0x71_0000;
     /// A word to be found again, or to be set from outside.
     pub const MARK: u64 = START + 0x70_0000;
     /// Top of the second CPU's stack.

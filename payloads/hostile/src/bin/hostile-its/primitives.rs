@@ -195,6 +195,9 @@ impl Attack<'_> {
         let Some(image) = image.map(|range| range.start) else {
             return;
         };
+        // What this kernel made pending itself is no news.
+        here.start(0);
+        lpi::drain();
         let mut learnt = 0;
         self.watch(checks, "pending_table_in_image", |_| {
             lpi::enable_all();
