@@ -66,8 +66,18 @@ pub fn stop_host() {
         Shared::COHERENT.store(PhysAddr::new(at), 0);
     }
     // SAFETY: dropping cached translations never changes what memory holds. When
-    // the barrier is complete no CPU has one left (DDI 0487, D8.16).
-    unsafe { asm!("dsb ish", "tlbi alle1is", "dsb ish", options(nostack)) }
+    // the barrier is complete no CPU has one left (DDI 0487, D8.16). Twice: see
+    // `mmu::invalidate_host_tlb`.
+    unsafe {
+        asm!(
+            "dsb ish",
+            "tlbi alle1is",
+            "dsb ish",
+            "tlbi alle1is",
+            "dsb ish",
+            options(nostack)
+        )
+    }
     isb();
 }
 

@@ -12,6 +12,7 @@
 //! | `lend` | memory of the host's that EL2 looks at |
 //! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
 //! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
+//! | `inherited` | what an earlier stage may have left in registers |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
 //! | `fixup` | accesses that survive an external abort |
 //! | `fatal` | when EL2 itself fails |
@@ -26,6 +27,7 @@ mod fixup;
 mod gic;
 mod host;
 mod image;
+mod inherited;
 mod lend;
 mod log;
 mod machine;
