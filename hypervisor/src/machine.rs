@@ -1,6 +1,7 @@
 //! What the running hypervisor knows of the machine.
 
 use crate::host::Stage2Registers;
+use crate::lock::Mutex;
 use crate::memory::Shared;
 use crate::mmu;
 use crate::sysreg::isb;
@@ -9,7 +10,7 @@ use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_isolation::{HostSpace, Ledger, Sharing};
 use portcullis_memory::Memory;
 use portcullis_pagetable::Bbm;
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// The host's memory, as tables and ledger have it.
 pub type Host = HostSpace<'static, Shared, Shared>;

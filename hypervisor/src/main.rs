@@ -14,6 +14,7 @@
 //! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
 //! | `inherited` | what an earlier stage may have left in registers |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
+//! | `lock`, `log` | locks in order, and the log |
 //! | `fixup` | accesses that survive an external abort |
 //! | `fatal` | when EL2 itself fails |
 #![no_std]
@@ -29,6 +30,7 @@ mod host;
 mod image;
 mod inherited;
 mod lend;
+mod lock;
 mod log;
 mod machine;
 mod memory;

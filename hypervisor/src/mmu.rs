@@ -5,6 +5,7 @@
 //! but for the pages that `lend` is asked to reach.
 
 use crate::image;
+use crate::lock::Mutex;
 use crate::memory::OwnMemory;
 use crate::percpu::{self, MAX_CPUS, PER_CPU, SLOT_SETS, SLOT_WAYS};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
@@ -16,7 +17,6 @@ use portcullis_pagetable::{
     Access, Bbm, El2Attributes, Error, Format, Geometry, Granule, MAIR, MemoryType, Stage1El2,
     Table,
 };
-use spin::Mutex;
 
 type Map = Table<Stage1El2, OwnMemory>;
 
