@@ -15,7 +15,7 @@ use crate::log::{self, debug, info};
 use crate::mmio::Device;
 use crate::percpu::{self, PER_CPU};
 use crate::refusal::Refusal;
-use crate::{gic, host, image, machine, memory, mmu, psci, smmu};
+use crate::{gic, host, image, inherited, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
@@ -90,6 +90,7 @@ fn start(
 ) -> Result<(Ipa, u64), Refusal> {
     let fdt = Fdt::new(blob)?;
     log::set_level(machine.log);
+    inherited::set_options(machine.bhb, machine.mpam);
     if machine.psci.conduit != Conduit::Smc {
         return Err(Refusal::Conduit);
     }
@@ -109,6 +110,9 @@ fn start(
     }
     mmu::map(kernel, MemoryType::Normal, Access::ReadOnly)?;
     let header = KernelHeader::parse(bytes(kernel))?;
+    // It is entered with the MMU and caches off. Boot loaders clean what they enter
+    // (Linux, booting.rst), and that is this image.
+    mmu::clean_to_memory(kernel.start().raw(), kernel.size());
     mmu::unmap(kernel)?;
 
     let loaded = Loaded {

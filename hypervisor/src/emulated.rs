@@ -42,6 +42,8 @@ impl HostSide {
         mmu::discard_lines(pages.start().raw(), pages.size());
         mmu::unmap(pages)?;
         mmu::map(pages, MemoryType::Device, Access::ReadWrite)?;
+        // Until just now they could be fetched into a cache again.
+        mmu::discard_lines(pages.start().raw(), pages.size());
         Ok(Some(Self {
             shown: Device::from_mapped(pages),
             lines,

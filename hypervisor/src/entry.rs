@@ -34,9 +34,23 @@ primary_entry:
     mov     x1, #(1 << 31)
     msr     hcr_el2, x1
     isb
-    // Where E2H cannot be cleared the registers have another layout.
+    // Where E2H cannot be cleared the registers have another layout. Such a part
+    // says so in ID_AA64MMFR4_EL1.E2H0, a negative number, or does not: then the bit
+    // need not read as 1 either, but FAR_EL1 is FAR_EL2 (Linux, el2_setup.h).
+    mrs     x1, s3_0_c0_c7_4
+    tbnz    x1, #27, park
     mrs     x1, hcr_el2
     tbnz    x1, #34, park
+    mov     x1, #1
+    msr     far_el1, x1
+    isb
+    mov     x1, #2
+    msr     far_el2, x1
+    isb
+    mrs     x1, far_el1
+    cmp     x1, #2
+    b.eq    park
+    bl      plain_translation
     mov     x1, #0x0830
     movk    x1, #0x30c5, lsl #16
     msr     sctlr_el2, x1
@@ -103,6 +117,24 @@ discard_lines:
 2:  dsb     sy
     ret
 
+// What may change the meaning of EL2's tables and system control is off
+// (ID_AA64MMFR3_EL1.TCRX, SCTLRX: TCR2_EL2, SCTLR2_EL2; ID_AA64PFR1_EL1.GCS:
+// GCSCR_EL2). Changes x1.
+plain_translation:
+    mrs     x1, s3_0_c0_c7_3
+    tst     x1, #0xf
+    b.eq    1f
+    msr     s3_4_c2_c0_3, xzr
+1:  tst     x1, #0xf0
+    b.eq    2f
+    msr     s3_4_c1_c0_3, xzr
+2:  mrs     x1, id_aa64pfr1_el1
+    ubfx    x1, x1, #44, #4
+    cbz     x1, 3f
+    msr     s3_4_c2_c5_0, xzr
+3:  isb
+    ret
+
     .global secondary_entry
 // A CPU that the host turned on, or that wakes from a suspend: EL2, MMU off,
 // x0 = its PerCpu, which the CPU that called PSCI cleaned to memory.
@@ -112,6 +144,7 @@ secondary_entry:
     msr     hcr_el2, x1
     isb
     msr     tpidr_el2, x0
+    bl      plain_translation
     ldp     x1, x2, [x0, #16]   // ttbr, tcr
     ldp     x3, x4, [x0, #32]   // mair, sctlr
     ldr     x5, [x0, #8]        // stack
@@ -166,9 +199,35 @@ global_asm!(
     b       \name
     .endm
 
-    .text
-    .balign 2048
-vectors:
+    // As lower, on parts on which the host's branch history could lead EL2's own
+    // branches (Spectre-BHB): it is dropped before any of them. PerCpu::history
+    // says how: 0 by CLRBHB, 256 by firmware, else by so many taken branches.
+    .macro  forgetful name
+    .balign 128
+    sub     sp, sp, #272
+    stp     x0, x1, [sp]
+    mrs     x0, tpidr_el2
+    ldr     x1, [x0, #88]
+    cbz     x1, 3f
+    tbnz    x1, #8, 4f
+2:  b       . + 4
+    subs    x1, x1, #1
+    b.ne    2b
+    dsb     nsh
+    isb
+    b       \name
+3:  hint    #22                 // CLRBHB
+    isb
+    b       \name
+4:  stp     x2, x3, [sp, #16]
+    mov     w0, #0x3fff         // SMCCC_ARCH_WORKAROUND_3
+    movk    w0, #0x8000, lsl #16
+    smc     #0
+    ldp     x2, x3, [sp, #16]
+    b       \name
+    .endm
+
+    .macro  table way
     fatal   0
     fatal   1
     fatal   2
@@ -178,14 +237,25 @@ vectors:
     fatal   5
     fatal   6
     fatal   7
-    lower   lower_sync_entry
-    lower   lower_irq_entry
-    lower   lower_fiq_entry
-    lower   lower_serror_entry
-    lower   lower_sync_entry
-    lower   lower_irq_entry
-    lower   lower_fiq_entry
-    lower   lower_serror_entry
+    \way   lower_sync_entry
+    \way   lower_irq_entry
+    \way   lower_fiq_entry
+    \way   lower_serror_entry
+    \way   lower_sync_entry
+    \way   lower_irq_entry
+    \way   lower_fiq_entry
+    \way   lower_serror_entry
+    .endm
+
+    .text
+    .global vectors
+    .global vectors_forgetful
+    .balign 2048
+vectors:
+    table   lower
+    .balign 2048
+vectors_forgetful:
+    table   forgetful
 
     .macro  from_lower name, handler
 \name:

@@ -16,6 +16,7 @@ mod emulate;
 
 pub use emulate::{Access, Outcome, mmio, sysreg_trap};
 
+use crate::lock::Mutex;
 use crate::log::{RateLimit, warning};
 use crate::mmio::Device;
 use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, power};
@@ -25,7 +26,7 @@ use crate::{its, smmu};
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_gic_filter::{OWN_PRIORITY, Owned, clamp_priorities};
-use spin::{Mutex, Once};
+use spin::Once;
 
 const GICD_CTLR: u64 = 0x0000;
 const GICD_TYPER: u64 = 0x0004;

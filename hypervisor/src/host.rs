@@ -25,6 +25,8 @@ mod hcr {
     pub const SWIO: u64 = 1 << 1;
     pub const FMO: u64 = 1 << 3;
     pub const TSC: u64 = 1 << 19;
+    pub const TIDCP: u64 = 1 << 20;
+    pub const TACR: u64 = 1 << 21;
     pub const RW: u64 = 1 << 31;
     pub const APK: u64 = 1 << 40;
     pub const API: u64 = 1 << 41;
@@ -42,11 +44,13 @@ pub fn prepare(stage2: Stage2Registers, fiq_to_el2: bool) {
     let pfr1 = read_sysreg!("id_aa64pfr1_el1");
     let isar1 = read_sysreg!("id_aa64isar1_el1");
     let isar2 = read_sysreg!("s3_0_c0_c6_2");
-    let dfr0 = read_sysreg!("id_aa64dfr0_el1");
     let mmfr0 = read_sysreg!("id_aa64mmfr0_el1");
     let mmfr3 = read_sysreg!("s3_0_c0_c7_3");
 
-    let mut hcr = hcr::VM | hcr::SWIO | hcr::TSC | hcr::RW;
+    crate::inherited::replace();
+    // TIDCP, TACR: registers of the part's own, which can do anything, are not the
+    // host's.
+    let mut hcr = hcr::VM | hcr::SWIO | hcr::TSC | hcr::TIDCP | hcr::TACR | hcr::RW;
     if fiq_to_el2 {
         hcr |= hcr::FMO;
     }
@@ -78,14 +82,8 @@ pub fn prepare(stage2: Stage2Registers, fiq_to_el2: bool) {
         write_sysreg!("cnthctl_el2", 3);
     }
     vectors_and_streaming(pfr0, pfr1);
-    debug_and_profiling(dfr0);
     fine_grained_traps(mmfr0, mmfr3, pfr1, isar2);
 
-    // MPAM: no trap, no partition of ours.
-    if id_field(pfr0, 40) != 0 || id_field(pfr1, 16) != 0 {
-        // SAFETY: as above.
-        unsafe { write_sysreg!("s3_4_c10_c5_0", 0) }
-    }
     // SAFETY: as above; EL1's MMU is off, with the RES1 bits set (DDI 0487,
     // SCTLR_EL1), and its timers and virtual interrupt state start clean.
     unsafe {
@@ -135,25 +133,6 @@ fn vectors_and_streaming(pfr0: u64, pfr1: u64) {
         // SAFETY: as in `prepare`.
         unsafe { write_sysreg!("s3_4_c1_c2_6", 0xf | fa64 | zt0) }
     }
-}
-
-fn debug_and_profiling(dfr0: u64) {
-    let pmu = id_field(dfr0, 8);
-    let mut mdcr = 0;
-    if pmu != 0 && pmu != 0xf {
-        // HPMN: every counter is the host's.
-        mdcr |= read_sysreg!("pmcr_el0") >> 11 & 0x1f;
-    }
-    if id_field(dfr0, 32) != 0 {
-        // E2PB: the profiling buffer is EL1's and goes through its stage 2.
-        mdcr |= 3 << 12;
-    }
-    if id_field(dfr0, 44) != 0 {
-        // E2TB: likewise the trace buffer.
-        mdcr |= 3 << 24;
-    }
-    // SAFETY: as in `prepare`.
-    unsafe { write_sysreg!("mdcr_el2", mdcr) }
 }
 
 /// Fine-grained traps and the features that HCRX_EL2 gives to EL1: whatever the

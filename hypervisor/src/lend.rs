@@ -10,6 +10,7 @@ mod bytes;
 pub use bytes::{HeldPage, LentRing};
 
 use crate::fixup;
+use crate::lock::Mutex;
 use crate::machine;
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
@@ -18,7 +19,6 @@ use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::Windows;
 use portcullis_ownership::Owner;
 use portcullis_pagetable::{Access, MemoryType};
-use spin::Mutex;
 
 /// Most windows: a few for each of 16 SMMUs.
 const LIMIT: usize = 64;

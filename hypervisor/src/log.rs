@@ -3,13 +3,13 @@
 //! Every line starts with `portcullis: ` and ends with the time, in seconds of
 //! the system counter: `t=12.345678`.
 
+use crate::lock::Mutex;
 use crate::mmio::{Device, Tolerant};
 use crate::sysreg::now_us;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::LogLevel;
-use spin::Mutex;
 
 /// PL011 data register (DDI 0183, 3.3.1).
 const DR: u64 = 0x000;
@@ -22,9 +22,9 @@ const TXFF: u32 = 1 << 5;
 /// that the host has switched off must not hold EL2 up for longer than this.
 const LINE_US: u64 = 50_000;
 
-/// How often the lock is tried before a line is written without it: a garbled
-/// line is better than a CPU that hangs on a log.
-const LOCK_TRIES: u32 = 10_000_000;
+/// How long another CPU's line is waited for before one is written without the lock:
+/// a garbled line is better than a CPU that hangs on a log.
+const LOCK_US: u64 = 2 * LINE_US;
 
 /// Held while a line is written.
 static LINE: Mutex<()> = Mutex::new(());
@@ -105,10 +105,16 @@ pub fn line(level: LogLevel, text: fmt::Arguments<'_>) {
         return;
     }
     let Some(device) = console() else { return };
-    let now = now_us();
     // A CPU may have failed in the middle of a line, so the lock is not waited
     // for without end.
-    let _guard = (0..LOCK_TRIES).find_map(|_| LINE.try_lock());
+    let patience = now_us().saturating_add(LOCK_US);
+    let _guard = loop {
+        match LINE.try_lock() {
+            None if now_us() <= patience => core::hint::spin_loop(),
+            guard => break guard,
+        }
+    };
+    let now = now_us();
     // A PL011 never refuses a character.
     let _ = writeln!(
         Uart {
@@ -144,44 +150,77 @@ macro_rules! debug {
 }
 pub(crate) use {debug, error, info, warning};
 
-/// A token bucket for lines that a host or device can provoke at will.
+/// What all lines that a host or device can provoke share.
+static ALL: Bucket = Bucket::new();
+
+/// A bound on one kind of lines that a host or device can provoke at will. All of
+/// them together have another, so that a host with many ways to provoke lines has
+/// no more of them.
 pub struct RateLimit {
-    /// Microseconds of credit used up, as a time: the bucket is full when it
-    /// lies `BURST` tokens in the past.
-    spent_until: AtomicU64,
+    own: Bucket,
     dropped: AtomicU64,
 }
 
 impl RateLimit {
+    /// A full bucket.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            own: Bucket::new(),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether one more line may be printed; `Some(n)` says that `n` lines were
+    /// dropped since the last that was.
+    pub fn take(&self) -> Option<u64> {
+        let now = now_us();
+        if self.own.take(now, 1) && ALL.take(now, 2) {
+            return Some(self.dropped.swap(0, Ordering::Relaxed));
+        }
+        self.lose(1);
+        None
+    }
+
+    /// Counts lines that were not printed.
+    pub fn lose(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+    }
+}
+
+/// A token bucket.
+struct Bucket {
+    /// Microseconds of credit used up, as a time: the bucket is full when it
+    /// lies `BURST` tokens in the past.
+    spent_until: AtomicU64,
+}
+
+impl Bucket {
     /// Lines a second in the long run.
     const PER_SECOND: u64 = 20;
     /// Lines at once after a quiet time.
     const BURST: u64 = 32;
     const TOKEN_US: u64 = 1_000_000 / Self::PER_SECOND;
 
-    /// A full bucket.
-    #[must_use]
-    pub const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             spent_until: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
         }
     }
 
-    /// Whether one more line may be printed; `Some(n)` says that `n` lines were
-    /// dropped since the last that was. Two CPUs may race for the last token
-    /// and both get it, which costs a line, not an error.
-    pub fn take(&self) -> Option<u64> {
+    /// Takes a token from a bucket that is `times` as large, and fills as much faster.
+    /// Two CPUs may race for the last one and both get it, which costs a line, not
+    /// an error.
+    fn take(&self, now: u64, times: u64) -> bool {
+        let token = Self::TOKEN_US / times;
         // Shifted, so that the bucket is full at time 0 too.
-        let now = now_us().saturating_add(Self::BURST * Self::TOKEN_US);
-        let floor = now - Self::BURST * Self::TOKEN_US;
+        let floor = now;
+        let now = now.saturating_add(Self::BURST * Self::TOKEN_US);
         let spent = self.spent_until.load(Ordering::Relaxed).max(floor);
-        if spent.saturating_add(Self::TOKEN_US) > now {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return None;
+        if spent.saturating_add(token) > now {
+            return false;
         }
-        self.spent_until
-            .store(spent + Self::TOKEN_US, Ordering::Relaxed);
-        Some(self.dropped.swap(0, Ordering::Relaxed))
+        self.spent_until.store(spent + token, Ordering::Relaxed);
+        true
     }
 }

@@ -1,6 +1,7 @@
 //! What the running hypervisor knows of the machine.
 
 use crate::host::Stage2Registers;
+use crate::lock::Mutex;
 use crate::memory::Shared;
 use crate::mmu;
 use crate::sysreg::isb;
@@ -9,7 +10,7 @@ use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_isolation::{HostSpace, Ledger, Sharing};
 use portcullis_memory::Memory;
 use portcullis_pagetable::Bbm;
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// The host's memory, as tables and ledger have it.
 pub type Host = HostSpace<'static, Shared, Shared>;
@@ -74,8 +75,18 @@ pub fn stop_host() {
         Shared::COHERENT.store(PhysAddr::new(at), 0);
     }
     // SAFETY: dropping cached translations never changes what memory holds. When
-    // the barrier is complete no CPU has one left (DDI 0487, D8.16).
-    unsafe { asm!("dsb ish", "tlbi alle1is", "dsb ish", options(nostack)) }
+    // the barrier is complete no CPU has one left (DDI 0487, D8.16). Twice: see
+    // `mmu::invalidate_host_tlb`.
+    unsafe {
+        asm!(
+            "dsb ish",
+            "tlbi alle1is",
+            "dsb ish",
+            "tlbi alle1is",
+            "dsb ish",
+            options(nostack)
+        )
+    }
     isb();
 }
 

@@ -13,7 +13,9 @@
 //! | `lend` | memory of the host's that EL2 looks at |
 //! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
 //! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
+//! | `inherited` | what an earlier stage may have left in registers |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
+//! | `lock`, `log` | locks in order, and the log |
 //! | `fixup` | accesses that survive an external abort |
 //! | `fatal` | when EL2 itself fails |
 #![no_std]
@@ -29,8 +31,10 @@ mod fixup;
 mod gic;
 mod host;
 mod image;
+mod inherited;
 mod its;
 mod lend;
+mod lock;
 mod log;
 mod machine;
 mod memory;

@@ -1,5 +1,6 @@
 //! The hypervisor's own memory, as the libraries reach it.
 
+use crate::lock::Mutex;
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
 use core::arch::asm;
@@ -8,7 +9,6 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use portcullis_pool::{Pool, PoolError};
-use spin::mutex::SpinMutex as Mutex;
 
 /// Pages of tables that EL2's own map may take: they are part of the image, so
 /// that the MMU can be on before anything is known about the machine.

@@ -5,6 +5,7 @@
 //! but for the pages that `lend` is asked to reach.
 
 use crate::image;
+use crate::lock::Mutex;
 use crate::memory::OwnMemory;
 use crate::percpu::{self, MAX_CPUS, PER_CPU, SLOT_SETS, SLOT_WAYS};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
@@ -16,7 +17,6 @@ use portcullis_pagetable::{
     Access, Bbm, El2Attributes, Error, Format, Geometry, Granule, MAIR, MemoryType, Stage1El2,
     Table,
 };
-use spin::Mutex;
 
 type Map = Table<Stage1El2, OwnMemory>;
 
@@ -195,8 +195,18 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
     let map = guard.as_mut().ok_or(Error::Unfinished)?;
     let plan = map.unmap(range.identity())?;
     dsb_sy();
+    // Twice: see `invalidate_host_tlb`.
     // SAFETY: dropping cached translations never changes what memory holds.
-    unsafe { asm!("tlbi alle2is", "dsb ish", "isb", options(nostack)) }
+    unsafe {
+        asm!(
+            "tlbi alle2is",
+            "dsb ish",
+            "tlbi alle2is",
+            "dsb ish",
+            "isb",
+            options(nostack)
+        )
+    }
     let own = map.complete(plan);
     debug_assert!(own.is_ok());
     Ok(())
@@ -304,9 +314,17 @@ fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     slot.page.store(u64::MAX, Ordering::Relaxed);
     OwnMemory.store(entry, 0);
     dsb_sy();
+    // Twice: see `invalidate_host_tlb`.
     // SAFETY: dropping cached translations never changes what memory holds.
     unsafe {
-        asm!("tlbi vae2, {}", "dsb nsh", in(reg) at >> 12, options(nostack));
+        asm!(
+            "tlbi vae2, {0}",
+            "dsb nsh",
+            "tlbi vae2, {0}",
+            "dsb nsh",
+            in(reg) at >> 12,
+            options(nostack)
+        );
     }
     OwnMemory.store(entry, page.raw() | attributes | PAGE);
     dsb_sy();
@@ -384,11 +402,18 @@ pub fn discard_lines(start: u64, bytes: u64) {
 }
 
 /// Drops everything that this CPU has cached of stages 1 and 2 of EL1 and EL0.
+///
+/// Twice, as everywhere here: on some parts an access that is under way may use the
+/// old translation once more after the first time (Cortex-A76 1286807, Cortex-A510
+/// 2441007, and others that Linux has under `ARM64_WORKAROUND_REPEAT_TLBI`). It
+/// happens seldom enough to do so on all of them.
 pub fn invalidate_host_tlb() {
     dsb_sy();
     // SAFETY: dropping cached translations never changes what memory holds.
     unsafe {
         asm!(
+            "tlbi alle1",
+            "dsb nsh",
             "tlbi alle1",
             "dsb nsh",
             "ic iallu",

@@ -12,10 +12,12 @@ mod trace;
 pub use faults::{deliver as deliver_faults, report as report_fault};
 
 use crate::lend::LentRing;
+use crate::lock::{Mutex, MutexGuard};
 use crate::log::{RateLimit, info, warning};
 use crate::machine;
 use crate::memory::{DMA_TABLES, Tables};
 use crate::percpu::{PerCpu, Reason};
+use crate::smmu;
 use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
 use core::mem::MaybeUninit;
@@ -30,7 +32,7 @@ use portcullis_ownership::Owner;
 use portcullis_pagetable::{Bbm, Geometry, Granule};
 use smmus::HostSmmus;
 use smmuv3_spec::{StreamId, Vmid};
-use spin::{Mutex, MutexGuard, Once};
+use spin::Once;
 use trace::{Trace, Traced};
 use virtio_iommu_device::{Config, Device, Progress, Size};
 
@@ -254,6 +256,7 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
     }
     if faults::waiting() {
         faults::deliver();
+        smmu::print_lines();
     }
     true
 }

@@ -94,7 +94,7 @@ impl Slot {
     }
 }
 
-/// One CPU's block. The fields up to [`saved`](Self::saved) are used by assembly at
+/// One CPU's block. The fields up to [`history`](Self::history) are used by assembly at
 /// fixed offsets, the first six of them before the MMU is on.
 #[repr(C, align(64))]
 pub struct PerCpu {
@@ -116,6 +116,9 @@ pub struct PerCpu {
     /// Offset 56: registers of an access that ended in an exception, while a way
     /// to go on is looked for.
     pub saved: [AtomicU64; 4],
+    /// Offset 88: how this CPU forgets the host's branch history on the way into EL2;
+    /// see `vectors_forgetful`.
+    pub history: AtomicU64,
     /// MPIDR_EL1, affinity fields only.
     pub mpidr: AtomicU64,
     /// One of [`power`].
@@ -154,6 +157,7 @@ impl PerCpu {
             sctlr: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             saved: [const { AtomicU64::new(0) }; 4],
+            history: AtomicU64::new(0),
             mpidr: AtomicU64::new(0),
             power: AtomicU32::new(power::OFF),
             failed: AtomicU32::new(0),
@@ -189,6 +193,7 @@ pub fn bump(counter: &AtomicU64) {
 const _: () = {
     assert!(core::mem::offset_of!(PerCpu, aborted) == 48);
     assert!(core::mem::offset_of!(PerCpu, saved) == 56);
+    assert!(core::mem::offset_of!(PerCpu, history) == 88);
 };
 
 /// Every CPU's block. Index 0 is the CPU that booted.

@@ -5,14 +5,16 @@
 
 mod bring_up;
 mod host;
+mod records;
 mod serve;
 
 pub use bring_up::{BringUpError, bring_up};
 pub use host::{absent, present, store};
-pub use serve::{interrupt, needs_polling, poll, report};
+pub use serve::{interrupt, needs_polling, poll, print_lines, report};
 
 use crate::emulated::HostSide;
 use crate::gic;
+use crate::lock::Mutex;
 use crate::memory::Shared;
 use crate::mmio::Device;
 use crate::sysreg::now_us;
@@ -20,7 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use portcullis_boot::SMMU_LIMIT;
 use smmuv3_driver::{Clock, Features, Registers, Smmu};
 use smmuv3_spec::reg::CR0ACK;
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// One SMMU's registers.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +120,8 @@ fn instances() -> impl Iterator<Item = &'static Instance> {
 }
 
 /// Calls `with` with the driver of the SMMU at `index`, under its lock. `None`
-/// before it was brought up.
+/// before it was brought up. The caller may hold another lock, so that nothing is
+/// printed here.
 #[inline]
 pub fn with_driver<T>(
     index: usize,
@@ -130,7 +133,7 @@ pub fn with_driver<T>(
     drop(state);
     // An interrupt that found the lock taken left its work.
     if instance.wanted.load(Ordering::SeqCst) {
-        serve::attend(instance);
+        serve::attend_silently(instance);
     }
     Some(result)
 }

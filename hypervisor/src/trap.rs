@@ -4,9 +4,9 @@
 use crate::fatal::park_if_failed;
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
-use crate::sysreg::read_sysreg;
+use crate::sysreg::{host_ipa, read_sysreg};
 use crate::{gic, host, nested, paravirt, psci, smmu};
-use portcullis_cpu::{Class, Syndrome};
+use portcullis_cpu::{Class, Midr, Syndrome};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
 #[repr(C)]
@@ -73,7 +73,7 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
 #[inline(never)]
 fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
     match Syndrome(esr).class() {
-        Class::SystemRegister => gic::sysreg_trap(cpu, frame, esr),
+        Class::SystemRegister => system_register(cpu, frame, esr),
         Class::Smc => {
             cpu.count(Reason::Smc);
             // An SMC that traps has not advanced the PC (DDI 0487, D1.3.5).
@@ -109,8 +109,38 @@ fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
     }
 }
 
+/// MSR, MRS and system instructions that trap.
+fn system_register(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
+    /// Op0, Op2, Op1, CRn and CRm of ACTLR_EL1, as the syndrome has them.
+    const ACTLR_EL1: u64 = 3 << 20 | 1 << 17 | 1 << 10;
+    const WHICH: u64 = 0x3f_fc1e;
+    if esr & WHICH != ACTLR_EL1 {
+        // Those of the part's own, which HCR_EL2.TIDCP traps, are undefined there.
+        return gic::sysreg_trap(cpu, frame, esr);
+    }
+    cpu.count(Reason::Sysreg);
+    if esr & 1 != 0 {
+        frame.set((esr >> 5 & 0x1f) as usize, read_sysreg!("actlr_el1"));
+    }
+    frame.skip();
+}
+
+/// Whether this is an abort that the part reports although stage 1 faults, so that the
+/// host is to have its own fault: the access is done again then.
+fn is_false_abort(esr: u64, far: u64) -> bool {
+    // On the access itself, not on the host's walk.
+    const TRANSLATION: u64 = 0x04;
+    const WALK: u64 = 1 << 7;
+    esr & (WALK | 0x3c) == TRANSLATION
+        && Midr(read_sysreg!("midr_el1")).reports_false_stage_2_faults()
+        && host_ipa(far).is_none()
+}
+
 fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     let far = read_sysreg!("far_el2");
+    if is_false_abort(esr, far) {
+        return;
+    }
     let ipa = fault_ipa(esr);
     if let Some(access) = ipa.and_then(|ipa| gic::Access::decode(esr, ipa)) {
         match gic::mmio(cpu, frame, access) {

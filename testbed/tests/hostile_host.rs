@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const NESTED: &str = "host-iommu=nested log=info console=serial1";
 
 /// With a virtio-iommu of the host's own.
-const PARAVIRT: &str = "host-iommu=paravirt log=info console=serial1";
+const PARAVIRT: &str = "host-iommu=paravirt bhb=off mpam=off log=info console=serial1";
 
 /// Runs the attacks, and checks what each mode has to say of them.
 fn attacks(cpu: &str, arguments: &str) -> Vec<Event> {

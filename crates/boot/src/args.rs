@@ -8,6 +8,8 @@
 //! | `gic-its` | `on`, `off` | `on` |
 //! | `its-tables` | a size with `K` or `M`, from `64K` to `256M` | `1M` |
 //! | `trace` | a size as above, from `64K` to `64M`, in `paravirt`, logged as `info` | nothing is traced |
+//! | `bhb` | `on`, `off` | `on` |
+//! | `mpam` | `on`, `off` | `on` |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
@@ -17,7 +19,7 @@ use crate::text::Word;
 use portcullis_addr::PAGE_SIZE;
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug or console=<alias, node path or stdout>";
 
 /// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
 /// single pages.
@@ -93,6 +95,12 @@ pub struct BootArgs<'a> {
     /// `trace=`: bytes of memory for a record of what the host maps in paravirt
     /// mode, a multiple of 4 KiB; 0 when there is to be none.
     pub trace: u64,
+    /// `bhb=`: whether EL2 forgets the host's branch history on every entry, on
+    /// parts on which it could be led astray by it.
+    pub bhb: bool,
+    /// `mpam=`: whether EL2 sets the registers of MPAM. Firmware that does not know
+    /// them may have left a trap to EL3 on.
+    pub mpam: bool,
     /// `log=`
     pub log: LogLevel,
     /// `console=`
@@ -107,6 +115,8 @@ impl Default for BootArgs<'_> {
             gic_its: true,
             its_tables: ITS_TABLES,
             trace: 0,
+            bhb: true,
+            mpam: true,
             log: LogLevel::default(),
             console: ConsoleChoice::default(),
         }
@@ -131,6 +141,7 @@ impl<'a> BootArgs<'a> {
             .ok_or(BootError::ArgumentText)?;
         let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
         let (mut gic_its, mut its_tables) = (None, None);
+        let (mut bhb, mut mpam) = (None, None);
         let (mut log, mut console) = (None, None);
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
@@ -142,6 +153,8 @@ impl<'a> BootArgs<'a> {
                 "gic-its" => once("gic-its", &mut gic_its, switch("gic-its", value)?)?,
                 "its-tables" => once("its-tables", &mut its_tables, itts(value)?)?,
                 "trace" => once("trace", &mut trace, (record(value)?, value))?,
+                "bhb" => once("bhb", &mut bhb, switch("bhb", value)?)?,
+                "mpam" => once("mpam", &mut mpam, switch("mpam", value)?)?,
                 "log" => once("log", &mut log, level(value)?)?,
                 "console" => once("console", &mut console, choice(value)?)?,
                 _ => {
@@ -171,6 +184,8 @@ impl<'a> BootArgs<'a> {
             gic_its: gic_its.unwrap_or(true),
             its_tables: its_tables.unwrap_or(ITS_TABLES),
             trace: trace.map_or(0, |(bytes, _)| bytes),
+            bhb: bhb.unwrap_or(true),
+            mpam: mpam.unwrap_or(true),
             log,
             console: console.unwrap_or_default(),
         })
@@ -217,6 +232,14 @@ fn mode(value: &str) -> Result<HostIommu, BootError> {
     }
 }
 
+fn switch(key: &'static str, value: &str) -> Result<bool, BootError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(wrong(key, value, "use on or off")),
+    }
+}
+
 fn tables(value: &str) -> Result<u64, BootError> {
     size(value, DMA_TABLES_LIMITS).ok_or_else(|| {
         let right = "use whole pages of 4 KiB from dma-tables=256K to 1024M, such as 8M";
@@ -229,14 +252,6 @@ fn itts(value: &str) -> Result<u64, BootError> {
         let right = "use whole pages of 4 KiB from its-tables=64K to 256M, such as 1M";
         wrong("its-tables", value, right)
     })
-}
-
-fn switch(key: &'static str, value: &str) -> Result<bool, BootError> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(wrong(key, value, "use on or off")),
-    }
 }
 
 fn record(value: &str) -> Result<u64, BootError> {
@@ -307,9 +322,30 @@ mod tests {
                 gic_its: true,
                 its_tables: 1 << 20,
                 trace: 0,
+                bhb: true,
+                mpam: true,
                 log: LogLevel::Debug,
                 console: ConsoleChoice::Named("/pl011@9040000"),
             })
+        );
+    }
+
+    #[test]
+    fn what_can_be_turned_off() {
+        let parse = |text: &str| {
+            let parsed = BootArgs::parse(text.as_bytes());
+            parsed
+                .map(|args| (args.bhb, args.mpam))
+                .map_err(|e| e.fix().to_string())
+        };
+        assert_eq!(parse("bhb=off"), Ok((false, true)));
+        assert_eq!(parse("mpam=off bhb=on"), Ok((true, false)));
+        for wrong in ["bhb=", "mpam=no", "bhb=OFF"] {
+            assert_eq!(parse(wrong), Err("use on or off".to_owned()), "{wrong}");
+        }
+        assert_eq!(
+            parse("mpam=off mpam=off"),
+            Err("give each key once".to_owned())
         );
     }
 

@@ -56,6 +56,10 @@ pub struct Machine {
     pub trace: u64,
     /// What the command line wants logged.
     pub log: LogLevel,
+    /// `bhb=` of the command line.
+    pub bhb: bool,
+    /// `mpam=` of the command line.
+    pub mpam: bool,
     /// RAM, by address; whole pages only.
     pub memory: List<Range<PhysAddr>, BANK_LIMIT>,
     /// Memory that somebody else uses.
@@ -161,6 +165,8 @@ impl Machine {
             msis,
             trace: args.trace,
             log: args.log,
+            bhb: args.bhb,
+            mpam: args.mpam,
             memory: memory::banks(fdt)?,
             reserved: memory::reserved(fdt)?,
             cpus: cpu::cpus(fdt)?,

@@ -5,6 +5,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod debug;
+mod part;
 mod syndrome;
 
+pub use debug::DebugIds;
+pub use part::{BranchHistory, HistoryIds, Midr};
 pub use syndrome::{AbortAnswer, Class, Syndrome};

@@ -6,10 +6,10 @@
 //! delivers them.
 
 use super::{PARAVIRT, State};
+use crate::lock::Mutex;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use portcullis_addr::Iova;
 use smmuv3_spec::event::{EventKind, EventRecord};
-use spin::Mutex;
 use virtio_iommu_device::{Fault, FaultFlags, FaultReason};
 
 /// Faults that can wait. As many more are counted and dropped.

@@ -3,12 +3,13 @@
 use super::host::Emulated;
 use super::serve::{Reporter, note_lines};
 use super::{Port, SMMUS, State, SystemCounter};
+use crate::lock::Mutex;
 use crate::log::info;
 use crate::memory::Shared;
 use portcullis_boot::Machine;
 use smmuv3_driver::{Config, Smmu, Stage2};
 use smmuv3_spec::StreamId;
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// Why an SMMU could not be brought up. It is fenced.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,7 @@ pub fn bring_up(
     );
     let reporter = Reporter {
         smmu: instance.registers.range().start(),
+        wanted: Some(&instance.wanted),
     };
     let host = instance.host.get().zip(stage2);
     let emulated = host

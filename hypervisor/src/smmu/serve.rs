@@ -1,25 +1,22 @@
 //! What the SMMUs report: their interrupts, events and errors.
 
+use super::records::{self, What};
 use super::{Instance, State, instances};
 use crate::gic;
-use crate::log::{RateLimit, debug, error, info, warning};
+use crate::lock::Mutex;
+use crate::log::info;
 use crate::paravirt;
 use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::{Drained, Event};
 use smmuv3_emulator::{Counts, Delivery, Report};
-use spin::Mutex;
 
 /// Records handled at once before the CPU goes back to the host.
 const BATCH: u32 = 64;
 
 /// How often a queue is looked at again while it fills up: all of it, once.
 const ROUNDS: u32 = 2048 / BATCH + 1;
-
-static FAULTS: RateLimit = RateLimit::new();
-static HOST_FAULTS: RateLimit = RateLimit::new();
-static ERRORS: RateLimit = RateLimit::new();
 
 /// See [`needs_polling`].
 static POLLED: AtomicBool = AtomicBool::new(true);
@@ -58,8 +55,22 @@ pub fn poll() {
     }
 }
 
-/// Looks at an SMMU; `false` when there was more than one turn's work.
+/// Looks at an SMMU and prints a few of the lines that there are. `false` when there
+/// was more than one turn's work. The caller holds no lock.
 pub(super) fn attend(instance: &Instance) -> bool {
+    let finished = attend_silently(instance);
+    if !records::print() {
+        return finished;
+    }
+    // This CPU comes again for the rest.
+    if let Some(intid) = instance.lines().event {
+        gic::pend_again(intid);
+    }
+    false
+}
+
+/// As [`attend`], for a caller that holds a lock: nothing is printed.
+pub(super) fn attend_silently(instance: &Instance) -> bool {
     let Some(mutex) = instance.state.get() else {
         return true;
     };
@@ -86,6 +97,11 @@ pub(super) fn attend(instance: &Instance) -> bool {
     false
 }
 
+/// Prints a few of the lines that there are; the rest when an SMMU is looked at next.
+pub fn print_lines() {
+    records::print();
+}
+
 /// Handles what an SMMU has to say, in a bounded amount; `true` when there was
 /// something.
 fn look(instance: &Instance, state: &mut State) -> bool {
@@ -93,17 +109,15 @@ fn look(instance: &Instance, state: &mut State) -> bool {
     let smmu = instance.registers.range().start();
     let was_fenced = driver.is_fenced();
     if let Some(errors) = driver.handle_gerror() {
-        if let Some(dropped) = ERRORS.take() {
-            error!("event=smmu_error smmu={smmu} {errors} dropped={dropped}");
-        }
+        records::put(smmu, What::Errors(errors));
         if driver.is_fenced() && !was_fenced {
-            error!("event=smmu_fenced smmu={smmu} reason=\"it stopped serving\"");
+            records::put(smmu, What::Fenced);
             if let Some(emulated) = emulated {
                 emulated.failed();
             }
         }
     }
-    let mut reporter = Reporter { smmu };
+    let mut reporter = Reporter { smmu, wanted: None };
     let drained = driver.take_events(BATCH, |event| {
         let delivery = match emulated {
             Some(emulated) => emulated.event(&event),
@@ -119,70 +133,71 @@ fn look(instance: &Instance, state: &mut State) -> bool {
     drained.events != 0
 }
 
-/// Prints what an SMMU recorded, as often as the log has room for it.
+/// Puts down what an SMMU recorded, to be printed when its lock is free.
 #[derive(Clone, Copy)]
 pub(super) struct Reporter {
     /// Its registers.
     pub(super) smmu: PhysAddr,
+    /// Where the caller does not print what was put down, the wish that somebody
+    /// looks at the SMMU, which does.
+    pub(super) wanted: Option<&'static AtomicBool>,
+}
+
+impl Reporter {
+    fn put(&self, what: What) {
+        records::put(self.smmu, what);
+        if let Some(wanted) = self.wanted {
+            wanted.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Report for Reporter {
     fn event(&mut self, event: &Event, delivery: Delivery) {
-        let smmu = self.smmu;
         let ours = match delivery {
             Delivery::NotOwned | Delivery::Ours => true,
             Delivery::Done => false,
             Delivery::Terminate { .. } => event.0.s2(),
         };
-        if ours && let Some(dropped) = FAULTS.take() {
-            warning!("event=dma_fault smmu={smmu} {event} dropped={dropped}");
-        }
-        if !ours && let Some(dropped) = HOST_FAULTS.take() {
-            debug!("event=dma_fault_of_host smmu={smmu} {event} dropped={dropped}");
-        }
+        let what = if ours { What::Fault } else { What::HostFault };
+        self.put(what(*event));
     }
 
     fn drained(&mut self, drained: &Drained) {
-        let smmu = self.smmu;
-        if drained.overflowed
-            && let Some(dropped) = ERRORS.take()
-        {
-            warning!("event=smmu_events_lost smmu={smmu} dropped={dropped}");
+        if drained.overflowed {
+            self.put(What::EventsLost);
         }
-        if drained.inconsistent
-            && let Some(dropped) = ERRORS.take()
-        {
-            error!("event=smmu_queue_inconsistent smmu={smmu} dropped={dropped}");
+        if drained.inconsistent {
+            self.put(What::Inconsistent);
         }
     }
 }
 
 /// Prints what each SMMU did.
 pub fn report() {
+    records::print_all();
     for instance in instances() {
-        if let Some(state) = instance.state.get().and_then(Mutex::try_lock) {
-            let driver = &state.driver;
-            let stats = driver.stats();
-            info!(
-                "event=smmu_counts smmu={} commands={} syncs={} command_errors={} events={} \
-                 overflows={} timeouts={} global_errors={} fenced={}",
-                instance.registers.range().start(),
-                stats.commands,
-                stats.syncs,
-                stats.command_errors,
-                stats.events,
-                stats.overflows,
-                stats.timeouts,
-                stats.global_errors,
-                YesNo(driver.is_fenced()),
-            );
-            if let Some(emulated) = &state.emulated {
-                info!(
-                    "event=emulated_counts smmu={} {}",
-                    instance.registers.range().start(),
-                    Emulated(emulated.counts()),
-                );
-            }
+        let Some(state) = instance.state.get().and_then(Mutex::try_lock) else {
+            continue;
+        };
+        let (stats, fenced) = (state.driver.stats(), state.driver.is_fenced());
+        let emulated = state.emulated.as_ref().map(|emulated| *emulated.counts());
+        drop(state);
+        let smmu = instance.registers.range().start();
+        info!(
+            "event=smmu_counts smmu={smmu} commands={} syncs={} command_errors={} events={} \
+             overflows={} timeouts={} global_errors={} fenced={}",
+            stats.commands,
+            stats.syncs,
+            stats.command_errors,
+            stats.events,
+            stats.overflows,
+            stats.timeouts,
+            stats.global_errors,
+            YesNo(fenced),
+        );
+        if let Some(counts) = &emulated {
+            info!("event=emulated_counts smmu={smmu} {}", Emulated(counts));
         }
     }
 }

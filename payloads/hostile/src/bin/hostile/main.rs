@@ -231,6 +231,53 @@ fn system_registers(checks: &mut Checks) {
     };
     exception(el2);
     checks.equal("el2_register", LAST.esr() != 0, true);
+    // CPUECTLR_EL1 of several parts, and a register that no part has there.
+    let own = || {
+        // SAFETY: registers of the part's own: undefined; stepped over.
+        unsafe { asm!("mrs {}, S3_1_C15_C2_1", out(reg) _) }
+    };
+    exception(own);
+    checks.equal("part_register", LAST.esr() != 0, true);
+    let (before, after): (u64, u64);
+    // SAFETY: what is written is ignored.
+    unsafe {
+        asm!("mrs {b}, actlr_el1", "mvn {a}, {b}", "msr actlr_el1, {a}", "isb",
+             "mrs {a}, actlr_el1", b = out(reg) before, a = out(reg) after);
+    }
+    checks.equal("actlr", after, before);
+    if let Some(counted) = counted_at_el2() {
+        checks.equal("el2_is_not_counted", counted < 100, true);
+    }
+}
+
+/// How many cycles this CPU's performance monitor counts over many calls that
+/// EL2 answers, although it is told to count EL2's (PMEVTYPER<n>_EL0.NSH). `None`
+/// where there is no monitor of the architecture, or none that can leave EL2 out.
+fn counted_at_el2() -> Option<u64> {
+    const CPU_CYCLES: u64 = 0x11;
+    /// Neither EL1's nor EL0's, but EL2's.
+    const ONLY_EL2: u64 = 1 << 31 | 1 << 30 | 1 << 27;
+    let dfr0: u64;
+    // SAFETY: reads an identification register.
+    unsafe { asm!("mrs {}, id_aa64dfr0_el1", out(reg) dfr0) }
+    if !(4..0xf).contains(&(dfr0 >> 8 & 0xf)) {
+        return None;
+    }
+    let counted: u64;
+    // SAFETY: the performance monitor of this kernel's CPU.
+    unsafe {
+        asm!("msr pmevtyper0_el0, {}", in(reg) ONLY_EL2 | CPU_CYCLES);
+        asm!("msr pmevcntr0_el0, xzr", "msr pmcntenset_el0, {one}", "msr pmcr_el0, {one}", "isb",
+             one = in(reg) 1u64);
+    }
+    for _ in 0..64 {
+        smc(0x8400_0000, 0, 0);
+    }
+    // SAFETY: as above.
+    unsafe {
+        asm!("isb", "mrs {}, pmevcntr0_el0", "msr pmcr_el0, xzr", out(reg) counted);
+    }
+    Some(counted)
 }
 
 /// A suspend that does not power down comes back here, when this CPU's timer
