@@ -1,5 +1,6 @@
 //! The host's machine, as an SMMU that EL2 emulates for it finds it.
 
+use crate::fixup;
 use crate::gic;
 use crate::lend::{self, Lent};
 use crate::memory;
@@ -131,6 +132,11 @@ impl Window for Lent {
     }
 
     #[inline]
+    fn load_words<const N: usize>(&self, offset: u64) -> [u64; N] {
+        self.load_words(offset)
+    }
+
+    #[inline]
     fn store(&self, offset: u64, value: u64) {
         self.store(offset, value);
     }
@@ -148,5 +154,10 @@ impl Window for Lent {
     #[inline]
     fn refresh(&self, _offset: u64, _bytes: u64) {
         lend::refresh();
+    }
+
+    #[inline(always)]
+    fn aborted(&self) -> bool {
+        fixup::take_abort()
     }
 }

@@ -143,10 +143,13 @@ park:
 
 // Exception vectors (DDI 0487, D1.3.1.2). What comes from EL2 itself is a
 // failure of ours; it is reported from a stack of its own, since the reason may
-// be that the other one is full. What comes from below is the host. The one
-// instruction of ours that may fail is the walk of the host's own tables: they
-// may lie where nothing answers, or ask for updates that memory cannot do, and
-// that is an exception here (DDI 0487, AT and synchronous External aborts).
+// be that the other one is full. What comes from below is the host.
+//
+// Some instructions of ours may end in an exception all the same: those that reach
+// what is somebody else's, and the walk of the host's own tables, which may lie
+// where nothing answers, or ask for updates that memory cannot do (DDI 0487, AT and
+// synchronous External aborts). They are in the table that `fixup.rs` is about, as
+// pairs of distances: to the instruction, and to where to go on.
 global_asm!(
     r#"
     .macro  fatal kind
@@ -171,15 +174,7 @@ vectors:
     fatal   2
     fatal   3
     .balign 128
-    msr     sp_el0, x0
-    msr     tpidrro_el0, x1
-    mrs     x0, elr_el2
-    adr     x1, look_up
-    cmp     x0, x1
-    b.eq    look_up_failed
-    mrs     x1, tpidrro_el0
-    mov     x0, #4
-    b       fatal_common
+    b       own_sync
     fatal   5
     fatal   6
     fatal   7
@@ -283,34 +278,56 @@ fatal_common:
     bl      {fatal}
     b       park
 
-    .global walk_host
-// x0 = an address of the host's. Returns what AT S1E1R leaves in PAR_EL1, with
-// bit 0 set where it failed; PAR_EL1, which is the host's, is kept. Changes x1,
-// x16 and x17, no memory and no flags.
-walk_host:
-    mrs     x16, sp_el0
-    mrs     x17, tpidrro_el0
-    mrs     x1, par_el1
-look_up:
-    at      s1e1r, x0
-    isb
-    mrs     x0, par_el1
-    msr     par_el1, x1
-    ret
-
-// An exception at look_up, whose address is in x0: goes on at the fourth
-// instruction from there. The host's registers that x0 and x1 went to get back
-// what walk_host has kept of them.
-look_up_failed:
-    add     x0, x0, #12
-    msr     elr_el2, x0
-    mrs     x1, tpidrro_el0
-    msr     sp_el0, x16
-    msr     tpidrro_el0, x17
-    mov     x0, #1
+// A synchronous exception of EL2's own. It may be that the stack is full, so no
+// memory but this CPU's block is used; the first register goes to the comparator of
+// EL2's own timer, which is never on.
+own_sync:
+    msr     cnthp_cval_el2, x0
+    mrs     x0, tpidr_el2
+    stp     x1, x2, [x0, #56]   // PerCpu::saved
+    stp     x3, x4, [x0, #72]
+    mrs     x1, esr_el2
+    ubfx    x2, x1, #26, #6
+    cmp     x2, #0x25           // a data abort
+    b.ne    own_failure
+    // Fault status 0x10 to 0x1f: external aborts and memory errors, on the access
+    // or on a walk; 0x31: an update of the host's tables that memory cannot do.
+    and     x2, x1, #0x3f
+    and     x3, x2, #0x30
+    cmp     x3, #0x10
+    b.eq    3f
+    cmp     x2, #0x31
+    b.ne    own_failure
+3:  mrs     x1, elr_el2
+    adrp    x2, __fixups_start
+    add     x2, x2, :lo12:__fixups_start
+    adrp    x3, __fixups_end
+    add     x3, x3, :lo12:__fixups_end
+1:  cmp     x2, x3
+    b.hs    own_failure
+    ldrsw   x4, [x2]
+    add     x4, x4, x2
+    cmp     x4, x1
+    b.eq    2f
+    add     x2, x2, #8
+    b       1b
+2:  ldrsw   x4, [x2, #4]!
+    add     x4, x4, x2
+    msr     elr_el2, x4
+    str     x1, [x0, #48]       // PerCpu::aborted
+    ldp     x3, x4, [x0, #72]
+    ldp     x1, x2, [x0, #56]
+    mrs     x0, cnthp_cval_el2
     eret
     dsb     nsh
     isb
+own_failure:
+    ldp     x3, x4, [x0, #72]
+    ldp     x1, x2, [x0, #56]
+    mrs     x0, cnthp_cval_el2
+    msr     sp_el0, x0
+    mov     x0, #4
+    b       fatal_common
 
     .global enter_host
 // x0 = entry point, x1 = the host's x0, x2 = top of this CPU's stack.

@@ -1,11 +1,15 @@
-//! When the hypervisor itself fails: fence DMA, report, power off. In this
-//! order, and without anything that could fail again: no lock is waited for,
-//! nothing is allocated.
+//! When the hypervisor itself fails: fence DMA, stop the host on every CPU, report,
+//! power off. In this order, and without anything that could fail again: no lock is
+//! waited for, nothing is allocated.
+//!
+//! The other CPUs are not asked to stop, since a host can keep an interrupt away.
+//! Their stage 2 is emptied: the next access of each, a fetch included, comes to
+//! EL2, where it parks.
 
 use crate::log::error;
-use crate::percpu::{self, PerCpu};
+use crate::percpu::{self, PER_CPU, PerCpu};
 use crate::sysreg::read_sysreg;
-use crate::{psci, smmu};
+use crate::{machine, psci, smmu};
 use core::panic::PanicInfo;
 use core::sync::atomic::Ordering;
 
@@ -124,20 +128,31 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 mod phase {
     pub const RUNNING: u32 = 0;
     pub const FENCING: u32 = 1;
-    pub const REPORTING: u32 = 2;
+    pub const STOPPING: u32 = 2;
+    pub const REPORTING: u32 = 3;
 }
 
 fn stop(report: impl FnOnce(&PerCpu)) -> ! {
+    // Nothing more is done for the host, by a CPU that enters EL2 from here on.
+    for cpu in &PER_CPU {
+        cpu.halted.store(1, Ordering::Relaxed);
+    }
     let cpu = percpu::this();
     let before = cpu.failed.load(Ordering::Relaxed);
-    cpu.failed.store(phase::FENCING, Ordering::Relaxed);
     let fenced = match before {
-        phase::RUNNING => smmu::fence_all(),
+        phase::RUNNING => {
+            cpu.failed.store(phase::FENCING, Ordering::Relaxed);
+            smmu::fence_all()
+        }
         // An SMMU's registers could not be reached. The others can.
-        phase::FENCING => smmu::fence_rest(),
+        phase::FENCING | phase::STOPPING => smmu::fence_rest(),
         // A failure of the report has nothing to add that could be trusted.
         _ => psci::power_off(),
     };
+    if before != phase::STOPPING {
+        cpu.failed.store(phase::STOPPING, Ordering::Relaxed);
+        machine::stop_host();
+    }
     cpu.failed.store(phase::REPORTING, Ordering::Relaxed);
     // A boot that was being refused anyway has a better reason to give.
     crate::boot::end_refused(fenced);
@@ -147,6 +162,23 @@ fn stop(report: impl FnOnce(&PerCpu)) -> ! {
     );
     report(cpu);
     psci::power_off()
+}
+
+/// Parks this CPU if EL2 has failed. To be looked at first on every way into EL2.
+#[inline(always)]
+pub fn park_if_failed(cpu: &PerCpu) {
+    if cpu.halted.load(Ordering::Relaxed) != 0 {
+        park();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn park() -> ! {
+    loop {
+        // SAFETY: waits, with every interrupt masked since EL2 was entered.
+        unsafe { core::arch::asm!("wfe", options(nomem, nostack, preserves_flags)) }
+    }
 }
 
 /// Name of an exception class (DDI 0487, ESR_ELx.EC).

@@ -4,6 +4,7 @@
 use crate::sysreg::{id_field, isb, read_sysreg, write_sysreg};
 use crate::trap::Frame;
 use portcullis_addr::Ipa;
+use portcullis_cpu::{AbortAnswer, Class, Syndrome};
 
 unsafe extern "C" {
     fn enter_host(entry: u64, context: u64, stack: u64) -> !;
@@ -308,11 +309,20 @@ fn take_exception(frame: &mut Frame, esr: u64, external: bool) {
 
 const IL: u64 = 1 << 25;
 
-/// Answers the host's access with a synchronous external abort, as a bus
-/// would where nothing is.
+/// Answers an access of the host's that EL2 does not carry out: with a
+/// synchronous external abort, as a bus would where nothing is, or with the fault
+/// that the access is itself.
 pub fn inject_abort(frame: &mut Frame, esr: u64, far: u64) {
+    let (status, external) = match Syndrome(esr).abort_answer() {
+        AbortAnswer::External(status) => (status, true),
+        AbortAnswer::Own(status) => (status, false),
+        AbortAnswer::Again => {
+            crate::mmu::invalidate_host_tlb();
+            return;
+        }
+    };
     let from_el0 = frame.spsr & 0xf == 0 || is_aarch32(frame.spsr);
-    let data = esr >> 26 & 0x3f == 0x24;
+    let data = Syndrome(esr).class() == Class::DataAbort;
     // Class: instruction or data abort, from a lower level or the same.
     let class: u64 = match (data, from_el0) {
         (false, true) => 0x20,
@@ -322,17 +332,10 @@ pub fn inject_abort(frame: &mut Frame, esr: u64, far: u64) {
     };
     // WnR and CM.
     let how = if data { esr & (1 << 6 | 1 << 8) } else { 0 };
-    // An abort on the host's own table walk says at which level (0x14 + level);
-    // the syndrome has the level of stage 2, which is the best there is. One on
-    // the access itself is 0x10.
-    let status = if esr >> 7 & 1 != 0 {
-        0x14 | (esr & 3)
-    } else {
-        0x10
-    };
     // SAFETY: as in `take_exception`.
     unsafe { write_sysreg!("far_el1", far) }
-    take_exception(frame, class << 26 | esr & IL | how | status, true);
+    let esr = class << 26 | esr & IL | how | u64::from(status);
+    take_exception(frame, esr, external);
 }
 
 /// Answers an instruction that the host may not use as undefined.

@@ -9,6 +9,7 @@ mod bytes;
 
 pub use bytes::{HeldPage, LentRing};
 
+use crate::fixup;
 use crate::machine;
 use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
@@ -133,11 +134,26 @@ impl Lent {
     pub fn load(&self, offset: u64) -> u64 {
         match self.word(offset) {
             // SAFETY: inside pages that are mapped as memory and stay the
-            // host's while `self` exists; no reference to them exists, and any
-            // value is a valid u64.
-            Some(at) => unsafe { core::ptr::read_volatile(at as *const u64) },
+            // host's while `self` exists.
+            Some(at) => unsafe { fixup::load64::<0>(at) },
             None => 0,
         }
+    }
+
+    /// Loads `N` times 64 bits from `offset` on, a multiple of 8, each once; 0 where
+    /// not all of them are inside.
+    #[inline]
+    pub fn load_words<const N: usize>(&self, offset: u64) -> [u64; N] {
+        let first = offset.rotate_right(3);
+        if first >= self.words || self.words - first < N as u64 {
+            return [0; N];
+        }
+        let at = self.range.start().raw().wrapping_add(offset);
+        core::array::from_fn(|n| {
+            let from = at.wrapping_add(n as u64 * 8);
+            // SAFETY: as for `load`, from the first to the last.
+            unsafe { fixup::load64::<0>(from) }
+        })
     }
 
     /// Stores 64 bits; nothing outside.
@@ -145,7 +161,7 @@ impl Lent {
     pub fn store(&self, offset: u64, value: u64) {
         if let Some(at) = self.word(offset) {
             // SAFETY: as for `load`; the memory is none that Rust knows.
-            unsafe { core::ptr::write_volatile(at as *mut u64, value) }
+            unsafe { fixup::store64(at, value) }
         }
     }
 
@@ -154,7 +170,7 @@ impl Lent {
     pub fn store32(&self, offset: u64, value: u32) {
         if let Some(at) = self.half(offset) {
             // SAFETY: as for `store`.
-            unsafe { core::ptr::write_volatile(at as *mut u32, value) }
+            unsafe { fixup::store32(at, value) }
         }
     }
 }
@@ -191,7 +207,7 @@ fn with<T>(memory: MemoryType, at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> 
 }
 
 /// Copies words of the host's from `at`, a multiple of 8. `false` when they are
-/// not all its own; what `words` holds then means nothing.
+/// not all its own, or one cannot be read; what `words` holds then means nothing.
 pub fn read(at: Ipa, words: &mut [u64]) -> bool {
     read_as(memory(), at, words)
 }
@@ -212,11 +228,11 @@ pub fn read_as(memory: MemoryType, at: Ipa, words: &mut [u64]) -> bool {
             for (word, from) in now.iter_mut().zip((mapped..).step_by(8)) {
                 // SAFETY: as for `Lent::load`: `with` has mapped and pinned the
                 // page, and the words lie in it.
-                *word = unsafe { core::ptr::read_volatile(from as *const u64) };
+                *word = unsafe { fixup::load64::<0>(from) };
             }
         });
         let next = at.raw().checked_add(bytes).map(Ipa::new);
-        match (copied, next) {
+        match (copied.filter(|()| !fixup::take_abort()), next) {
             (Some(()), Some(next)) => (at, rest) = (next, later),
             _ => return false,
         }
@@ -225,24 +241,24 @@ pub fn read_as(memory: MemoryType, at: Ipa, words: &mut [u64]) -> bool {
 }
 
 /// Stores 32 bits of the host's at `at`, a multiple of 4, before anything that
-/// is stored next. `false` when it is not its own.
+/// is stored next. `false` when it is not its own, or cannot be written.
 pub fn store32(at: Ipa, value: u32) -> bool {
     at.is_aligned(4)
         && with(memory(), at, 4, |mapped| {
             // SAFETY: as for `Lent::store32`.
-            unsafe { core::ptr::write_volatile(mapped as *mut u32, value) }
+            unsafe { fixup::store32(mapped, value) }
             dsb_sy();
         })
-        .is_some()
+        .is_some_and(|()| !fixup::take_abort())
 }
 
 /// Stores 64 bits of the host's at `at`, a multiple of 8, with the attributes
-/// `memory`. `false` when it is not its own.
+/// `memory`. `false` when it is not its own, or cannot be written.
 pub fn store64_as(memory: MemoryType, at: Ipa, value: u64) -> bool {
     at.is_aligned(8)
         && with(memory, at, 8, |mapped| {
             // SAFETY: as for `Lent::store`.
-            unsafe { core::ptr::write_volatile(mapped as *mut u64, value) }
+            unsafe { fixup::store64(mapped, value) }
         })
-        .is_some()
+        .is_some_and(|()| !fixup::take_abort())
 }

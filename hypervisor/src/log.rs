@@ -3,7 +3,7 @@
 //! Every line starts with `portcullis: ` and ends with the time, in seconds of
 //! the system counter: `t=12.345678`.
 
-use crate::mmio::Device;
+use crate::mmio::{Device, Tolerant};
 use crate::sysreg::now_us;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -60,7 +60,9 @@ pub fn set_level(level: LogLevel) {
 }
 
 struct Uart {
-    device: Device,
+    /// The host may have switched it off.
+    device: Tolerant,
+    /// When the line has had its time; 0 when the UART does not answer.
     deadline: u64,
 }
 
@@ -78,13 +80,22 @@ impl Write for Uart {
 
 impl Uart {
     /// Sends one character, unless the line has had its time.
-    fn put(&self, byte: u8) {
-        while self.device.read32(FR) & TXFF != 0 {
+    fn put(&mut self, byte: u8) {
+        if self.deadline == 0 {
+            return;
+        }
+        while let Some(flags) = self.device.read32(FR) {
+            if flags & TXFF == 0 {
+                if self.device.write32(DR, u32::from(byte)) {
+                    return;
+                }
+                break;
+            }
             if now_us() > self.deadline {
                 return;
             }
         }
-        self.device.write32(DR, u32::from(byte));
+        self.deadline = 0;
     }
 }
 
@@ -101,7 +112,7 @@ pub fn line(level: LogLevel, text: fmt::Arguments<'_>) {
     // A PL011 never refuses a character.
     let _ = writeln!(
         Uart {
-            device,
+            device: device.tolerant(),
             deadline: now.saturating_add(LINE_US),
         },
         "portcullis: {text} t={}.{:06}",

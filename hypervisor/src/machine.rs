@@ -3,8 +3,11 @@
 use crate::host::Stage2Registers;
 use crate::memory::Shared;
 use crate::mmu;
-use portcullis_addr::{Ipa, PhysAddr};
+use crate::sysreg::isb;
+use core::arch::asm;
+use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_isolation::{HostSpace, Ledger, Sharing};
+use portcullis_memory::Memory;
 use portcullis_pagetable::Bbm;
 use spin::{Mutex, Once};
 
@@ -14,6 +17,8 @@ pub type Host = HostSpace<'static, Shared, Shared>;
 static HOST: Once<Mutex<Host>> = Once::new();
 static LEDGER: Once<Ledger<'static>> = Once::new();
 static STAGE2: Once<Stage2Registers> = Once::new();
+/// The root of that.
+static ROOT: Once<Range<PhysAddr>> = Once::new();
 
 /// The host's VMID, on CPUs and SMMUs. 0 is left for "none".
 pub const HOST_VMID: u16 = 1;
@@ -31,8 +36,19 @@ pub fn set_host(space: Host) {
     let vtcr = 1 << 31 | ps << 16 | tg0 << 14 | 3 << 12 | 1 << 10 | 1 << 8 | sl0 << 6 | t0sz;
     let vttbr = u64::from(HOST_VMID) << 48 | space.cpu().root().raw();
     STAGE2.call_once(|| Stage2Registers { vtcr, vttbr });
+    if let Ok(root) = Range::from_size(space.cpu().root(), geometry.root_bytes()) {
+        ROOT.call_once(|| root);
+    }
     LEDGER.call_once(|| *space.ledger());
     HOST.call_once(|| Mutex::new(space));
+}
+
+/// Calls `with` with the host's memory, once it is known.
+#[cfg(feature = "digest")]
+pub fn with_host(with: impl FnOnce(&Host)) {
+    if let Some(host) = HOST.get() {
+        with(&host.lock());
+    }
 }
 
 /// Who owns which page; `None` before the host's memory is known.
@@ -48,6 +64,19 @@ pub fn stage2() -> Stage2Registers {
         Some(registers) => *registers,
         None => crate::fatal::fatal(format_args!("a CPU came up before the host's memory")),
     }
+}
+
+/// Takes the host's memory away from every CPU, which therefore comes to EL2 with its
+/// next access, a fetch included. For when EL2 has failed: takes no lock.
+pub fn stop_host() {
+    let Some(root) = ROOT.get() else { return };
+    for at in (root.start().raw()..root.end().raw()).step_by(8) {
+        Shared::COHERENT.store(PhysAddr::new(at), 0);
+    }
+    // SAFETY: dropping cached translations never changes what memory holds. When
+    // the barrier is complete no CPU has one left (DDI 0487, D8.16).
+    unsafe { asm!("dsb ish", "tlbi alle1is", "dsb ish", options(nostack)) }
+    isb();
 }
 
 /// Whether a CPU of the host may start at `entry`: in RAM of the host, on an

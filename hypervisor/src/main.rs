@@ -14,14 +14,18 @@
 //! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
 //! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
+//! | `fixup` | accesses that survive an external abort |
 //! | `fatal` | when EL2 itself fails |
 #![no_std]
 #![no_main]
 
 mod boot;
+#[cfg(feature = "digest")]
+mod digest;
 mod emulated;
 mod entry;
 mod fatal;
+mod fixup;
 mod gic;
 mod host;
 mod image;

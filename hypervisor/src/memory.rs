@@ -57,7 +57,25 @@ pub fn set_pool(range: Range<PhysAddr>) -> Result<(), PoolError> {
     POOL.lock().give(range)?;
     POOL_START.store(range.start().raw(), Ordering::Relaxed);
     POOL_WORDS_GIVEN.store(range.size() / 8, Ordering::Relaxed);
+    #[cfg(feature = "digest")]
+    fill(range, crate::digest::PATTERN);
     Ok(())
+}
+
+/// Whether `at` is in the pool or in EL2's own tables.
+#[cfg(feature = "digest")]
+#[must_use]
+pub fn is_own(at: PhysAddr) -> bool {
+    let offset = at.raw().wrapping_sub(POOL_START.load(Ordering::Relaxed));
+    offset / 8 < POOL_WORDS_GIVEN.load(Ordering::Relaxed)
+        || own_tables().is_some_and(|tables| tables.contains(at))
+}
+
+/// Calls `with` with the pages that are not given out, none of which is
+/// meanwhile.
+#[cfg(feature = "digest")]
+pub fn with_unused_pages(with: impl FnOnce(&mut dyn Iterator<Item = PhysAddr>)) {
+    with(&mut POOL.lock().unused());
 }
 
 /// Pages that are given out and pages there are.
@@ -142,6 +160,31 @@ impl Shared {
 }
 
 impl Memory for Shared {
+    #[inline]
+    fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
+        if N == 0 {
+            return [0; N];
+        }
+        let from = Self::run(at, N as u64);
+        core::array::from_fn(|n| {
+            // SAFETY: `run` has seen that the words from `from` on lie in memory of
+            // the hypervisor's, which is only accessed as atomic words.
+            unsafe { AtomicU64::from_ptr(from.add(n)) }.load(Ordering::Relaxed)
+        })
+    }
+
+    #[inline]
+    fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
+        if N == 0 {
+            return;
+        }
+        let to = Self::run(at, N as u64);
+        for (n, value) in words.into_iter().enumerate() {
+            // SAFETY: as in `load_words`.
+            unsafe { AtomicU64::from_ptr(to.add(n)) }.store(value, Ordering::Relaxed);
+        }
+    }
+
     #[inline]
     fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
         if count == 0 {
@@ -282,6 +325,10 @@ impl Allocator for Shared {
         let Ok(count) = usize::try_from(bytes.div_ceil(PAGE_SIZE)) else {
             return;
         };
+        #[cfg(feature = "digest")]
+        if let Ok(range) = Range::from_size(at, count as u64 * PAGE_SIZE) {
+            fill(range, crate::digest::PATTERN);
+        }
         let freed = POOL.lock().free(at, count);
         if let Err(error) = freed {
             crate::fatal::fatal(format_args!("{error}"));
@@ -348,6 +395,16 @@ impl Tables {
 }
 
 impl Memory for Tables {
+    #[inline]
+    fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
+        self.shared.load_words(at)
+    }
+
+    #[inline]
+    fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
+        self.shared.store_words(at, words);
+    }
+
     #[inline]
     fn is_clear(&self, at: PhysAddr, count: u64) -> bool {
         self.shared.is_clear(at, count)

@@ -1,5 +1,6 @@
 //! Device registers, one access at a time.
 
+use crate::fixup;
 use portcullis_addr::{PhysAddr, Range};
 
 /// A block of device registers that is mapped at EL2 with device attributes.
@@ -11,8 +12,13 @@ pub struct Device {
     range: Range<PhysAddr>,
 }
 
-macro_rules! access {
-    ($read:ident, $write:ident, $type:ty) => {
+/// Registers that EL2 reaches for somebody else, or that somebody else may have
+/// switched off: an access that is answered with an error has no effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerant(Device);
+
+macro_rules! read {
+    ($read:ident, $type:ty) => {
         /// Reads the register at `offset` bytes. 0 outside the block or when
         /// `offset` is not a multiple of the size.
         #[must_use]
@@ -26,7 +32,11 @@ macro_rules! access {
                 None => 0,
             }
         }
+    };
+}
 
+macro_rules! write {
+    ($write:ident, $type:ty) => {
         /// Writes the register at `offset` bytes. Does nothing outside the
         /// block or when `offset` is not a multiple of the size.
         pub fn $write(&self, offset: u64, value: $type) {
@@ -37,6 +47,38 @@ macro_rules! access {
             }
         }
     };
+}
+
+macro_rules! tolerant {
+    ($read:ident, $write:ident, $type:ty, $load:ident, $store:ident) => {
+        /// As [`Device`] has it; `None` when the answer was an error.
+        #[must_use]
+        pub fn $read(&self, offset: u64) -> Option<$type> {
+            let Some(address) = self.0.register(offset, size_of::<$type>() as u64) else {
+                return Some(0);
+            };
+            // SAFETY: as for `Device`: registers that are mapped.
+            let value = unsafe { fixup::$load::<0>(address) };
+            (!fixup::take_abort()).then_some(value)
+        }
+
+        /// As [`Device`] has it; `false` when the answer was an error.
+        pub fn $write(&self, offset: u64, value: $type) -> bool {
+            let Some(address) = self.0.register(offset, size_of::<$type>() as u64) else {
+                return true;
+            };
+            // SAFETY: as for the read.
+            unsafe { fixup::$store(address, value) }
+            !fixup::take_abort()
+        }
+    };
+}
+
+impl Tolerant {
+    tolerant!(read8, write8, u8, load8, store8);
+    tolerant!(read16, write16, u16, load16, store16);
+    tolerant!(read32, write32, u32, load32, store32);
+    tolerant!(read64, write64, u64, load64, store64);
 }
 
 impl Device {
@@ -52,6 +94,12 @@ impl Device {
         Self { range }
     }
 
+    /// The same registers, for accesses that may be answered with an error.
+    #[must_use]
+    pub const fn tolerant(self) -> Tolerant {
+        Tolerant(self)
+    }
+
     /// Where the registers are.
     #[must_use]
     pub fn range(&self) -> Range<PhysAddr> {
@@ -64,8 +112,9 @@ impl Device {
             .then(|| self.range.start().raw().wrapping_add(offset))
     }
 
-    access!(read8, write8, u8);
-    access!(read16, write16, u16);
-    access!(read32, write32, u32);
-    access!(read64, write64, u64);
+    write!(write8, u8);
+    read!(read32, u32);
+    write!(write32, u32);
+    read!(read64, u64);
+    write!(write64, u64);
 }

@@ -111,6 +111,13 @@ pub fn start() -> Result<(), MapError> {
     Ok(())
 }
 
+/// The first of EL2's own tables.
+#[cfg(feature = "digest")]
+#[must_use]
+pub fn root() -> PhysAddr {
+    PhysAddr::new(TTBR.load(Ordering::Relaxed))
+}
+
 /// Maps physical memory or registers one to one.
 pub fn map(range: Range<PhysAddr>, memory: MemoryType, access: Access) -> Result<(), MapError> {
     let range = range.page_outward().ok_or(Error::InputTooLarge)?;

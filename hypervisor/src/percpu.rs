@@ -94,8 +94,8 @@ impl Slot {
     }
 }
 
-/// One CPU's block. The first six fields are read by assembly at fixed offsets,
-/// before the MMU is on.
+/// One CPU's block. The fields up to [`saved`](Self::saved) are used by assembly at
+/// fixed offsets, the first six of them before the MMU is on.
 #[repr(C, align(64))]
 pub struct PerCpu {
     /// Offset 0: top of the stack for reporting our own failures.
@@ -110,12 +110,21 @@ pub struct PerCpu {
     pub mair: AtomicU64,
     /// Offset 40: SCTLR_EL2 with the MMU on.
     pub sctlr: AtomicU64,
+    /// Offset 48: not 0 once an access has ended in an external abort; see
+    /// [`take_abort`](crate::fixup::take_abort).
+    pub aborted: AtomicU64,
+    /// Offset 56: registers of an access that ended in an exception, while a way
+    /// to go on is looked for.
+    pub saved: [AtomicU64; 4],
     /// MPIDR_EL1, affinity fields only.
     pub mpidr: AtomicU64,
     /// One of [`power`].
     pub power: AtomicU32,
     /// How far this CPU is with a failure of its own; see `fatal`.
     pub failed: AtomicU32,
+    /// Not 0 once EL2 has failed, on this CPU or another: nothing is done for the
+    /// host from then on.
+    pub halted: AtomicU32,
     /// Where the host wants to start or resume, an IPA.
     pub host_entry: AtomicU64,
     /// What the host wants in x0 there.
@@ -143,9 +152,12 @@ impl PerCpu {
             tcr: AtomicU64::new(0),
             mair: AtomicU64::new(0),
             sctlr: AtomicU64::new(0),
+            aborted: AtomicU64::new(0),
+            saved: [const { AtomicU64::new(0) }; 4],
             mpidr: AtomicU64::new(0),
             power: AtomicU32::new(power::OFF),
             failed: AtomicU32::new(0),
+            halted: AtomicU32::new(0),
             host_entry: AtomicU64::new(0),
             host_context: AtomicU64::new(0),
             slots: [const { [const { Slot::empty() }; SLOT_WAYS] }; SLOT_SETS],
@@ -173,6 +185,11 @@ pub fn bump(counter: &AtomicU64) {
         Ordering::Relaxed,
     );
 }
+
+const _: () = {
+    assert!(core::mem::offset_of!(PerCpu, aborted) == 48);
+    assert!(core::mem::offset_of!(PerCpu, saved) == 56);
+};
 
 /// Every CPU's block. Index 0 is the CPU that booted.
 pub static PER_CPU: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];

@@ -5,7 +5,7 @@ use crate::host;
 use crate::log::{RateLimit, error, info, warning};
 use crate::percpu::{self, AFFINITY, PerCpu, REASONS, bump, power};
 use crate::trap::Frame;
-use crate::{gic, machine, mmu};
+use crate::{fatal, gic, machine, mmu};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::Ipa;
 use smccc::{Call, Smc};
@@ -221,6 +221,7 @@ fn cpu_suspend(cpu: &'static PerCpu, state: u64, entry: Ipa, context: u64) -> u6
 
 /// A CPU that came through `secondary_entry`: MMU on, on its own stack.
 pub extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
+    fatal::park_if_failed(cpu);
     if !machine::suits_this_cpu() {
         error!(
             "event=cpu_refused cpu={:#x} reason=\"it has fewer address bits, or a lower BBM \

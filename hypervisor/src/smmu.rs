@@ -16,7 +16,7 @@ use crate::gic;
 use crate::memory::Shared;
 use crate::mmio::Device;
 use crate::sysreg::now_us;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use portcullis_boot::SMMU_LIMIT;
 use smmuv3_driver::{Clock, Features, Registers, Smmu};
 use smmuv3_spec::reg::CR0ACK;
@@ -108,8 +108,13 @@ impl Instance {
 
 static SMMUS: [Once<Instance>; SMMU_LIMIT] = [const { Once::new() }; SMMU_LIMIT];
 
+/// How many of [`SMMUS`] may be known: those behind are not looked at.
+static KNOWN: AtomicUsize = AtomicUsize::new(0);
+
+#[inline]
 fn instances() -> impl Iterator<Item = &'static Instance> {
-    SMMUS.iter().filter_map(Once::get)
+    let known = KNOWN.load(Ordering::Relaxed);
+    SMMUS.iter().take(known).filter_map(Once::get)
 }
 
 /// Calls `with` with the driver of the SMMU at `index`, under its lock. `None`
@@ -130,6 +135,16 @@ pub fn with_driver<T>(
     Some(result)
 }
 
+/// Calls `each` with SMMU_STRTAB_BASE and its CFG, as each SMMU has them.
+#[cfg(feature = "digest")]
+pub fn stream_tables(mut each: impl FnMut(u64, u32)) {
+    use smmuv3_spec::reg::{STRTAB_BASE, STRTAB_BASE_CFG};
+    for instance in instances() {
+        let port = Port(instance.registers);
+        each(port.read64(STRTAB_BASE), port.read32(STRTAB_BASE_CFG));
+    }
+}
+
 /// Outcome of [`fence_all`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fenced {
@@ -141,32 +156,42 @@ pub struct Fenced {
 
 /// The SMMU that [`fence_all`] turns to next.
 static NEXT_TO_FENCE: AtomicUsize = AtomicUsize::new(0);
+/// What became of those before it.
+static DONE: AtomicU32 = AtomicU32::new(0);
+static FAILED: AtomicU32 = AtomicU32::new(0);
 
 /// Makes every known SMMU abort everything, without waiting for any lock: for
 /// when the hypervisor itself cannot go on.
 pub fn fence_all() -> Fenced {
+    for start in [&DONE, &FAILED] {
+        start.store(0, Ordering::Relaxed);
+    }
     NEXT_TO_FENCE.store(0, Ordering::Relaxed);
     fence_rest()
 }
 
 /// Goes on where [`fence_all`] was when it failed itself: with the SMMU after
-/// the one whose registers cannot be reached.
+/// the one whose registers cannot be reached. Says what became of all of them; of
+/// that one nothing is known, so it is not counted.
 pub fn fence_rest() -> Fenced {
-    let mut fenced = Fenced::default();
     while let Some(slot) = SMMUS.get(NEXT_TO_FENCE.fetch_add(1, Ordering::Relaxed)) {
         let Some(instance) = slot.get() else { continue };
         match smmuv3_driver::fence(&Port(instance.registers), &SystemCounter) {
-            Ok(()) => fenced.done += 1,
-            Err(_) => fenced.failed += 1,
-        }
+            Ok(()) => DONE.fetch_add(1, Ordering::Relaxed),
+            Err(_) => FAILED.fetch_add(1, Ordering::Relaxed),
+        };
     }
-    fenced
+    Fenced {
+        done: DONE.load(Ordering::Relaxed),
+        failed: FAILED.load(Ordering::Relaxed),
+    }
 }
 
 /// Makes an SMMU known, so that [`fence_all`] reaches it from now on. Its
 /// registers are mapped. One that is known already stays as it is.
 pub fn register(index: usize, registers: Device) {
     if let Some(slot) = SMMUS.get(index) {
+        KNOWN.fetch_max(index + 1, Ordering::Relaxed);
         slot.call_once(|| Instance {
             index,
             registers,

@@ -85,20 +85,36 @@ pub fn host_ipa(va: u64) -> Option<u64> {
     const FAILED: u64 = 1;
     const PAGE: u64 = 0x000f_ffff_ffff_f000;
     let result: u64;
-    // SAFETY: `walk_host` of `entry.rs` looks a translation up, changes no more
-    // than is said here, and survives a walk that ends in an exception.
+    // SAFETY: looks a translation up, and keeps PAR_EL1. The walk may end in an
+    // exception: then it goes on at 3.
     unsafe {
         asm!(
-            "bl walk_host",
-            inout("x0") va => result,
-            out("x1") _,
-            out("x16") _,
-            out("x17") _,
-            out("x30") _,
-            options(nostack, preserves_flags)
+            "mrs {par}, par_el1",
+            "1: at s1e1r, {va}",
+            "isb",
+            "mrs {result}, par_el1",
+            "2: msr par_el1, {par}",
+            ".pushsection .text.fixup, \"ax\"",
+            "3: mov {result}, #{failed}",
+            "b 2b",
+            ".popsection",
+            ".pushsection .fixups, \"a\"",
+            ".balign 4",
+            ".word 1b - ., 3b - .",
+            ".popsection",
+            va = in(reg) va,
+            par = out(reg) _,
+            result = out(reg) result,
+            failed = const FAILED,
+            options(nostack, preserves_flags, nomem)
         );
     }
-    (result & FAILED == 0).then_some(result & PAGE | va & 0xfff)
+    if result & FAILED != 0 {
+        // One that was an abort is known by that.
+        let _ = crate::fixup::take_abort();
+        return None;
+    }
+    Some(result & PAGE | va & 0xfff)
 }
 
 /// One identification field of 4 bits at `shift`.

@@ -1,10 +1,12 @@
 //! What the host did that needs EL2, told apart and sent to where it is
 //! handled.
 
+use crate::fatal::park_if_failed;
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::read_sysreg;
 use crate::{gic, host, nested, paravirt, psci, smmu};
+use portcullis_cpu::{Class, Syndrome};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
 #[repr(C)]
@@ -46,18 +48,16 @@ impl Frame {
 static UNEXPECTED: RateLimit = RateLimit::new();
 static CPU_FAULTS: RateLimit = RateLimit::new();
 
-/// Class of a data abort.
-const DATA_ABORT: u64 = 0x24;
-
 /// A synchronous exception of the host.
 ///
 /// A write to an emulated SMMU or to the virtio-iommu is the one that comes
 /// often, with a host that waits for each, so they go before everything else.
 pub extern "C" fn lower_sync(frame: &mut Frame) {
     let cpu = percpu::this();
+    park_if_failed(cpu);
     let esr = read_sysreg!("esr_el2");
-    let stored = esr >> 26 & 0x3f == DATA_ABORT
-        && if is_permission_fault(esr) {
+    let stored = Syndrome(esr).class() == Class::DataAbort
+        && if Syndrome(esr).is_permission_fault() {
             nested::store(cpu, frame, esr, read_sysreg!("far_el2"))
         } else {
             paravirt::access(cpu, frame, esr)
@@ -72,26 +72,30 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
 
 #[inline(never)]
 fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
-    match esr >> 26 & 0x3f {
-        0x18 => gic::sysreg_trap(cpu, frame, esr),
-        0x17 => {
+    match Syndrome(esr).class() {
+        Class::SystemRegister => gic::sysreg_trap(cpu, frame, esr),
+        Class::Smc => {
             cpu.count(Reason::Smc);
             // An SMC that traps has not advanced the PC (DDI 0487, D1.3.5).
             frame.skip();
             psci::smc(cpu, frame, esr & 0xffff);
         }
-        0x16 => {
+        Class::Hvc => {
             cpu.count(Reason::Hvc);
+            #[cfg(feature = "digest")]
+            if crate::digest::answer(frame) {
+                return;
+            }
             bump(&cpu.refused_calls);
             frame.set(0, psci::NOT_SUPPORTED);
         }
-        DATA_ABORT => data_abort(cpu, frame, esr),
-        0x20 => {
+        Class::DataAbort => data_abort(cpu, frame, esr),
+        Class::InstructionAbort => {
             cpu.count(Reason::FetchAbort);
             report_cpu_fault(cpu, frame, esr, fault_ipa(esr), "execute");
             host::inject_abort(frame, esr, read_sysreg!("far_el2"));
         }
-        _ => {
+        Class::Other => {
             cpu.count(Reason::Other);
             if let Some(dropped) = UNEXPECTED.take() {
                 warning!(
@@ -133,23 +137,13 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     host::inject_abort(frame, esr, far);
 }
 
-/// The IPA that faulted, for translation faults and for faults on the host's
-/// own table walk: only then does HPFAR_EL2 hold it. `None` for a permission
-/// fault, such as a fetch from registers (DDI 0487, HPFAR_EL2).
+/// The IPA that faulted. `None` where HPFAR_EL2 does not hold it.
 fn fault_ipa(esr: u64) -> Option<u64> {
-    if is_permission_fault(esr) {
+    if !Syndrome(esr).has_ipa() {
         return None;
     }
     let page = (read_sysreg!("hpfar_el2") & 0xfff_ffff_fff0) << 8;
     Some(page | read_sysreg!("far_el2") & 0xfff)
-}
-
-/// Whether stage 2 maps what was accessed, and does not permit the access. The
-/// host's own table walk is another matter.
-#[inline]
-fn is_permission_fault(esr: u64) -> bool {
-    const S1PTW: u64 = 1 << 7;
-    esr & (0x3c | S1PTW) == 0x0c
 }
 
 struct Address(Option<u64>);
@@ -182,12 +176,14 @@ fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: Option<u
 
 /// An IRQ at EL2: HCR_EL2.IMO is 0, so they go to EL1.
 pub extern "C" fn lower_irq(_frame: &mut Frame) {
+    park_if_failed(percpu::this());
     crate::fatal::fatal(format_args!("an IRQ came to EL2, which does not take them"));
 }
 
 /// An interrupt of ours.
 pub extern "C" fn lower_fiq(_frame: &mut Frame) {
     let cpu = percpu::this();
+    park_if_failed(cpu);
     cpu.count(Reason::Fiq);
     gic::own_interrupt();
 }
@@ -195,6 +191,7 @@ pub extern "C" fn lower_fiq(_frame: &mut Frame) {
 /// An SError at EL2: HCR_EL2.AMO is 0, so they go to EL1, those that an access
 /// of EL2's own may have caused included.
 pub extern "C" fn lower_serror(_frame: &mut Frame) {
+    park_if_failed(percpu::this());
     crate::fatal::fatal(format_args!(
         "an SError came to EL2, which does not take them"
     ));

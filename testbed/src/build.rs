@@ -90,6 +90,18 @@ pub fn failing_hypervisor(lab: &Lab) -> Result<PathBuf> {
     )
 }
 
+/// As [`hypervisor`], for an image that says whether anything of it has changed:
+/// its feature `digest`.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn watched_hypervisor(lab: &Lab) -> Result<PathBuf> {
+    let features = ["--features", "digest"];
+    let package = "portcullis-hypervisor";
+    image(lab, package, &features, HYPERVISOR, "portcullis-digest.bin")
+}
+
 /// Builds the host kernel that attacks from EL1.
 ///
 /// # Errors
@@ -97,6 +109,17 @@ pub fn failing_hypervisor(lab: &Lab) -> Result<PathBuf> {
 /// As [`hypervisor`].
 pub fn hostile(lab: &Lab) -> Result<PathBuf> {
     image(lab, "portcullis-hostile", &[], "hostile", "hostile.bin")
+}
+
+/// Builds the host kernel that attacks through the interrupt controller's
+/// tables.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn hostile_its(lab: &Lab) -> Result<PathBuf> {
+    let name = "hostile-its.bin";
+    image(lab, "portcullis-hostile", &[], "hostile-its", name)
 }
 
 /// Builds the kernel module that times DMA mappings, for the kernel of `lab`,

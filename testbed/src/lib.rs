@@ -14,6 +14,7 @@ pub mod demo;
 pub mod disk;
 pub mod error;
 pub mod fuzz;
+pub mod hostile;
 pub mod initramfs;
 pub mod logfmt;
 pub mod machine;

@@ -1,5 +1,6 @@
 //! What machine QEMU is to emulate, as data and as a command line.
 
+use crate::setup::firmware::{self, Firmware};
 use crate::setup::qemu::Qemu;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,10 @@ pub struct Machine {
     pub counted: bool,
     /// Version of the interrupt controller, 2 or 3.
     pub gic: u32,
+    /// Firmware at EL3, which starts the hypervisor instead of QEMU. Such a
+    /// machine keeps its second UART for the secure world. The hypervisor's
+    /// command line can only get there through a RAM file.
+    pub firmware: Option<Firmware>,
     /// More arguments for QEMU.
     pub extra: Vec<OsString>,
 }
@@ -141,8 +146,15 @@ impl Machine {
             ram_file: None,
             counted: false,
             gic: 3,
+            firmware: None,
             extra: Vec::new(),
         }
+    }
+
+    /// Has firmware at EL3 start the hypervisor, in RAM that is kept in `ram`.
+    pub fn start_with(&mut self, firmware: Firmware, ram: &Path) {
+        self.firmware = Some(firmware);
+        self.ram_file = Some(ram.to_owned());
     }
 
     /// The IOMMU that the host finds: the machine's or the hypervisor's.
@@ -213,6 +225,9 @@ impl Machine {
         if matches!(self.boot, Boot::Portcullis { .. }) {
             text.push_str(",virtualization=on");
         }
+        if self.firmware.is_some() {
+            text.push_str(",secure=on");
+        }
         if self.smmu {
             text.push_str(",iommu=smmuv3");
         }
@@ -229,11 +244,12 @@ impl Machine {
                 arguments,
                 modules,
             } => {
-                command
-                    .arg("-kernel")
-                    .arg(image)
-                    .arg("-append")
-                    .arg(arguments);
+                if let Some(firmware) = &self.firmware {
+                    firmware_arguments(command, firmware, image);
+                } else {
+                    command.arg("-kernel").arg(image);
+                    command.arg("-append").arg(arguments);
+                }
                 for module in modules {
                     let address = module.address;
                     let path = escape(&module.path.to_string_lossy());
@@ -306,6 +322,17 @@ impl Machine {
             command.arg("-device").arg(device);
         }
     }
+}
+
+/// Firmware, and the image where it looks for what to start. It loads its own
+/// stages by semihosting, from the working directory.
+fn firmware_arguments(command: &mut Command, firmware: &Firmware, image: &Path) {
+    command.current_dir(firmware.directory());
+    command.args(["-bios", "bl1.bin"]);
+    command.args(["-semihosting-config", "enable=on,target=native"]);
+    let (at, image) = (firmware::IMAGE_ADDRESS, escape(&image.to_string_lossy()));
+    command.arg("-device");
+    command.arg(format!("loader,addr={at:#x},force-raw=on,file={image}"));
 }
 
 /// The hypervisor's boot with the usual modules.

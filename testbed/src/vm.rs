@@ -2,11 +2,11 @@
 
 use crate::console::Console;
 use crate::logfmt::Event;
-use crate::machine::Machine;
+use crate::machine::{Boot, Machine};
 use crate::qmp::Qmp;
 use crate::setup::Lab;
 use crate::workspace;
-use crate::{Error, Result};
+use crate::{Error, Result, tree};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -49,8 +49,10 @@ pub struct Vm {
     status: Option<ExitStatus>,
     /// The host's console.
     pub host: Console,
-    /// The hypervisor's log.
+    /// The hypervisor's log; with firmware, the console of the secure world.
     pub log: Console,
+    /// Whether the hypervisor's log goes to the host's console.
+    one_console: bool,
     /// QEMU's control connection.
     qmp: Mutex<Qmp>,
     directory: TempDir,
@@ -134,6 +136,11 @@ impl Vm {
         let host = Console::start("host", host, &host_log, watch.echo)?;
         let log = Console::start("hypervisor", log, &hypervisor_log, watch.echo)?;
         let mut qmp = Qmp::new(qmp).map_err(|error| with_errors(&error, &errors))?;
+        if let (Some(_), Some(ram), Boot::Portcullis { arguments, .. }) =
+            (&machine.firmware, &machine.ram_file, &machine.boot)
+        {
+            tree::set_bootargs(ram, arguments)?;
+        }
         before()?;
         qmp.command("cont", json!({}))?;
         let child = guard.0.take().ok_or_else(|| Error::Machine {
@@ -145,6 +152,7 @@ impl Vm {
             status: None,
             host,
             log,
+            one_console: machine.firmware.is_some(),
             qmp: Mutex::new(qmp),
             directory,
             errors,
@@ -154,11 +162,20 @@ impl Vm {
     /// The hypervisor's events from line `mark` of its log on.
     #[must_use]
     pub fn events_since(&self, mark: usize) -> Vec<Event> {
-        self.log
+        self.events_console()
             .lines_since(mark)
             .iter()
             .filter_map(|line| Event::parse(&line.text))
             .collect()
+    }
+
+    /// The console that the hypervisor's events come from.
+    fn events_console(&self) -> &Console {
+        if self.one_console {
+            &self.host
+        } else {
+            &self.log
+        }
     }
 
     /// Waits for an event from line `mark` of the log on that `pick` takes.
@@ -173,7 +190,7 @@ impl Vm {
         timeout: Duration,
         mut pick: impl FnMut(&Event) -> bool,
     ) -> Result<Event> {
-        self.log
+        self.events_console()
             .wait(mark, timeout, |line| {
                 Event::parse(&line.text).filter(&mut pick)
             })

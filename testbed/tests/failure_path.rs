@@ -3,10 +3,20 @@
 mod common;
 
 use portcullis_testbed::build;
-use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine, portcullis};
+use portcullis_testbed::vm::{Vm, Watch};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the image is.
+fn image_base(vm: &Vm) -> u64 {
+    vm.events_since(0)
+        .into_iter()
+        .find(|event| event.get("what") == Some("image"))
+        .and_then(|event| event.number("base"))
+        .expect("where the image is")
+}
 
 /// Provokes failure `number` and returns the kinds of the events from it on,
 /// with the whole lines.
@@ -16,12 +26,7 @@ fn fails(number: u32) -> (Vec<String>, String) {
     let mut machine = Machine::new(prepared.boot_image(&image, HYPERVISOR_ARGUMENTS));
     machine.cpus = 2;
     let (mut vm, mut agent) = prepared.start(&machine, &format!("failure-{number}"));
-    let base = vm
-        .events_since(0)
-        .into_iter()
-        .find(|event| event.get("what") == Some("image"))
-        .and_then(|event| event.number("base"))
-        .expect("where the image is");
+    let base = image_base(&vm);
     let mark = vm.log.mark();
     let command = format!("poke write {base:#x} {:#x}", 0x0bad_0000 + number);
     agent.tell(&vm, &command).expect("a command");
@@ -78,4 +83,66 @@ fn code_cannot_be_written() {
 #[test]
 fn an_undefined_instruction_is_decoded() {
     reported(5, "hypervisor_exception", &["unknown instruction"]);
+}
+
+/// What EL2 reaches for somebody else, and what the host's tables lead a walk to,
+/// may answer with errors: nothing fails then, and the host goes on.
+#[test]
+fn answers_that_are_errors_are_survived() {
+    let prepared = common::prepared();
+    let image = build::failing_hypervisor(&prepared.lab).expect("the image builds");
+    let machine = Machine::new(prepared.boot_image(&image, HYPERVISOR_ARGUMENTS));
+    let (mut vm, mut agent) = prepared.start(&machine, "survived");
+    let base = image_base(&vm);
+    for (number, what, errors) in [(6, "registers", 8), (7, "walk", 1)] {
+        let mark = vm.log.mark();
+        // The write is refused all the same.
+        let _ = agent.ask(
+            &vm,
+            &format!("poke write {base:#x} {:#x}", 0x0bad_0000 + number),
+        );
+        let survived = vm
+            .wait_event(mark, "that it was survived", PATIENCE, |event| {
+                event.kind() == "survived"
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(survived.get("what"), Some(what));
+        assert_eq!(survived.number("errors"), Some(errors));
+        assert_ne!(survived.get("par_kept"), Some("false"));
+    }
+    agent.tell(&vm, "off").expect("a command");
+    vm.wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// EL2 fails on one CPU while another prints without a pause, to the UART that the
+/// report goes to, and lets no interrupt come: from the first line on there is
+/// nothing but the report.
+#[test]
+fn every_cpu_stops_before_the_report() {
+    let prepared = common::prepared();
+    let image = build::failing_hypervisor(&prepared.lab).expect("the image builds");
+    let kernel = build::hostile(&prepared.lab).expect("the hostile kernel builds");
+    let (arguments, initrd) = ("host-iommu=identity", prepared.initrd());
+    let mut machine = Machine::new(portcullis(&image, arguments, &kernel, initrd, ""));
+    machine.cpus = 2;
+    let mut vm = Vm::start(&prepared.lab, &machine, &Watch::quietly("every-cpu-stops"))
+        .unwrap_or_else(|error| panic!("{error}"));
+    vm.wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let lines = vm.host.lines_since(0).into_iter();
+    let text: Vec<String> = lines.map(|line| line.text).collect();
+    let text = text.join("\n");
+    // The other CPU may be in the middle of a line.
+    let (before, after) = text
+        .split_once("portcullis: event=dma_fenced")
+        .unwrap_or_else(|| panic!("nothing was fenced\n{}", vm.tails()));
+    let printed = |text: &str| text.matches('~').count();
+    assert!(printed(before) >= 40, "{}", vm.tails());
+    assert_eq!(printed(after), 0, "{}", vm.tails());
+    assert!(
+        after.contains("event=hypervisor_exception"),
+        "{}",
+        vm.tails()
+    );
 }

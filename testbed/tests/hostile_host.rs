@@ -2,9 +2,11 @@
 
 mod common;
 
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use portcullis_testbed::build;
 use portcullis_testbed::logfmt::Event;
 use portcullis_testbed::machine::{self, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::tree;
 use portcullis_testbed::vm::{Vm, Watch};
 use std::time::Duration;
 
@@ -12,18 +14,44 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// With an SMMU of the host's own to attack.
 const NESTED: &str = "host-iommu=nested log=info console=serial1";
 
+/// With a virtio-iommu of the host's own.
+const PARAVIRT: &str = "host-iommu=paravirt log=info console=serial1";
+
 /// Runs the attacks, and checks what each mode has to say of them.
 fn attacks(cpu: &str, arguments: &str) -> Vec<Event> {
+    attacks_on(cpu, arguments, false)
+}
+
+/// The same; `hollow` says that the tree has a bank of RAM more than the machine,
+/// which answers every access with an error.
+fn attacks_on(cpu: &str, arguments: &str, hollow: bool) -> Vec<Event> {
     let prepared = common::prepared();
     let kernel = build::hostile(&prepared.lab).expect("the hostile kernel builds");
     let boot = prepared.boot_kernel(arguments, &kernel);
     let mut machine = Machine::new(boot);
     machine.cpus = 2;
     machine.cpu = cpu.to_owned();
-    let nested = arguments == NESTED;
-    let name = format!("hostile-{cpu}{}", if nested { "-nested" } else { "" });
-    let mut vm = Vm::start(&prepared.lab, &machine, &Watch::quietly(&name))
-        .unwrap_or_else(|error| panic!("{error}"));
+    let (suffix, faults) = match arguments {
+        NESTED => ("-nested", 11),
+        PARAVIRT => ("-paravirt", 9),
+        _ => ("", 12),
+    };
+    let directory = tempfile::tempdir_in(prepared.lab.workspace.output()).expect("a directory");
+    let ram = directory.path().join("ram");
+    if hollow {
+        machine.memory = "512M".to_owned();
+        machine.ram_file = Some(ram.clone());
+    }
+    let suffix = format!("{suffix}{}", if hollow { "-hollow" } else { "" });
+    let watch = Watch::quietly(&format!("hostile-{cpu}{suffix}"));
+    let mut vm = if hollow {
+        Vm::start_after(&prepared.lab, &machine, &watch, || {
+            tree::edit(&ram, add_bank)
+        })
+    } else {
+        Vm::start(&prepared.lab, &machine, &watch)
+    }
+    .unwrap_or_else(|error| panic!("{error}"));
     let status = vm
         .wait_exit(PATIENCE)
         .unwrap_or_else(|error| panic!("{error}"));
@@ -48,7 +76,6 @@ fn attacks(cpu: &str, arguments: &str) -> Vec<Event> {
     // What it tried is in the log, and was counted.
     let events = vm.events_since(0);
     let count = |kind: &str| events.iter().filter(|event| event.kind() == kind).count();
-    let faults = if nested { 11 } else { 12 };
     assert!(count("cpu_fault") >= faults, "{}", vm.tails());
     assert_eq!(count("smc_denied"), 3, "{}", vm.tails());
     let exits = events
@@ -62,6 +89,42 @@ fn attacks(cpu: &str, arguments: &str) -> Vec<Event> {
     assert_eq!(exits.number("refused_calls"), Some(4));
     assert!(exits.number("refused_gic_writes") >= Some(4));
     events
+}
+
+/// A bank of RAM where the machine has nothing, too small for the hypervisor to put
+/// anything of its own there.
+fn add_bank(tree: &mut DeviceTree) {
+    let mut bank = DeviceTreeNode::new("memory@200000000").expect("a node");
+    let reg = [0x2_0000_0000u64, 4 << 10].map(u64::to_be_bytes).concat();
+    for property in [
+        DeviceTreeProperty::new("device_type", "memory"),
+        DeviceTreeProperty::new("reg", reg),
+    ] {
+        bank.add_property(property.expect("a property"));
+    }
+    tree.root.add_child(bank);
+}
+
+/// What EL2 reads and writes for the host may answer with errors: that is the host's
+/// to see, and not the end.
+#[test]
+fn memory_that_answers_with_errors_is_the_hosts_trouble() {
+    let events = attacks_on("cortex-a76", NESTED, true);
+    let counts = events
+        .iter()
+        .find(|event| event.kind() == "emulated_counts");
+    let counts = counts.expect("the emulated SMMU's counts at power-off");
+    assert!(counts.number("fetch_aborts") >= Some(20), "{counts:?}");
+    let events = attacks_on("cortex-a76", PARAVIRT, true);
+    let counts = events.iter().find(|event| event.kind() == "viommu_counts");
+    let counts = counts.expect("the virtio-iommu's counts at power-off");
+    // Three queues, a request and an answer.
+    assert_eq!(counts.number("needs_reset"), Some(5), "{counts:?}");
+}
+
+#[test]
+fn a_virtio_iommu_of_its_own_gives_a_host_no_more() {
+    attacks("cortex-a57", PARAVIRT);
 }
 
 #[test]

@@ -91,9 +91,10 @@ pub fn lint_bare_metal() -> anyhow::Result<ExitCode> {
         .collect();
     clippy(&packages)?;
     // The other images that can be built: for boards that are not QEMU's, and
-    // for the tests of the failure path.
+    // for the tests of the failure path and of attacks.
     clippy(&["--package", BARE_METAL[0], "--no-default-features"])?;
     clippy(&["--package", BARE_METAL[0], "--features", "provoke"])?;
+    clippy(&["--package", BARE_METAL[0], "--features", "digest"])?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -82,6 +82,7 @@ impl Command {
     /// emulated ITS does not have, those of GICv4 among them: it has no virtual
     /// LPIs (`GITS_TYPER.Virtual` is 0).
     #[must_use]
+    #[inline]
     pub fn decode(words: [u64; 4]) -> Option<Self> {
         let device = DeviceId((words[0] >> 32) as u32);
         let event = Event {
@@ -117,6 +118,7 @@ impl Command {
 
     /// The four words, with every reserved bit clear.
     #[must_use]
+    #[inline]
     pub fn encode(self) -> [u64; 4] {
         let of = |event: Event, opcode| [opcode | first(event.device), event.event.0.into()];
         match self {

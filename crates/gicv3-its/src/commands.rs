@@ -56,6 +56,9 @@ where
             Command::UnmapCollection(collection) => self.unmap_collection(collection),
             Command::InvalidateAll(collection) => {
                 self.unit.route(collection)?;
+                if self.unit.mapped == 0 {
+                    return Some(());
+                }
                 self.unit.job = Some(Job::Configure {
                     collection,
                     from: Lpi(FIRST_LPI),

@@ -199,17 +199,16 @@ impl Devices {
     #[inline]
     pub(crate) fn get(&self, memory: &impl Memory, device: DeviceId) -> Option<Device> {
         let at = self.record(memory, device)?;
-        let word = |n: u64| memory.load(PhysAddr::new(at + n * 8));
-        let head = word(0);
+        let [head, events, owner_itt, mapped] = memory.load_words(PhysAddr::new(at));
         if head & VALID == 0 {
             return None;
         }
         Some(Device {
             itt: PhysAddr::new(head & 0x000f_ffff_ffff_ff00),
             event_bits: (head & 0x3f) as u8,
-            events: PhysAddr::new(word(1)),
-            mapped: word(3) as u32,
-            owner_itt: Ipa::new(word(2)),
+            events: PhysAddr::new(events),
+            mapped: mapped as u32,
+            owner_itt: Ipa::new(owner_itt),
         })
     }
 
@@ -228,15 +227,12 @@ impl Devices {
         let Some(at) = self.record(memory, device) else {
             return;
         };
-        let store = |n: u64, word| memory.store(PhysAddr::new(at + n * 8), word);
-        let Some(value) = value else {
-            store(0, 0);
-            return;
-        };
-        store(0, VALID | value.itt.raw() | u64::from(value.event_bits));
-        store(1, value.events.raw());
-        store(2, value.owner_itt.raw());
-        store(3, value.mapped.into());
+        let words = value.map_or([0; 4], |value| {
+            let head = VALID | value.itt.raw() | u64::from(value.event_bits);
+            let (events, owner_itt) = (value.events.raw(), value.owner_itt.raw());
+            [head, events, owner_itt, value.mapped.into()]
+        });
+        memory.store_words(PhysAddr::new(at), words);
     }
 
     /// Says how many events of `device`, which is mapped, are mapped.

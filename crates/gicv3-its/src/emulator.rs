@@ -11,7 +11,7 @@ use crate::redistributor::{self, LpiError, Redistributor, Redistributors};
 use crate::reg;
 use crate::run::Work;
 use crate::unit::{Counts, DeviceRange, Unit};
-use portcullis_addr::Ipa;
+use portcullis_addr::{Ipa, Range};
 use portcullis_owner_memory::{Progress, Size, Window};
 
 /// Most ITSs.
@@ -41,33 +41,72 @@ impl Budget {
 
 /// What all ITSs share.
 #[derive(Debug)]
-pub(crate) struct Common<T, C> {
+pub(crate) struct Common<T, C, W> {
     pub(crate) share: T,
     pub(crate) clock: C,
     pub(crate) lpis: Lpis,
     pub(crate) redistributors: Redistributors,
+    /// The owner's configuration table, held while a redistributor that has it
+    /// is enabled. Owners have one for all redistributors.
+    pub(crate) table: Option<W>,
     pub(crate) report: Option<Report>,
 }
 
-impl<T: Share, C: Clock> Common<T, C> {
+impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     /// Gives `lpi` the configuration that the owner has for it where it is sent
     /// to. Whether it changed.
     #[inline]
     pub(crate) fn configure(
         &self,
-        platform: &impl Platform,
+        platform: &impl Platform<Window = W>,
         lpi: Lpi,
         at: Option<RedistributorId>,
     ) -> bool {
         let wanted = at
             .and_then(|at| self.redistributors.get(at))
             .and_then(|at| at.configuration_of(lpi))
-            .and_then(|at| read_byte(platform, at));
+            .and_then(|at| match &self.table {
+                Some(table) if table.range().contains(at) => load_byte(table, at),
+                _ => read_byte(platform, at),
+            });
         self.lpis.configure(&self.share, lpi, wanted)
+    }
+
+    /// Holds the configuration table of the redistributor at `id`, which is
+    /// enabled, unless it is held, or lets go of the one that none uses.
+    fn hold_table(&mut self, platform: &impl Platform<Window = W>, id: RedistributorId) {
+        let own = self.redistributors.get(id).and_then(|one| one.table());
+        let uses = |range: Range<Ipa>| {
+            let mut all = self.redistributors.all();
+            all.any(|one| one.table().is_some_and(|own| own.overlaps(&range)))
+        };
+        if let Some(table) = &self.table {
+            if uses(table.range()) {
+                return;
+            }
+            if let Some(table) = self.table.take() {
+                platform.close(table);
+            }
+        }
+        // Where it is not the owner's memory, no byte of it is read either.
+        let bytes = u64::from(self.lpis.count().host);
+        if let Some(own) = own
+            && let Ok(range) = Range::from_size(own.start(), own.size().min(bytes))
+        {
+            self.table = platform.open(range).ok();
+        }
     }
 }
 
+/// The byte at `at`, which `table` has; `None` where it cannot be read.
 #[inline]
+fn load_byte(table: &impl Window, at: Ipa) -> Option<u8> {
+    let offset = at.raw().wrapping_sub(table.range().start().raw());
+    let byte = (table.load(offset & !7) >> ((offset & 7) * 8)) as u8;
+    (!table.aborted()).then_some(byte)
+}
+
+#[cold]
 fn read_byte(platform: &impl Platform, at: Ipa) -> Option<u8> {
     let mut word = [0];
     platform
@@ -96,7 +135,7 @@ pub enum RdWrite {
 /// with the physical ITS having consumed every command that it was sent.
 #[derive(Debug)]
 pub struct Emulator<R, T, C, W> {
-    common: Common<T, C>,
+    common: Common<T, C, W>,
     units: [Option<Unit<R, W>>; ITS_LIMIT],
 }
 
@@ -111,6 +150,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 clock,
                 lpis: Lpis::new(memory, count)?,
                 redistributors: Redistributors::new(),
+                table: None,
                 report: None,
             },
             units: [const { None }; ITS_LIMIT],
@@ -259,6 +299,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             let value = value as u32;
             one.set_enabled(value & reg::RD_CTLR_ENABLE != 0);
             let physical = if one.up { reg::RD_CTLR_ENABLE } else { 0 };
+            self.common.hold_table(platform, id);
             return match self.change(platform, id) {
                 Progress::Done => RdWrite::Control(value & reg::RD_CTLR_DPG | physical),
                 Progress::Again => RdWrite::Emulated(Progress::Again),
@@ -286,10 +327,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             let Some(from) = one.changing else {
                 return Progress::Done;
             };
-            if !budget.spend(1) {
-                return Progress::Again;
-            }
-            let (found, next) = common.lpis.next_mapped(&common.share, from);
+            let spend = || budget.spend(1);
+            let (found, next) = common.lpis.next_mapped(&common.share, from, spend);
             if let Some(lpi) = found
                 && let Some(row) = common.lpis.row(&common.share, lpi)
                 && row.at == Some(id)
@@ -300,6 +339,9 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             let target = one.target;
             if let Some(one) = common.redistributors.get_mut(id) {
                 one.changing = next;
+            }
+            if next.is_some() && found.is_none() {
+                return Progress::Again;
             }
             if next.is_some() {
                 continue;
@@ -321,18 +363,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
     }
 
     /// What happened that an operator should know, once.
+    #[inline]
     pub fn take_report(&mut self) -> Option<Report> {
-        if self.common.report.is_none() {
-            for (its, unit) in self.units.iter_mut().enumerate() {
-                if let Some(unit) = unit
-                    && let Some(fault) = unit.physical.fault()
-                    && !unit.failure_reported
-                {
-                    unit.failure_reported = true;
-                    return Some(Report::Failed { its, fault });
-                }
-            }
-        }
         self.common.report.take()
     }
 
@@ -359,14 +391,10 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
     pub fn mapped(&self) -> impl Iterator<Item = Lpi> + '_ {
         let mut next = Some(Lpi(FIRST_LPI));
         core::iter::from_fn(move || {
-            while let Some(from) = next {
-                let (found, then) = self.common.lpis.next_mapped(&self.common.share, from);
-                next = then;
-                if found.is_some() {
-                    return found;
-                }
-            }
-            None
+            let lpis = &self.common.lpis;
+            let (found, then) = lpis.next_mapped(&self.common.share, next?, || true);
+            next = then;
+            found
         })
     }
 }

@@ -5,6 +5,7 @@ use crate::command::{Command, Event};
 use crate::commands::Record;
 use crate::device::Mapping;
 use crate::id::{CollectionId, DeviceId, EventId, Lpi};
+use crate::lpi::Row;
 use crate::owner_table::{
     DeviceEntry, Place, collection_from_word, collection_place, device_place,
 };
@@ -13,6 +14,9 @@ use crate::platform::{Clock, Platform, Registers, Share};
 use crate::run::Work;
 use crate::unit::{COLLECTIONS, Job, Then};
 use portcullis_owner_memory::Window;
+
+/// An LPI with its row, and where to go on; `None` at the end.
+type Found = (Option<(Lpi, Row)>, Option<Lpi>);
 
 /// Words of the owner's tables that are read at a time: 512 bytes, which never
 /// cross a page where the first index is a multiple.
@@ -36,7 +40,7 @@ where
             Job::Release { device, from, then } => self.release_events(device, from, then),
             Job::Configure { collection, from } => self.configure_some(collection, from),
             Job::Route { collection, from } => self.route_some(collection, from),
-            Job::RestoreCollections(from) => self.restore_collection(from),
+            Job::RestoreCollections(from) => self.restore_collections(from),
             Job::RestoreDevices(from) => self.restore_devices(from),
             Job::RestoreEvents { device, from } => self.restore_events(device, from),
             Job::Clear(from) => self.clear(from),
@@ -87,53 +91,94 @@ where
         }
     }
 
+    /// The next mapped LPI of the collection from `from` on, and where to go on.
+    /// `Err` when the budget ended first.
+    fn next_of(&mut self, collection: CollectionId, from: Lpi) -> Result<Found, Lpi> {
+        let mut from = Some(from);
+        while let Some(at) = from {
+            let budget = &mut self.budget;
+            let common = &*self.common;
+            let spend = || budget.spend(1);
+            let (found, next) = common.lpis.next_mapped(&common.share, at, spend);
+            let Some(lpi) = found else {
+                return next.map_or(Ok((None, None)), Err);
+            };
+            if let Some(row) = common.lpis.row(&common.share, lpi)
+                && row.collection == collection
+                && usize::from(row.its) == self.its
+            {
+                self.budget.spend(3);
+                return Ok((Some((lpi, row)), next));
+            }
+            from = next;
+        }
+        Ok((None, None))
+    }
+
     /// INVALL: the configuration of what is mapped is read again, then the
     /// redistributor is told.
-    fn configure_some(&mut self, collection: CollectionId, from: Lpi) {
-        let (found, next) = self.common.lpis.next_mapped(&self.common.share, from);
-        if let Some(lpi) = found
-            && let Some(row) = self.common.lpis.row(&self.common.share, lpi)
-            && row.collection == collection
-            && usize::from(row.its) == self.its
-        {
-            self.budget.spend(3);
-            self.common.configure(self.platform, lpi, row.at);
+    fn configure_some(&mut self, collection: CollectionId, mut from: Lpi) {
+        loop {
+            match self.next_of(collection, from) {
+                Err(from) => {
+                    self.unit.job = Some(Job::Configure { collection, from });
+                    return;
+                }
+                Ok((found, next)) => {
+                    if let Some((lpi, row)) = found {
+                        self.common.configure(self.platform, lpi, row.at);
+                    }
+                    match next {
+                        Some(next) => from = next,
+                        None => break,
+                    }
+                }
+            }
         }
-        match next {
-            Some(from) => self.unit.job = Some(Job::Configure { collection, from }),
-            None => {
-                if let Some(at) = self.unit.route(collection) {
-                    self.tell(Command::InvalidateAll(collection_of(at)));
+        if let Some(at) = self.unit.route(collection) {
+            self.tell(Command::InvalidateAll(collection_of(at)));
+        }
+    }
+
+    /// MAPC: what is mapped follows its collection.
+    fn route_some(&mut self, collection: CollectionId, mut from: Lpi) {
+        loop {
+            match self.next_of(collection, from) {
+                Err(from) => {
+                    self.unit.job = Some(Job::Route { collection, from });
+                    return;
+                }
+                Ok((found, next)) => {
+                    if let Some((lpi, row)) = found {
+                        self.follow(lpi, row);
+                    }
+                    match next {
+                        Some(next) => from = next,
+                        None => return,
+                    }
                 }
             }
         }
     }
 
-    /// MAPC: what is mapped follows its collection.
-    fn route_some(&mut self, collection: CollectionId, from: Lpi) {
-        let (found, next) = self.common.lpis.next_mapped(&self.common.share, from);
-        if let Some(lpi) = found
-            && let Some(row) = self.common.lpis.row(&self.common.share, lpi)
-            && row.collection == collection
-            && usize::from(row.its) == self.its
-        {
-            self.budget.spend(3);
-            self.follow(lpi, row);
-        }
-        self.unit.job = next.map(|from| Job::Route { collection, from });
-    }
-
-    fn restore_collection(&mut self, collection: CollectionId) {
+    fn restore_collections(&mut self, from: CollectionId) {
+        self.budget.spend(8);
+        let mut words = [0; RUN as usize];
+        let count = RUN - u32::from(from.0) % RUN;
+        let run = words.get_mut(..count as usize).unwrap_or_default();
         let table = &self.unit.collection_table;
-        let mut word = [0];
-        if let Some(at) = collection_place(table, self.platform, collection)
-            && self.platform.read(at, &mut word).is_ok()
-            && let Some(target) = collection_from_word(word[0])
+        if let Some(at) = collection_place(table, self.platform, from)
+            && self.platform.read(at, run).is_ok()
         {
-            let to = self.common.redistributors.find(target);
-            self.unit.set_route(collection, to);
+            for (id, word) in (from.0..).map(CollectionId).zip(run.iter()) {
+                if let Some(target) = collection_from_word(*word) {
+                    let to = self.common.redistributors.find(target);
+                    self.unit.set_route(id, to);
+                }
+            }
         }
-        let next = CollectionId(collection.0 + 1);
+        // At most 64.
+        let next = CollectionId(from.0.saturating_add(count as u16));
         self.unit.job = Some(if usize::from(next.0) < COLLECTIONS {
             Job::RestoreCollections(next)
         } else {

@@ -52,7 +52,8 @@ impl LpiCount {
         let mut all = (1u32 << intid_bits) - FIRST_LPI;
         let limit = (gicd_typer & crate::reg::GICD_TYPER_NUM_LPIS) >> 11;
         if limit != 0 {
-            all = all.min(2u32.checked_shl(limit).unwrap_or(u32::MAX));
+            // 2^(num_LPIs + 1), of which num_LPIs has 5 bits.
+            all = all.min(u32::try_from(2u64 << limit).unwrap_or(u32::MAX));
         }
         // The largest power of two that leaves something: 32,768 of 57,344.
         let host = 1u32 << (all - 1).ilog2();
@@ -191,8 +192,7 @@ impl Lpis {
     #[inline]
     pub(crate) fn row(&self, memory: &impl Memory, lpi: Lpi) -> Option<Row> {
         let at = self.rows.raw() + self.index(lpi)? * ROW;
-        let word = |n| memory.load(PhysAddr::new(at + n));
-        Row::from_words([word(0), word(8)])
+        Row::from_words(memory.load_words(PhysAddr::new(at)))
     }
 
     /// Says what `lpi`, which is the host's, is mapped from.
@@ -203,8 +203,7 @@ impl Lpis {
         };
         let at = self.rows.raw() + index * ROW;
         let words = row.map_or([u64::from(EL2) << 48, 0], |row| row.words(HOST));
-        memory.store(PhysAddr::new(at), words[0]);
-        memory.store(PhysAddr::new(at + 8), words[1]);
+        memory.store_words(PhysAddr::new(at), words);
         let bits = PhysAddr::new(self.mapped.raw() + index / 64 * 8);
         let bit = 1 << (index % 64);
         let before = memory.load(bits);
@@ -216,26 +215,31 @@ impl Lpis {
         memory.store(bits, after);
     }
 
-    /// The first mapped LPI from `from` on, among those of one word of 64. The
-    /// second value is where to go on; `None` at the end.
+    /// The first mapped LPI from `from` on, as far as `spend` allows another word
+    /// of 64 to be looked at. The second value is where to go on; `None` at the
+    /// end.
     #[inline]
     pub(crate) fn next_mapped(
         &self,
         memory: &impl Memory,
         from: Lpi,
+        mut spend: impl FnMut() -> bool,
     ) -> (Option<Lpi>, Option<Lpi>) {
-        let Some(index) = self.index(from) else {
-            return (None, None);
-        };
-        let word = memory.load(PhysAddr::new(self.mapped.raw() + index / 64 * 8));
-        let rest = word >> (index % 64);
-        if rest == 0 {
-            let next = Lpi(FIRST_LPI + (index as u32 / 64 + 1) * 64);
-            return (None, self.is_host(next).then_some(next));
+        let mut next = from;
+        while let Some(index) = self.index(next) {
+            if !spend() {
+                return (None, Some(next));
+            }
+            let word = memory.load(PhysAddr::new(self.mapped.raw() + index / 64 * 8));
+            let rest = word >> (index % 64);
+            if rest != 0 {
+                let found = Lpi(next.0 + rest.trailing_zeros());
+                let next = Lpi(found.0 + 1);
+                return (Some(found), self.is_host(next).then_some(next));
+            }
+            next = Lpi(FIRST_LPI + (index as u32 / 64 + 1) * 64);
         }
-        let found = Lpi(from.0 + rest.trailing_zeros());
-        let next = Lpi(found.0 + 1);
-        (Some(found), self.is_host(next).then_some(next))
+        (None, None)
     }
 
     /// Gives `lpi` the configuration that its owner wants, as far as it may have
@@ -259,5 +263,48 @@ impl Lpis {
         memory.store(at, after);
         memory.publish(at, 8);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_gets_a_power_of_two_of_the_lpis_and_leaves_some() {
+        // GICD_TYPER.IDbits in 23:19, num_LPIs in 15:11.
+        let count = |typer| LpiCount::new(typer).map(|count| (count.intid_bits, count.host));
+        assert_eq!(count(0x0f << 19), Some((16, 32768)));
+        assert_eq!(count(0x0d << 19), Some((14, 4096)));
+        // More bits than there are tables for.
+        assert_eq!(count(0x17 << 19), Some((16, 32768)));
+        // The GIC itself has fewer: 2^(num_LPIs + 1).
+        assert_eq!(count(0x0f << 19 | 12 << 11), Some((16, 4096)));
+        assert_eq!(count(0x0f << 19 | 31 << 11), Some((16, 32768)));
+        assert_eq!(count(0x0c << 19), None);
+    }
+
+    #[test]
+    fn the_distributor_says_how_many_the_host_has() {
+        let count = LpiCount::new(0x0f << 19).unwrap();
+        assert_eq!(count.show(0x0078_0407), 0x007a_7407);
+        assert_eq!(crate::reg::typer_without_lpis(0x007a_7c07), 0x0078_0407);
+    }
+
+    #[test]
+    fn a_row_is_what_was_put_there() {
+        let row = Row {
+            its: 15,
+            event: Event {
+                device: DeviceId(u32::MAX),
+                event: EventId(0x1_0001),
+            },
+            collection: CollectionId(255),
+            at: Some(RedistributorId(255)),
+        };
+        for row in [row, Row { at: None, ..row }] {
+            assert_eq!(Row::from_words(row.words(HOST)), Some(row));
+        }
+        assert_eq!(Row::from_words([0, u64::MAX]), None);
     }
 }

@@ -174,6 +174,7 @@ impl<R: Registers> Physical<R> {
 
     /// Puts a command into the queue; [`complete`](Self::complete) tells the ITS
     /// of it. Where the queue is full, what is in it is completed first.
+    #[inline]
     pub(crate) fn push(&mut self, memory: &impl Memory, clock: &impl Clock, command: Command) {
         let after = (self.next + COMMAND_BYTES) % QUEUE_BYTES;
         if after == self.untold {
@@ -183,11 +184,8 @@ impl<R: Registers> Physical<R> {
         if self.fault.is_some() {
             return;
         }
-        let mut at = self.queue.raw().wrapping_add(self.next);
-        for word in command.encode() {
-            memory.store(PhysAddr::new(at), word);
-            at = at.wrapping_add(8);
-        }
+        let at = self.queue.raw().wrapping_add(self.next);
+        memory.store_words(PhysAddr::new(at), command.encode());
         self.next = after;
     }
 
@@ -196,6 +194,7 @@ impl<R: Registers> Physical<R> {
     /// # Errors
     /// See [`Fault`]. The ITS is disabled then, for good; the error comes again
     /// at every later call.
+    #[inline]
     pub(crate) fn complete(
         &mut self,
         memory: &impl Memory,

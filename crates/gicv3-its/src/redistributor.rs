@@ -5,7 +5,7 @@ use crate::id::{FIRST_LPI, Lpi, RedistributorId, Target};
 use crate::lpi::LpiCount;
 use crate::platform::{Clock, Registers};
 use crate::reg;
-use portcullis_addr::{Ipa, PhysAddr};
+use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_owner_memory::Size;
 use thiserror::Error;
 
@@ -163,6 +163,15 @@ impl Redistributor {
             .map(Ipa::new)
     }
 
+    /// The owner's configuration table, while its LPIs are enabled.
+    pub(crate) fn table(&self) -> Option<Range<Ipa>> {
+        let bits = (self.propbaser & reg::PROPBASER_ID_BITS) + 1;
+        let bytes = (1u64 << bits.min(32)).checked_sub(FIRST_LPI.into())?;
+        let start = Ipa::new(self.propbaser & reg::PROPBASER_ADDRESS);
+        let range = Range::from_size(start, bytes).ok()?;
+        self.enabled.then_some(range)
+    }
+
     /// Changes `EnableLPIs`; every LPI that goes here is then to be configured
     /// anew.
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
@@ -303,6 +312,10 @@ impl Redistributors {
         self.list.get_mut(usize::from(id.0))?.as_mut()
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Redistributor> {
+        self.list.iter().flatten()
+    }
+
     /// Those that are up, with their indices.
     pub(crate) fn up(&self) -> impl Iterator<Item = (RedistributorId, &Redistributor)> {
         // At most REDISTRIBUTOR_LIMIT.
@@ -317,5 +330,71 @@ impl Redistributors {
         self.up()
             .find(|(_, one)| one.target == target)
             .map(|(id, _)| id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RdWrite;
+    use portcullis_owner_memory::Progress;
+
+    fn enabled(propbaser: u64) -> Redistributor {
+        let mut one = Redistributor::new(Target::processor(0), PhysAddr::new(0));
+        assert!(one.write_base(0x70, Size::Double, propbaser));
+        one.set_enabled(true);
+        one
+    }
+
+    #[test]
+    fn hidden_bits_read_as_zero() {
+        let one = enabled(0);
+        // PLPIS stays; VLPIS, Dirty, DirectLPI and RVPEID go.
+        assert_eq!(one.read(0x08, Size::Double, 0xff), Some(0x71));
+        assert_eq!(one.read(0x08, Size::Word, 0xff), Some(0x71));
+        assert_eq!(one.read(0x0c, Size::Word, 0xff), Some(0xff));
+        // EnableLPIs and CES are ours, IR goes, RWP is hardware's.
+        assert_eq!(one.read(0x00, Size::Word, 0x0c), Some(0x0b));
+        assert_eq!(read_without_lpis(0x08, Size::Double, 0xff), Some(0x70));
+        assert_eq!(read_without_lpis(0x00, Size::Word, 0x0f), Some(0x08));
+    }
+
+    #[test]
+    fn invalidation_by_register_reads_as_zero_and_never_passes() {
+        let one = enabled(0);
+        for offset in [0x40, 0x48, 0xa0, 0xb0, 0xc0] {
+            for (add, size) in [(0, Size::Double), (0, Size::Word), (4, Size::Word)] {
+                assert_eq!(one.read(offset + add, size, u64::MAX), Some(0));
+                let verdict = write_without_lpis(offset + add, size, u64::MAX);
+                assert_eq!(verdict, RdWrite::Emulated(Progress::Done));
+            }
+        }
+        // Only what concerns SPIs reaches GICR_CTLR.
+        let verdict = write_without_lpis(0, Size::Word, u64::MAX);
+        assert_eq!(verdict, RdWrite::Control(0x0700_0000));
+    }
+
+    #[test]
+    fn base_registers_keep_their_fields_and_are_locked_while_enabled() {
+        let mut one = Redistributor::new(Target::processor(0), PhysAddr::new(0));
+        assert!(one.write_base(0x70, Size::Double, u64::MAX));
+        let fields = 0x070f_ffff_ffff_ff9f;
+        assert_eq!(one.read(0x70, Size::Double, 0), Some(fields));
+        assert!(one.write_base(0x7c, Size::Word, u64::MAX));
+        assert_eq!(one.read(0x78, Size::Double, 0), Some(0x070f_ffff_0000_0000));
+        one.set_enabled(true);
+        assert!(one.write_base(0x70, Size::Double, 0));
+        assert_eq!(one.read(0x70, Size::Double, 0), Some(fields));
+    }
+
+    #[test]
+    fn configuration_bytes_lie_behind_each_other_from_the_first_lpi_on() {
+        // IDbits 13: INTIDs of 14 bits.
+        let one = enabled(0x4000_0000 | 13);
+        let at = |lpi| one.configuration_of(Lpi(lpi)).map(Ipa::raw);
+        assert_eq!(at(8192), Some(0x4000_0000));
+        assert_eq!(at(16383), Some(0x4000_1fff));
+        assert_eq!(at(16384), None);
+        assert_eq!(at(8191), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::command::{COMMAND_BYTES, Command};
 use crate::emulator::{Budget, Common};
-use crate::platform::{Clock, Platform, Registers, Share};
+use crate::platform::{Clock, Platform, Registers, Report, Share};
 use crate::reg;
 use crate::unit::{Job, Unit};
 use crate::{CollectionId, DeviceId};
@@ -11,7 +11,7 @@ use portcullis_owner_memory::{Progress, Size, Window};
 /// One call, with everything that it works on.
 pub(crate) struct Work<'a, P, R, T, C, W> {
     pub(crate) unit: &'a mut Unit<R, W>,
-    pub(crate) common: &'a mut Common<T, C>,
+    pub(crate) common: &'a mut Common<T, C, W>,
     pub(crate) platform: &'a P,
     pub(crate) its: usize,
     pub(crate) budget: Budget,
@@ -27,7 +27,7 @@ where
 {
     pub(crate) fn new(
         unit: &'a mut Unit<R, W>,
-        common: &'a mut Common<T, C>,
+        common: &'a mut Common<T, C, W>,
         platform: &'a P,
         its: usize,
     ) -> Self {
@@ -42,7 +42,7 @@ where
 
     /// A write to a register.
     #[inline]
-    pub(crate) fn write(mut self, offset: u32, size: Size, value: u64) -> Progress {
+    pub(crate) fn write(&mut self, offset: u32, size: Size, value: u64) -> Progress {
         if offset == reg::CWRITER && size != Size::Byte && size != Size::Half {
             return self.produce(value);
         }
@@ -50,7 +50,7 @@ where
     }
 
     #[cold]
-    fn write_register(mut self, offset: u32, size: Size, value: u64) -> Progress {
+    fn write_register(&mut self, offset: u32, size: Size, value: u64) -> Progress {
         if offset == reg::CTLR && size == Size::Word {
             return self.enable(value & u64::from(reg::CTLR_ENABLED) != 0);
         }
@@ -190,11 +190,23 @@ where
         progress
     }
 
-    /// Waits for the physical ITS; `false` when it failed.
+    /// Waits for the physical ITS; `false` when it failed, which is reported
+    /// once.
+    #[inline]
     pub(crate) fn complete(&mut self) -> bool {
-        let common = &*self.common;
+        let common = &mut *self.common;
         let physical = &mut self.unit.physical;
-        physical.complete(&common.share, &common.clock).is_ok()
+        match physical.complete(&common.share, &common.clock) {
+            Ok(()) => true,
+            Err(fault) => {
+                if !self.unit.failure_reported {
+                    self.unit.failure_reported = true;
+                    let its = self.its;
+                    common.report = Some(Report::Failed { its, fault });
+                }
+                false
+            }
+        }
     }
 
     /// Tells the physical ITS something.
@@ -214,7 +226,7 @@ where
     }
 
     /// The command at `GITS_CREADR`, each word loaded once. `None` where the
-    /// queue is not memory of the owner's.
+    /// queue is not memory of the owner's, or cannot be read.
     #[inline]
     fn fetch(&mut self) -> Option<[u64; 4]> {
         if self.unit.queue.is_none() {
@@ -224,7 +236,8 @@ where
         let queue = self.unit.queue.as_ref()?;
         let at = self.unit.creadr;
         queue.refresh(at, COMMAND_BYTES);
-        Some([0, 8, 16, 24].map(|word| queue.load(at + word)))
+        let words = queue.load_words(at);
+        (!queue.aborted()).then_some(words)
     }
 }
 

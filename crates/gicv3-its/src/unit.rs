@@ -108,7 +108,7 @@ pub(crate) struct Unit<R, W> {
     /// How many events are mapped.
     pub(crate) mapped: u32,
     pub(crate) counts: Counts,
-    /// The report of the physical ITS' failure was made.
+    /// The failure of the physical ITS was reported.
     pub(crate) failure_reported: bool,
 }
 

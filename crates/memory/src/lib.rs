@@ -33,6 +33,28 @@ pub trait Memory {
     /// [`publish`](Self::publish).
     fn store(&self, at: PhysAddr, value: u64);
 
+    /// Reads `N` words of 64 bits from `at` on, each in one access, in any order.
+    /// All of them are inside one allocation.
+    #[inline]
+    fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N]
+    where
+        Self: Sized,
+    {
+        core::array::from_fn(|n| self.load(word(at, n as u64)))
+    }
+
+    /// Writes words of 64 bits from `at` on, each in one access, in any order.
+    /// All of them are inside one allocation.
+    #[inline]
+    fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N])
+    where
+        Self: Sized,
+    {
+        for (n, value) in (0u64..).zip(words) {
+            self.store(word(at, n), value);
+        }
+    }
+
     /// Whether `count` words of 64 bits from `at` on are all 0, each read in one
     /// access. All of them are inside one allocation.
     #[inline]

@@ -68,6 +68,26 @@ pub trait Window {
     /// Loads 64 bits.
     fn load(&self, offset: u64) -> u64;
 
+    /// Loads `N` times 64 bits from `offset` on, each once; 0 where not all of
+    /// them are inside.
+    #[inline]
+    fn load_words<const N: usize>(&self, offset: u64) -> [u64; N]
+    where
+        Self: Sized,
+    {
+        let bytes = N as u64 * 8;
+        let inside = offset
+            .checked_add(bytes)
+            .is_some_and(|end| end <= self.range().size());
+        core::array::from_fn(|n| {
+            if inside {
+                self.load(offset.wrapping_add(n as u64 * 8))
+            } else {
+                0
+            }
+        })
+    }
+
     /// Stores 64 bits.
     fn store(&self, offset: u64, value: u64);
 
@@ -82,4 +102,9 @@ pub trait Window {
     /// What the owner stored, in the order that its write to a register
     /// promises, is what the loads after this see.
     fn refresh(&self, offset: u64, bytes: u64);
+
+    /// Whether a load or a store in any window was answered by an error since
+    /// this was last asked: memory that is broken, or where nothing is. What such
+    /// a load gave means nothing.
+    fn aborted(&self) -> bool;
 }

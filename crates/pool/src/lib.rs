@@ -126,6 +126,12 @@ impl<const WORDS: usize> Pool<WORDS> {
         self.pages
     }
 
+    /// The pages that are not given out, in ascending order.
+    pub fn unused(&self) -> impl Iterator<Item = PhysAddr> {
+        let free = (0..self.pages).filter(|page| !self.is_taken(*page));
+        free.filter_map(|page| self.start.checked_add(page as u64 * PAGE_SIZE))
+    }
+
     /// `count` neighbouring pages whose physical address is a multiple of
     /// `alignment` bytes (a power of two; less than a page counts as a page).
     /// Their content is whatever it was. `None` when there is no such run.
@@ -221,6 +227,17 @@ mod tests {
         assert_eq!(pool.allocate(4, 0x4000), Some(PhysAddr::new(0x4_4000)));
         assert_eq!(pool.allocate(1, 0x1_0000), Some(PhysAddr::new(0x5_0000)));
         assert_eq!(pool.allocate(1, 0x1_0000), None);
+    }
+
+    #[test]
+    fn unused_pages_are_those_that_were_not_taken() {
+        let mut pool = pool(4);
+        let unused = |pool: &Pool<2>| pool.unused().map(|at| at.raw()).collect::<Vec<_>>();
+        assert_eq!(unused(&pool), [0x4_3000, 0x4_4000, 0x4_5000, 0x4_6000]);
+        let at = pool.allocate(2, 0x2000).unwrap();
+        assert_eq!(unused(&pool), [0x4_3000, 0x4_6000]);
+        pool.free(at, 1).unwrap();
+        assert_eq!(unused(&pool), [0x4_3000, 0x4_4000, 0x4_6000]);
     }
 
     #[test]

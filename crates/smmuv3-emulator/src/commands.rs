@@ -178,6 +178,10 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             self.budget = budget;
             let at = u64::from(self.queue.cons & (self.queue.size() - 1)) * ENTRY;
             let command = Command([self.window.load(at), self.window.load(at + 8)]);
+            if self.window.aborted() {
+                self.counts.fetch_aborts += 1;
+                return Err(Stop::Refused(CommandError::ABT));
+            }
             self.one(command)?;
             left -= 1;
         }

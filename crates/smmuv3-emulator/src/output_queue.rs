@@ -183,6 +183,9 @@ impl<W: Window, const N: usize> OutputQueue<W, N> {
             window.store(offset, *word);
         }
         window.publish(at, bytes);
+        if window.aborted() {
+            return Pushed::Aborted;
+        }
         // Bits above the wrap bit are ignored, so they need not be kept.
         let next = self.prod.index().wrapping_add(1) & self.mask();
         self.prod.set_index(next);

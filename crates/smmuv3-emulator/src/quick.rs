@@ -5,10 +5,10 @@
 //! [`sync`](crate::sync).
 
 use crate::commands::{ENTRY, Stop, WORK, refresh, stop};
-use crate::sync::{Word, hand_over};
+use crate::sync::{Word, hand_over, message_aborted};
 use crate::translate::by_plain_address;
 use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
-use smmuv3_spec::command::{Command, Opcode, SIG_IRQ};
+use smmuv3_spec::command::{Command, CommandError, Opcode, SIG_IRQ};
 use smmuv3_spec::reg;
 
 impl<W: Window> Emulator<W> {
@@ -65,6 +65,9 @@ impl<W: Window> Emulator<W> {
             if !polled {
                 break None;
             }
+            if window.aborted() {
+                return Ok(self.quick_aborted(platform, physical, start));
+            }
             let data = command.msi_data();
             let sync = Word {
                 after: next,
@@ -102,8 +105,14 @@ impl<W: Window> Emulator<W> {
             self.counts.issued += issued;
             self.counts.commands += issued + 1;
             self.counts.syncs += 1;
+            if window.aborted() {
+                message_aborted(platform, &mut self.irq, &mut self.counts);
+            }
             return Ok(Progress::Done);
         };
+        if window.aborted() {
+            return Ok(self.quick_aborted(platform, physical, start));
+        }
         let issued = cons.wrapping_sub(start) & wrap;
         queue.cons = cons;
         self.counts.issued += u64::from(issued);
@@ -123,10 +132,38 @@ impl<W: Window> Emulator<W> {
         physical: &mut impl Physical,
         failure: Failure,
     ) -> Progress {
-        self.queue.since.translations();
-        let mut stop = stop(failure, &mut self.counts);
+        let stop = stop(failure, &mut self.counts);
         if stop != Stop::Broken {
             self.counts.failed_syncs += 1;
+        }
+        self.quick_stopped(platform, physical, stop)
+    }
+
+    /// A command from `start` on could not be fetched. What was fetched was an
+    /// invalidation, right or wrong, and is done again when the owner has put the
+    /// queue right.
+    #[cold]
+    fn quick_aborted<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        start: u32,
+    ) -> Progress {
+        self.counts.fetch_aborts += 1;
+        self.queue.cons = start;
+        self.quick_stopped(platform, physical, Stop::Refused(CommandError::ABT))
+    }
+
+    /// Stops at `CMDQ_CONS`.
+    fn quick_stopped<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        stop: Stop,
+    ) -> Progress {
+        self.queue.since.translations();
+        let mut stop = stop;
+        if stop != Stop::Broken {
             // A message on its way would overwrite the reason.
             if core::mem::take(&mut self.queue.in_flight)
                 && matches!(physical.finish(), Err(Failure::Fenced(_)))

@@ -161,10 +161,11 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
                     self.window.publish(offset, 0);
                     self.window.store32(offset, sync.data);
                     self.window.publish(offset, 4);
+                    if self.window.aborted() {
+                        message_aborted(self.platform, self.irq, self.counts);
+                    }
                 } else if self.platform.store32(Ipa::new(address), sync.data).is_err() {
-                    self.counts.aborted_messages += 1;
-                    let error = Gerror::new().with_msi_cmdq_abt_err(true);
-                    self.irq.error(self.platform, error, self.counts);
+                    message_aborted(self.platform, self.irq, self.counts);
                 }
             }
         }
@@ -330,4 +331,16 @@ pub(crate) fn hand_over<P: Platform>(
         queue.shown = sync.after;
     }
     Ok(handed)
+}
+
+/// The message of a CMD_SYNC could not be stored (7.2).
+#[cold]
+pub(crate) fn message_aborted<P: Platform>(
+    platform: &P,
+    irq: &mut crate::Interrupts,
+    counts: &mut crate::Counts,
+) {
+    counts.aborted_messages += 1;
+    let error = Gerror::new().with_msi_cmdq_abt_err(true);
+    irq.error(platform, error, counts);
 }

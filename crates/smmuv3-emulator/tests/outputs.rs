@@ -162,6 +162,10 @@ impl Window for &Order {
         self.0.borrow_mut().push(("publish", offset, bytes));
     }
     fn refresh(&self, _: u64, _: u64) {}
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }
 
 /// The record is there before PROD can cover it (3.5.2).
@@ -184,4 +188,20 @@ fn records_are_published() {
             ("publish", 16, 16)
         ]
     );
+}
+
+/// A record of which a word was not stored is none: PROD does not cover it.
+#[test]
+fn a_record_that_cannot_be_stored_is_not_shown() {
+    for word in 0..4 {
+        let board = Board::new();
+        let range = Range::from_size(Ipa::new(AT), 64).unwrap();
+        let mut queue = EventQueue::new();
+        queue.enable(board.open(range).unwrap(), 1);
+        board.broken.set(AT + 8 * word);
+        assert_eq!(queue.push(&[1; 4]), Pushed::Aborted);
+        assert_eq!(queue.prod(), 0);
+        board.broken.set(0);
+        assert_eq!(queue.push(&[1; 4]), delivered(true));
+    }
 }

@@ -46,6 +46,9 @@ pub enum Broken {
     /// A table of descriptors that is not memory of the driver's.
     #[error("a table of descriptors is not memory of the driver's")]
     IndirectOutside,
+    /// Memory of a queue or of a request answered an access with an error.
+    #[error("memory of a queue or of a request answers with errors")]
+    Aborted,
     /// A readable descriptor after a writable one (2.7.4.2).
     #[error("a readable descriptor follows a writable one")]
     ReadableAfterWritable,

@@ -112,6 +112,9 @@ pub(crate) fn deliver<P: Platform>(
             }
         }
     })?;
+    if rings.aborted() {
+        return Err(Broken::Aborted);
+    }
     rings.take();
     let bytes = fault.bytes();
     if room < SIZE as u64 {
@@ -129,5 +132,8 @@ pub(crate) fn deliver<P: Platform>(
         left = later;
     }
     rings.put(head, SIZE as u32);
+    if rings.aborted() {
+        return Err(Broken::Aborted);
+    }
     Ok(true)
 }

@@ -94,6 +94,11 @@ pub trait Window {
     /// Every access before, anywhere, comes before every access after: a load
     /// after a store, too.
     fn fence(&self);
+
+    /// Whether a load or a store, anywhere, was answered by an error since this
+    /// was last asked: memory that is broken, or where nothing is. What such a load
+    /// gave means nothing.
+    fn aborted(&self) -> bool;
 }
 
 /// The machine of the driver.

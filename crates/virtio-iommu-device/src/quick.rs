@@ -13,7 +13,7 @@ use crate::chain::{FLAGS, NEXT, WRITE};
 use crate::features::Features;
 use crate::request::{self, MAP_SIZE, Status, TAIL, UNMAP_SIZE};
 use crate::serve::{notify, wait};
-use crate::{Device, Platform, Progress, Window};
+use crate::{Broken, Device, Platform, Progress, Window};
 use portcullis_addr::{Ipa, PAGE_SIZE};
 use portcullis_dma_domain::{Iommu, Step};
 
@@ -85,7 +85,8 @@ impl<W: Window> Device<W> {
         } else {
             None
         };
-        let Some(decoded) = decoded else {
+        // What aborts is looked at again there.
+        let Some(decoded) = decoded.filter(|_| !rings.aborted()) else {
             platform.release(page);
             return Err(0);
         };
@@ -114,11 +115,15 @@ impl<W: Window> Device<W> {
         if rings.put_and_publish(head, TAIL, event_idx) {
             notify(platform, &mut self.registers.interrupts, &mut self.counts);
         }
-        if event_idx {
+        let more = event_idx && {
             rings.arm();
-            return if rings.waiting() == 0 { Ok(()) } else { Err(1) };
+            rings.waiting() != 0
+        };
+        if rings.aborted() {
+            self.needs_reset(platform, Broken::Aborted);
+            return Ok(());
         }
         // Without it the driver notifies of every chain.
-        Ok(())
+        if more { Err(1) } else { Ok(()) }
     }
 }

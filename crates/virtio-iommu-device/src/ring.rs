@@ -104,6 +104,12 @@ impl<W: Window> Rings<W> {
         platform.close(self.used);
     }
 
+    /// As [`Window::aborted`].
+    #[inline]
+    pub(crate) fn aborted(&self) -> bool {
+        self.used.aborted()
+    }
+
     #[inline]
     pub(crate) fn size(&self) -> u16 {
         self.size

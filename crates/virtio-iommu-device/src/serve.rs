@@ -91,6 +91,9 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
         if self.burst.under_way.is_none() {
             self.finish();
         }
+        if self.rings.aborted() {
+            return End::Broken(Broken::Aborted);
+        }
         end
     }
 
@@ -182,6 +185,9 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
         // Nobody could be told otherwise.
         if self.held.page(tail).is_err() {
             return self.general(head);
+        }
+        if self.rings.aborted() {
+            return Err(End::Broken(Broken::Aborted));
         }
         self.rings.take();
         match decoded {
@@ -328,6 +334,9 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
                 }
             }
         });
+        if self.rings.aborted() {
+            return Err(End::Broken(Broken::Aborted));
+        }
         let length = walked.map_err(End::Broken)?;
         self.budget = self.budget.saturating_sub(length / 8);
         self.counts.general += 1;

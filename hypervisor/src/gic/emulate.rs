@@ -3,6 +3,7 @@
 
 use super::{CONFIGURATION, GIC, GICD_TYPER, Gic, SGI_FRAME};
 use crate::its;
+use crate::log::{RateLimit, warning};
 use crate::mmio::Device;
 use crate::percpu::{PerCpu, Reason, bump};
 use crate::sysreg::{read_sysreg, write_sysreg};
@@ -13,6 +14,8 @@ use portcullis_gic_filter::{
     HOST_PRIORITY, Verdict, distributor_read, distributor_write, rd_write, redistributor_read,
     sgi_write,
 };
+
+static ABORTED: RateLimit = RateLimit::new();
 
 /// A data access of the host's that stage 2 did not map, with everything that
 /// is needed to do it in its place.
@@ -46,21 +49,43 @@ impl Access {
         })
     }
 
-    fn read(&self, device: &Device, offset: u64) -> u64 {
-        match self.bytes {
-            1 => u64::from(device.read8(offset)),
-            2 => u64::from(device.read16(offset)),
-            4 => u64::from(device.read32(offset)),
+    /// `None` when a GIC answers with an error, as some do where nothing is, or
+    /// where the access is too wide: it reads as zero then, and is ignored.
+    fn read(&self, device: &Device, offset: u64) -> Option<u64> {
+        let device = device.tolerant();
+        let value = match self.bytes {
+            1 => device.read8(offset).map(u64::from),
+            2 => device.read16(offset).map(u64::from),
+            4 => device.read32(offset).map(u64::from),
             _ => device.read64(offset),
+        };
+        if value.is_none() {
+            self.report_abort();
         }
+        value
     }
 
     fn do_write(&self, device: &Device, offset: u64, value: u64) {
-        match self.bytes {
+        let device = device.tolerant();
+        let done = match self.bytes {
             1 => device.write8(offset, value as u8),
             2 => device.write16(offset, value as u16),
             4 => device.write32(offset, value as u32),
             _ => device.write64(offset, value),
+        };
+        if !done {
+            self.report_abort();
+        }
+    }
+
+    #[cold]
+    fn report_abort(&self) {
+        if let Some(dropped) = ABORTED.take() {
+            warning!(
+                "event=gic_access_aborted address={:#x} bytes={} dropped={dropped}",
+                self.ipa,
+                self.bytes
+            );
         }
     }
 
@@ -95,7 +120,7 @@ impl Access {
                 frame.set(self.register, 0);
                 return;
             }
-            let value = self.read(device, offset);
+            let value = self.read(device, offset).unwrap_or(0);
             frame.set(self.register, self.extend(value));
             return;
         }
@@ -105,8 +130,9 @@ impl Access {
             Verdict::Write(allowed) => self.do_write(device, offset, allowed),
             Verdict::Merge { value, keep } => {
                 let _guard = CONFIGURATION.lock();
-                let now = self.read(device, offset);
-                self.do_write(device, offset, now & keep | value & !keep);
+                if let Some(now) = self.read(device, offset) {
+                    self.do_write(device, offset, now & keep | value & !keep);
+                }
             }
             Verdict::Ignore => bump(&cpu.refused_gic),
         }
@@ -228,7 +254,10 @@ fn to_rd_frame(
             refuse(cpu, frame, access);
             return Outcome::Done;
         }
-        let physical = access.read(redistributor, offset);
+        let Some(physical) = access.read(redistributor, offset) else {
+            frame.set(access.register, 0);
+            return Outcome::Done;
+        };
         let shown = its::read_redistributor(index, register, size, physical);
         frame.set(access.register, access.extend(shown.unwrap_or(physical)));
         return Outcome::Done;

@@ -2,6 +2,7 @@
 //! holds for as long as a call takes.
 
 use super::{Lent, memory};
+use crate::fixup;
 use crate::machine;
 use crate::mmu;
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
@@ -42,9 +43,8 @@ macro_rules! accesses {
             pub fn $load(&self, offset: u64) -> $type {
                 match self.bytes().place::<$size>(offset) {
                     // SAFETY: inside pages that are mapped as memory and pinned
-                    // as the host's while `self` exists, aligned; no reference
-                    // to them exists, and any value is valid.
-                    Some(at) => unsafe { core::ptr::read_volatile(at as *const $type) },
+                    // as the host's while `self` exists, aligned.
+                    Some(at) => unsafe { fixup::$load::<0>(at) },
                     None => 0,
                 }
             }
@@ -55,7 +55,7 @@ macro_rules! accesses {
             pub fn $store(&self, offset: u64, value: $type) {
                 if let Some(at) = self.bytes().place::<$size>(offset) {
                     // SAFETY: as for the load; the memory is none that Rust knows.
-                    unsafe { core::ptr::write_volatile(at as *mut $type, value) }
+                    unsafe { fixup::$store(at, value) }
                 }
             }
         )*
@@ -65,15 +65,40 @@ macro_rules! accesses {
         #[inline(always)]
         pub fn words<const N: usize>(&self, offset: u64) -> [u64; N] {
             match self.bytes().words(offset, N as u64) {
-                Some(at) => core::array::from_fn(|n| {
-                    let from = at + n as u64 * 8;
-                    // SAFETY: as for the loads, from the first to the last.
-                    unsafe { core::ptr::read_volatile(from as *const u64) }
-                }),
+                // SAFETY: as for the loads, from the first to the last.
+                Some(at) => unsafe { words(at) },
                 None => [0; N],
             }
         }
     };
+}
+
+/// Loads `N` times 64 bits from `at` on, each once, in as few instructions as can be.
+///
+/// # Safety
+/// As for each load.
+#[inline(always)]
+unsafe fn words<const N: usize>(at: u64) -> [u64; N] {
+    // SAFETY: as the caller promises; none is loaded that was not asked for.
+    unsafe {
+        match N {
+            2 => {
+                let all = fixup::load_pair::<0>(at);
+                core::array::from_fn(|n| all[n])
+            }
+            3 => {
+                let [a, b] = fixup::load_pair::<0>(at);
+                let all = [a, b, fixup::load64::<16>(at)];
+                core::array::from_fn(|n| all[n])
+            }
+            4 => {
+                let ([a, b], [c, d]) = (fixup::load_pair::<0>(at), fixup::load_pair::<16>(at));
+                let all = [a, b, c, d];
+                core::array::from_fn(|n| all[n])
+            }
+            _ => core::array::from_fn(|n| fixup::load64::<0>(at + n as u64 * 8)),
+        }
+    }
 }
 
 /// A ring of the host's, mapped and pinned until it is closed.

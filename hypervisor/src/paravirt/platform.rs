@@ -1,5 +1,6 @@
 //! The host's machine, as its virtio-iommu finds it.
 
+use crate::fixup;
 use crate::gic;
 use crate::lend::{self, HeldPage, LentRing};
 use portcullis_addr::{Ipa, Range};
@@ -85,6 +86,10 @@ macro_rules! window {
             #[inline]
             fn fence(&self) {
                 lend::publish();
+            }
+            #[inline(always)]
+            fn aborted(&self) -> bool {
+                fixup::take_abort()
             }
         }
     };

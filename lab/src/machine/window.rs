@@ -46,6 +46,10 @@ impl Window for Held<'_> {
     fn publish(&self, _offset: u64, _bytes: u64) {}
 
     fn refresh(&self, _offset: u64, _bytes: u64) {}
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }
 
 /// The platform of the emulated SMMU.

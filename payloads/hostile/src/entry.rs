@@ -2,6 +2,12 @@
 
 use core::arch::global_asm;
 
+unsafe extern "C" {
+    /// The first instruction of a CPU that [`crate::start_cpu`] turns on, which
+    /// has the top of its stack in x0.
+    pub safe fn secondary_start();
+}
+
 global_asm!(
     r#"
     .section .head, "ax"
@@ -17,7 +23,8 @@ _start:
     .quad   0
     .ascii  "ARM\x64"
     .long   0
-1:  adrp    x20, __image_start
+1:  mov     x19, x0
+    adrp    x20, __image_start
     adrp    x1, __rela_start
     add     x1, x1, :lo12:__rela_start
     adrp    x2, __rela_end
@@ -41,8 +48,19 @@ _start:
     add     x0, x0, :lo12:vectors
     msr     vbar_el1, x0
     isb
-    bl      {main}
+    mov     x0, x19
+    bl      payload_main
 6:  wfe
+    b       6b
+
+    .global secondary_start
+secondary_start:
+    mov     sp, x0
+    adrp    x0, vectors
+    add     x0, x0, :lo12:vectors
+    msr     vbar_el1, x0
+    isb
+    bl      {secondary}
     b       6b
 
     // Every synchronous exception is noted and stepped over: a data abort
@@ -73,6 +91,6 @@ noted:
     ldp     x0, x1, [sp], #32
     eret
     "#,
-    main = sym crate::main,
+    secondary = sym crate::secondary,
     last = sym crate::LAST,
 );

@@ -82,4 +82,8 @@ impl Window for Held<'_> {
             first.smmu.borrow_mut().refresh(at, bytes);
         }
     }
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }

@@ -288,6 +288,10 @@ impl Window for Held<'_> {
         self.refresh();
         self.publish();
     }
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }
 
 impl Machine {

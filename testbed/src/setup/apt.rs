@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// apt's own downloader.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
 const MIRROR: &str = "http://deb.debian.org/debian";
 const FIX: &str = "set-up needs apt and Debian's package archive; without them name a QEMU \
                    with --qemu and put what else is missing where docs/boot.md says";
@@ -87,6 +89,23 @@ impl Apt {
                     "name a kernel with --kernel",
                 )
             })
+    }
+
+    /// Downloads one file of the archive, which has to have this SHA-256 hash:
+    /// what is named so needs no list of packages.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] of apt or the network.
+    pub fn file(&self, path: &str, sha256: &str, to: &Path) -> Result<()> {
+        let uri = format!("{}/{path}", mirror());
+        if let Some(directory) = to.parent() {
+            workspace::create_dir(directory)?;
+        }
+        let mut command = Command::new(HELPER);
+        command.args(["download-file", &uri]).arg(to);
+        command.arg(format!("SHA256:{sha256}"));
+        run("downloading a file", &mut command, FIX).map(drop)
     }
 
     fn fetch(&mut self, what: &str, arguments: &[&str], to: &Path) -> Result<()> {

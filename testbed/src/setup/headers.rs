@@ -1,7 +1,8 @@
 //! What a module for the host kernel is built with: Debian's headers of that
 //! very kernel, and a compiler for it.
 
-use super::apt::{Apt, BACKPORTS, STABLE};
+use super::apt::{Apt, BACKPORTS};
+use super::compiler::Compiler;
 use super::kernel::Kernel;
 use super::run;
 use crate::workspace::{self, Workspace};
@@ -9,10 +10,7 @@ use crate::{Error, Result};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-/// The compiler Debian builds the kernel with.
-const COMPILER: &str = "gcc-12-aarch64-linux-gnu";
 const FIX: &str = "delete target/portcullis-cache and try again";
 
 /// How to build a module for one kernel.
@@ -20,8 +18,7 @@ const FIX: &str = "delete target/portcullis-cache and try again";
 pub struct Headers {
     /// The directory that kbuild works from.
     tree: PathBuf,
-    /// Root of the unpacked compiler.
-    compiler: PathBuf,
+    compiler: Compiler,
 }
 
 impl Headers {
@@ -42,12 +39,7 @@ impl Headers {
                 let what = "a module can be built for Debian's kernels only";
                 Error::unsuitable(what, "leave --kernel away")
             })?;
-        let compiler = workspace.cache().join("compiler");
-        if !compiler.join("complete").exists() {
-            let _ = fs::remove_dir_all(&compiler);
-            apt.with_dependencies(COMPILER, STABLE, &compiler)?;
-            workspace::write_atomically(&compiler.join("complete"), b"")?;
-        }
+        let compiler = Compiler::set_up(workspace, &mut apt)?;
         let root = workspace
             .cache()
             .join(format!("headers{}", kernel.flavour.suffix()));
@@ -68,24 +60,15 @@ impl Headers {
     pub fn build(&self, directory: &Path) -> Result<()> {
         let mut modules = OsString::from("M=");
         modules.push(directory);
-        let mut path = self.compiler.join("usr/bin").into_os_string();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
-        let libraries = self.compiler.join("usr/lib/x86_64-linux-gnu");
-        let mut command = Command::new("make");
+        let mut command = self.compiler.make();
         command
             .arg("-C")
             .arg(&self.tree)
             .arg(modules)
-            .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"])
-            .arg("CC=aarch64-linux-gnu-gcc-12")
+            .arg("ARCH=arm64")
             // Types for BPF, which nobody asks a module of ours for.
             .args(["PAHOLE=true", "CONFIG_DEBUG_INFO_BTF_MODULES="])
-            .arg("modules")
-            .env("PATH", path)
-            .env("LD_LIBRARY_PATH", libraries);
-        // The jobs of a cargo above would be taken for make's own.
-        command.env_remove("MAKEFLAGS").env_remove("MFLAGS");
+            .arg("modules");
         run("building a kernel module", &mut command, FIX).map(drop)
     }
 }

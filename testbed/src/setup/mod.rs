@@ -5,6 +5,8 @@
 //! to get a target). Deleting the directory undoes all of it.
 
 pub mod apt;
+pub mod compiler;
+pub mod firmware;
 pub mod headers;
 pub mod kernel;
 pub mod qemu;

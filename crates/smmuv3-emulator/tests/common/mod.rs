@@ -62,6 +62,10 @@ pub struct Board {
     pub largest: Rc<Cell<u64>>,
     /// How often each offset of windows was loaded.
     pub loads: Rc<RefCell<BTreeMap<u64, u32>>>,
+    /// Eight bytes of windows that answer with an error; 0 for none.
+    pub broken: Rc<Cell<u64>>,
+    /// They did.
+    pub aborted: Rc<Cell<bool>>,
 }
 
 impl Board {
@@ -74,6 +78,8 @@ impl Board {
             end: Rc::new(Cell::new(RAM + RAM_SIZE)),
             largest: Rc::default(),
             loads: Rc::default(),
+            broken: Rc::default(),
+            aborted: Rc::default(),
         }
     }
 
@@ -103,6 +109,13 @@ impl Board {
 
     pub fn reads(&self, offset: u32) -> u32 {
         self.shown.borrow().get(&offset).copied().unwrap_or(0)
+    }
+
+    /// Whether an access of a window is answered with an error.
+    fn breaks(&self, at: u64) -> bool {
+        let breaks = self.broken.get() == at & !7;
+        self.aborted.set(self.aborted.get() || breaks);
+        breaks
     }
 
     fn inside(&self, range: Range<Ipa>) -> bool {
@@ -137,26 +150,26 @@ impl Window for Held {
 
     fn load(&self, offset: u64) -> u64 {
         *self.board.0.loads.borrow_mut().entry(offset).or_default() += 1;
-        if offset + 8 > self.range.size() {
+        let at = self.range.start().raw() + offset;
+        if offset + 8 > self.range.size() || self.board.0.breaks(at) {
             return 0;
         }
         self.board.0.read64(self.range.start().raw() + offset)
     }
 
     fn store(&self, offset: u64, value: u64) {
-        if offset + 8 > self.range.size() {
+        let at = self.range.start().raw() + offset;
+        if offset + 8 > self.range.size() || self.board.0.breaks(at) {
             return;
         }
-        self.board
-            .0
-            .write64(self.range.start().raw() + offset, value);
+        self.board.0.write64(at, value);
     }
 
     fn store32(&self, offset: u64, value: u32) {
-        if offset + 4 > self.range.size() {
+        let at = self.range.start().raw() + offset;
+        if offset + 4 > self.range.size() || self.board.0.breaks(at) {
             return;
         }
-        let at = self.range.start().raw() + offset;
         self.board.0.log.borrow_mut().push(Act::Store(at, value));
         self.board.0.write32(at, value);
     }
@@ -165,6 +178,10 @@ impl Window for Held {
 
     fn refresh(&self, offset: u64, bytes: u64) {
         assert!(offset + bytes <= self.range.size(), "refreshed outside");
+    }
+
+    fn aborted(&self) -> bool {
+        self.board.0.aborted.take()
     }
 }
 

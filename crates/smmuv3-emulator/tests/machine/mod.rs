@@ -231,6 +231,10 @@ impl Window for Held {
         let at = self.range.start().raw() + offset;
         self.hardware.0.smmu.borrow_mut().refresh(at, bytes);
     }
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }
 
 impl Platform for Hardware {

@@ -70,6 +70,10 @@ impl Window for Held<'_> {
     fn refresh(&self, offset: u64, bytes: u64) {
         self.hw.refresh(self.at(offset), bytes);
     }
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }
 
 fn store32(hw: &Hardware, at: PhysAddr, value: u32) {

@@ -54,6 +54,10 @@ struct Inner {
     meanwhile: RefCell<Option<Meanwhile>>,
     interrupts: Cell<u64>,
     work: Cell<u64>,
+    /// Bytes that answer with an error, if there are any.
+    broken: RefCell<std::ops::Range<u64>>,
+    /// They did.
+    aborted: Cell<bool>,
 }
 
 /// Where the device stores, and what the driver does then.
@@ -108,6 +112,19 @@ impl Machine {
     fn at(&self, at: u64) -> usize {
         assert!(RAM.contains(&at), "the test keeps to memory: {at:#x}");
         (at - RAM.start) as usize
+    }
+
+    /// From now on these bytes answer the device with errors.
+    pub fn break_bytes(&self, bytes: std::ops::Range<u64>) {
+        *self.0.broken.borrow_mut() = bytes;
+    }
+
+    /// Whether an access of the device is answered with an error.
+    fn breaks(&self, at: u64, bytes: u64) -> bool {
+        let broken = self.0.broken.borrow();
+        let breaks = at < broken.end && broken.start < at + bytes;
+        self.0.aborted.set(self.0.aborted.get() || breaks);
+        breaks
     }
 
     /// The driver writes.
@@ -254,6 +271,9 @@ impl Held {
             return [0; N];
         };
         let at = RAM.start + index as u64;
+        if self.machine.breaks(at, N as u64) {
+            return [0; N];
+        }
         self.machine.0.loads.borrow_mut().extend(at..at + N as u64);
         self.machine.0.bytes.borrow()[index..index + N]
             .try_into()
@@ -264,6 +284,9 @@ impl Held {
         self.show(offset);
         if let Some(index) = self.index(offset, N as u64) {
             let at = RAM.start + index as u64;
+            if self.machine.breaks(at, N as u64) {
+                return;
+            }
             self.machine
                 .0
                 .written
@@ -315,6 +338,9 @@ impl Window for Held {
         self.refresh();
         self.publish();
         self.machine.0.order.unfenced.set(false);
+    }
+    fn aborted(&self) -> bool {
+        self.machine.0.aborted.take()
     }
 }
 

@@ -2,11 +2,12 @@
 //! expected is what the architecture says of an SMMU with stage 1 (IHI 0070);
 //! that the hypervisor goes on is expected throughout.
 
-use crate::{
-    Checks, DATA, HYPERVISOR, NONE, SMMU, exception, read, read64, write, write8, write16, write64,
-};
+use crate::{HOLLOW, HYPERVISOR, SMMU, stage1};
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use portcullis_hostile::{
+    ALIGNMENT, Checks, DATA, LAST, NONE, exception, read, read64, write, write8, write16, write64,
+};
 
 const CR0: u64 = SMMU + 0x20;
 const CR0ACK: u64 = SMMU + 0x24;
@@ -38,8 +39,9 @@ const SYNC: [u64; 2] = [0x46, 0];
 /// log2 of the entries of [`QUEUE`].
 const LOG2: u64 = 10;
 
-/// Where a device would find nothing: no RAM, a device, the end of RAM.
-const NOWHERE: [u64; 3] = [0x0900_0000, 0x3fff_f000, 0x1_0000_0000];
+/// Where a device would find nothing: no RAM, a device, the end of RAM, RAM in which
+/// nothing answers.
+const NOWHERE: [u64; 4] = [0x0900_0000, 0x3fff_f000, 0x1_0000_0000, HOLLOW];
 
 #[repr(C, align(16384))]
 struct Memory(UnsafeCell<[u8; 16384]>);
@@ -62,6 +64,7 @@ pub fn is_there() -> bool {
 
 pub fn attack(checks: &mut Checks) {
     accesses(checks);
+    misaligned(checks);
     registers(checks);
     queues_elsewhere(checks);
     commands(checks);
@@ -120,6 +123,33 @@ fn accesses(checks: &mut Checks) {
         exception(|| _ = read64(SMMU + 0x1_fff8)),
         NONE,
     );
+}
+
+/// Accesses that cross registers. Stage 1 says that they are memory, so only stage
+/// 2, which says that they are registers, stands in the way.
+fn misaligned(checks: &mut Checks) {
+    for (name, offset) in [
+        ("smmu_misaligned", 0x21),
+        ("smmu_misaligned_page_1", 0x1_00a6),
+    ] {
+        let at = stage1::AS_MEMORY + SMMU + offset;
+        let before = read(SMMU + (offset & !3));
+        for (name, load) in [(name, true), (name, false)] {
+            let mut got = NONE;
+            stage1::with(|| {
+                got = exception(|| {
+                    if load {
+                        _ = read(at)
+                    } else {
+                        write(at, u32::MAX)
+                    }
+                });
+            });
+            checks.equal(name, got, ALIGNMENT);
+            checks.equal(name, LAST.far(), at);
+        }
+        checks.equal(name, read(SMMU + (offset & !3)), before);
+    }
 }
 
 /// Every register but CR0 with all bits set, in both sizes: what identifies the
@@ -288,7 +318,14 @@ fn messages(checks: &mut Checks) {
     write(target, 0);
     submit(0, [0x46 | signal, target]);
     checks.equal("smmu_message", read(target), 0x1234_5678);
-    for (n, at) in (1..).zip([HYPERVISOR, HYPERVISOR + 0x9_0000, 0x0800_0200, SMMU + 0x20]) {
+    let elsewhere = [
+        HYPERVISOR,
+        HYPERVISOR + 0x9_0000,
+        0x0800_0200,
+        SMMU + 0x20,
+        HOLLOW,
+    ];
+    for (n, at) in (1..).zip(elsewhere) {
         submit(n, [0x46 | signal, at]);
         checks.equal("smmu_foreign_message", settle(), MSI_CMDQ_ABT_ERR);
         checks.equal("smmu_foreign_message_completes", read(CMDQ_CONS), n + 1);
@@ -296,7 +333,7 @@ fn messages(checks: &mut Checks) {
     // The message about an error has nowhere to go either.
     write64(GERROR_IRQ_CFG0, HYPERVISOR);
     write(IRQ_CTRL, 1);
-    submit(5, [0xff, 0]);
+    submit(6, [0xff, 0]);
     checks.equal("smmu_foreign_error_message", stopped(), ILLEGAL);
     write(CR0, 0);
     settle();
@@ -314,6 +351,8 @@ fn tables(checks: &mut Checks) {
         (HYPERVISOR, 16),
         (HYPERVISOR, 1 << 16 | 6 << 6 | 16),
         (0x0900_0000, 31),
+        (HOLLOW, 6),
+        (HOLLOW, 1 << 16 | 6 << 6 | 12),
         (own, 1 << 16 | 6 << 6 | 12),
         (own, 3 << 16 | 31 << 6 | 63),
     ] {

@@ -8,145 +8,55 @@
 #![no_std]
 #![no_main]
 
-mod entry;
+mod other;
 mod smmu;
+mod stage1;
+mod viommu;
 
 use core::arch::asm;
-use core::fmt::{self, Write};
-use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU64, Ordering};
+use portcullis_hostile::{
+    Checks, DATA, FETCH, LAST, NONE, NOT_SUPPORTED, exception, read, read64, smc, write, write8,
+    write64,
+};
 
-const UART: u64 = 0x0900_0000;
 const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;
 const SMMU: u64 = 0x0905_0000;
 /// QEMU puts a kernel image 2 MiB above the start of RAM.
 const HYPERVISOR: u64 = 0x4020_0000;
+/// No RAM; where a test lets the tree say that it is, nothing answers.
+const HOLLOW: u64 = 0x2_0000_0000;
 /// The SMMU's event queue interrupt: SPI 74.
 const OURS: u64 = 106;
 /// Bits of the event queue's and the global error's interrupt (SPI 77) in their
 /// word of a one-bit register.
 const BOTH: u32 = 1 << 10 | 1 << 13;
 
-const NOT_SUPPORTED: u64 = u64::MAX;
-
-/// ESR and FAR of the last exception; ESR 0 means none since it was cleared.
-#[repr(C)]
-struct Last {
-    esr: AtomicU64,
-    far: AtomicU64,
-}
-
-static LAST: Last = Last {
-    esr: AtomicU64::new(0),
-    far: AtomicU64::new(0),
-};
-
-struct Uart;
-
-impl Write for Uart {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            write(UART, u32::from(byte));
-        }
-        Ok(())
-    }
-}
-
-fn read(at: u64) -> u32 {
-    let value;
-    // SAFETY: a register of the machine, or an address whose abort is stepped
-    // over by the vectors.
-    unsafe { asm!("mov {v:w}, wzr", "ldr {v:w}, [{a}]", a = in(reg) at, v = out(reg) value) }
-    value
-}
-
-fn write(at: u64, value: u32) {
-    // SAFETY: as for `read`.
-    unsafe { asm!("str {v:w}, [{a}]", a = in(reg) at, v = in(reg) value) }
-}
-
-fn write8(at: u64, value: u8) {
-    // SAFETY: as for `read`.
-    unsafe { asm!("strb {v:w}, [{a}]", a = in(reg) at, v = in(reg) u32::from(value)) }
-}
-
-fn write16(at: u64, value: u16) {
-    // SAFETY: as for `read`.
-    unsafe { asm!("strh {v:w}, [{a}]", a = in(reg) at, v = in(reg) u32::from(value)) }
-}
-
-fn read64(at: u64) -> u64 {
-    let value;
-    // SAFETY: as for `read`.
-    unsafe { asm!("mov {v}, xzr", "ldr {v}, [{a}]", a = in(reg) at, v = out(reg) value) }
-    value
-}
-
-fn write64(at: u64, value: u64) {
-    // SAFETY: as for `read`.
-    unsafe { asm!("str {v}, [{a}]", a = in(reg) at, v = in(reg) value) }
-}
-
-fn smc(function: u64, a: u64, b: u64) -> u64 {
-    let result;
-    // SAFETY: follows the calling convention; the machine is this kernel's.
-    unsafe {
-        asm!("smc #0", inout("x0") function => result, inout("x1") a => _, inout("x2") b => _,
-             inout("x3") 0u64 => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _,
-             out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
-             out("x14") _, out("x15") _, out("x16") _, out("x17") _)
-    }
-    result
-}
-
-/// Class and fault status of the exception that `attempt` caused; 0 for none.
-fn exception(attempt: impl FnOnce()) -> (u64, u64) {
-    LAST.esr.store(0, Ordering::Relaxed);
-    attempt();
-    let esr = LAST.esr.load(Ordering::Relaxed);
-    (esr >> 26, esr & 0x3f)
-}
-
-/// Data abort and fetch abort at the same level, synchronous external.
-const DATA: (u64, u64) = (0x25, 0x10);
-const FETCH: (u64, u64) = (0x21, 0x10);
-const NONE: (u64, u64) = (0, 0);
-
-struct Checks {
-    wrong: u32,
-}
-
-impl Checks {
-    fn equal<T: PartialEq + fmt::Debug>(&mut self, name: &str, got: T, want: T) {
-        let right = got == want;
-        self.wrong += u32::from(!right);
-        let result = if right { "ok" } else { "wrong" };
-        // A UART takes every character.
-        let _ = writeln!(
-            Uart,
-            "hostile: check={name} result={result} got=\"{got:x?}\" want=\"{want:x?}\"\r"
-        );
-    }
-}
-
-extern "C" fn main() -> ! {
-    let mut checks = Checks { wrong: 0 };
+// SAFETY: the one function of this name, which `portcullis_hostile` calls.
+#[unsafe(no_mangle)]
+extern "C" fn payload_main() -> ! {
+    let mut checks = Checks::of("hostile");
     firmware_calls(&mut checks);
-    let nested = smmu::is_there();
-    memory(&mut checks, nested);
+    let paravirt = viommu::is_there();
+    let nested = !paravirt && smmu::is_there();
+    memory(&mut checks, nested || paravirt);
     if nested {
         smmu::attack(&mut checks);
+    }
+    if paravirt {
+        viommu::attack(&mut checks);
     }
     distributor(&mut checks);
     redistributor(&mut checks);
     system_registers(&mut checks);
     standby(&mut checks);
-    let _ = writeln!(Uart, "hostile: done wrong={}\r", checks.wrong);
-    smc(0x8400_0008, 0, 0);
-    loop {
-        core::hint::spin_loop();
+    // An image that fails on demand does so here, while another CPU prints.
+    if other::start() {
+        let provoked = exception(|| write(HYPERVISOR, 0x0bad_0005));
+        other::end();
+        checks.equal("provoke", provoked, DATA);
     }
+    checks.end()
 }
 
 fn firmware_calls(checks: &mut Checks) {
@@ -172,7 +82,7 @@ fn firmware_calls(checks: &mut Checks) {
     let cpu_on = 0xc400_0003;
     checks.equal(
         "cpu_on_self",
-        smc(cpu_on, 0, main as *const () as u64) as i64,
+        smc(cpu_on, 0, payload_main as *const () as u64) as i64,
         -4,
     );
     checks.equal(
@@ -183,7 +93,7 @@ fn firmware_calls(checks: &mut Checks) {
     checks.equal("cpu_on_into_registers", smc(cpu_on, 1, SMMU) as i64, -9);
     checks.equal(
         "cpu_on_nobody",
-        smc(cpu_on, 0xffff, main as *const () as u64) as i64,
+        smc(cpu_on, 0xffff, payload_main as *const () as u64) as i64,
         -2,
     );
     // A power-down whose way back is the hypervisor's.
@@ -191,19 +101,19 @@ fn firmware_calls(checks: &mut Checks) {
     checks.equal("cpu_suspend_into_hypervisor", suspend, -9);
 }
 
-fn memory(checks: &mut Checks, nested: bool) {
+fn memory(checks: &mut Checks, has_iommu: bool) {
     let smmu = [("smmu_page_0", SMMU), ("smmu_page_1", SMMU + 0x1_0000)];
     let others = [
         ("hypervisor", HYPERVISOR),
         ("fw_cfg", 0x0902_0010),
         ("virtio_mmio", 0x0a00_0000),
     ];
-    // In nested mode the host has an SMMU there.
-    let smmu = smmu.into_iter().filter(|_| !nested);
+    // Where the host has an SMMU or a virtio-iommu of its own, it is there.
+    let smmu = smmu.into_iter().filter(|_| !has_iommu);
     for (name, at) in others.into_iter().chain(smmu) {
         checks.equal(name, exception(|| _ = read(at)), DATA);
         checks.equal(name, exception(|| write(at, 0)), DATA);
-        checks.equal(name, LAST.far.load(Ordering::Relaxed), at);
+        checks.equal(name, LAST.far(), at);
     }
     let jump = || {
         // SAFETY: the fetch aborts and the vectors return here.
@@ -320,7 +230,7 @@ fn system_registers(checks: &mut Checks) {
         unsafe { asm!("mrs {}, S3_4_C12_C11_0", out(reg) _) }
     };
     exception(el2);
-    checks.equal("el2_register", LAST.esr.load(Ordering::Relaxed) != 0, true);
+    checks.equal("el2_register", LAST.esr() != 0, true);
 }
 
 /// A suspend that does not power down comes back here, when this CPU's timer
@@ -337,7 +247,7 @@ fn standby(checks: &mut Checks) {
         asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", "isb",
              in(reg) 100_000u64, in(reg) 1u64);
     }
-    let result = smc(0xc400_0001, 0, main as *const () as u64);
+    let result = smc(0xc400_0001, 0, payload_main as *const () as u64);
     let fired: u64;
     // SAFETY: reads the timer's status, then turns it off.
     unsafe {
@@ -346,13 +256,4 @@ fn standby(checks: &mut Checks) {
     checks.equal("cpu_suspend_standby", result, 0);
     checks.equal("cpu_suspend_woken_by_timer", fired >> 2 & 1, 1);
     write(GICR + 0x1_0180, TIMER);
-}
-
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    let _ = writeln!(Uart, "hostile: panic\r");
-    smc(0x8400_0008, 0, 0);
-    loop {
-        core::hint::spin_loop();
-    }
 }
