@@ -88,6 +88,9 @@ pub enum Finding {
     /// The status of a request.
     #[error("the status of a request is {0} instead of {1}")]
     Status(u8, u8),
+    /// Something of the world of interrupts, in words.
+    #[error("{0}")]
+    Gic(&'static str),
     /// An event that is none of the host's, or says too much.
     #[error("the host was told of {0}")]
     Told(StreamId),

@@ -3,7 +3,9 @@
 use crate::finding::Finding;
 use crate::mutant::Mutant;
 use crate::op::Op;
-use crate::program::{nested_program, nested_setup, para_program, para_setup, program, setup};
+use crate::program::{
+    its_program, its_setup, nested_program, nested_setup, para_program, para_setup, program, setup,
+};
 use crate::setup::Setup;
 use crate::start::run;
 use proptest::strategy::{Just, Strategy};
@@ -20,6 +22,8 @@ pub enum Kind {
     Nested,
     /// Domains that it maps its pages into.
     Paravirt,
+    /// Not of the SMMUs, but of the GIC: an emulated ITS on each.
+    Its,
 }
 
 /// What to hunt for, and where.
@@ -100,6 +104,7 @@ impl Hunt {
         let strategy = match self.world {
             Kind::Plain => (setup(self.profile), program(lengths)).boxed(),
             Kind::Nested => (nested_setup(self.profile), nested_program(lengths)).boxed(),
+            Kind::Its => (its_setup(self.profile), its_program(lengths)).boxed(),
             Kind::Paravirt => para_setup(self.profile)
                 .prop_flat_map(move |setup| {
                     let device = setup.paravirt.is_some_and(|para| para.device.is_some());

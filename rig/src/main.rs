@@ -43,7 +43,7 @@ struct Options {
     #[arg(long, value_name = "P", default_value = "all", value_parser = profile)]
     profile: Profile,
     /// What the host sees: `plain` is no SMMU, `nested` an emulated one,
-    /// `paravirt` domains.
+    /// `paravirt` domains, `its` emulated ITSs.
     #[arg(long, value_name = "W", default_value = "plain")]
     world: World,
     /// Make this mistake between the code under test and the model.
@@ -69,6 +69,8 @@ enum World {
     Nested,
     /// Domains that it maps its pages into, with or without a virtio-iommu.
     Paravirt,
+    /// Emulated ITSs; there is no SMMU.
+    Its,
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
             Self::Plain => "plain",
             Self::Nested => "nested",
             Self::Paravirt => "paravirt",
+            Self::Its => "its",
         }
     }
 }
@@ -87,6 +90,7 @@ impl From<World> for Kind {
             World::Plain => Self::Plain,
             World::Nested => Self::Nested,
             World::Paravirt => Self::Paravirt,
+            World::Its => Self::Its,
         }
     }
 }
@@ -107,7 +111,12 @@ fn profile(text: &str) -> Result<Profile, String> {
     if text == "all" {
         return Ok(Profile(None));
     }
-    let names: Vec<_> = profiles().iter().map(|profile| profile.name).collect();
+    let mut names: Vec<_> = profiles().iter().map(|profile| profile.name).collect();
+    names.extend(
+        gicv3_model::Profile::all()
+            .iter()
+            .map(|profile| profile.name),
+    );
     match names.iter().find(|name| **name == text) {
         Some(name) => Ok(Profile(Some(name))),
         None => Err(format!(

@@ -2,6 +2,7 @@
 
 use crate::action::Action;
 use crate::host::HostOp;
+use crate::its::ItsOp;
 use crate::paravirt::ParaOp;
 use smmuv3_model::Fault;
 
@@ -124,6 +125,8 @@ pub enum Op {
     },
     /// The host does something to its domains. Nothing where it has none.
     Para(ParaOp),
+    /// The host does something to its ITSs. Nothing where it has none.
+    Its(ItsOp),
     /// Something that needs no lock.
     Now(Action),
     /// The same in the middle of the next operation.

@@ -117,7 +117,7 @@ impl World<'_> {
             }
             Op::Now(action) => self.machine.act(&action),
             // Of another world.
-            Op::Para(_) => {}
+            Op::Para(_) | Op::Its(_) => {}
             // Only prepare the next one.
             Op::Starve { .. } | Op::During { .. } => {}
         }

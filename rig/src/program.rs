@@ -6,6 +6,7 @@ use crate::op::Op;
 use crate::setup::Setup;
 
 pub use crate::host::generate::{nested_setup, program as nested_program};
+pub use crate::its::{its_program, its_setup};
 pub use crate::paravirt::generate::{para_setup, program as para_program};
 use proptest::prelude::*;
 use smmuv3_model::{Acknowledgement, Fault, Mode, Profile};
@@ -361,6 +362,7 @@ pub fn setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
             nested: false,
             paravirt: None,
             messages: false,
+            gic: None,
         }
     })
 }

@@ -1,6 +1,7 @@
 //! What a program runs on, and how it ends.
 
 use crate::finding::Finding;
+use crate::its::GicSetup;
 use crate::map::first_owner;
 use crate::paravirt::Para;
 use portcullis_ownership::Owner;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub paravirt: Option<Para>,
     /// The physical SMMU may store to the registers that the host sees.
     pub messages: bool,
+    /// It is about interrupts, and there is no SMMU.
+    pub gic: Option<GicSetup>,
 }
 
 impl Setup {
@@ -48,6 +51,7 @@ impl Setup {
             nested: false,
             paravirt: None,
             messages: false,
+            gic: None,
         }
     }
 
@@ -67,6 +71,9 @@ impl Setup {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(gic) = self.gic {
+            return write!(f, "{}: {gic:x?}", gic.gic().name);
+        }
         write!(f, "{}", self.profile.name)?;
         if let Some(second) = self.second {
             write!(f, " and {}", second.name)?;

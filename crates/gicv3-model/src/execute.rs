@@ -49,7 +49,8 @@ impl<B: Bus> Inner<B> {
             }
         }
         let stall_next = Fault::StallNext { its };
-        let done = if self.has_fault(stall_next) {
+        let broken = self.has_fault(stall_next);
+        let done = if broken {
             self.faults.retain(|fault| *fault != stall_next);
             Err(CommandError::Opcode)
         } else {
@@ -63,6 +64,7 @@ impl<B: Bus> Inner<B> {
                 error,
             });
             let stall = match self.profile.on_error {
+                _ if broken => true,
                 OnError::Skip => false,
                 OnError::Stall => true,
                 OnError::Either => self.draw.once_in(2),

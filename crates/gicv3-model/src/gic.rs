@@ -28,7 +28,7 @@ pub enum Fault {
         /// By which ITS.
         its: usize,
     },
-    /// The next command is an error, once.
+    /// The ITS stalls at the next command, once; after a retry it carries it out.
     StallNext {
         /// Of which ITS.
         its: usize,
@@ -253,6 +253,15 @@ impl<B: Bus> Gic<B> {
         let event = unit.events.get(&(device, event))?;
         let cpu = unit.collections.get(&event.collection).copied();
         Some((event.lpi, event.collection, cpu))
+    }
+
+    /// Every event that is mapped at an ITS: DeviceID, EventID, and LPI.
+    pub fn mapped(&self, its: usize) -> Vec<(u32, u32, u32)> {
+        let inner = self.inner();
+        let events = inner.units[its].events.iter();
+        events
+            .map(|(&(device, event), mapped)| (device, event, mapped.lpi))
+            .collect()
     }
 
     /// Breaks something.
