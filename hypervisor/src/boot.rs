@@ -19,8 +19,8 @@ use crate::{gic, host, image, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Conduit, Console, Fdt, HostTreePlan, KernelHeader, Layout, Loaded, Machine,
-    Occupant, TREE_HEADER_SIZE, smmus_to_fence,
+    BootError, Conduit, Console, Fdt, FirmwareMemory, HostTreePlan, KernelHeader, Layout, Loaded,
+    Machine, Occupant, TREE_HEADER_SIZE, smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
@@ -116,24 +116,28 @@ fn start(
         tree,
         kernel: header,
     };
+    let firmware = FirmwareMemory::find(machine, &loaded)?;
     // Where the pool goes does not matter for the size of the tree.
     let places = [loaded.image; PROTECTED];
-    let tree_bytes = HostTreePlan::new(machine, &places, true).bytes_needed(&fdt) as u64;
-    let pool_bytes = owners::pool_bytes(machine, &features);
+    let tree_bytes = HostTreePlan::new(machine, &places, true)
+        .with_firmware(&firmware)
+        .bytes_needed(&fdt) as u64;
+    let pool_bytes = owners::pool_bytes(machine, &features, &firmware);
     let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
     memory::set_pool(layout.pool)?;
     owners::make_stacks(machine)?;
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
-    let ledger = owners::make_ledger(machine, &protected)?;
+    let ledger = owners::make_ledger(machine, &protected, &firmware)?;
     devices::take_gic(machine)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
-    let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected, features.coherent)?;
+    let plan = HostTreePlan::new(machine, &protected, features.coherent).with_firmware(&firmware);
+    let tree_bytes = write_host_tree(&fdt, &layout, &plan)?;
     mmu::unmap(tree)?;
     let sharing = owners::make_host(machine, &features, ledger)?;
-    report(machine, &protected, sharing);
+    report(machine, &protected, &firmware, sharing);
     let entry = layout.kernel.start();
     info!(
         "event=host_start entry={entry} tree={} tree_bytes={tree_bytes} cpus={}",
@@ -171,11 +175,9 @@ fn bytes(range: Range<PhysAddr>) -> &'static [u8] {
 }
 
 fn write_host_tree(
-    machine: &Machine,
     fdt: &Fdt<'_>,
     layout: &Layout,
-    protected: &[Range<PhysAddr>],
-    coherent: bool,
+    plan: &HostTreePlan<'_>,
 ) -> Result<usize, Refusal> {
     let area = layout.host_tree;
     mmu::map(area, MemoryType::Normal, Access::ReadWrite)?;
@@ -183,15 +185,22 @@ fn write_host_tree(
     // SAFETY: the range was just mapped read-write; it is free memory of the
     // host's, which does not run yet, and no other reference to it exists.
     let out = unsafe { core::slice::from_raw_parts_mut(area.start().raw() as *mut u8, len) };
-    let written = HostTreePlan::new(machine, protected, coherent).write(fdt, out)?;
+    let written = plan.write(fdt, out)?;
     // The host reads it with its caches off.
     mmu::clean_to_memory(area.start().raw(), written as u64);
     mmu::unmap(area)?;
     Ok(written)
 }
 
-fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
-    for (range, what) in protected.iter().zip(["image", "pool"]) {
+fn report(
+    machine: &Machine,
+    protected: &[Range<PhysAddr>],
+    firmware: &FirmwareMemory,
+    sharing: Sharing,
+) {
+    let own = protected.iter().copied().zip(["image", "pool"]);
+    let firmware = firmware.ranges().map(|range| (range, "firmware"));
+    for (range, what) in own.chain(firmware) {
         info!(
             "event=memory_reserved base={} size={:#x} what={what}",
             range.start(),

@@ -254,11 +254,6 @@ impl<'a> Fdt<'a> {
             .take_while(|entry| *entry != (0, 0))
     }
 
-    /// The memory reservation block, its terminating entry included.
-    pub(crate) fn reservation_bytes(&self) -> &'a [u8] {
-        self.reservations
-    }
-
     /// The strings block (section 5.5).
     pub(crate) fn strings(&self) -> &'a [u8] {
         self.strings

@@ -14,6 +14,7 @@ pub use viommu::ViommuNode;
 use crate::args::HostIommu;
 use crate::error::BootError;
 use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
+use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 use crate::list::List;
 use crate::machine::UNCONFINED_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
@@ -68,6 +69,11 @@ pub struct HostTreePlan<'a> {
     /// Memory that the host must leave alone: each range becomes a node
     /// `portcullis@…` with `no-map` in `/reserved-memory`.
     pub protected: &'a [Range<PhysAddr>],
+    /// Memory of firmware's that only the memory reservation block names: each
+    /// range becomes a node `firmware@…` with `no-map`, and the entries it comes
+    /// from go. For Linux, what is in that block is memory like any other that it
+    /// does not give out: it maps it, and refuses `no-map` for it.
+    pub firmware: List<Range<PhysAddr>, FIRMWARE_LIMIT>,
     /// Nodes to add below the root.
     pub add: &'a [NewNode<'a>],
 }
@@ -108,8 +114,30 @@ impl<'a> HostTreePlan<'a> {
             kernel: machine.modules.kernel.node,
             ramdisk: machine.modules.ramdisk.map(|module| module.range),
             protected,
+            firmware: List::new(),
             add: &[],
         }
+    }
+
+    /// The same plan, with what the host is to know of firmware's memory.
+    #[must_use]
+    pub fn with_firmware(mut self, firmware: &FirmwareMemory) -> Self {
+        for range in firmware.listed() {
+            // As many slots as there can be such ranges.
+            let _ = self.firmware.push(range);
+        }
+        self
+    }
+
+    /// Whether an entry of the memory reservation block goes.
+    fn drops_reservation(&self, address: u64, size: u64) -> bool {
+        Range::from_size(PhysAddr::new(address), size)
+            .is_ok_and(|entry| self.firmware.iter().any(|range| range.overlaps(&entry)))
+    }
+
+    /// Whether there is anything to add to `/reserved-memory`.
+    fn reserves(&self) -> bool {
+        !self.protected.is_empty() || !self.firmware.is_empty()
     }
 
     /// Writes the host's tree to the start of `out` and returns how many
@@ -142,7 +170,9 @@ impl<'a> HostTreePlan<'a> {
         let mut copy = Copier {
             plan: self,
             source: *source,
-            writer: Writer::new(source, out)?,
+            writer: Writer::new(source, out, |address, size| {
+                !self.drops_reservation(address, size)
+            })?,
             chosen: id(b"/chosen"),
             aliases: id(b"/aliases"),
             symbols: id(b"/__symbols__"),
@@ -168,7 +198,8 @@ impl<'a> HostTreePlan<'a> {
         let smmus = self.emulated.len().saturating_mul(160);
         // A virtio-iommu takes 176.
         let smmus = smmus.saturating_add(192);
-        let fixed = self.protected.len().saturating_mul(96).saturating_add(1024);
+        let reserved = self.protected.len().saturating_add(self.firmware.len());
+        let fixed = reserved.saturating_mul(96).saturating_add(1024);
         let fixed = fixed.saturating_add(smmus);
         let added = self.add.iter().map(text);
         added.fold(source.used().saturating_add(fixed), usize::saturating_add)
@@ -379,7 +410,7 @@ impl<'s> Copier<'_, 's, '_> {
         if let Some(emulated) = self.plan.emulated(node.id()) {
             emulated::properties(&mut self.writer, &self.source, emulated)?;
         }
-        if Some(node.id()) == self.reserved && !self.plan.protected.is_empty() {
+        if Some(node.id()) == self.reserved && self.plan.reserves() {
             self.reserved_header(Some(node))?;
         }
         Ok(())
@@ -393,7 +424,7 @@ impl<'s> Copier<'_, 's, '_> {
         if node != self.source.root().id() {
             return Ok(());
         }
-        if self.reserved.is_none() && !self.plan.protected.is_empty() {
+        if self.reserved.is_none() && self.plan.reserves() {
             self.writer.begin(b"reserved-memory")?;
             self.reserved_header(None)?;
             self.protected_ranges()?;
@@ -448,7 +479,13 @@ impl<'s> Copier<'_, 's, '_> {
 
     fn protected_ranges(&mut self) -> Result<(), BootError> {
         let cells = self.reserved_cells()?;
-        for range in self.plan.protected {
+        let ours = self
+            .plan
+            .protected
+            .iter()
+            .map(|range| ("portcullis", range));
+        let firmware = self.plan.firmware.iter().map(|range| ("firmware", range));
+        for (what, range) in ours.chain(firmware) {
             let too_small = || BootError::CellsTooSmall {
                 range: *range,
                 node: crate::text::NodePath::start_of(b"/reserved-memory"),
@@ -458,7 +495,7 @@ impl<'s> Copier<'_, 's, '_> {
                 reg.push(range.start().raw(), cells.address) && reg.push(range.size(), cells.size);
             let value = reg.bytes().filter(|_| fits).ok_or_else(too_small)?;
             self.writer
-                .begin(writer::unit_name("portcullis", range.start().raw()).as_bytes())?;
+                .begin(writer::unit_name(what, range.start().raw()).as_bytes())?;
             self.writer.property(Name::New("reg"), value)?;
             self.writer.property(Name::New("no-map"), &[])?;
             self.writer.end()?;

@@ -7,6 +7,7 @@
 //! | open and check the tree | [`Fdt::new`] |
 //! | read command line, machine and modules | [`Machine::from_tree`] |
 //! | read the host kernel's header | [`KernelHeader::parse`] |
+//! | find the memory that is firmware's | [`FirmwareMemory::find`] |
 //! | check where things are, choose where the rest goes | [`Layout::plan`] |
 //! | write the host's tree | [`HostTreePlan::write`] |
 //!
@@ -24,6 +25,7 @@
 mod args;
 mod error;
 mod fdt;
+mod firmware;
 mod host_tree;
 mod kernel;
 mod layout;
@@ -38,6 +40,7 @@ pub use fdt::{
     DEPTH_LIMIT, Fdt, HEADER_SIZE as TREE_HEADER_SIZE, NAME_LIMIT, NODE_LIMIT, Node, NodeId,
     PROPERTY_LIMIT, Structure, TREE_SIZE_LIMIT,
 };
+pub use firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 pub use host_tree::{Emulated, HostTreePlan, NewNode, PATH_LIMIT, ViommuNode};
 pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};
 pub use layout::{BLOCK, Layout, Loaded};

@@ -21,6 +21,9 @@ const DOORBELL: u64 = 0x0809_0000;
 /// The hypervisor's memory: its ends are in the middle of 2 MiB blocks.
 const OWN: u64 = RAM + 0x20_3000;
 const OWN_SIZE: u64 = 0x9_9000;
+/// Firmware's, in the middle of a 2 MiB block.
+const FIRMWARE: u64 = RAM + 0x60_3000;
+const FIRMWARE_SIZE: u64 = 0x2_1000;
 
 fn range(start: u64, size: u64) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(start), size).unwrap()
@@ -56,6 +59,14 @@ impl Fixture {
         let ledger = Ledger::new(&banks).unwrap();
         ledger
             .begin(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)
+            .unwrap()
+            .commit();
+        ledger
+            .begin(
+                range(FIRMWARE, FIRMWARE_SIZE),
+                Owner::NOBODY,
+                Owner::FIRMWARE,
+            )
             .unwrap()
             .commit();
         for run in ledger.runs(Owner::NOBODY) {
@@ -137,6 +148,11 @@ fn every_page_is_where_it_belongs() {
             let far = (RAM..RAM + RAM_SIZE).step_by(0x11_1000);
             for page in near.chain(far) {
                 let host = !range(OWN, OWN_SIZE).contains(PhysAddr::new(page));
+                assert_reach(space, page, host, host);
+            }
+            let around = FIRMWARE - 0x1_0000..FIRMWARE + FIRMWARE_SIZE + 0x1_0000;
+            for page in around.step_by(PAGE_SIZE as usize) {
+                let host = !range(FIRMWARE, FIRMWARE_SIZE).contains(PhysAddr::new(page));
                 assert_reach(space, page, host, host);
             }
             // Registers are the CPUs' only, the doorbell is both's.
@@ -324,6 +340,21 @@ fn pages_that_devices_hold_and_pages_of_others_stay() {
             Err(HostError::Ledger(_))
         ));
         assert_reach(space, OWN, false, false);
+        // Nobody pins firmware's memory, and the host neither gives nor gets it.
+        let firmware = range(FIRMWARE, PAGE_SIZE);
+        assert!(space.ledger().pin(firmware, Owner::HOST).is_err());
+        assert!(!space.is_host_ram(firmware.start()));
+        for owner in [Owner::HYPERVISOR, Owner::NOBODY] {
+            assert!(matches!(
+                space.take(firmware, owner, &mut recorder),
+                Err(HostError::Ledger(_))
+            ));
+            assert!(matches!(
+                space.give(firmware, owner, &mut recorder),
+                Err(HostError::Ledger(_))
+            ));
+        }
+        assert_reach(space, FIRMWARE, false, false);
         assert!(recorder.cpus.is_empty() && recorder.smmus.is_empty());
     });
 }

@@ -10,7 +10,7 @@ use crate::sysreg::read_sysreg;
 use crate::{gic, lend, machine, mmu, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{BANK_LIMIT, Gic, HostIommu, Machine};
+use portcullis_boot::{BANK_LIMIT, FirmwareMemory, Gic, HostIommu, Machine};
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Entry, Owner};
 use portcullis_pagetable::{Geometry, Granule};
@@ -31,6 +31,9 @@ const POOL_SMMU: u64 = 96 << 10;
 /// Pool memory for what the host sees of each SMMU in nested mode: its register
 /// pages, and EL2's tables for the host's queues.
 const POOL_EMULATED: u64 = 96 << 10;
+/// Pool memory for a hole in the host's RAM: at each end a table of level 2 and
+/// one of level 3, for CPUs and for devices.
+const POOL_HOLE: u64 = 8 * PAGE_SIZE;
 
 static BANKS: Once<Banks> = Once::new();
 
@@ -57,7 +60,7 @@ pub(super) fn ram_pages(machine: &Machine) -> u64 {
         .sum()
 }
 
-pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
+pub(super) fn pool_bytes(machine: &Machine, common: &Common, firmware: &FirmwareMemory) -> u64 {
     let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
     let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
     let smmus = machine.smmus.len() as u64;
@@ -69,7 +72,8 @@ pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
             POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables + machine.trace
         }
     };
-    ledger + cpus + POOL_BASE + smmus * POOL_SMMU + seen
+    let holes = firmware.ranges().count() as u64 * POOL_HOLE;
+    ledger + cpus + POOL_BASE + smmus * POOL_SMMU + holes + seen
 }
 
 /// Bytes of the stream table entries when the host gives each stream of its
@@ -130,10 +134,12 @@ fn ledger_words(count: u64, fill: u64) -> Result<&'static [AtomicU32], Refusal> 
     Ok(unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) })
 }
 
-/// A ledger in which the hypervisor has `protected` and the host the rest.
+/// A ledger in which the hypervisor has `protected`, firmware its own, and the
+/// host the rest.
 pub(super) fn make_ledger(
     machine: &Machine,
     protected: &[Range<PhysAddr>],
+    firmware: &FirmwareMemory,
 ) -> Result<Ledger<'static>, Refusal> {
     const HOST: u64 = Entry::initial(Owner::HOST) as u64;
     let mut banks = [None; BANK_LIMIT];
@@ -154,6 +160,9 @@ pub(super) fn make_ledger(
         ledger
             .begin(*range, Owner::HOST, Owner::HYPERVISOR)?
             .commit();
+    }
+    for range in firmware.ranges() {
+        ledger.begin(range, Owner::HOST, Owner::FIRMWARE)?.commit();
     }
     Ok(ledger)
 }

@@ -22,6 +22,8 @@ const GICR: u64 = 0x080a_0000;
 const SMMU: u64 = 0x0905_0000;
 /// QEMU puts a kernel image 2 MiB above the start of RAM.
 const HYPERVISOR: u64 = 0x4020_0000;
+/// Where a test may have its tree say that there is memory of firmware's.
+const FIRMWARE: u64 = 0x8000_0000;
 /// The SMMU's event queue interrupt: SPI 74.
 const OURS: u64 = 106;
 /// Bits of the event queue's and the global error's interrupt (SPI 77) in their
