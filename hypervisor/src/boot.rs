@@ -11,7 +11,7 @@ mod refuse;
 pub use owners::{FATAL_STACK, STACK};
 pub use refuse::end_refused;
 
-use crate::log::{self, debug, info};
+use crate::log::{self, debug, info, warning};
 use crate::mmio::Device;
 use crate::percpu::{self, PER_CPU};
 use crate::refusal::Refusal;
@@ -19,17 +19,20 @@ use crate::{gic, host, image, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Conduit, Console, Fdt, FirmwareMemory, HostTreePlan, KernelHeader, Layout, Loaded,
-    Machine, Occupant, TREE_HEADER_SIZE, smmus_to_fence,
+    BootError, Conduit, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan,
+    KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict, smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
-use spin::Once;
+use spin::{Mutex, Once};
 
 /// Ranges of memory that are the hypervisor's: image and pool.
 const PROTECTED: usize = 2;
 
 static MACHINE: Once<Machine> = Once::new();
+
+/// Too large for a stack. Only the boot looks at it.
+static REGISTERS: Mutex<HostRegisters> = Mutex::new(HostRegisters::new());
 
 /// Called by `entry.rs` with the MMU off and the device tree's address.
 pub extern "C" fn primary(tree: u64) -> ! {
@@ -98,7 +101,9 @@ fn start(
     if let Some(console) = machine.console {
         use_console(console.registers);
     }
-    let features = devices::check_smmus(machine)?;
+    let mut registers = REGISTERS.lock();
+    registers.find(&fdt, machine)?;
+    let features = devices::check_smmus(machine, registers.end())?;
 
     let kernel = machine.modules.kernel.range;
     if !machine.memory.iter().any(|bank| bank.covers(&kernel)) {
@@ -135,8 +140,9 @@ fn start(
     // reach from the next step on.
     let plan = HostTreePlan::new(machine, &protected, features.coherent).with_firmware(&firmware);
     let tree_bytes = write_host_tree(&fdt, &layout, &plan)?;
+    report_devices(machine, &fdt, &registers)?;
     mmu::unmap(tree)?;
-    let sharing = owners::make_host(machine, &features, ledger)?;
+    let sharing = owners::make_host(machine, &features, ledger, &mut registers)?;
     report(machine, &protected, &firmware, sharing);
     let entry = layout.kernel.start();
     info!(
@@ -222,26 +228,6 @@ fn report(
             "fiq"
         },
     );
-    // Neighbours, such as QEMU's 32 virtio-mmio transports, make one line.
-    let mut withheld: Option<Range<PhysAddr>> = None;
-    let ranges = machine.unconfined.iter().map(|device| device.range);
-    for next in ranges.map(Some).chain([None]) {
-        withheld = match (withheld, next) {
-            (Some(run), Some(next)) if run.end() == next.start() => {
-                Range::new(run.start(), next.end()).ok()
-            }
-            (Some(run), next) => {
-                info!(
-                    "event=device_withheld base={} size={:#x} reason=\"it does DMA that no SMMU \
-                     translates\"",
-                    run.start(),
-                    run.size()
-                );
-                next
-            }
-            (None, next) => next,
-        };
-    }
     for bank in machine.memory.iter() {
         debug!(
             "event=memory_bank base={} size={:#x}",
@@ -249,4 +235,35 @@ fn report(
             bank.size()
         );
     }
+}
+
+/// Says which devices the host does not get, and which it gets on trust.
+fn report_devices(
+    machine: &Machine,
+    fdt: &Fdt<'_>,
+    registers: &HostRegisters,
+) -> Result<(), Refusal> {
+    machine.for_each_note(fdt, |note| {
+        let (base, size) = (note.range.start(), note.range.size());
+        let DeviceNote { path, nodes, .. } = note;
+        match note.verdict {
+            Verdict::Withheld(why) => info!(
+                "event=device_withheld node={path} nodes={nodes} base={base} size={size:#x} \
+                 reason=\"{why}\" fix=\"allow-unconfined={path}\""
+            ),
+            _ => warning!(
+                "event=device_unconfined node={path} base={base} size={size:#x} cost=\"the host can \
+                 have it read and write all memory, the hypervisor's too\""
+            ),
+        }
+    })?;
+    registers.for_each_cut(fdt, machine, |path, range| {
+        warning!(
+            "event=device_cut node={path} base={} size={:#x} reason=\"it shares a page with \
+             registers that are withheld\"",
+            range.start(),
+            range.size()
+        );
+    })?;
+    Ok(())
 }

@@ -75,8 +75,6 @@ pub enum Refusal {
     },
     /// More CPUs than the image has room for.
     TooManyCpus(usize),
-    /// More register ranges to withhold than there is room for.
-    TooManyRanges(usize),
     /// The virtio-iommu that the host is to see could not be set up.
     Paravirt(ParavirtError),
     /// The pool is smaller than was planned.
@@ -161,9 +159,6 @@ impl fmt::Display for Reason<'_> {
             Refusal::TooManyCpus(limit) => {
                 write!(f, "the device tree names more than {limit} CPUs")
             }
-            Refusal::TooManyRanges(limit) => {
-                write!(f, "more than {limit} register ranges are to be withheld")
-            }
             Refusal::Paravirt(error) => write!(f, "the host's virtio-iommu: {error}"),
             Refusal::Pool(error) => write!(f, "the hypervisor's memory: {error}"),
             Refusal::PoolExhausted => f.write_str("the hypervisor's memory pool is too small"),
@@ -204,7 +199,6 @@ impl fmt::Display for Fix<'_> {
             Refusal::NoNesting { .. } => "use host-iommu=identity, which needs stage 2 alone",
             Refusal::CpuReach { .. } => "use less memory, or a CPU with more address bits",
             Refusal::TooManyCpus(_) => "use fewer CPUs, or build with a larger MAX_CPUS",
-            Refusal::TooManyRanges(_) => "build with a larger WITHHELD",
             Refusal::Pool(_) => "use less for dma-tables=, or build with a larger POOL_WORDS",
             Refusal::PoolExhausted
             | Refusal::OwnMap(_)

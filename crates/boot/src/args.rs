@@ -7,15 +7,21 @@
 //! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
 //! | `trace` | a size as above, from `64K` to `64M`, in `paravirt`, logged as `info` | nothing is traced |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
+//! | `mmio-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | registers that the tree does not name are nobody's |
+//! | `allow-unconfined` | the path of a node; may be repeated | devices that may do DMA past every SMMU are withheld |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
 use crate::error::BootError;
 use crate::fdt::Fdt;
+use crate::list::List;
 use crate::text::Word;
-use portcullis_addr::PAGE_SIZE;
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, trace=<size>, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, trace=<size>, log=error|warn|info|debug, mmio-allow=<base>,<size>, allow-unconfined=<node path> or console=<alias, node path or stdout>";
+
+/// Most values of `mmio-allow` and of `allow-unconfined`.
+pub const ALLOW_LIMIT: usize = 32;
 
 /// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
 /// single pages.
@@ -80,6 +86,12 @@ pub struct BootArgs<'a> {
     pub trace: u64,
     /// `log=`
     pub log: LogLevel,
+    /// `mmio-allow=`: addresses outside of RAM that the host's CPUs reach beside
+    /// what the tree names; whole pages.
+    pub mmio_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
+    /// `allow-unconfined=`: paths of devices that the host gets although nothing
+    /// keeps them from reaching all memory.
+    pub allow_unconfined: List<&'a str, ALLOW_LIMIT>,
     /// `console=`
     pub console: ConsoleChoice<'a>,
 }
@@ -91,6 +103,8 @@ impl Default for BootArgs<'_> {
             dma_tables: DMA_TABLES,
             trace: 0,
             log: LogLevel::default(),
+            mmio_allow: List::new(),
+            allow_unconfined: List::new(),
             console: ConsoleChoice::default(),
         }
     }
@@ -114,6 +128,7 @@ impl<'a> BootArgs<'a> {
             .ok_or(BootError::ArgumentText)?;
         let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
         let (mut log, mut console) = (None, None);
+        let (mut mmio_allow, mut allow_unconfined) = (List::new(), List::new());
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
                 word: Word::start_of(word.as_bytes()),
@@ -123,6 +138,10 @@ impl<'a> BootArgs<'a> {
                 "dma-tables" => once("dma-tables", &mut dma_tables, tables(value)?)?,
                 "trace" => once("trace", &mut trace, (record(value)?, value))?,
                 "log" => once("log", &mut log, level(value)?)?,
+                "mmio-allow" => push("mmio-allow", &mut mmio_allow, pages(value)?)?,
+                "allow-unconfined" => {
+                    push("allow-unconfined", &mut allow_unconfined, path(value)?)?;
+                }
                 "console" => once("console", &mut console, choice(value)?)?,
                 _ => {
                     return Err(BootError::ArgumentKey {
@@ -150,6 +169,8 @@ impl<'a> BootArgs<'a> {
             dma_tables: dma_tables.unwrap_or(DMA_TABLES),
             trace: trace.map_or(0, |(bytes, _)| bytes),
             log,
+            mmio_allow,
+            allow_unconfined,
             console: console.unwrap_or_default(),
         })
     }
@@ -172,6 +193,17 @@ fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), Boot
         None => Ok(()),
         Some(_) => Err(BootError::ArgumentTwice { key }),
     }
+}
+
+fn push<T: Copy>(
+    key: &'static str,
+    list: &mut List<T, ALLOW_LIMIT>,
+    value: T,
+) -> Result<(), BootError> {
+    list.push(value).map_err(|_| BootError::ArgumentTooOften {
+        key,
+        limit: ALLOW_LIMIT,
+    })
 }
 
 fn wrong(key: &'static str, value: &str, right: &'static str) -> BootError {
@@ -225,6 +257,36 @@ fn size(value: &str, limits: core::ops::RangeInclusive<u64>) -> Option<u64> {
     (limits.contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE)).then_some(bytes)
 }
 
+/// `BASE,SIZE` in bytes, decimal or hexadecimal with `0x`.
+fn pages(value: &str) -> Result<Range<PhysAddr>, BootError> {
+    let number = |text: &str| {
+        let (digits, radix) = match text.strip_prefix("0x") {
+            Some(digits) => (digits, 16),
+            None => (text, 10),
+        };
+        // What the conversion takes beyond digits is a sign.
+        let digits = Some(digits).filter(|digits| !digits.starts_with('+'))?;
+        u64::from_str_radix(digits, radix).ok()
+    };
+    value
+        .split_once(',')
+        .and_then(|(base, size)| Range::from_size(PhysAddr::new(number(base)?), number(size)?).ok())
+        .filter(|range| range.is_aligned(PAGE_SIZE))
+        .ok_or_else(|| {
+            let right = "use whole pages of 4 KiB, as in mmio-allow=0x9100000,0x1000";
+            wrong("mmio-allow", value, right)
+        })
+}
+
+fn path(value: &str) -> Result<&str, BootError> {
+    if value.starts_with('/') {
+        Ok(value)
+    } else {
+        let right = "use the absolute path of a node, as in allow-unconfined=/soc/dma@9100000";
+        Err(wrong("allow-unconfined", value, right))
+    }
+}
+
 fn level(value: &str) -> Result<LogLevel, BootError> {
     Ok(match value {
         "error" => LogLevel::Error,
@@ -266,10 +328,9 @@ mod tests {
             args,
             Ok(BootArgs {
                 host_iommu: HostIommu::Identity,
-                dma_tables: 8 << 20,
-                trace: 0,
                 log: LogLevel::Debug,
                 console: ConsoleChoice::Named("/pl011@9040000"),
+                ..BootArgs::default()
             })
         );
     }
@@ -340,6 +401,51 @@ mod tests {
             let line = format!("trace=1M host-iommu=paravirt log={log}");
             assert_eq!(parse(&line), Err(right.to_owned()));
         }
+    }
+
+    #[test]
+    fn what_is_allowed_may_be_repeated() {
+        let line = "mmio-allow=0x9100000,0x2000 allow-unconfined=/a mmio-allow=4096,4096 allow-unconfined=/b@1/c";
+        let args = BootArgs::parse(line.as_bytes()).unwrap();
+        let ranges: Vec<_> = args.mmio_allow.iter().copied().collect();
+        let range = |at, size| Range::from_size(PhysAddr::new(at), size).unwrap();
+        assert_eq!(ranges, [range(0x910_0000, 0x2000), range(0x1000, 0x1000)]);
+        assert!(args.allow_unconfined.iter().eq(&["/a", "/b@1/c"]));
+        let fix = |line: &str| {
+            BootArgs::parse(line.as_bytes())
+                .unwrap_err()
+                .fix()
+                .to_string()
+        };
+        for wrong in [
+            "",
+            "0x1000",
+            "0x1000,",
+            ",0x1000",
+            "0x1000,0",
+            "0x1001,0x1000",
+            "0x1000,1",
+            "+0x1000,0x1000",
+            "0x+1000,0x1000",
+            "0x1000,-0x1000",
+            "0x1000,0x1000,0x1000",
+            "0xfffffffffffff000,0x2000",
+            "1000h,0x1000",
+        ] {
+            let right = "use whole pages of 4 KiB, as in mmio-allow=0x9100000,0x1000";
+            assert_eq!(fix(&format!("mmio-allow={wrong}")), right, "{wrong}");
+        }
+        assert!(fix("allow-unconfined=serial0").contains("absolute path"));
+        let often = "allow-unconfined=/a ".repeat(ALLOW_LIMIT);
+        assert!(BootArgs::parse(often.as_bytes()).is_ok());
+        let often = often + "allow-unconfined=/a";
+        assert_eq!(
+            BootArgs::parse(often.as_bytes()),
+            Err(BootError::ArgumentTooOften {
+                key: "allow-unconfined",
+                limit: ALLOW_LIMIT
+            })
+        );
     }
 
     #[test]

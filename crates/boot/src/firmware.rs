@@ -12,6 +12,7 @@ use crate::error::{BootError, Occupant};
 use crate::layout::{Loaded, kernel_memory};
 use crate::list::List;
 use crate::machine::Machine;
+use crate::pieces::pieces_without;
 use portcullis_addr::{PhysAddr, Range};
 
 /// Most ranges of firmware's memory.
@@ -118,24 +119,4 @@ fn add(
         }
     }
     Ok(list)
-}
-
-/// The pieces of `range` that are in none of `taken`, ascending.
-pub(crate) fn pieces_without(
-    range: Range<PhysAddr>,
-    taken: impl Iterator<Item = Range<PhysAddr>> + Clone,
-) -> impl Iterator<Item = Range<PhysAddr>> {
-    let mut at = range.start();
-    core::iter::from_fn(move || {
-        // Each round passes one range that is taken, or ends.
-        while let Some(over) = taken.clone().find(|taken| taken.contains(at)) {
-            at = over.end();
-        }
-        let next = taken.clone().map(|taken| taken.start());
-        let end = next.filter(|start| *start > at).min();
-        let end = end.unwrap_or(range.end()).min(range.end());
-        let piece = Range::new(at, end).ok()?;
-        at = end;
-        Some(piece)
-    })
 }

@@ -16,7 +16,7 @@ use crate::error::BootError;
 use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 use crate::list::List;
-use crate::machine::UNCONFINED_LIMIT;
+use crate::machine::WITHHELD_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
 use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT};
@@ -26,10 +26,10 @@ use writer::{Cellular, Name, Writer};
 
 /// Most aliases and symbols that may stand for a node that goes. Each is
 /// looked up by walking the tree.
-pub const PATH_LIMIT: usize = 256;
+pub const PATH_LIMIT: usize = 1024;
 
 /// Most nodes that go.
-const DROP_LIMIT: usize = SMMU_LIMIT + HIDDEN_LIMIT + 16;
+const DROP_LIMIT: usize = SMMU_LIMIT + HIDDEN_LIMIT + WITHHELD_LIMIT + 16;
 
 /// A node to add directly below the root.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +59,8 @@ pub struct HostTreePlan<'a> {
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
     /// More nodes that go, with everything in them and every alias for them:
-    /// devices that no SMMU confines.
-    pub hide_nodes: List<NodeId, UNCONFINED_LIMIT>,
+    /// devices that may do DMA and that no SMMU confines.
+    pub hide_nodes: List<NodeId, WITHHELD_LIMIT>,
     /// The node of the host's kernel, whose `bootargs` become those of
     /// `/chosen`.
     pub kernel: NodeId,
@@ -98,15 +98,10 @@ impl<'a> HostTreePlan<'a> {
     /// The edits of the identity mode, whatever the machine's is.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
-        let mut hide_nodes = List::new();
-        for device in machine.unconfined.iter() {
-            // As many slots as there can be such devices.
-            let _ = hide_nodes.push(device.node);
-        }
         Self {
             emulated: List::new(),
             viommu: None,
-            hide_nodes,
+            hide_nodes: machine.withheld,
             hide_node: machine
                 .console
                 .filter(|console| console.dedicated)
@@ -212,7 +207,7 @@ impl<'a> HostTreePlan<'a> {
         let mut names = List::new();
         let mut add = |node: Node<'s>| {
             names.push(node.name()).map_err(|_| BootError::TooMany {
-                what: "SMMUs, monitors and modules",
+                what: "SMMUs, monitors, modules and devices that are withheld",
                 limit: DROP_LIMIT,
             })
         };
@@ -374,7 +369,7 @@ impl<'s> Copier<'_, 's, '_> {
         self.paths += 1;
         if self.paths > PATH_LIMIT {
             return Err(BootError::TooMany {
-                what: "aliases and symbols of SMMUs, monitors and modules",
+                what: "aliases and symbols of nodes that are withheld",
                 limit: PATH_LIMIT,
             });
         }

@@ -18,6 +18,8 @@ const RAM_SIZE: u64 = (2 << 30) + (64 << 20);
 const UART: u64 = 0x0900_0000;
 const SMMU: u64 = 0x0905_0000;
 const DOORBELL: u64 = 0x0809_0000;
+/// Addresses above RAM that the host is not given.
+const GAP: u64 = 0xd000_0000;
 /// The hypervisor's memory: its ends are in the middle of 2 MiB blocks.
 const OWN: u64 = RAM + 0x20_3000;
 const OWN_SIZE: u64 = 0x9_9000;
@@ -75,13 +77,19 @@ impl Fixture {
                 .unwrap()
                 .commit();
         }
-        let withheld = [range(SMMU, 0x2_0000), range(0x0800_0000, PAGE_SIZE)];
+        // Around the SMMU's registers, with RAM in the middle of one range, and
+        // beyond what the tables can translate.
+        let registers = [
+            range(SMMU + 0x2_0000, GAP - SMMU - 0x2_0000),
+            range(0x0800_1000, SMMU - 0x0800_1000),
+            range(0x80_0000_0000, 1 << 40),
+        ];
         let mut space = HostSpace::new(
             ledger,
             self.tables,
             &self.arena,
             &self.arena,
-            withheld.iter().copied(),
+            registers.into_iter(),
             [range(DOORBELL, 64)].into_iter(),
         )
         .unwrap();
@@ -170,6 +178,11 @@ fn every_page_is_where_it_belongs() {
             // The end of RAM and of the input range.
             assert_reach(space, RAM + RAM_SIZE, true, false);
             assert_reach(space, (1 << 40) - PAGE_SIZE, true, false);
+            // What nobody speaks of.
+            assert_reach(space, GAP - PAGE_SIZE, true, false);
+            for page in [0, 0x07ff_f000, GAP, 0x7f_ffff_f000] {
+                assert_reach(space, page, false, false);
+            }
             assert_eq!(reach(space, 1 << 40), (None, None));
         });
     }

@@ -74,9 +74,8 @@ fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), R
 /// Every range of registers that EL2 drives or withholds lies outside RAM.
 pub(super) fn check_registers(machine: &Machine) -> Result<(), Refusal> {
     let console = machine.console.iter().map(|console| console.registers);
-    let unconfined = machine.unconfined.iter().map(|device| device.range);
     let hidden = machine.hidden.iter().copied();
-    for range in console.chain(unconfined).chain(hidden) {
+    for range in console.chain(hidden) {
         outside_memory(machine, range)?;
     }
     let doorbells = machine.gic.doorbells().map(|its| its.registers);
@@ -101,9 +100,10 @@ pub(super) struct Common {
     pub(super) stream_bits: u8,
 }
 
-pub(super) fn check_smmus(machine: &Machine) -> Result<Common, Refusal> {
+/// `registers_end` is where the registers end that the host is to reach.
+pub(super) fn check_smmus(machine: &Machine, registers_end: PhysAddr) -> Result<Common, Refusal> {
     let ram_end = ram_end(machine);
-    let need = portcullis_isolation::input_bits(ram_end, 48);
+    let need = portcullis_isolation::input_bits(ram_end.max(registers_end), 48);
     let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
     let mut common = Common {
         bits: need,

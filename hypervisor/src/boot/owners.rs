@@ -10,7 +10,7 @@ use crate::sysreg::read_sysreg;
 use crate::{gic, lend, machine, mmu, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{BANK_LIMIT, FirmwareMemory, Gic, HostIommu, Machine};
+use portcullis_boot::{BANK_LIMIT, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine};
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Entry, Owner};
 use portcullis_pagetable::{Geometry, Granule};
@@ -172,6 +172,7 @@ pub(super) fn make_host(
     machine: &Machine,
     common: &Common,
     ledger: Ledger<'static>,
+    registers: &mut HostRegisters,
 ) -> Result<Sharing, Refusal> {
     let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
     let tables = HostTables {
@@ -179,33 +180,11 @@ pub(super) fn make_host(
         cpu_bbm: mmu::bbm(),
         dma_bbm: common.bbm,
     };
-    let mut withheld = [None; WITHHELD];
-    let mut count = 0;
-    let mut withhold = |range: Range<PhysAddr>| {
-        if let Some(slot) = withheld.get_mut(count) {
-            *slot = Some(range);
-        }
-        count += 1;
-    };
-    machine.smmus.iter().for_each(|s| withhold(s.registers));
-    machine.hidden.iter().for_each(|range| withhold(*range));
-    machine.unconfined.iter().for_each(|d| withhold(d.range));
-    if let Some(console) = machine.console.filter(|console| console.dedicated) {
-        withhold(console.registers);
-    }
-    if let (Gic::V3(v3), true) = (&machine.gic, gic::takes_fiq()) {
-        // The memory-mapped CPU interface, which the system registers replace.
-        v3.compatibility.iter().for_each(|range| withhold(*range));
-    }
-    gic::filtered_pages(withhold);
-    if count > WITHHELD {
-        return Err(Refusal::TooManyRanges(WITHHELD));
-    }
-    // A doorbell that is an SMMU's registers, or another thing nobody may
-    // reach, is no doorbell.
-    let withheld = || withheld.iter().flatten();
+    withhold_gic(machine, registers)?;
+    // A doorbell that is an SMMU's registers, or another thing that is withheld,
+    // is no doorbell.
     for its in machine.gic.doorbells() {
-        if withheld().any(|range| range.overlaps(&its.registers)) {
+        if registers.is_withheld(&its.registers) {
             return Err(Refusal::DoorbellWithheld(its.registers));
         }
     }
@@ -214,7 +193,7 @@ pub(super) fn make_host(
         tables,
         Shared::COHERENT,
         Shared::new(common.coherent),
-        withheld().copied(),
+        registers.pages(),
         // The frame is 64 KiB; devices get the page of the one register.
         machine
             .gic
@@ -258,6 +237,18 @@ pub(super) fn make_host(
     Ok(sharing)
 }
 
+/// Withholds what EL2 answers for of the interrupt controller.
+fn withhold_gic(machine: &Machine, registers: &mut HostRegisters) -> Result<(), Refusal> {
+    let mut result = Ok(());
+    let mut withhold = |range: Range<PhysAddr>| result = result.and(registers.withhold(range));
+    if let (Gic::V3(v3), true) = (&machine.gic, gic::takes_fiq()) {
+        // The memory-mapped CPU interface, which the system registers replace.
+        v3.compatibility.iter().for_each(|range| withhold(*range));
+    }
+    gic::filtered_pages(withhold);
+    Ok(result?)
+}
+
 /// Puts the register pages of emulated SMMUs where the host looks for the
 /// physical ones'.
 fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(), Refusal> {
@@ -289,6 +280,3 @@ fn prepare_lending(coherent: bool) -> Result<(), Refusal> {
     let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
     Ok(lend::prepare(coherent, anchor.start())?)
 }
-
-/// Ranges of registers that can be withheld from the host.
-const WITHHELD: usize = 256;
