@@ -103,7 +103,7 @@ fn start(
     }
     let mut registers = REGISTERS.lock();
     registers.find(&fdt, machine)?;
-    let features = devices::check_smmus(machine, registers.end())?;
+    let features = devices::check_smmus(machine, &mut registers)?;
 
     let kernel = machine.modules.kernel.range;
     if !machine.memory.iter().any(|bank| bank.covers(&kernel)) {

@@ -10,7 +10,7 @@ use portcullis_isolation::ShowError;
 use portcullis_ownership::{LedgerError, TransferError};
 use portcullis_pagetable::GeometryError;
 use portcullis_pool::PoolError;
-use smmuv3_driver::{FenceError, ProbeError};
+use smmuv3_driver::{EcmdqError, FenceError, ProbeError};
 
 /// Why the host was not started. Every SMMU that is known is fenced.
 #[derive(Debug)]
@@ -44,6 +44,13 @@ pub enum Refusal {
         smmu: PhysAddr,
         /// What is missing.
         error: ProbeError,
+    },
+    /// An SMMU has command queues that cannot be stopped.
+    SideQueues {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// What is wrong with them.
+        error: EcmdqError,
     },
     /// An SMMU cannot translate in two stages, as nested mode needs.
     NoNesting {
@@ -138,6 +145,7 @@ impl fmt::Display for Reason<'_> {
                 write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
             }
             Refusal::Probe { smmu, error } => write!(f, "the SMMU at {smmu} does not fit: {error}"),
+            Refusal::SideQueues { smmu, error } => write!(f, "the SMMU at {smmu}: {error}"),
             Refusal::NoNesting { smmu, unreliable } => write!(
                 f,
                 "the SMMU at {smmu} {}",
@@ -193,7 +201,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::Probe { .. } => {
                 "use an SMMUv3 with stage 2 and AArch64 tables; QEMU has it from machine virt-9.2 on"
             }
-            Refusal::Fence { .. } | Refusal::BringUp { .. } => {
+            Refusal::Fence { .. } | Refusal::BringUp { .. } | Refusal::SideQueues { .. } => {
                 "check that the SMMU is powered and that nothing else drives it"
             }
             Refusal::NoNesting { .. } => "use host-iommu=identity, which needs stage 2 alone",

@@ -9,9 +9,9 @@ use crate::refusal::Refusal;
 use crate::{mmu, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{Gic, HostIommu, Interrupt, Machine, Smmu, Trigger};
+use portcullis_boot::{Gic, HostIommu, HostRegisters, Interrupt, Machine, Smmu, Trigger};
 use portcullis_pagetable::{Access, Bbm, MemoryType};
-use smmuv3_driver::Features;
+use smmuv3_driver::{CommandPages, Features};
 
 /// Most redistributors of a region that are looked at.
 const FRAME_LIMIT: usize = 512;
@@ -100,10 +100,46 @@ pub(super) struct Common {
     pub(super) stream_bits: u8,
 }
 
-/// `registers_end` is where the registers end that the host is to reach.
-pub(super) fn check_smmus(machine: &Machine, registers_end: PhysAddr) -> Result<Common, Refusal> {
+/// Stops the command queues that an SMMU has beside the one that is driven, and
+/// withholds them: whoever reaches one has the SMMU write anywhere.
+fn stop_side_queues(
+    machine: &Machine,
+    (index, found): (usize, &Smmu),
+    registers: &mut HostRegisters,
+) -> Result<(), Refusal> {
+    let smmu = found.registers.start();
+    let refused = |error| Refusal::SideQueues { smmu, error };
+    let Some(port) = smmu::port(index) else {
+        return Ok(());
+    };
+    let Some(pages) = CommandPages::of(&port).map_err(refused)? else {
+        return Ok(());
+    };
+    for offset in pages.offsets(&port) {
+        let page = smmu.checked_add(offset.map_err(refused)?);
+        let page = page.and_then(|at| Range::from_size(at, CommandPages::SIZE).ok());
+        let page = page.ok_or(Refusal::RegistersInMemory(found.registers))?;
+        outside_memory(machine, page)?;
+        registers.withhold(page)?;
+        mmu::map_missing(page, MemoryType::Device, Access::ReadWrite)?;
+        let queues = smmu::Port::new(Device::from_mapped(page));
+        pages.stop(&queues, &smmu::SystemCounter).map_err(refused)?;
+        mmu::unmap(page)?;
+    }
+    Ok(())
+}
+
+/// What the SMMUs can do, once none has any other command queue; `registers` are
+/// those that the host is to reach.
+pub(super) fn check_smmus(
+    machine: &Machine,
+    registers: &mut HostRegisters,
+) -> Result<Common, Refusal> {
+    for found in machine.smmus.iter().enumerate() {
+        stop_side_queues(machine, found, registers)?;
+    }
     let ram_end = ram_end(machine);
-    let need = portcullis_isolation::input_bits(ram_end.max(registers_end), 48);
+    let need = portcullis_isolation::input_bits(ram_end.max(registers.end()), 48);
     let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
     let mut common = Common {
         bits: need,
