@@ -6,6 +6,7 @@
 
 mod devices;
 mod owners;
+mod pci;
 mod refuse;
 
 pub use owners::{FATAL_STACK, STACK};
@@ -104,6 +105,7 @@ fn start(
     let mut registers = REGISTERS.lock();
     registers.find(&fdt, machine)?;
     let features = devices::check_smmus(machine, &mut registers)?;
+    pci::look(machine)?;
 
     let kernel = machine.modules.kernel.range;
     if !machine.memory.iter().any(|bank| bank.covers(&kernel)) {

@@ -5,10 +5,11 @@ use crate::paravirt::ParavirtError;
 use crate::smmu::BringUpError;
 use core::fmt;
 use portcullis_addr::{Ipa, PhysAddr, Range};
-use portcullis_boot::BootError;
+use portcullis_boot::{BootError, NodePath};
 use portcullis_isolation::ShowError;
 use portcullis_ownership::{LedgerError, TransferError};
 use portcullis_pagetable::GeometryError;
+use portcullis_pci_survey::{Finding, Function};
 use portcullis_pool::PoolError;
 use smmuv3_driver::{EcmdqError, FenceError, ProbeError};
 
@@ -51,6 +52,15 @@ pub enum Refusal {
         smmu: PhysAddr,
         /// What is wrong with them.
         error: EcmdqError,
+    },
+    /// A PCI function is not confined by the SMMU that the tree names for it.
+    PciFunction {
+        /// Its host bridge.
+        host: NodePath,
+        /// Where it is, by the bus number that it had for a look.
+        function: Function,
+        /// What is wrong with it.
+        finding: Finding,
     },
     /// An SMMU cannot translate in two stages, as nested mode needs.
     NoNesting {
@@ -146,6 +156,21 @@ impl fmt::Display for Reason<'_> {
             }
             Refusal::Probe { smmu, error } => write!(f, "the SMMU at {smmu} does not fit: {error}"),
             Refusal::SideQueues { smmu, error } => write!(f, "the SMMU at {smmu}: {error}"),
+            Refusal::PciFunction {
+                host,
+                function,
+                finding,
+            } => match finding {
+                Finding::BringsMemory(kind) => write!(
+                    f,
+                    "the PCI function {function} of {host}, {kind}, brings memory that nothing keeps \
+                     from the host's devices"
+                ),
+                Finding::PastSmmu(kind) | Finding::Unreadable(kind) => write!(
+                    f,
+                    "the PCI function {function} of {host}, {kind}, does its DMA past the SMMU"
+                ),
+            },
             Refusal::NoNesting { smmu, unreliable } => write!(
                 f,
                 "the SMMU at {smmu} {}",
@@ -203,6 +228,14 @@ impl fmt::Display for Fix<'_> {
             }
             Refusal::Fence { .. } | Refusal::BringUp { .. } | Refusal::SideQueues { .. } => {
                 "check that the SMMU is powered and that nothing else drives it"
+            }
+            Refusal::PciFunction {
+                finding: Finding::BringsMemory(_),
+                ..
+            } => "remove the device",
+            Refusal::PciFunction { .. } => {
+                "remove the device, or give it VIRTIO_F_ACCESS_PLATFORM, in QEMU with \
+                 iommu_platform=on; QEMU adds a virtio-net-pci unless told -nic none"
             }
             Refusal::NoNesting { .. } => "use host-iommu=identity, which needs stage 2 alone",
             Refusal::CpuReach { .. } => "use less memory, or a CPU with more address bits",

@@ -9,6 +9,7 @@ mod emulated;
 mod gic;
 mod interrupt;
 mod memory;
+mod pci;
 pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
@@ -21,6 +22,7 @@ pub use emulated::{HostLineList, HostLines};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
+pub use pci::{BUS_BYTES, PCI_HOST_LIMIT, PciHost};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use viommu::{Viommu, endpoint};
@@ -83,7 +85,10 @@ pub struct Machine {
     /// included: whoever reaches their registers may reach all memory. They go
     /// from the host's tree.
     pub withheld: List<NodeId, WITHHELD_LIMIT>,
-    /// Devices that would be among them but for the command line.
+    /// The PCI host bridges that are the host's, since SMMUs confine what is
+    /// behind them.
+    pub pci_hosts: List<PciHost, PCI_HOST_LIMIT>,
+    /// Devices that would be withheld but for the command line.
     pub allow_unconfined: List<NodeId, ALLOW_LIMIT>,
     /// Addresses that the command line gives to the host.
     pub mmio_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
@@ -149,6 +154,7 @@ impl Machine {
             psci: cpu::psci(fdt)?,
             console,
             withheld: List::new(),
+            pci_hosts: List::new(),
             allow_unconfined: allowed(fdt, &args)?,
             mmio_allow: args.mmio_allow,
             streams,
@@ -159,7 +165,9 @@ impl Machine {
             viommu,
             hidden,
         };
-        machine.withheld = device::withheld(fdt, machine.rules())?;
+        let devices = device::read(fdt, machine.rules())?;
+        machine.withheld = devices.withheld;
+        machine.pci_hosts = devices.pci_hosts;
         Ok(machine)
     }
 

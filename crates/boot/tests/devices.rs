@@ -383,3 +383,43 @@ fn there_is_a_limit() {
         })
     );
 }
+
+/// Where the functions are that the hypervisor looks at (Linux binding
+/// `pci/host-generic-pci.yaml`).
+#[test]
+fn host_bridges_have_configuration_space() {
+    let with = |change: &dyn Fn(&mut Tree)| {
+        let mut tree = machine();
+        let bridge = tree.at("pcie@10000000");
+        bridge.set("compatible", strings(&["pci-host-ecam-generic"]));
+        bridge.set("reg", reg(&[(0x2000_0000, 0x40_0000)]));
+        change(bridge);
+        let machine = Machine::from_fdt(&tree.flatten())?;
+        let host = machine.pci_hosts.iter().next().copied();
+        Ok::<_, BootError>(host)
+    };
+    let host = with(&|_| {}).unwrap().unwrap();
+    assert_eq!(
+        (host.buses(), host.path.as_str()),
+        (0..=3, "/pcie@10000000")
+    );
+    assert_eq!(host.bus(3), Some(range(0x2030_0000, 0x10_0000)));
+    assert_eq!(host.bus(4), None);
+    let host = with(&|bridge| bridge.set("bus-range", cells(&[0x40, 0x41])));
+    let host = host.unwrap().unwrap();
+    assert_eq!(host.buses(), 0x40..=0x41);
+    assert_eq!(host.bus(0x41), Some(range(0x2010_0000, 0x10_0000)));
+    assert_eq!((host.bus(0x42), host.bus(0)), (None, None));
+    // Another kind, no bus' worth of space, none that is the host's.
+    let host = with(&|bridge| bridge.set("compatible", strings(&["snps,dw-pcie"])));
+    assert_eq!(host.unwrap().unwrap().ecam, None);
+    let host = with(&|bridge| bridge.set("reg", reg(&[(0x2000_0000, 0xf_0000)])));
+    assert_eq!(host.unwrap().unwrap().ecam, None);
+    assert_eq!(with(&|bridge| bridge.remove("iommu-map")), Ok(None));
+    assert_eq!(
+        with(&|bridge| bridge.set("status", strings(&["disabled"]))),
+        Ok(None)
+    );
+    let error = with(&|bridge| bridge.set("bus-range", cells(&[0, 256]))).unwrap_err();
+    assert_eq!(error.fix().to_string(), "two numbers below 256");
+}

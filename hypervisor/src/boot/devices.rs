@@ -61,7 +61,7 @@ fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refus
 
 /// Refuses registers that the tree puts into RAM: EL2 would drive its own
 /// memory, and the host would have as memory what is to be withheld.
-fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
+pub(super) fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
     let pages = registers
         .page_outward()
         .ok_or(Refusal::RegistersInMemory(registers))?;

@@ -8,6 +8,7 @@
 //! known to be confined or to do no DMA.
 
 use super::binding::{does_dma, does_no_dma, is_pci};
+use super::pci::{self, PCI_HOST_LIMIT, PciHost};
 use super::reg::{for_each_pci_window, for_each_register};
 use super::smmu::{is_monitor, is_smmu};
 use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
@@ -73,6 +74,11 @@ pub(crate) struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
+    /// The node and those around it.
+    pub fn ancestry(&self) -> &Ancestry<'a> {
+        &self.ancestry
+    }
+
     /// Hands every range of registers to `each`, those in the windows of a PCI
     /// host bridge included: functions that firmware has set up can be driven
     /// through these alone. An entry that does not translate is no address.
@@ -195,12 +201,18 @@ impl Rules<'_> {
     }
 }
 
-/// The nodes that go from the host's tree, with everything in them: all that
-/// are withheld but for what is the hypervisor's, which has other reasons to.
-pub(super) fn withheld(
-    fdt: &Fdt<'_>,
-    rules: Rules<'_>,
-) -> Result<List<NodeId, WITHHELD_LIMIT>, BootError> {
+/// What is to be known of the devices of a machine.
+pub(super) struct Found {
+    /// The nodes that go from the host's tree, with everything in them: all that
+    /// are withheld but for what is the hypervisor's, which has other reasons to.
+    pub withheld: List<NodeId, WITHHELD_LIMIT>,
+    /// The PCI host bridges that stay, behind SMMUs.
+    pub pci_hosts: List<PciHost, PCI_HOST_LIMIT>,
+}
+
+/// Looks at every device.
+pub(super) fn read(fdt: &Fdt<'_>, rules: Rules<'_>) -> Result<Found, BootError> {
+    let mut hosts = List::new();
     let mut found = List::new();
     for_each_device(fdt, rules, &mut |device| match device.verdict {
         Verdict::Withheld(Withheld::DoesDma | Withheld::Unknown) => found
@@ -209,9 +221,12 @@ pub(super) fn withheld(
                 what: "devices without an SMMU",
                 limit: WITHHELD_LIMIT,
             }),
-        _ => Ok(()),
+        _ => pci::add(&mut hosts, &device, || fdt.path(device.node.id())),
     })?;
-    Ok(found)
+    Ok(Found {
+        withheld: found,
+        pci_hosts: hosts,
+    })
 }
 
 /// Devices for one line of the log: some that are withheld, or one that is
