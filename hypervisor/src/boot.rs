@@ -102,6 +102,13 @@ fn start(
     if let Some(console) = machine.console {
         use_console(console.registers);
     }
+    if let Some(path) = &machine.console_unused {
+        warning!(
+            "event=console_unused node={path} reason=\"the host could switch it off\" \
+             fix=\"trust-power=yes, or a UART with a fixed clock\""
+        );
+        log::drop_console();
+    }
     let mut registers = REGISTERS.lock();
     registers.find(&fdt, machine)?;
     let features = devices::check_smmus(machine, &mut registers)?;

@@ -1,9 +1,11 @@
 //! Failures on demand, for tests of the failure path. Only in images built with
 //! the feature `provoke`, which are for nothing else.
 
-use crate::image;
 use crate::trap::Frame;
+use crate::{image, smmu};
 use core::arch::asm;
+use smmuv3_driver::Registers;
+use smmuv3_spec::reg::CR0;
 
 /// Fails in the way that the host asks for by writing a number to the first
 /// byte of the image, which it cannot otherwise reach.
@@ -20,7 +22,15 @@ pub fn maybe(frame: &Frame, esr: u64, ipa: u64) {
         0x0bad_0004 => store(image::base()),
         // SAFETY: an instruction that is undefined at EL2, to see it reported.
         0x0bad_0005 => unsafe { asm!("udf #0") },
+        0x0bad_0006 => forget(),
         _ => {}
+    }
+}
+
+/// Leaves the first SMMU as it would be after a reset.
+fn forget() {
+    if let Some(port) = smmu::port(0) {
+        port.write32(CR0, 0);
     }
 }
 

@@ -216,6 +216,16 @@ pub fn still_guard() -> bool {
     })
 }
 
+/// Stops everything when an SMMU translates no longer: what has lost its power, its
+/// clock or was reset lets DMA through as it pleases.
+pub fn guard() {
+    if !still_guard() {
+        crate::fatal::fatal(format_args!(
+            "an SMMU translates no longer: its power, clock or reset was not kept"
+        ));
+    }
+}
+
 /// The registers of an SMMU that is known.
 #[must_use]
 pub fn port(index: usize) -> Option<Port> {

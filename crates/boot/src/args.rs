@@ -9,6 +9,7 @@
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `mmio-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | registers that the tree does not name are nobody's |
 //! | `allow-unconfined` | the path of a node; may be repeated | devices that may do DMA past every SMMU are withheld |
+//! | `trust-power` | `yes`, `no` | `no` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
 use crate::error::BootError;
@@ -18,7 +19,7 @@ use crate::text::Word;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, trace=<size>, log=error|warn|info|debug, mmio-allow=<base>,<size>, allow-unconfined=<node path> or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, trace=<size>, log=error|warn|info|debug, mmio-allow=<base>,<size>, allow-unconfined=<node path>, trust-power=yes|no or console=<alias, node path or stdout>";
 
 /// Most values of `mmio-allow` and of `allow-unconfined`.
 pub const ALLOW_LIMIT: usize = 32;
@@ -92,6 +93,9 @@ pub struct BootArgs<'a> {
     /// `allow-unconfined=`: paths of devices that the host gets although nothing
     /// keeps them from reaching all memory.
     pub allow_unconfined: List<&'a str, ALLOW_LIMIT>,
+    /// `trust-power=`: the host is trusted not to switch off what the hypervisor
+    /// uses.
+    pub trust_power: bool,
     /// `console=`
     pub console: ConsoleChoice<'a>,
 }
@@ -105,6 +109,7 @@ impl Default for BootArgs<'_> {
             log: LogLevel::default(),
             mmio_allow: List::new(),
             allow_unconfined: List::new(),
+            trust_power: false,
             console: ConsoleChoice::default(),
         }
     }
@@ -127,7 +132,7 @@ impl<'a> BootArgs<'a> {
             .filter(|line| line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
             .ok_or(BootError::ArgumentText)?;
         let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
-        let (mut log, mut console) = (None, None);
+        let (mut log, mut console, mut trust_power) = (None, None, None);
         let (mut mmio_allow, mut allow_unconfined) = (List::new(), List::new());
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
@@ -142,6 +147,7 @@ impl<'a> BootArgs<'a> {
                 "allow-unconfined" => {
                     push("allow-unconfined", &mut allow_unconfined, path(value)?)?;
                 }
+                "trust-power" => once("trust-power", &mut trust_power, yes(value)?)?,
                 "console" => once("console", &mut console, choice(value)?)?,
                 _ => {
                     return Err(BootError::ArgumentKey {
@@ -171,6 +177,7 @@ impl<'a> BootArgs<'a> {
             log,
             mmio_allow,
             allow_unconfined,
+            trust_power: trust_power.unwrap_or(false),
             console: console.unwrap_or_default(),
         })
     }
@@ -284,6 +291,14 @@ fn path(value: &str) -> Result<&str, BootError> {
     } else {
         let right = "use the absolute path of a node, as in allow-unconfined=/soc/dma@9100000";
         Err(wrong("allow-unconfined", value, right))
+    }
+}
+
+fn yes(value: &str) -> Result<bool, BootError> {
+    match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(wrong("trust-power", value, "use trust-power=yes or no")),
     }
 }
 

@@ -187,6 +187,16 @@ pub enum BootError {
         /// The phandle.
         phandle: u32,
     },
+    /// The host could switch something off that the hypervisor depends on.
+    #[error("{property} of {by} lets the host switch off {node}")]
+    Switchable {
+        /// What would be off.
+        node: NodePath,
+        /// The node that says by what: the same, or one around it.
+        by: NodePath,
+        /// The property.
+        property: &'static str,
+    },
     /// Two memory banks overlap.
     #[error("memory bank {first} overlaps memory bank {second}")]
     MemoryOverlap {
@@ -485,6 +495,9 @@ impl fmt::Display for Fix<'_> {
             }
             E::DanglingPhandle { .. } => "name the phandle of a node that exists",
             E::DuplicatePhandle { .. } => "give every node a phandle of its own",
+            E::Switchable { .. } => {
+                "leave it out of the tree where firmware keeps it on, or trust the host with trust-power=yes"
+            }
             E::MemoryOverlap { .. } => "describe each byte of memory once",
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
             E::InterruptParent { .. } => "connect it to the GIC with an SPI",

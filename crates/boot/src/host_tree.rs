@@ -5,6 +5,7 @@
 //! firmware wrote it, phandles included.
 
 mod emulated;
+mod power;
 mod viommu;
 mod writer;
 
@@ -19,7 +20,7 @@ use crate::list::List;
 use crate::machine::WITHHELD_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
-use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT};
+use crate::machine::{HIDDEN_LIMIT, Machine, SMMU_LIMIT, Supplies};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use writer::{Cellular, Name, Writer};
@@ -74,6 +75,8 @@ pub struct HostTreePlan<'a> {
     /// from go. For Linux, what is in that block is memory like any other that it
     /// does not give out: it maps it, and refuses `no-map` for it.
     pub firmware: List<Range<PhysAddr>, FIRMWARE_LIMIT>,
+    /// Nodes whose clocks, power domains and resets the host is to leave on.
+    pub supplies: Supplies,
     /// Nodes to add below the root.
     pub add: &'a [NewNode<'a>],
 }
@@ -110,6 +113,7 @@ impl<'a> HostTreePlan<'a> {
             ramdisk: machine.modules.ramdisk.map(|module| module.range),
             protected,
             firmware: List::new(),
+            supplies: machine.supplies,
             add: &[],
         }
     }
@@ -196,6 +200,7 @@ impl<'a> HostTreePlan<'a> {
         let reserved = self.protected.len().saturating_add(self.firmware.len());
         let fixed = reserved.saturating_mul(96).saturating_add(1024);
         let fixed = fixed.saturating_add(smmus);
+        let fixed = fixed.saturating_add(power::bytes_needed(source, &self.supplies));
         let added = self.add.iter().map(text);
         added.fold(source.used().saturating_add(fixed), usize::saturating_add)
     }
@@ -428,6 +433,7 @@ impl<'s> Copier<'_, 's, '_> {
         if let Some(viommu) = &self.plan.viommu {
             viommu.write(&mut self.writer, &self.source)?;
         }
+        power::write(&mut self.writer, &self.source, &self.plan.supplies)?;
         for new in self.plan.add {
             self.writer.begin(new.name.as_bytes())?;
             for (name, value) in new.properties {

@@ -10,6 +10,7 @@ mod gic;
 mod interrupt;
 mod memory;
 mod pci;
+pub(crate) mod power;
 pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
@@ -23,6 +24,7 @@ pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LI
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
 pub use pci::{BUS_BYTES, PCI_HOST_LIMIT, PciHost};
+pub use power::{SUPPLY_LIMIT, Supplies};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use viommu::{Viommu, endpoint};
@@ -34,7 +36,7 @@ use crate::error::BootError;
 use crate::fdt::{Fdt, NodeId};
 use crate::list::List;
 use crate::module::Modules;
-use crate::text::Word;
+use crate::text::{NodePath, Word};
 use device::Rules;
 use portcullis_addr::{PhysAddr, Range};
 
@@ -67,6 +69,12 @@ pub struct Machine {
     /// The UART for the hypervisor's log; `None` when the machine names no
     /// PL011 as its standard output and the command line asks for no other.
     pub console: Option<Console>,
+    /// The UART that the command line asks for and that is not used, since the
+    /// host could switch it off and have EL2 wait for it.
+    pub console_unused: Option<NodePath>,
+    /// Nodes with clocks, power domains or resets without which the hypervisor's
+    /// devices do nothing: with `trust-power=yes`, else there are none.
+    pub supplies: Supplies,
     /// Every SMMUv3 that is enabled.
     pub smmus: List<Smmu, SMMU_LIMIT>,
     /// The interrupts of the emulated SMMUs, one entry for each of
@@ -142,7 +150,16 @@ impl Machine {
             HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams)?,
             HostIommu::Identity | HostIommu::Nested => None,
         };
-        let console = console::read(fdt, &args, &interrupts)?;
+        let mut supplies = power::read(fdt, &smmus, args.trust_power)?;
+        let mut console = console::read(fdt, &args, &interrupts)?;
+        let mut console_unused = None;
+        // One that is shared is the host's to keep.
+        if let Some(Console { node, .. }) = console.filter(|console| console.dedicated)
+            && !power::add_uart(fdt, node, args.trust_power, &mut supplies)?
+        {
+            console = None;
+            console_unused = Some(fdt.path(node));
+        }
         let mut machine = Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
@@ -153,6 +170,8 @@ impl Machine {
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
             console,
+            console_unused,
+            supplies,
             withheld: List::new(),
             pci_hosts: List::new(),
             allow_unconfined: allowed(fdt, &args)?,

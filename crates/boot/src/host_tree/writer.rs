@@ -6,12 +6,13 @@ use crate::text::{Text, Word};
 use core::fmt::Write as _;
 
 /// Names that are not in every source tree. They follow the source's strings.
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 26] = [
     "#address-cells",
     "#interrupt-cells",
     "#iommu-cells",
     "#size-cells",
     "bootargs",
+    "clocks",
     "compatible",
     "dma-coherent",
     "dma-noncoherent",
@@ -24,8 +25,12 @@ const NAMES: [&str; 21] = [
     "linux,initrd-start",
     "no-map",
     "phandle",
+    "power-domains",
     "ranges",
     "reg",
+    "regulator-always-on",
+    "regulator-name",
+    "resets",
     "status",
     "method",
 ];

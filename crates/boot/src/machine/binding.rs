@@ -20,20 +20,23 @@ struct Harmless {
     models: &'static [&'static str],
 }
 
+/// The GIC and its parts.
+const INTERRUPT_CONTROLLERS: [&str; 9] = [
+    "arm,gic-v3",
+    "arm,gic-v3-its",
+    "arm,gic-v2m-frame",
+    "arm,gic-400",
+    "arm,cortex-a15-gic",
+    "arm,cortex-a9-gic",
+    "arm,cortex-a7-gic",
+    "arm,eb11mp-gic",
+    "arm,pl390",
+];
+
 const HARMLESS: [Harmless; 14] = [
     Harmless {
         reason: "an interrupt controller: what it does write is the hypervisor's to look after",
-        models: &[
-            "arm,gic-v3",
-            "arm,gic-v3-its",
-            "arm,gic-v2m-frame",
-            "arm,gic-400",
-            "arm,cortex-a15-gic",
-            "arm,cortex-a9-gic",
-            "arm,cortex-a7-gic",
-            "arm,eb11mp-gic",
-            "arm,pl390",
-        ],
+        models: &INTERRUPT_CONTROLLERS,
     },
     Harmless {
         reason: "a UART with FIFOs that a CPU or another device's DMA channel empties",
@@ -136,6 +139,12 @@ const MASTERS: [&[u8]; 5] = [
     b"arm,pl080",
     b"arm,pl081",
 ];
+
+/// Whether a node is the GIC or a part of it.
+pub(super) fn is_interrupt_controller(node: &Node<'_>) -> bool {
+    let mut models = INTERRUPT_CONTROLLERS.iter();
+    models.any(|model| node.is_compatible(model.as_bytes()))
+}
 
 /// Whether the node's binding is of devices that do no DMA.
 pub(super) fn does_no_dma(node: &Node<'_>) -> bool {
