@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{
-    Console, Fdt, HostTreePlan, KernelHeader, KernelPages, Layout, Loaded, Machine, Node,
+    Console, Fdt, FirmwareMemory, HostTreePlan, KernelHeader, KernelPages, Layout, Loaded, Machine, Node,
 };
 
 const TREE_BYTES: u64 = 0x4000;
@@ -27,6 +27,29 @@ fn check_layout(machine: &Machine, loaded: &Loaded, layout: &Layout) {
     assert!(!layout.pool.overlaps(&layout.host_tree));
     for range in chosen {
         assert!(machine.memory.iter().any(|bank| bank.covers(&range)));
+    }
+}
+
+/// Firmware has whole pages of RAM, none twice, and none of what was loaded.
+fn check_firmware(machine: &Machine, loaded: &Loaded) {
+    let Ok(firmware) = FirmwareMemory::find(machine, loaded) else {
+        return;
+    };
+    let modules = &machine.modules;
+    let ramdisk = modules.ramdisk.map(|module| module.range);
+    for (index, range) in firmware.ranges().enumerate() {
+        assert!(range.is_aligned(0x1000));
+        assert!(machine.memory.iter().any(|bank| bank.covers(&range)));
+        assert!(
+            firmware
+                .ranges()
+                .skip(index + 1)
+                .all(|other| !other.overlaps(&range))
+        );
+        let own = [loaded.image, loaded.tree, modules.kernel.range];
+        for own in own.into_iter().chain(ramdisk) {
+            assert!(!own.overlaps(&range));
+        }
     }
 }
 
@@ -116,6 +139,7 @@ fuzz_target!(|blob: &[u8]| {
             anywhere: true,
         },
     };
+    check_firmware(&machine, &loaded);
     let layout = Layout::plan(&machine, &loaded, 4 << 20, TREE_BYTES);
     let mut protected = vec![loaded.image];
     if let Ok(layout) = &layout {

@@ -6,12 +6,14 @@
 
 mod devices;
 mod owners;
+mod pci;
 mod refuse;
 
 pub use owners::{FATAL_STACK, STACK};
 pub use refuse::end_refused;
 
-use crate::log::{self, debug, info};
+use crate::lock::Mutex;
+use crate::log::{self, debug, info, warning};
 use crate::mmio::Device;
 use crate::percpu::{self, PER_CPU};
 use crate::refusal::Refusal;
@@ -19,8 +21,9 @@ use crate::{gic, host, image, inherited, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Conduit, Console, Fdt, HostTreePlan, Interrupts, KernelHeader, Layout, Loaded,
-    Machine, Occupant, TREE_HEADER_SIZE, smmus_to_fence,
+    BootError, Conduit, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan,
+    Interrupts, KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict,
+    smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
@@ -30,6 +33,9 @@ use spin::Once;
 const PROTECTED: usize = 2;
 
 static MACHINE: Once<Machine> = Once::new();
+
+/// Too large for a stack. Only the boot looks at it.
+static REGISTERS: Mutex<HostRegisters> = Mutex::new(HostRegisters::new());
 
 /// Called by `entry.rs` with the MMU off and the device tree's address.
 pub extern "C" fn primary(tree: u64) -> ! {
@@ -99,7 +105,17 @@ fn start(
     if let Some(console) = machine.console {
         use_console(console.registers);
     }
-    let features = devices::check_smmus(machine)?;
+    if let Some(path) = &machine.console_unused {
+        warning!(
+            "event=console_unused node={path} reason=\"the host could switch it off\" \
+             fix=\"trust-power=yes, or a UART with a fixed clock\""
+        );
+        log::drop_console();
+    }
+    let mut registers = REGISTERS.lock();
+    registers.find(&fdt, machine)?;
+    let features = devices::check_smmus(machine, &mut registers)?;
+    pci::look(machine)?;
 
     let kernel = machine.modules.kernel.range;
     if !machine.memory.iter().any(|bank| bank.covers(&kernel)) {
@@ -120,26 +136,33 @@ fn start(
         tree,
         kernel: header,
     };
+    let firmware = FirmwareMemory::find(machine, &loaded)?;
     // Where the pool goes does not matter for the size of the tree.
     let places = [loaded.image; PROTECTED];
-    let tree_bytes = HostTreePlan::new(machine, &places, true).bytes_needed(&fdt) as u64;
+    let tree_bytes = HostTreePlan::new(machine, &places, true)
+        .with_firmware(&firmware)
+        .bytes_needed(&fdt) as u64;
     let its = devices::probe_its(machine)?;
     let its_bytes = its.map_or(0, |probed| probed.bytes);
-    let pool_bytes = owners::pool_bytes(machine, &features) + its_bytes;
+    let pool_bytes = owners::pool_bytes(machine, &features, &firmware) + its_bytes;
     let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
     memory::set_pool(layout.pool)?;
     owners::make_stacks(machine)?;
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
-    let ledger = owners::make_ledger(machine, &protected)?;
+    let ledger = owners::make_ledger(machine, &protected, &firmware)?;
     devices::take_gic(machine, its)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
-    let tree_bytes = write_host_tree(machine, &fdt, &layout, &protected, features.coherent)?;
+    let mut plan =
+        HostTreePlan::new(machine, &protected, features.coherent).with_firmware(&firmware);
+    plan.interrupts = Interrupts::of(machine, gic::hides_virtual_lpis());
+    let tree_bytes = write_host_tree(&fdt, &layout, &plan)?;
+    report_devices(machine, &fdt, &registers)?;
     mmu::unmap(tree)?;
-    let sharing = owners::make_host(machine, &features, ledger)?;
-    report(machine, &protected, sharing);
+    let sharing = owners::make_host(machine, &features, ledger, &mut registers)?;
+    report(machine, &protected, &firmware, sharing);
     let entry = layout.kernel.start();
     info!(
         "event=host_start entry={entry} tree={} tree_bytes={tree_bytes} cpus={}",
@@ -177,11 +200,9 @@ fn bytes(range: Range<PhysAddr>) -> &'static [u8] {
 }
 
 fn write_host_tree(
-    machine: &Machine,
     fdt: &Fdt<'_>,
     layout: &Layout,
-    protected: &[Range<PhysAddr>],
-    coherent: bool,
+    plan: &HostTreePlan<'_>,
 ) -> Result<usize, Refusal> {
     let area = layout.host_tree;
     mmu::map(area, MemoryType::Normal, Access::ReadWrite)?;
@@ -189,8 +210,6 @@ fn write_host_tree(
     // SAFETY: the range was just mapped read-write; it is free memory of the
     // host's, which does not run yet, and no other reference to it exists.
     let out = unsafe { core::slice::from_raw_parts_mut(area.start().raw() as *mut u8, len) };
-    let mut plan = HostTreePlan::new(machine, protected, coherent);
-    plan.interrupts = Interrupts::of(machine, gic::hides_virtual_lpis());
     let written = plan.write(fdt, out)?;
     // The host reads it with its caches off.
     mmu::clean_to_memory(area.start().raw(), written as u64);
@@ -198,8 +217,15 @@ fn write_host_tree(
     Ok(written)
 }
 
-fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
-    for (range, what) in protected.iter().zip(["image", "pool"]) {
+fn report(
+    machine: &Machine,
+    protected: &[Range<PhysAddr>],
+    firmware: &FirmwareMemory,
+    sharing: Sharing,
+) {
+    let own = protected.iter().copied().zip(["image", "pool"]);
+    let firmware = firmware.ranges().map(|range| (range, "firmware"));
+    for (range, what) in own.chain(firmware) {
         info!(
             "event=memory_reserved base={} size={:#x} what={what}",
             range.start(),
@@ -221,26 +247,6 @@ fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
             "fiq"
         },
     );
-    // Neighbours, such as QEMU's 32 virtio-mmio transports, make one line.
-    let mut withheld: Option<Range<PhysAddr>> = None;
-    let ranges = machine.unconfined.iter().map(|device| device.range);
-    for next in ranges.map(Some).chain([None]) {
-        withheld = match (withheld, next) {
-            (Some(run), Some(next)) if run.end() == next.start() => {
-                Range::new(run.start(), next.end()).ok()
-            }
-            (Some(run), next) => {
-                info!(
-                    "event=device_withheld base={} size={:#x} reason=\"it does DMA that no SMMU \
-                     translates\"",
-                    run.start(),
-                    run.size()
-                );
-                next
-            }
-            (None, next) => next,
-        };
-    }
     for bank in machine.memory.iter() {
         debug!(
             "event=memory_bank base={} size={:#x}",
@@ -248,4 +254,35 @@ fn report(machine: &Machine, protected: &[Range<PhysAddr>], sharing: Sharing) {
             bank.size()
         );
     }
+}
+
+/// Says which devices the host does not get, and which it gets on trust.
+fn report_devices(
+    machine: &Machine,
+    fdt: &Fdt<'_>,
+    registers: &HostRegisters,
+) -> Result<(), Refusal> {
+    machine.for_each_note(fdt, |note| {
+        let (base, size) = (note.range.start(), note.range.size());
+        let DeviceNote { path, nodes, .. } = note;
+        match note.verdict {
+            Verdict::Withheld(why) => info!(
+                "event=device_withheld node={path} nodes={nodes} base={base} size={size:#x} \
+                 reason=\"{why}\" fix=\"allow-unconfined={path}\""
+            ),
+            _ => warning!(
+                "event=device_unconfined node={path} base={base} size={size:#x} cost=\"the host can \
+                 have it read and write all memory, the hypervisor's too\""
+            ),
+        }
+    })?;
+    registers.for_each_cut(fdt, machine, |path, range| {
+        warning!(
+            "event=device_cut node={path} base={} size={:#x} reason=\"it shares a page with \
+             registers that are withheld\"",
+            range.start(),
+            range.size()
+        );
+    })?;
+    Ok(())
 }

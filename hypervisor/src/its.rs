@@ -8,6 +8,7 @@
 mod platform;
 
 use crate::gic;
+use crate::lock::{Mutex, MutexGuard};
 use crate::log::{RateLimit, info, warning};
 use crate::memory::{ITS_TABLES, Shared, Tables};
 use crate::mmio::Device;
@@ -22,7 +23,7 @@ use platform::HostMachine;
 use portcullis_addr::{Address, Ipa, PhysAddr, Range};
 use portcullis_boot::{Gic, Its, Machine};
 use portcullis_pagetable::{Access, MemoryType};
-use spin::{Mutex, Once};
+use spin::Once;
 
 pub use platform::SHOWN_OFFSETS;
 
@@ -330,7 +331,7 @@ pub fn store(ipa: u64, size: Size, value: u64) -> Option<Progress> {
 }
 
 #[inline]
-fn try_lock(emulator: &'static Mutex<Host>) -> Option<spin::MutexGuard<'static, Host>> {
+fn try_lock(emulator: &'static Mutex<Host>) -> Option<MutexGuard<'static, Host>> {
     for _ in 0..TRIES {
         if let Some(guard) = emulator.try_lock() {
             return Some(guard);

@@ -48,6 +48,11 @@ pub fn set_console(uart: Device) {
     CONSOLE.store(uart.range().start().raw(), Ordering::Relaxed);
 }
 
+/// Prints nothing from now on: the UART may be off when it is next needed.
+pub fn drop_console() {
+    CONSOLE.store(0, Ordering::Relaxed);
+}
+
 /// Whether there is somewhere to print.
 #[cfg(feature = "qemu-virt-fallback")]
 pub fn has_console() -> bool {

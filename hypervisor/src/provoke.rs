@@ -1,18 +1,19 @@
 //! Failures on demand, for tests of the failure path. Only in images built with
 //! the feature `provoke`, which are for nothing else.
 
-use crate::image;
 use crate::log::warning;
 use crate::mmio::Device;
-use crate::mmu;
 use crate::sysreg::{host_ipa, isb, read_sysreg, write_sysreg};
 use crate::trap::Frame;
+use crate::{image, mmu, smmu};
 use core::arch::asm;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_pagetable::{Access, MemoryType};
 
 /// Where QEMU's virt machine has nothing, and answers with errors.
 const NOTHING: u64 = 0x0b00_0000;
+use smmuv3_driver::Registers;
+use smmuv3_spec::reg::CR0;
 
 /// Fails in the way that the host asks for by writing a number to the first
 /// byte of the image, which it cannot otherwise reach.
@@ -31,6 +32,7 @@ pub fn maybe(frame: &Frame, esr: u64, ipa: u64) {
         0x0bad_0005 => unsafe { asm!("udf #0") },
         0x0bad_0006 => registers(),
         0x0bad_0007 => walk(),
+        0x0bad_0008 => forget(),
         _ => {}
     }
 }
@@ -86,6 +88,13 @@ fn walk() {
         u32::from(found.is_none()),
         par == read_sysreg!("par_el1")
     );
+}
+
+/// Leaves the first SMMU as it would be after a reset.
+fn forget() {
+    if let Some(port) = smmu::port(0) {
+        port.write32(CR0, 0);
+    }
 }
 
 /// Uses up the stack.

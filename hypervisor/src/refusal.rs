@@ -5,12 +5,13 @@ use crate::paravirt::ParavirtError;
 use crate::smmu::BringUpError;
 use core::fmt;
 use portcullis_addr::{Ipa, PhysAddr, Range};
-use portcullis_boot::BootError;
+use portcullis_boot::{BootError, NodePath};
 use portcullis_isolation::ShowError;
 use portcullis_ownership::{LedgerError, TransferError};
 use portcullis_pagetable::GeometryError;
+use portcullis_pci_survey::{Finding, Function};
 use portcullis_pool::PoolError;
-use smmuv3_driver::{FenceError, ProbeError};
+use smmuv3_driver::{EcmdqError, FenceError, ProbeError};
 
 /// Why the host was not started. Every SMMU that is known is fenced.
 #[derive(Debug)]
@@ -66,6 +67,22 @@ pub enum Refusal {
         /// What is missing.
         error: ProbeError,
     },
+    /// An SMMU has command queues that cannot be stopped.
+    SideQueues {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// What is wrong with them.
+        error: EcmdqError,
+    },
+    /// A PCI function is not confined by the SMMU that the tree names for it.
+    PciFunction {
+        /// Its host bridge.
+        host: NodePath,
+        /// Where it is, by the bus number that it had for a look.
+        function: Function,
+        /// What is wrong with it.
+        finding: Finding,
+    },
     /// An SMMU cannot translate in two stages, as nested mode needs.
     NoNesting {
         /// Its registers.
@@ -96,8 +113,6 @@ pub enum Refusal {
     },
     /// More CPUs than the image has room for.
     TooManyCpus(usize),
-    /// More register ranges to withhold than there is room for.
-    TooManyRanges(usize),
     /// The virtio-iommu that the host is to see could not be set up.
     Paravirt(ParavirtError),
     /// The pool is smaller than was planned.
@@ -171,6 +186,22 @@ impl fmt::Display for Reason<'_> {
                 write!(f, "the SMMU at {smmu} cannot be stopped: {error}")
             }
             Refusal::Probe { smmu, error } => write!(f, "the SMMU at {smmu} does not fit: {error}"),
+            Refusal::SideQueues { smmu, error } => write!(f, "the SMMU at {smmu}: {error}"),
+            Refusal::PciFunction {
+                host,
+                function,
+                finding,
+            } => match finding {
+                Finding::BringsMemory(kind) => write!(
+                    f,
+                    "the PCI function {function} of {host}, {kind}, brings memory that nothing keeps \
+                     from the host's devices"
+                ),
+                Finding::PastSmmu(kind) | Finding::Unreadable(kind) => write!(
+                    f,
+                    "the PCI function {function} of {host}, {kind}, does its DMA past the SMMU"
+                ),
+            },
             Refusal::NoNesting { smmu, unreliable } => write!(
                 f,
                 "the SMMU at {smmu} {}",
@@ -191,9 +222,6 @@ impl fmt::Display for Reason<'_> {
             }
             Refusal::TooManyCpus(limit) => {
                 write!(f, "the device tree names more than {limit} CPUs")
-            }
-            Refusal::TooManyRanges(limit) => {
-                write!(f, "more than {limit} register ranges are to be withheld")
             }
             Refusal::Paravirt(error) => write!(f, "the host's virtio-iommu: {error}"),
             Refusal::Pool(error) => write!(f, "the hypervisor's memory: {error}"),
@@ -231,13 +259,20 @@ impl fmt::Display for Fix<'_> {
             Refusal::Probe { .. } => {
                 "use an SMMUv3 with stage 2 and AArch64 tables; QEMU has it from machine virt-9.2 on"
             }
-            Refusal::Fence { .. } | Refusal::BringUp { .. } => {
+            Refusal::Fence { .. } | Refusal::BringUp { .. } | Refusal::SideQueues { .. } => {
                 "check that the SMMU is powered and that nothing else drives it"
+            }
+            Refusal::PciFunction {
+                finding: Finding::BringsMemory(_),
+                ..
+            } => "remove the device",
+            Refusal::PciFunction { .. } => {
+                "remove the device, or give it VIRTIO_F_ACCESS_PLATFORM, in QEMU with \
+                 iommu_platform=on; QEMU adds a virtio-net-pci unless told -nic none"
             }
             Refusal::NoNesting { .. } => "use host-iommu=identity, which needs stage 2 alone",
             Refusal::CpuReach { .. } => "use less memory, or a CPU with more address bits",
             Refusal::TooManyCpus(_) => "use fewer CPUs, or build with a larger MAX_CPUS",
-            Refusal::TooManyRanges(_) => "build with a larger WITHHELD",
             Refusal::Pool(_) => "use less for dma-tables=, or build with a larger POOL_WORDS",
             Refusal::PoolExhausted
             | Refusal::OwnMap(_)

@@ -28,6 +28,14 @@ use spin::Once;
 #[derive(Clone, Copy, Debug)]
 pub struct Port(Device);
 
+impl Port {
+    /// The registers of an SMMU, or of one of its further pages.
+    #[must_use]
+    pub const fn new(registers: Device) -> Self {
+        Self(registers)
+    }
+}
+
 impl Registers for Port {
     fn read32(&self, offset: u32) -> u32 {
         self.0.read32(offset.into())
@@ -234,6 +242,23 @@ pub fn still_guard() -> bool {
         };
         state.driver.is_fenced() || instance.registers.read32(CR0ACK.into()) & 1 != 0
     })
+}
+
+/// Stops everything when an SMMU translates no longer: what has lost its power, its
+/// clock or was reset lets DMA through as it pleases.
+pub fn guard() {
+    if !still_guard() {
+        crate::fatal::fatal(format_args!(
+            "an SMMU translates no longer: its power, clock or reset was not kept"
+        ));
+    }
+}
+
+/// The registers of an SMMU that is known.
+#[must_use]
+pub fn port(index: usize) -> Option<Port> {
+    let instance = SMMUS.get(index)?.get()?;
+    Some(Port(instance.registers))
 }
 
 /// What an SMMU can do.

@@ -65,7 +65,11 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
     if !stored {
         other_sync(cpu, frame, esr);
     }
-    if gic::look_is_due() || smmu::needs_polling() {
+    let due = gic::look_is_due();
+    if due {
+        smmu::guard();
+    }
+    if due || smmu::needs_polling() {
         smmu::poll();
     }
 }

@@ -4,7 +4,7 @@ use crate::earlier::{Earlier, earlier_owner};
 use crate::everywhere::HOST_VMID;
 use crate::finding::Finding;
 use crate::machine::Machine;
-use crate::map::{DOORBELL, OTHER, SPARE, WITHHELD};
+use crate::map::{DOORBELL, OTHER, RAM, SPARE, WITHHELD};
 use crate::memory::CpuMemory;
 use crate::mutant::Mutant;
 use crate::op::Op;
@@ -132,7 +132,7 @@ fn host_space<'m>(
         tables,
         CpuMemory(machine),
         machine,
-        std::iter::once(range(WITHHELD)),
+        [range(0..RAM.start), range(WITHHELD.end..1 << 40)].into_iter(),
         std::iter::once(range(DOORBELL)),
     );
     let space = space.expect("room for the host's tables");

@@ -331,6 +331,30 @@ fn a_console_in_ram() {
     });
 }
 
+/// QEMU gives a virtio device physical addresses unless it is told otherwise; the
+/// tree says that all of its bus goes through the SMMU.
+#[test]
+fn a_device_that_goes_past_the_smmu() {
+    let devices = [
+        vec!["virtio-rng-pci"],
+        // Of before virtio 1.0 alone, which has no feature bit for it.
+        vec!["virtio-rng-pci,disable-modern=on,disable-legacy=off"],
+        // Behind two bridges that have no bus numbers yet.
+        vec![
+            "pcie-root-port,id=above,chassis=1",
+            "pcie-pci-bridge,id=below,bus=above",
+            "virtio-rng-pci,iommu_platform=on,disable-legacy=on",
+            "virtio-rng-pci,bus=below,addr=3",
+        ],
+    ];
+    for (index, devices) in devices.into_iter().enumerate() {
+        let mut machine = common::prepared().machine();
+        machine.devices = devices.into_iter().map(str::to_owned).collect();
+        let name = format!("past-the-smmu-{index}");
+        refuses(&machine, &name, &["virtio-rng, does its DMA past"]);
+    }
+}
+
 #[test]
 fn a_tree_whose_cells_are_absurd() {
     refuses_tree("cells", &["cell", "tree"], |tree| {

@@ -146,3 +146,19 @@ fn every_cpu_stops_before_the_report() {
         vm.tails()
     );
 }
+
+/// An SMMU that lost its power or was reset is seen when EL2 next runs, 50 ms later
+/// at the earliest.
+#[test]
+fn an_smmu_that_was_reset_stops_everything() {
+    let (kinds, text) = fails(8);
+    // The host's own store comes first: this failure is seen later than it.
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    assert_eq!(
+        kinds,
+        ["cpu_fault", "dma_fenced", "hypervisor_failure"],
+        "{text}"
+    );
+    assert!(text.contains("smmus=1 failed=0"), "{text}");
+    assert!(text.contains("translates no longer"), "{text}");
+}

@@ -91,7 +91,7 @@ pub struct Options {
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub append: Option<String>,
     /// One more device, in QEMU's words; may be repeated.
-    #[arg(long = "device", value_name = "QEMU-DEVICE", value_parser = word)]
+    #[arg(long = "device", value_name = "QEMU-DEVICE", value_parser = device)]
     pub devices: Vec<String>,
     /// The qemu-system-aarch64 to use, 9.2 or later.
     #[arg(long, value_name = "PATH", value_parser = file)]
@@ -198,6 +198,39 @@ fn word(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A device in QEMU's words, which must not go past the SMMU.
+fn device(text: &str) -> Result<String, String> {
+    let text = word(text)?;
+    confined(&text)?;
+    Ok(text)
+}
+
+/// Refuses virtio devices whose DMA QEMU does not send through the SMMU.
+fn confined(text: &str) -> Result<(), String> {
+    let mut parts = text.split(',').map(str::trim);
+    let name = parts.next().unwrap_or_default();
+    // virtio-net-pci, vhost-vsock-pci, virtio-blk-pci-non-transitional; virtio-gpu
+    // and virtio-vga have no "pci" in some of their names.
+    let virtio = name.starts_with("virtio-") || name.starts_with("vhost-");
+    let function = name.contains("-pci") || name.contains("gpu") || name.contains("vga");
+    if name.starts_with("virtio-mem-") || name.starts_with("virtio-pmem-") {
+        return Err(format!(
+            "{name} brings memory that the hypervisor does not know of: leave it away"
+        ));
+    }
+    // QEMU takes the last of several.
+    let platform = parts
+        .filter_map(|part| part.strip_prefix("iommu_platform"))
+        .next_back()
+        .is_some_and(|value| matches!(value, "" | "=on" | "=true" | "=yes"));
+    if virtio && function && !platform {
+        return Err(format!(
+            "{name} reads and writes memory past the SMMU: add iommu_platform=on"
+        ));
+    }
+    Ok(())
+}
+
 /// A file that is there.
 fn file(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
@@ -205,5 +238,40 @@ fn file(text: &str) -> Result<PathBuf, String> {
         std::path::absolute(path).map_err(|error| error.to_string())
     } else {
         Err("there is no such file; give the path of one".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtio_has_to_go_through_the_smmu() {
+        for right in [
+            "edu",
+            "nvme,drive=disk",
+            "pcie-root-port,id=port",
+            "virtio-net-pci,iommu_platform=on,disable-legacy=on",
+            "virtio-rng-pci,disable-legacy=on,iommu_platform=true",
+            "virtio-rng-pci,iommu_platform=off,iommu_platform=on",
+            // Devices of a bus that another device is.
+            "virtconsole,chardev=c",
+        ] {
+            assert_eq!(device(right), Ok(right.to_owned()));
+        }
+        for wrong in [
+            "virtio-net-pci",
+            "virtio-net-pci,netdev=iommu_platform",
+            "virtio-blk-pci-non-transitional,drive=disk",
+            "vhost-vsock-pci,guest-cid=3",
+            "virtio-gpu-gl-pci",
+            "virtio-rng-pci,iommu_platform=off",
+            "virtio-rng-pci,iommu_platform=on,iommu_platform=off",
+        ] {
+            let error = device(wrong).unwrap_err();
+            assert!(error.ends_with("add iommu_platform=on"), "{error}");
+        }
+        let memory = device("virtio-mem-pci,iommu_platform=on").unwrap_err();
+        assert!(memory.contains("leave it away"));
     }
 }

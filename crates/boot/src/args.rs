@@ -11,15 +11,22 @@
 //! | `bhb` | `on`, `off` | `on` |
 //! | `mpam` | `on`, `off` | `on` |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
+//! | `mmio-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | registers that the tree does not name are nobody's |
+//! | `allow-unconfined` | the path of a node; may be repeated | devices that may do DMA past every SMMU are withheld |
+//! | `trust-power` | `yes`, `no` | `no` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
 
 use crate::error::BootError;
 use crate::fdt::Fdt;
+use crate::list::List;
 use crate::text::Word;
-use portcullis_addr::PAGE_SIZE;
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug, mmio-allow=<base>,<size>, allow-unconfined=<node path>, trust-power=yes|no or console=<alias, node path or stdout>";
+
+/// Most values of `mmio-allow` and of `allow-unconfined`.
+pub const ALLOW_LIMIT: usize = 32;
 
 /// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
 /// single pages.
@@ -103,6 +110,15 @@ pub struct BootArgs<'a> {
     pub mpam: bool,
     /// `log=`
     pub log: LogLevel,
+    /// `mmio-allow=`: addresses outside of RAM that the host's CPUs reach beside
+    /// what the tree names; whole pages.
+    pub mmio_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
+    /// `allow-unconfined=`: paths of devices that the host gets although nothing
+    /// keeps them from reaching all memory.
+    pub allow_unconfined: List<&'a str, ALLOW_LIMIT>,
+    /// `trust-power=`: the host is trusted not to switch off what the hypervisor
+    /// uses.
+    pub trust_power: bool,
     /// `console=`
     pub console: ConsoleChoice<'a>,
 }
@@ -118,6 +134,9 @@ impl Default for BootArgs<'_> {
             bhb: true,
             mpam: true,
             log: LogLevel::default(),
+            mmio_allow: List::new(),
+            allow_unconfined: List::new(),
+            trust_power: false,
             console: ConsoleChoice::default(),
         }
     }
@@ -142,7 +161,8 @@ impl<'a> BootArgs<'a> {
         let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
         let (mut gic_its, mut its_tables) = (None, None);
         let (mut bhb, mut mpam) = (None, None);
-        let (mut log, mut console) = (None, None);
+        let (mut log, mut console, mut trust_power) = (None, None, None);
+        let (mut mmio_allow, mut allow_unconfined) = (List::new(), List::new());
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
                 word: Word::start_of(word.as_bytes()),
@@ -156,6 +176,11 @@ impl<'a> BootArgs<'a> {
                 "bhb" => once("bhb", &mut bhb, switch("bhb", value)?)?,
                 "mpam" => once("mpam", &mut mpam, switch("mpam", value)?)?,
                 "log" => once("log", &mut log, level(value)?)?,
+                "mmio-allow" => push("mmio-allow", &mut mmio_allow, pages(value)?)?,
+                "allow-unconfined" => {
+                    push("allow-unconfined", &mut allow_unconfined, path(value)?)?;
+                }
+                "trust-power" => once("trust-power", &mut trust_power, yes(value)?)?,
                 "console" => once("console", &mut console, choice(value)?)?,
                 _ => {
                     return Err(BootError::ArgumentKey {
@@ -187,6 +212,9 @@ impl<'a> BootArgs<'a> {
             bhb: bhb.unwrap_or(true),
             mpam: mpam.unwrap_or(true),
             log,
+            mmio_allow,
+            allow_unconfined,
+            trust_power: trust_power.unwrap_or(false),
             console: console.unwrap_or_default(),
         })
     }
@@ -209,6 +237,17 @@ fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), Boot
         None => Ok(()),
         Some(_) => Err(BootError::ArgumentTwice { key }),
     }
+}
+
+fn push<T: Copy>(
+    key: &'static str,
+    list: &mut List<T, ALLOW_LIMIT>,
+    value: T,
+) -> Result<(), BootError> {
+    list.push(value).map_err(|_| BootError::ArgumentTooOften {
+        key,
+        limit: ALLOW_LIMIT,
+    })
 }
 
 fn wrong(key: &'static str, value: &str, right: &'static str) -> BootError {
@@ -277,6 +316,44 @@ fn size(value: &str, limits: core::ops::RangeInclusive<u64>) -> Option<u64> {
     (limits.contains(&bytes) && bytes.is_multiple_of(PAGE_SIZE)).then_some(bytes)
 }
 
+/// `BASE,SIZE` in bytes, decimal or hexadecimal with `0x`.
+fn pages(value: &str) -> Result<Range<PhysAddr>, BootError> {
+    let number = |text: &str| {
+        let (digits, radix) = match text.strip_prefix("0x") {
+            Some(digits) => (digits, 16),
+            None => (text, 10),
+        };
+        // What the conversion takes beyond digits is a sign.
+        let digits = Some(digits).filter(|digits| !digits.starts_with('+'))?;
+        u64::from_str_radix(digits, radix).ok()
+    };
+    value
+        .split_once(',')
+        .and_then(|(base, size)| Range::from_size(PhysAddr::new(number(base)?), number(size)?).ok())
+        .filter(|range| range.is_aligned(PAGE_SIZE))
+        .ok_or_else(|| {
+            let right = "use whole pages of 4 KiB, as in mmio-allow=0x9100000,0x1000";
+            wrong("mmio-allow", value, right)
+        })
+}
+
+fn path(value: &str) -> Result<&str, BootError> {
+    if value.starts_with('/') {
+        Ok(value)
+    } else {
+        let right = "use the absolute path of a node, as in allow-unconfined=/soc/dma@9100000";
+        Err(wrong("allow-unconfined", value, right))
+    }
+}
+
+fn yes(value: &str) -> Result<bool, BootError> {
+    match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(wrong("trust-power", value, "use trust-power=yes or no")),
+    }
+}
+
 fn level(value: &str) -> Result<LogLevel, BootError> {
     Ok(match value {
         "error" => LogLevel::Error,
@@ -318,14 +395,9 @@ mod tests {
             args,
             Ok(BootArgs {
                 host_iommu: HostIommu::Identity,
-                dma_tables: 8 << 20,
-                gic_its: true,
-                its_tables: 1 << 20,
-                trace: 0,
-                bhb: true,
-                mpam: true,
                 log: LogLevel::Debug,
                 console: ConsoleChoice::Named("/pl011@9040000"),
+                ..BootArgs::default()
             })
         );
     }
@@ -427,6 +499,51 @@ mod tests {
         for wrong in [b"its-tables=60K".as_slice(), b"its-tables=257M"] {
             assert_eq!(fix(wrong), right);
         }
+    }
+
+    #[test]
+    fn what_is_allowed_may_be_repeated() {
+        let line = "mmio-allow=0x9100000,0x2000 allow-unconfined=/a mmio-allow=4096,4096 allow-unconfined=/b@1/c";
+        let args = BootArgs::parse(line.as_bytes()).unwrap();
+        let ranges: Vec<_> = args.mmio_allow.iter().copied().collect();
+        let range = |at, size| Range::from_size(PhysAddr::new(at), size).unwrap();
+        assert_eq!(ranges, [range(0x910_0000, 0x2000), range(0x1000, 0x1000)]);
+        assert!(args.allow_unconfined.iter().eq(&["/a", "/b@1/c"]));
+        let fix = |line: &str| {
+            BootArgs::parse(line.as_bytes())
+                .unwrap_err()
+                .fix()
+                .to_string()
+        };
+        for wrong in [
+            "",
+            "0x1000",
+            "0x1000,",
+            ",0x1000",
+            "0x1000,0",
+            "0x1001,0x1000",
+            "0x1000,1",
+            "+0x1000,0x1000",
+            "0x+1000,0x1000",
+            "0x1000,-0x1000",
+            "0x1000,0x1000,0x1000",
+            "0xfffffffffffff000,0x2000",
+            "1000h,0x1000",
+        ] {
+            let right = "use whole pages of 4 KiB, as in mmio-allow=0x9100000,0x1000";
+            assert_eq!(fix(&format!("mmio-allow={wrong}")), right, "{wrong}");
+        }
+        assert!(fix("allow-unconfined=serial0").contains("absolute path"));
+        let often = "allow-unconfined=/a ".repeat(ALLOW_LIMIT);
+        assert!(BootArgs::parse(often.as_bytes()).is_ok());
+        let often = often + "allow-unconfined=/a";
+        assert_eq!(
+            BootArgs::parse(often.as_bytes()),
+            Err(BootError::ArgumentTooOften {
+                key: "allow-unconfined",
+                limit: ALLOW_LIMIT
+            })
+        );
     }
 
     #[test]

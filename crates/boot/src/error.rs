@@ -187,6 +187,16 @@ pub enum BootError {
         /// The phandle.
         phandle: u32,
     },
+    /// The host could switch something off that the hypervisor depends on.
+    #[error("{property} of {by} lets the host switch off {node}")]
+    Switchable {
+        /// What would be off.
+        node: NodePath,
+        /// The node that says by what: the same, or one around it.
+        by: NodePath,
+        /// The property.
+        property: &'static str,
+    },
     /// Two memory banks overlap.
     #[error("memory bank {first} overlaps memory bank {second}")]
     MemoryOverlap {
@@ -265,6 +275,30 @@ pub enum BootError {
     ArgumentTwice {
         /// The key.
         key: &'static str,
+    },
+    /// A key of the command line that may be repeated comes too often.
+    #[error("the command line has {key}= more than {limit} times")]
+    ArgumentTooOften {
+        /// The key.
+        key: &'static str,
+        /// How often it may come.
+        limit: usize,
+    },
+    /// A path of the command line leads to no device that could be allowed.
+    #[error("allow-unconfined={path} {problem}")]
+    NotToBeAllowed {
+        /// The path.
+        path: Word,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Addresses that the command line allows are not to be had.
+    #[error("mmio-allow= of {range} is for {by}")]
+    NotRegisters {
+        /// The addresses.
+        range: Range<PhysAddr>,
+        /// What is there.
+        by: &'static str,
     },
     /// A value of the command line is unknown.
     #[error("the command line has {key}={value}")]
@@ -461,6 +495,9 @@ impl fmt::Display for Fix<'_> {
             }
             E::DanglingPhandle { .. } => "name the phandle of a node that exists",
             E::DuplicatePhandle { .. } => "give every node a phandle of its own",
+            E::Switchable { .. } => {
+                "leave it out of the tree where firmware keeps it on, or trust the host with trust-power=yes"
+            }
             E::MemoryOverlap { .. } => "describe each byte of memory once",
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
             E::InterruptParent { .. } => "connect it to the GIC with an SPI",
@@ -473,6 +510,15 @@ impl fmt::Display for Fix<'_> {
             E::ArgumentText => "use printable ASCII in bootargs of /chosen, ended by one NUL",
             E::ArgumentForm { .. } | E::ArgumentKey { .. } => crate::args::KEYS,
             E::ArgumentTwice { .. } => "give each key once",
+            E::ArgumentTooOften { limit, .. } => {
+                return write!(f, "give it at most {limit} times");
+            }
+            E::NotToBeAllowed { .. } => {
+                "name a device by the path that its line device_withheld has"
+            }
+            E::NotRegisters { .. } => {
+                "name pages that hold nothing but registers, or allow what is there by allow-unconfined="
+            }
             E::NoSpareInterrupt { .. } => {
                 "name an SPI priq or cmdq-sync that nothing else uses, or use host-iommu=identity"
             }

@@ -205,23 +205,14 @@ impl<'a> Fdt<'a> {
     /// `node` and the nodes around it, from the root down.
     #[must_use]
     pub(crate) fn ancestry(&self, node: NodeId) -> Ancestry<'a> {
-        let mut ancestry = Ancestry {
-            fdt: *self,
-            offsets: [0; DEPTH_LIMIT],
-            len: 0,
-        };
+        let mut ancestry = Ancestry::empty(self);
         for (depth, at) in self.nodes() {
-            let Some(slot) = ancestry.offsets.get_mut(depth.saturating_sub(1)) else {
-                break;
-            };
-            *slot = at.id().0;
-            ancestry.len = depth;
+            ancestry.enter(depth, at);
             if at.id() == node {
                 return ancestry;
             }
         }
-        ancestry.len = 0;
-        ancestry
+        Ancestry::empty(self)
     }
 
     /// The path of a node, for messages.
@@ -252,11 +243,6 @@ impl<'a> Fdt<'a> {
                 Some((number(0)?, number(8)?))
             })
             .take_while(|entry| *entry != (0, 0))
-    }
-
-    /// The memory reservation block, its terminating entry included.
-    pub(crate) fn reservation_bytes(&self) -> &'a [u8] {
-        self.reservations
     }
 
     /// The strings block (section 5.5).
@@ -317,6 +303,25 @@ pub(crate) struct Ancestry<'a> {
 }
 
 impl<'a> Ancestry<'a> {
+    /// Of no node yet.
+    pub fn empty(fdt: &Fdt<'a>) -> Self {
+        Self {
+            fdt: *fdt,
+            offsets: [0; DEPTH_LIMIT],
+            len: 0,
+        }
+    }
+
+    /// Moves on to `node`, which comes next in the tree, at `depth` as
+    /// [`Fdt::nodes`] counts it.
+    pub fn enter(&mut self, depth: usize, node: Node<'a>) {
+        self.len = 0;
+        if let Some(slot) = self.offsets.get_mut(depth.saturating_sub(1)) {
+            *slot = node.id().0;
+            self.len = depth;
+        }
+    }
+
     /// From the root down to the node itself.
     pub fn downward(&self) -> impl DoubleEndedIterator<Item = Node<'a>> {
         let used = self.offsets.get(..self.len).unwrap_or_default();

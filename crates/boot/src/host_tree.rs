@@ -6,6 +6,7 @@
 
 mod emulated;
 mod interrupts;
+mod power;
 mod viommu;
 mod writer;
 
@@ -16,21 +17,22 @@ pub use viommu::ViommuNode;
 use crate::args::HostIommu;
 use crate::error::BootError;
 use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
+use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 use crate::list::List;
-use crate::machine::UNCONFINED_LIMIT;
+use crate::machine::WITHHELD_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
-use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT};
+use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT, Supplies};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use writer::{Cellular, Name, Writer};
 
 /// Most aliases and symbols that may stand for a node that goes. Each is
 /// looked up by walking the tree.
-pub const PATH_LIMIT: usize = 256;
+pub const PATH_LIMIT: usize = 1024;
 
 /// Most nodes that go.
-const DROP_LIMIT: usize = SMMU_LIMIT + HIDDEN_LIMIT + 16;
+const DROP_LIMIT: usize = SMMU_LIMIT + HIDDEN_LIMIT + WITHHELD_LIMIT + 16;
 
 /// A node to add directly below the root.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +62,8 @@ pub struct HostTreePlan<'a> {
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
     /// More nodes that go, with everything in them and every alias for them:
-    /// devices that no SMMU confines.
-    pub hide_nodes: List<NodeId, UNCONFINED_LIMIT>,
+    /// devices that may do DMA and that no SMMU confines.
+    pub hide_nodes: List<NodeId, WITHHELD_LIMIT>,
     /// The node of the host's kernel, whose `bootargs` become those of
     /// `/chosen`.
     pub kernel: NodeId,
@@ -72,6 +74,13 @@ pub struct HostTreePlan<'a> {
     pub protected: &'a [Range<PhysAddr>],
     /// What changes of the interrupt controller.
     pub interrupts: Interrupts,
+    /// Memory of firmware's that only the memory reservation block names: each
+    /// range becomes a node `firmware@…` with `no-map`, and the entries it comes
+    /// from go. For Linux, what is in that block is memory like any other that it
+    /// does not give out: it maps it, and refuses `no-map` for it.
+    pub firmware: List<Range<PhysAddr>, FIRMWARE_LIMIT>,
+    /// Nodes whose clocks, power domains and resets the host is to leave on.
+    pub supplies: Supplies,
     /// Nodes to add below the root.
     pub add: &'a [NewNode<'a>],
 }
@@ -96,15 +105,10 @@ impl<'a> HostTreePlan<'a> {
     /// The edits of the identity mode, whatever the machine's is.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
-        let mut hide_nodes = List::new();
-        for device in machine.unconfined.iter() {
-            // As many slots as there can be such devices.
-            let _ = hide_nodes.push(device.node);
-        }
         Self {
             emulated: List::new(),
             viommu: None,
-            hide_nodes,
+            hide_nodes: machine.withheld,
             hide_node: machine
                 .console
                 .filter(|console| console.dedicated)
@@ -113,8 +117,31 @@ impl<'a> HostTreePlan<'a> {
             ramdisk: machine.modules.ramdisk.map(|module| module.range),
             protected,
             interrupts: Interrupts::of(machine, false),
+            firmware: List::new(),
+            supplies: machine.supplies,
             add: &[],
         }
+    }
+
+    /// The same plan, with what the host is to know of firmware's memory.
+    #[must_use]
+    pub fn with_firmware(mut self, firmware: &FirmwareMemory) -> Self {
+        for range in firmware.listed() {
+            // As many slots as there can be such ranges.
+            let _ = self.firmware.push(range);
+        }
+        self
+    }
+
+    /// Whether an entry of the memory reservation block goes.
+    fn drops_reservation(&self, address: u64, size: u64) -> bool {
+        Range::from_size(PhysAddr::new(address), size)
+            .is_ok_and(|entry| self.firmware.iter().any(|range| range.overlaps(&entry)))
+    }
+
+    /// Whether there is anything to add to `/reserved-memory`.
+    fn reserves(&self) -> bool {
+        !self.protected.is_empty() || !self.firmware.is_empty()
     }
 
     /// Writes the host's tree to the start of `out` and returns how many
@@ -147,7 +174,9 @@ impl<'a> HostTreePlan<'a> {
         let mut copy = Copier {
             plan: self,
             source: *source,
-            writer: Writer::new(source, out)?,
+            writer: Writer::new(source, out, |address, size| {
+                !self.drops_reservation(address, size)
+            })?,
             chosen: id(b"/chosen"),
             aliases: id(b"/aliases"),
             symbols: id(b"/__symbols__"),
@@ -174,8 +203,10 @@ impl<'a> HostTreePlan<'a> {
         let smmus = self.emulated.len().saturating_mul(160);
         // A virtio-iommu takes 176.
         let smmus = smmus.saturating_add(192);
-        let fixed = self.protected.len().saturating_mul(96).saturating_add(1024);
+        let reserved = self.protected.len().saturating_add(self.firmware.len());
+        let fixed = reserved.saturating_mul(96).saturating_add(1024);
         let fixed = fixed.saturating_add(smmus);
+        let fixed = fixed.saturating_add(power::bytes_needed(source, &self.supplies));
         let added = self.add.iter().map(text);
         added.fold(source.used().saturating_add(fixed), usize::saturating_add)
     }
@@ -187,7 +218,7 @@ impl<'a> HostTreePlan<'a> {
         let mut names = List::new();
         let mut add = |node: Node<'s>| {
             names.push(node.name()).map_err(|_| BootError::TooMany {
-                what: "SMMUs, monitors and modules",
+                what: "SMMUs, monitors, modules and devices that are withheld",
                 limit: DROP_LIMIT,
             })
         };
@@ -363,7 +394,7 @@ impl<'s> Copier<'_, 's, '_> {
         self.paths += 1;
         if self.paths > PATH_LIMIT {
             return Err(BootError::TooMany {
-                what: "aliases and symbols of SMMUs, monitors and modules",
+                what: "aliases and symbols of nodes that are withheld",
                 limit: PATH_LIMIT,
             });
         }
@@ -403,7 +434,7 @@ impl<'s> Copier<'_, 's, '_> {
         if let Some(emulated) = self.plan.emulated(node.id()) {
             emulated::properties(&mut self.writer, &self.source, emulated)?;
         }
-        if Some(node.id()) == self.reserved && !self.plan.protected.is_empty() {
+        if Some(node.id()) == self.reserved && self.plan.reserves() {
             self.reserved_header(Some(node))?;
         }
         Ok(())
@@ -417,7 +448,7 @@ impl<'s> Copier<'_, 's, '_> {
         if node != self.source.root().id() {
             return Ok(());
         }
-        if self.reserved.is_none() && !self.plan.protected.is_empty() {
+        if self.reserved.is_none() && self.plan.reserves() {
             self.writer.begin(b"reserved-memory")?;
             self.reserved_header(None)?;
             self.protected_ranges()?;
@@ -426,6 +457,7 @@ impl<'s> Copier<'_, 's, '_> {
         if let Some(viommu) = &self.plan.viommu {
             viommu.write(&mut self.writer, &self.source)?;
         }
+        power::write(&mut self.writer, &self.source, &self.plan.supplies)?;
         for new in self.plan.add {
             self.writer.begin(new.name.as_bytes())?;
             for (name, value) in new.properties {
@@ -472,7 +504,13 @@ impl<'s> Copier<'_, 's, '_> {
 
     fn protected_ranges(&mut self) -> Result<(), BootError> {
         let cells = self.reserved_cells()?;
-        for range in self.plan.protected {
+        let ours = self
+            .plan
+            .protected
+            .iter()
+            .map(|range| ("portcullis", range));
+        let firmware = self.plan.firmware.iter().map(|range| ("firmware", range));
+        for (what, range) in ours.chain(firmware) {
             let too_small = || BootError::CellsTooSmall {
                 range: *range,
                 node: crate::text::NodePath::start_of(b"/reserved-memory"),
@@ -482,7 +520,7 @@ impl<'s> Copier<'_, 's, '_> {
                 reg.push(range.start().raw(), cells.address) && reg.push(range.size(), cells.size);
             let value = reg.bytes().filter(|_| fits).ok_or_else(too_small)?;
             self.writer
-                .begin(writer::unit_name("portcullis", range.start().raw()).as_bytes())?;
+                .begin(writer::unit_name(what, range.start().raw()).as_bytes())?;
             self.writer.property(Name::New("reg"), value)?;
             self.writer.property(Name::New("no-map"), &[])?;
             self.writer.end()?;

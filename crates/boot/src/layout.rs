@@ -100,6 +100,11 @@ impl Layout {
     }
 }
 
+/// The memory that the kernel loaded to `file` has when it runs.
+pub(crate) fn kernel_memory(file: Range<PhysAddr>, image_size: u64) -> Range<PhysAddr> {
+    Range::from_size(file.start(), image_size.max(file.size())).unwrap_or(file)
+}
+
 /// Checks that the kernel is `text_offset` bytes past a 2 MiB boundary.
 fn check_placement(at: PhysAddr, text_offset: u64) -> Result<(), BootError> {
     let offset = text_offset % PLACEMENT;
@@ -201,7 +206,7 @@ impl Map<'_> {
                 next,
             });
         }
-        let whole = Range::from_size(start, image_size.max(file.size())).unwrap_or(file);
+        let whole = kernel_memory(file, image_size);
         for taken in self.own.iter_mut() {
             if taken.by == Occupant::Kernel {
                 taken.range = whole;

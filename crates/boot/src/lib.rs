@@ -7,7 +7,9 @@
 //! | open and check the tree | [`Fdt::new`] |
 //! | read command line, machine and modules | [`Machine::from_tree`] |
 //! | read the host kernel's header | [`KernelHeader::parse`] |
+//! | find the memory that is firmware's | [`FirmwareMemory::find`] |
 //! | check where things are, choose where the rest goes | [`Layout::plan`] |
+//! | find what the host's CPUs reach beside RAM | [`HostRegisters::find`] |
 //! | write the host's tree | [`HostTreePlan::write`] |
 //!
 //! No input makes anything here panic, allocate, recurse, or work longer than
@@ -24,30 +26,36 @@
 mod args;
 mod error;
 mod fdt;
+mod firmware;
+mod host_registers;
 mod host_tree;
 mod kernel;
 mod layout;
 mod list;
 mod machine;
 mod module;
+mod pieces;
 mod text;
 
-pub use args::{BootArgs, ConsoleChoice, HostIommu, LogLevel};
+pub use args::{ALLOW_LIMIT, BootArgs, ConsoleChoice, HostIommu, LogLevel};
 pub use error::{BootError, Occupant};
 pub use fdt::{
     DEPTH_LIMIT, Fdt, HEADER_SIZE as TREE_HEADER_SIZE, NAME_LIMIT, NODE_LIMIT, Node, NodeId,
     PROPERTY_LIMIT, Structure, TREE_SIZE_LIMIT,
 };
+pub use firmware::{FIRMWARE_LIMIT, FirmwareMemory};
+pub use host_registers::{HostRegisters, REGISTER_RANGE_LIMIT};
 pub use host_tree::{Emulated, HostTreePlan, Interrupts, NewNode, PATH_LIMIT, ViommuNode};
 pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};
 pub use layout::{BLOCK, Layout, Loaded};
 pub use list::{Full, List};
 pub use machine::{
-    BANK_LIMIT, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, Gic, GicV2, GicV3, HIDDEN_LIMIT,
-    HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt, Its, MSI_RANGE_LIMIT, Machine,
-    MsiRange, Psci, PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved, SMMU_LIMIT,
-    STREAM_RANGE_LIMIT, Smmu, SmmuInterrupts, StreamRange, ToFence, Trigger, UNCONFINED_LIMIT,
-    Unconfined, Viommu, endpoint, smmus_to_fence,
+    BANK_LIMIT, BUS_BYTES, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, DeviceNote, Gic, GicV2,
+    GicV3, HIDDEN_LIMIT, HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt, Its,
+    MSI_RANGE_LIMIT, Machine, MsiRange, PCI_HOST_LIMIT, PciHost, Psci, PsciVersion,
+    REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved, SMMU_LIMIT, STREAM_RANGE_LIMIT, SUPPLY_LIMIT,
+    Smmu, SmmuInterrupts, StreamRange, Supplies, ToFence, Trigger, Verdict, Viommu, WITHHELD_LIMIT,
+    Withheld, endpoint, smmus_to_fence,
 };
 pub use module::{Module, Modules};
 pub use text::{NodePath, Text, Word};

@@ -43,6 +43,18 @@ impl<T: Copy, const N: usize> List<T, N> {
         self.slots.get_mut(self.len)?.take()
     }
 
+    /// Takes out the value at `index`; the last one comes to its place.
+    pub(crate) fn swap_remove(&mut self, index: usize) -> Option<T> {
+        if index >= self.len {
+            return None;
+        }
+        let last = self.pop()?;
+        match self.slots.get_mut(index) {
+            Some(slot) if index < self.len => slot.replace(last),
+            _ => Some(last),
+        }
+    }
+
     /// How many values are in the list.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -111,5 +123,8 @@ mod tests {
         list.sort_by_key(|value| *value);
         assert!(list.iter().eq(&[3, 9]));
         assert_eq!((list.len(), list.get(1), list.get(2)), (2, Some(&9), None));
+        assert_eq!((list.swap_remove(2), list.len()), (None, 2));
+        assert_eq!((list.swap_remove(0), list.get(0)), (Some(3), Some(&9)));
+        assert_eq!((list.swap_remove(0), list.len()), (Some(9), 0));
     }
 }

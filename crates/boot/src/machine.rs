@@ -1,36 +1,45 @@
 //! What the device tree says about the machine, in the fixed-size form in
 //! which the hypervisor uses it.
 
+mod binding;
 mod console;
 mod cpu;
+mod device;
 mod emulated;
 mod gic;
 mod interrupt;
 mod memory;
 mod msi;
+mod pci;
+pub(crate) mod power;
 pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
-mod unconfined;
 pub(crate) mod viommu;
 
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
+pub use device::{DeviceNote, Verdict, WITHHELD_LIMIT, Withheld};
 pub use emulated::{HostLineList, HostLines};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
 pub use msi::{MSI_RANGE_LIMIT, MsiRange};
+pub use pci::{BUS_BYTES, PCI_HOST_LIMIT, PciHost};
+pub use power::{SUPPLY_LIMIT, Supplies};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
-pub use unconfined::{UNCONFINED_LIMIT, Unconfined};
 pub use viommu::{Viommu, endpoint};
 
-use crate::args::{BootArgs, HostIommu, LogLevel};
+pub(crate) use device::Device;
+
+use crate::args::{ALLOW_LIMIT, BootArgs, HostIommu, LogLevel};
 use crate::error::BootError;
-use crate::fdt::Fdt;
+use crate::fdt::{Fdt, NodeId};
 use crate::list::List;
 use crate::module::Modules;
+use crate::text::{NodePath, Word};
+use device::Rules;
 use portcullis_addr::{PhysAddr, Range};
 
 /// Everything the hypervisor needs to know about the machine before it starts
@@ -73,6 +82,12 @@ pub struct Machine {
     /// The UART for the hypervisor's log; `None` when the machine names no
     /// PL011 as its standard output and the command line asks for no other.
     pub console: Option<Console>,
+    /// The UART that the command line asks for and that is not used, since the
+    /// host could switch it off and have EL2 wait for it.
+    pub console_unused: Option<NodePath>,
+    /// Nodes with clocks, power domains or resets without which the hypervisor's
+    /// devices do nothing: with `trust-power=yes`, else there are none.
+    pub supplies: Supplies,
     /// Every SMMUv3 that is enabled.
     pub smmus: List<Smmu, SMMU_LIMIT>,
     /// The interrupts of the emulated SMMUs, one entry for each of
@@ -87,9 +102,17 @@ pub struct Machine {
     pub hidden: List<Range<PhysAddr>, HIDDEN_LIMIT>,
     /// Every stream that a device of the tree can use; none twice.
     pub streams: List<StreamRange, STREAM_RANGE_LIMIT>,
-    /// Registers of devices that do DMA which no SMMU translates. Whoever
-    /// reaches them reaches all memory.
-    pub unconfined: List<Unconfined, UNCONFINED_LIMIT>,
+    /// Devices that no SMMU confines and that may do DMA, disabled ones
+    /// included: whoever reaches their registers may reach all memory. They go
+    /// from the host's tree.
+    pub withheld: List<NodeId, WITHHELD_LIMIT>,
+    /// The PCI host bridges that are the host's, since SMMUs confine what is
+    /// behind them.
+    pub pci_hosts: List<PciHost, PCI_HOST_LIMIT>,
+    /// Devices that would be withheld but for the command line.
+    pub allow_unconfined: List<NodeId, ALLOW_LIMIT>,
+    /// Addresses that the command line gives to the host.
+    pub mmio_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
     /// The host's kernel and ramdisk.
     pub modules: Modules,
 }
@@ -149,20 +172,22 @@ impl Machine {
             HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams)?,
             HostIommu::Identity | HostIommu::Nested => None,
         };
-        let unconfined = unconfined::read(fdt, &streams)?;
-        let withheld = |node| unconfined.iter().any(|device| device.node == node);
-        let (gic_its, msis) = match &gic {
-            Gic::V3(v3) if args.gic_its && !v3.its.is_empty() => {
-                (true, msi::read(fdt, v3, withheld)?)
-            }
-            Gic::V3(_) | Gic::V2(_) => (false, List::new()),
-        };
-        Ok(Self {
+        let mut supplies = power::read(fdt, &smmus, args.trust_power)?;
+        let mut console = console::read(fdt, &args, &interrupts)?;
+        let mut console_unused = None;
+        // One that is shared is the host's to keep.
+        if let Some(Console { node, .. }) = console.filter(|console| console.dedicated)
+            && !power::add_uart(fdt, node, args.trust_power, &mut supplies)?
+        {
+            console = None;
+            console_unused = Some(fdt.path(node));
+        }
+        let mut machine = Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
-            gic_its,
-            its_tables: if gic_its { args.its_tables } else { 0 },
-            msis,
+            gic_its: false,
+            its_tables: 0,
+            msis: List::new(),
             trace: args.trace,
             log: args.log,
             bhb: args.bhb,
@@ -171,8 +196,13 @@ impl Machine {
             reserved: memory::reserved(fdt)?,
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
-            console: console::read(fdt, &args, &interrupts)?,
-            unconfined,
+            console,
+            console_unused,
+            supplies,
+            withheld: List::new(),
+            pci_hosts: List::new(),
+            allow_unconfined: allowed(fdt, &args)?,
+            mmio_allow: args.mmio_allow,
             streams,
             modules: Modules::read(fdt)?,
             gic,
@@ -180,6 +210,72 @@ impl Machine {
             host_lines,
             viommu,
             hidden,
-        })
+        };
+        let devices = device::read(fdt, machine.rules())?;
+        machine.withheld = devices.withheld;
+        machine.pci_hosts = devices.pci_hosts;
+        if let Gic::V3(v3) = &machine.gic
+            && args.gic_its
+            && !v3.its.is_empty()
+        {
+            let withheld = |node| machine.withheld.iter().any(|withheld| *withheld == node);
+            machine.msis = msi::read(fdt, v3, withheld)?;
+            machine.gic_its = true;
+            machine.its_tables = args.its_tables;
+        }
+        Ok(machine)
     }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules {
+            streams: &self.streams,
+            allowed: &self.allow_unconfined,
+            console: self
+                .console
+                .filter(|console| console.dedicated)
+                .map(|console| console.node),
+        }
+    }
+
+    /// Hands every device of the tree to `each`.
+    pub(crate) fn for_each_device<'a>(
+        &self,
+        fdt: &Fdt<'a>,
+        mut each: impl FnMut(Device<'a>) -> Result<(), BootError>,
+    ) -> Result<(), BootError> {
+        device::for_each_device(fdt, self.rules(), &mut each)
+    }
+
+    /// Calls `each` for every enabled device that the host does not get, or gets
+    /// only since the command line says so; neighbours are joined. `fdt` is the
+    /// tree that the machine was read from.
+    ///
+    /// # Errors
+    /// None that reading the tree did not have.
+    pub fn for_each_note(
+        &self,
+        fdt: &Fdt<'_>,
+        each: impl FnMut(&DeviceNote),
+    ) -> Result<(), BootError> {
+        device::for_each_note(fdt, self.rules(), each)
+    }
+}
+
+/// The nodes that `allow-unconfined=` names.
+fn allowed(fdt: &Fdt<'_>, args: &BootArgs<'_>) -> Result<List<NodeId, ALLOW_LIMIT>, BootError> {
+    let mut nodes = List::new();
+    for path in args.allow_unconfined.iter() {
+        let refused = |problem| BootError::NotToBeAllowed {
+            path: Word::start_of(path.as_bytes()),
+            problem,
+        };
+        let node = fdt.find(path.as_bytes());
+        let node = node.ok_or_else(|| refused("names no node of the device tree"))?;
+        if smmu::is_smmu(&node) || smmu::is_monitor(&node) {
+            return Err(refused("names an SMMU or a part of one"));
+        }
+        // As many slots as arguments.
+        let _ = nodes.push(node.id());
+    }
+    Ok(nodes)
 }

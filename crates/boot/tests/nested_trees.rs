@@ -88,7 +88,7 @@ fn what_is_particular_to_the_physical_smmu_goes() {
         smmu.set("dma-coherent", []);
         smmu.set("cavium,cn9900-broken-page1-regspace", []);
         smmu.set("hisilicon,broken-prefetch-cmd", []);
-        smmu.set("power-domains", cells(&[7]));
+        smmu.set("vendor,mode", cells(&[7]));
     });
     let names: Vec<_> = smmu(&tree, false)
         .iter()
@@ -105,7 +105,7 @@ fn what_is_particular_to_the_physical_smmu_goes() {
             "phandle",
             "#iommu-cells",
             "reg",
-            "power-domains"
+            "vendor,mode"
         ]
     );
 }

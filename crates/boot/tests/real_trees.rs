@@ -2,8 +2,10 @@
 
 mod support;
 
+use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{
-    Conduit, Fdt, Gic, HostTreePlan, Interrupt, LogLevel, Machine, PsciVersion, Trigger,
+    Conduit, Fdt, Gic, HostRegisters, HostTreePlan, Interrupt, LogLevel, Machine, PsciVersion,
+    Trigger, Verdict,
 };
 use support::{listing, range};
 
@@ -70,7 +72,7 @@ fn the_smmu_and_its_streams() {
 
 #[test]
 fn what_the_machine_takes_is_bounded() {
-    assert!(size_of::<Machine>() <= 16 << 10);
+    assert!(size_of::<Machine>() <= 24 << 10);
 }
 
 #[test]
@@ -118,29 +120,90 @@ fn gicv2_with_its_frame() {
     assert_eq!(frame.target.raw(), 0x802_0040);
 }
 
+/// The lines on devices that the host does not get.
+fn notes(blob: &[u8]) -> Vec<(Range<PhysAddr>, usize, String)> {
+    let fdt = Fdt::new(blob).unwrap();
+    let machine = Machine::from_tree(&fdt).unwrap();
+    let mut notes = Vec::new();
+    machine
+        .for_each_note(&fdt, |note| {
+            assert!(matches!(note.verdict, Verdict::Withheld(_)));
+            notes.push((note.range, note.nodes, note.path.to_string()));
+        })
+        .unwrap();
+    notes
+}
+
+/// What the host's CPUs reach beside RAM, ascending.
+fn registers(blob: &[u8]) -> Vec<Range<PhysAddr>> {
+    let fdt = Fdt::new(blob).unwrap();
+    let machine = Machine::from_tree(&fdt).unwrap();
+    let mut registers = HostRegisters::new();
+    registers.find(&fdt, &machine).unwrap();
+    let mut pages: Vec<_> = registers.pages().collect();
+    pages.sort_by_key(Range::start);
+    pages
+}
+
 /// fw_cfg and the virtio-mmio transports of QEMU's machine do DMA and have no
 /// SMMU before them; what is behind the PCIe bridge has one.
 #[test]
 fn devices_past_the_smmu_are_found() {
-    let machine = Machine::from_fdt(MODULES).unwrap();
-    let found: Vec<_> = machine.unconfined.iter().map(|d| d.range).collect();
-    assert_eq!(found.len(), 33);
-    assert!(found.contains(&range(0x902_0000, 0x18)));
-    for transport in 0..32 {
-        assert!(found.contains(&range(0xa00_0000 + transport * 0x200, 0x200)));
+    let transports = (range(0xa00_0000, 0x4000), 32, "/virtio_mmio@a000000".into());
+    let fw_cfg = (range(0x902_0000, 0x18), 1, "/fw-cfg@9020000".into());
+    let mut found = notes(MODULES);
+    found.sort_by_key(|note| note.0.start());
+    assert_eq!(found, [fw_cfg.clone(), transports.clone()]);
+    // Without an SMMU the bridge is one of them.
+    let bare = with_modules(GICV2);
+    let ecam = (
+        range(0x40_1000_0000, 0x1000_0000),
+        1,
+        "/pcie@10000000".into(),
+    );
+    let mut found = notes(&bare);
+    found.sort_by_key(|note| note.0.start());
+    assert_eq!(found, [fw_cfg, transports, ecam]);
+}
+
+/// Every register of QEMU's machine that a Linux uses, and no gap.
+#[test]
+fn the_host_reaches_what_its_tree_names() {
+    let gic = range(0x800_0000, 0x1_0000);
+    let its = range(0x808_0000, 0x2_0000);
+    let redistributors = range(0x80a_0000, 0xf6_0000);
+    // UART, clock and GPIOs; the second UART is the hypervisor's, and neither
+    // fw_cfg nor the SMMU is the host's.
+    let uart = range(0x900_0000, 0x1000);
+    let clock = range(0x901_0000, 0x1000);
+    let gpio = range(0x903_0000, 0x1000);
+    let windows = range(0x1000_0000, 0x2fff_0000 - 0x1000_0000 + 0xf01_0000);
+    let found = registers(MODULES);
+    for given in [gic, its, redistributors, uart, clock, gpio, windows] {
+        assert!(found.iter().any(|range| range.covers(&given)), "{given}");
     }
-    // Without an SMMU the bridge is one of them, with its ECAM and the three
-    // windows in which its functions' registers are.
-    let bare = Machine::from_fdt(&with_modules(GICV2)).unwrap();
-    assert_eq!(bare.unconfined.len(), 37);
-    let windows = [
-        range(0x3eff_0000, 0x1_0000),
-        range(0x1000_0000, 0x2eff_0000),
-        range(0x80_0000_0000, 0x80_0000_0000),
+    let flash = range(0, 0x800_0000);
+    let ecam = range(0x40_1000_0000, 0x1000_0000);
+    let high = range(0x80_0000_0000, 0x80_0000_0000);
+    let all = [
+        // Flash and distributor touch.
+        range(0, 0x801_0000),
+        // Redistributors and UART touch.
+        range(0x808_0000, 0x2_0000 + 0xf6_0000 + 0x1000),
+        clock,
+        gpio,
+        windows,
+        ecam,
+        high,
     ];
-    for window in windows {
+    assert!(all[0].covers(&flash));
+    assert_eq!(found, all);
+    // Without an SMMU the bridge is withheld, with its ECAM and the three windows
+    // in which its functions' registers are.
+    let bare = registers(&with_modules(GICV2));
+    for window in [windows, ecam, high] {
         assert!(
-            bare.unconfined.iter().any(|d| d.range == window),
+            !bare.iter().any(|range| range.overlaps(&window)),
             "{window}"
         );
     }

@@ -165,11 +165,11 @@ pub struct HostSpace<'a, C, D> {
 
 impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     /// Tables in which the host has every page that the ledger says is its own,
-    /// its CPUs have every address up to the end of the input range that is no
-    /// RAM and in none of `withheld`, and its devices have `doorbells`.
+    /// its CPUs have what of `registers` is within the input range and no RAM,
+    /// and its devices have `doorbells`.
     ///
-    /// `withheld` and `doorbells` are page-aligned or rounded outward; they may
-    /// overlap each other in any order. `cpu_memory` and `dma_memory` publish
+    /// `registers` are whole pages, none twice, in any order. `doorbells` are
+    /// rounded outward. `cpu_memory` and `dma_memory` publish
     /// as their walkers need.
     ///
     /// # Errors
@@ -180,7 +180,7 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
         tables: HostTables,
         cpu_memory: C,
         dma_memory: D,
-        withheld: impl Iterator<Item = Range<PhysAddr>> + Clone,
+        registers: impl Iterator<Item = Range<PhysAddr>>,
         doorbells: impl Iterator<Item = Range<PhysAddr>>,
     ) -> Result<Self, TableError<Ipa>> {
         let mut space = Self {
@@ -198,7 +198,9 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
             space.share()?;
         }
         space.map_rest()?;
-        space.map_registers(withheld)?;
+        for range in registers {
+            space.map_registers(range)?;
+        }
         for doorbell in doorbells {
             let page = doorbell.page_outward().ok_or(TableError::InputTooLarge)?;
             space.dma.map(page.identity(), page.start(), DOORBELL)?;
@@ -298,28 +300,21 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
         })
     }
 
-    /// Maps every gap between RAM and what is withheld, in ascending order.
-    fn map_registers(
-        &mut self,
-        withheld: impl Iterator<Item = Range<PhysAddr>> + Clone,
-    ) -> Result<(), TableError<Ipa>> {
+    /// Maps what of `range` is no RAM, in ascending order, as far as the input
+    /// range goes.
+    fn map_registers(&mut self, range: Range<PhysAddr>) -> Result<(), TableError<Ipa>> {
         let banks = self.ledger.banks().iter().map(|bank| bank.range());
-        let taken = banks.chain(withheld.filter_map(|range| range.page_outward()));
-        let end = PhysAddr::new(self.cpu.geometry().input_end());
-        let mut at = PhysAddr::new(0);
+        let end = PhysAddr::new(self.cpu.geometry().input_end()).min(range.end());
+        let mut at = range.start();
         while at < end {
-            // The range that covers `at`, else the first one above.
-            if let Some(over) = taken.clone().find(|range| range.contains(at)) {
-                at = over.end();
+            // The bank that covers `at`, else the first one above.
+            if let Some(bank) = banks.clone().find(|bank| bank.contains(at)) {
+                at = bank.end();
                 continue;
             }
-            let next = taken
-                .clone()
-                .map(|range| range.start())
-                .filter(|start| *start > at)
-                .min()
-                .unwrap_or(end)
-                .min(end);
+            let above = banks.clone().map(|bank| bank.start());
+            let next = above.filter(|start| *start > at).min();
+            let next = next.unwrap_or(end).min(end);
             if let Ok(gap) = Range::new(at, next) {
                 self.cpu.map(gap.identity(), gap.start(), REGISTERS)?;
             }

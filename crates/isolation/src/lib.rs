@@ -2,9 +2,8 @@
 //! whatever caches translations.
 //!
 //! [`HostSpace`] is the identity mode. The host sees memory where it is; its
-//! CPUs reach its own RAM and all of the machine's registers but those that are
-//! withheld, its devices reach its own RAM and the MSI doorbells, and nothing
-//! else. Both sets of tables are made from the [`Ledger`], and a page leaves
+//! CPUs reach its own RAM and the registers that it is given, its devices reach
+//! its own RAM and the MSI doorbells, and nothing else. Both sets of tables are made from the [`Ledger`], and a page leaves
 //! them only in the order that the ledger asks for: unmapped, invalidated
 //! everywhere, then handed over.
 //!

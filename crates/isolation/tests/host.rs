@@ -18,9 +18,14 @@ const RAM_SIZE: u64 = (2 << 30) + (64 << 20);
 const UART: u64 = 0x0900_0000;
 const SMMU: u64 = 0x0905_0000;
 const DOORBELL: u64 = 0x0809_0000;
+/// Addresses above RAM that the host is not given.
+const GAP: u64 = 0xd000_0000;
 /// The hypervisor's memory: its ends are in the middle of 2 MiB blocks.
 const OWN: u64 = RAM + 0x20_3000;
 const OWN_SIZE: u64 = 0x9_9000;
+/// Firmware's, in the middle of a 2 MiB block.
+const FIRMWARE: u64 = RAM + 0x60_3000;
+const FIRMWARE_SIZE: u64 = 0x2_1000;
 
 fn range(start: u64, size: u64) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(start), size).unwrap()
@@ -58,19 +63,33 @@ impl Fixture {
             .begin(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)
             .unwrap()
             .commit();
+        ledger
+            .begin(
+                range(FIRMWARE, FIRMWARE_SIZE),
+                Owner::NOBODY,
+                Owner::FIRMWARE,
+            )
+            .unwrap()
+            .commit();
         for run in ledger.runs(Owner::NOBODY) {
             ledger
                 .begin(run, Owner::NOBODY, Owner::HOST)
                 .unwrap()
                 .commit();
         }
-        let withheld = [range(SMMU, 0x2_0000), range(0x0800_0000, PAGE_SIZE)];
+        // Around the SMMU's registers, with RAM in the middle of one range, and
+        // beyond what the tables can translate.
+        let registers = [
+            range(SMMU + 0x2_0000, GAP - SMMU - 0x2_0000),
+            range(0x0800_1000, SMMU - 0x0800_1000),
+            range(0x80_0000_0000, 1 << 40),
+        ];
         let mut space = HostSpace::new(
             ledger,
             self.tables,
             &self.arena,
             &self.arena,
-            withheld.iter().copied(),
+            registers.into_iter(),
             [range(DOORBELL, 64)].into_iter(),
         )
         .unwrap();
@@ -139,6 +158,11 @@ fn every_page_is_where_it_belongs() {
                 let host = !range(OWN, OWN_SIZE).contains(PhysAddr::new(page));
                 assert_reach(space, page, host, host);
             }
+            let around = FIRMWARE - 0x1_0000..FIRMWARE + FIRMWARE_SIZE + 0x1_0000;
+            for page in around.step_by(PAGE_SIZE as usize) {
+                let host = !range(FIRMWARE, FIRMWARE_SIZE).contains(PhysAddr::new(page));
+                assert_reach(space, page, host, host);
+            }
             // Registers are the CPUs' only, the doorbell is both's.
             assert_reach(space, UART, true, false);
             assert_reach(space, DOORBELL, true, true);
@@ -154,6 +178,11 @@ fn every_page_is_where_it_belongs() {
             // The end of RAM and of the input range.
             assert_reach(space, RAM + RAM_SIZE, true, false);
             assert_reach(space, (1 << 40) - PAGE_SIZE, true, false);
+            // What nobody speaks of.
+            assert_reach(space, GAP - PAGE_SIZE, true, false);
+            for page in [0, 0x07ff_f000, GAP, 0x7f_ffff_f000] {
+                assert_reach(space, page, false, false);
+            }
             assert_eq!(reach(space, 1 << 40), (None, None));
         });
     }
@@ -324,6 +353,21 @@ fn pages_that_devices_hold_and_pages_of_others_stay() {
             Err(HostError::Ledger(_))
         ));
         assert_reach(space, OWN, false, false);
+        // Nobody pins firmware's memory, and the host neither gives nor gets it.
+        let firmware = range(FIRMWARE, PAGE_SIZE);
+        assert!(space.ledger().pin(firmware, Owner::HOST).is_err());
+        assert!(!space.is_host_ram(firmware.start()));
+        for owner in [Owner::HYPERVISOR, Owner::NOBODY] {
+            assert!(matches!(
+                space.take(firmware, owner, &mut recorder),
+                Err(HostError::Ledger(_))
+            ));
+            assert!(matches!(
+                space.give(firmware, owner, &mut recorder),
+                Err(HostError::Ledger(_))
+            ));
+        }
+        assert_reach(space, FIRMWARE, false, false);
         assert!(recorder.cpus.is_empty() && recorder.smmus.is_empty());
     });
 }

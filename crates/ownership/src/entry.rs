@@ -10,13 +10,16 @@ use core::fmt;
 pub struct Owner(u8);
 
 impl Owner {
-    /// Memory that nobody may use: firmware's, or not yet given out. It is in
-    /// no translation table.
+    /// Memory that is not yet given out. It is in no translation table.
     pub const NOBODY: Self = Self(0);
     /// The hypervisor's image, stacks, tables and queues.
     pub const HYPERVISOR: Self = Self(1);
     /// The host.
     pub const HOST: Self = Self(2);
+    /// Firmware that goes on running, or a device that firmware looks after:
+    /// EL3, an OP-TEE, a power controller. It is in no translation table, and
+    /// no page of it ever changes hands.
+    pub const FIRMWARE: Self = Self(3);
 
     pub(crate) const fn from_id(id: u8) -> Self {
         Self(id)
@@ -41,6 +44,7 @@ impl fmt::Display for Owner {
             Self::NOBODY => f.write_str("nobody"),
             Self::HYPERVISOR => f.write_str("hypervisor"),
             Self::HOST => f.write_str("host"),
+            Self::FIRMWARE => f.write_str("firmware"),
             Self(other) => write!(f, "owner{other}"),
         }
     }

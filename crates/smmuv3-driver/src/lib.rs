@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod ecmdq;
 mod errata;
 mod error;
 mod event;
@@ -43,6 +44,7 @@ mod translation;
 mod wait;
 
 pub use attributes::Attributes;
+pub use ecmdq::{CommandPages, EcmdqError};
 pub use errata::Quirks;
 pub use error::{Error, InitError, Wait};
 pub use event::{Drained, Event, GlobalErrors};

@@ -137,6 +137,24 @@ pub struct Idr3 {
     __: u16,
 }
 
+/// `SMMU_IDR6`, where [`Idr1::ecmdq`] (6.3.45).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct Idr6 {
+    #[bits(16)]
+    __: u16,
+    /// log2 of the queues of a Command queue control page, at most 8.
+    #[bits(4)]
+    pub queues_log2: u8,
+    #[bits(4)]
+    __: u8,
+    /// log2 of the pages, at most 8.
+    #[bits(4)]
+    pub pages_log2: u8,
+    #[bits(4)]
+    __: u8,
+}
+
 /// `SMMU_IDR5` (6.3.6).
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]

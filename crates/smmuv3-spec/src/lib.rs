@@ -17,6 +17,7 @@ mod macros;
 pub mod cd;
 pub mod command;
 pub mod control;
+pub mod ecmdq;
 pub mod event;
 pub mod id;
 pub mod pri;

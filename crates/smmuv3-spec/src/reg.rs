@@ -86,6 +86,10 @@ offsets! {
     PRIQ_IRQ_CFG1 = 0x00d8;
     /// `SMMU_PRIQ_IRQ_CFG2`, 32 bits (6.3.36).
     PRIQ_IRQ_CFG2 = 0x00dc;
+    /// `SMMU_IDR6`, 32 bits (6.3.45).
+    IDR6 = 0x0190;
+    /// `SMMU_CMDQ_CONTROL_PAGE_BASE0`, 64 bits, read-only (6.3.49).
+    CMDQ_CONTROL_PAGE_BASE = 0x4000;
     /// `SMMU_EVENTQ_PROD`, 32 bits, page 1.
     EVENTQ_PROD = 0x100a8;
     /// `SMMU_EVENTQ_CONS`, 32 bits, page 1.

@@ -9,9 +9,9 @@ use crate::refusal::Refusal;
 use crate::{its, mmu, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{Gic, GicV3, HostIommu, Interrupt, Machine, Smmu, Trigger};
+use portcullis_boot::{Gic, GicV3, HostIommu, HostRegisters, Interrupt, Machine, Smmu, Trigger};
 use portcullis_pagetable::{Access, Bbm, MemoryType};
-use smmuv3_driver::Features;
+use smmuv3_driver::{CommandPages, Features};
 
 /// Most redistributors of a region that are looked at.
 const FRAME_LIMIT: usize = 512;
@@ -61,7 +61,7 @@ fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refus
 
 /// Refuses registers that the tree puts into RAM: EL2 would drive its own
 /// memory, and the host would have as memory what is to be withheld.
-fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
+pub(super) fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
     let pages = registers
         .page_outward()
         .ok_or(Refusal::RegistersInMemory(registers))?;
@@ -74,9 +74,8 @@ fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), R
 /// Every range of registers that EL2 drives or withholds lies outside RAM.
 pub(super) fn check_registers(machine: &Machine) -> Result<(), Refusal> {
     let console = machine.console.iter().map(|console| console.registers);
-    let unconfined = machine.unconfined.iter().map(|device| device.range);
     let hidden = machine.hidden.iter().copied();
-    for range in console.chain(unconfined).chain(hidden) {
+    for range in console.chain(hidden) {
         outside_memory(machine, range)?;
     }
     let doorbells = machine.gic.doorbells().map(|its| its.registers);
@@ -101,9 +100,46 @@ pub(super) struct Common {
     pub(super) stream_bits: u8,
 }
 
-pub(super) fn check_smmus(machine: &Machine) -> Result<Common, Refusal> {
+/// Stops the command queues that an SMMU has beside the one that is driven, and
+/// withholds them: whoever reaches one has the SMMU write anywhere.
+fn stop_side_queues(
+    machine: &Machine,
+    (index, found): (usize, &Smmu),
+    registers: &mut HostRegisters,
+) -> Result<(), Refusal> {
+    let smmu = found.registers.start();
+    let refused = |error| Refusal::SideQueues { smmu, error };
+    let Some(port) = smmu::port(index) else {
+        return Ok(());
+    };
+    let Some(pages) = CommandPages::of(&port).map_err(refused)? else {
+        return Ok(());
+    };
+    for offset in pages.offsets(&port) {
+        let page = smmu.checked_add(offset.map_err(refused)?);
+        let page = page.and_then(|at| Range::from_size(at, CommandPages::SIZE).ok());
+        let page = page.ok_or(Refusal::RegistersInMemory(found.registers))?;
+        outside_memory(machine, page)?;
+        registers.withhold(page)?;
+        mmu::map_missing(page, MemoryType::Device, Access::ReadWrite)?;
+        let queues = smmu::Port::new(Device::from_mapped(page));
+        pages.stop(&queues, &smmu::SystemCounter).map_err(refused)?;
+        mmu::unmap(page)?;
+    }
+    Ok(())
+}
+
+/// What the SMMUs can do, once none has any other command queue; `registers` are
+/// those that the host is to reach.
+pub(super) fn check_smmus(
+    machine: &Machine,
+    registers: &mut HostRegisters,
+) -> Result<Common, Refusal> {
+    for found in machine.smmus.iter().enumerate() {
+        stop_side_queues(machine, found, registers)?;
+    }
     let ram_end = ram_end(machine);
-    let need = portcullis_isolation::input_bits(ram_end, 48);
+    let need = portcullis_isolation::input_bits(ram_end.max(registers.end()), 48);
     let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
     let mut common = Common {
         bits: need,

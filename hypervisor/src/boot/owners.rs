@@ -10,7 +10,7 @@ use crate::sysreg::read_sysreg;
 use crate::{gic, its, lend, machine, mmu, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{BANK_LIMIT, Gic, HostIommu, Machine};
+use portcullis_boot::{BANK_LIMIT, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine};
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Entry, Owner};
 use portcullis_pagetable::{Geometry, Granule};
@@ -31,6 +31,9 @@ const POOL_SMMU: u64 = 96 << 10;
 /// Pool memory for what the host sees of each SMMU in nested mode: its register
 /// pages, and EL2's tables for the host's queues.
 const POOL_EMULATED: u64 = 96 << 10;
+/// Pool memory for a hole in the host's RAM: at each end a table of level 2 and
+/// one of level 3, for CPUs and for devices.
+const POOL_HOLE: u64 = 8 * PAGE_SIZE;
 
 static BANKS: Once<Banks> = Once::new();
 
@@ -57,7 +60,7 @@ pub(super) fn ram_pages(machine: &Machine) -> u64 {
         .sum()
 }
 
-pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
+pub(super) fn pool_bytes(machine: &Machine, common: &Common, firmware: &FirmwareMemory) -> u64 {
     let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
     let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
     let smmus = machine.smmus.len() as u64;
@@ -69,7 +72,8 @@ pub(super) fn pool_bytes(machine: &Machine, common: &Common) -> u64 {
             POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables + machine.trace
         }
     };
-    ledger + cpus + POOL_BASE + smmus * POOL_SMMU + seen
+    let holes = firmware.ranges().count() as u64 * POOL_HOLE;
+    ledger + cpus + POOL_BASE + smmus * POOL_SMMU + holes + seen
 }
 
 /// Bytes of the stream table entries when the host gives each stream of its
@@ -130,10 +134,12 @@ fn ledger_words(count: u64, fill: u64) -> Result<&'static [AtomicU32], Refusal> 
     Ok(unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) })
 }
 
-/// A ledger in which the hypervisor has `protected` and the host the rest.
+/// A ledger in which the hypervisor has `protected`, firmware its own, and the
+/// host the rest.
 pub(super) fn make_ledger(
     machine: &Machine,
     protected: &[Range<PhysAddr>],
+    firmware: &FirmwareMemory,
 ) -> Result<Ledger<'static>, Refusal> {
     const HOST: u64 = Entry::initial(Owner::HOST) as u64;
     let mut banks = [None; BANK_LIMIT];
@@ -155,6 +161,9 @@ pub(super) fn make_ledger(
             .begin(*range, Owner::HOST, Owner::HYPERVISOR)?
             .commit();
     }
+    for range in firmware.ranges() {
+        ledger.begin(range, Owner::HOST, Owner::FIRMWARE)?.commit();
+    }
     Ok(ledger)
 }
 
@@ -163,6 +172,7 @@ pub(super) fn make_host(
     machine: &Machine,
     common: &Common,
     ledger: Ledger<'static>,
+    registers: &mut HostRegisters,
 ) -> Result<Sharing, Refusal> {
     let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
     let tables = HostTables {
@@ -170,34 +180,20 @@ pub(super) fn make_host(
         cpu_bbm: mmu::bbm(),
         dma_bbm: common.bbm,
     };
-    let mut withheld = Withheld {
-        ranges: [None; WITHHELD],
-        count: 0,
-    };
-    let mut withhold = |range| withheld.add(range);
-    machine.smmus.iter().for_each(|s| withhold(s.registers));
-    machine.hidden.iter().for_each(|range| withhold(*range));
-    machine.unconfined.iter().for_each(|d| withhold(d.range));
-    if let Some(console) = machine.console.filter(|console| console.dedicated) {
-        withhold(console.registers);
-    }
-    // A doorbell that is an SMMU's registers, or another thing nobody may
-    // reach, is no doorbell. (The GIC's own registers come behind.)
+    // A doorbell that is an SMMU's registers, or another thing that is withheld,
+    // is no doorbell. (The GIC's own registers come behind.)
     for its in machine.gic.doorbells() {
-        if withheld.iter().any(|range| range.overlaps(&its.registers)) {
+        if registers.is_withheld(&its.registers) {
             return Err(Refusal::DoorbellWithheld(its.registers));
         }
     }
-    withhold_gic(machine, &mut |range| withheld.add(range));
-    if withheld.count > WITHHELD {
-        return Err(Refusal::TooManyRanges(WITHHELD));
-    }
+    withhold_gic(machine, registers)?;
     let mut space = HostSpace::new(
         ledger,
         tables,
         Shared::COHERENT,
         Shared::new(common.coherent),
-        withheld.iter().copied(),
+        registers.pages(),
         // The frame is 64 KiB; devices get the page of the one register.
         machine
             .doorbells()
@@ -270,7 +266,9 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
 /// What of the GIC the host's CPUs do not reach by themselves: what is filtered,
 /// and every frame of the ITSs. A CPU's write to a doorbell would carry a DeviceID
 /// that nothing guarantees.
-fn withhold_gic(machine: &Machine, withhold: &mut impl FnMut(Range<PhysAddr>)) {
+fn withhold_gic(machine: &Machine, registers: &mut HostRegisters) -> Result<(), Refusal> {
+    let mut result = Ok(());
+    let mut withhold = |range: Range<PhysAddr>| result = result.and(registers.withhold(range));
     if let Gic::V3(v3) = &machine.gic {
         if gic::takes_fiq() {
             // The memory-mapped CPU interface, which the system registers
@@ -282,6 +280,7 @@ fn withhold_gic(machine: &Machine, withhold: &mut impl FnMut(Range<PhysAddr>)) {
         v3.redistributors.iter().for_each(|range| withhold(*range));
     }
     gic::filtered_pages(withhold);
+    Ok(result?)
 }
 
 /// Puts the registers of emulated ITSs where the host looks for the physical
@@ -305,27 +304,4 @@ fn show_its(machine: &Machine, space: &mut Host) -> Result<(), Refusal> {
 fn prepare_lending(coherent: bool) -> Result<(), Refusal> {
     let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
     Ok(lend::prepare(coherent, anchor.start())?)
-}
-
-/// Ranges of registers that can be withheld from the host.
-const WITHHELD: usize = 256;
-
-/// Ranges of registers that are withheld from the host.
-struct Withheld {
-    ranges: [Option<Range<PhysAddr>>; WITHHELD],
-    /// How many there are, those without a place included.
-    count: usize,
-}
-
-impl Withheld {
-    fn add(&mut self, range: Range<PhysAddr>) {
-        if let Some(slot) = self.ranges.get_mut(self.count) {
-            *slot = Some(range);
-        }
-        self.count += 1;
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Range<PhysAddr>> + Clone {
-        self.ranges.iter().flatten()
-    }
 }

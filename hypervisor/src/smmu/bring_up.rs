@@ -4,7 +4,7 @@ use super::host::Emulated;
 use super::serve::{Reporter, note_lines};
 use super::{Port, SMMUS, State, SystemCounter};
 use crate::lock::Mutex;
-use crate::log::info;
+use crate::log::{info, warning};
 use crate::memory::Shared;
 use portcullis_boot::Machine;
 use smmuv3_driver::{Config, Smmu, Stage2};
@@ -53,6 +53,16 @@ pub fn bring_up(
     for (range, stage2) in streams.filter_map(|range| Some((range, stage2?))) {
         // What the SMMU cannot tell apart, no device can send.
         let limit = u32::try_from((1u64 << bits) - 1).unwrap_or(u32::MAX);
+        if range.last > limit {
+            // A device that is dead without a line costs a day.
+            warning!(
+                "event=streams_beyond smmu={} first={:#x} last={:#x} bits={bits} reason=\"the tree \
+                 names StreamIDs that the SMMU's stream table does not have: they abort\"",
+                instance.registers.range().start(),
+                range.first.max(limit.saturating_add(1)),
+                range.last,
+            );
+        }
         if range.first > limit {
             continue;
         }

@@ -364,6 +364,10 @@ impl Window for Held<'_> {
     fn refresh(&self, _offset: u64, _bytes: u64) {
         self.machine.tick();
     }
+
+    fn aborted(&self) -> bool {
+        false
+    }
 }
 
 impl<'m> Platform for &'m Machine {

@@ -188,6 +188,21 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// As [`cells`](Self::cells), without the cost of saying what is wrong.
+    pub(crate) fn quiet_cells(&self) -> Option<Cells> {
+        let read = |name: &[u8], default: u32, most: u32| {
+            let count = match self.property(name) {
+                None => default,
+                Some(value) => u32::from_be_bytes(value.try_into().ok()?),
+            };
+            usize::try_from(count).ok().filter(|_| count <= most)
+        };
+        Some(Cells {
+            address: read(b"#address-cells", 2, 3)?,
+            size: read(b"#size-cells", 1, 2)?,
+        })
+    }
+
     pub(crate) fn missing(&self, property: &'static str) -> BootError {
         BootError::MissingProperty {
             node: self.fdt.path(self.id()),

@@ -6,12 +6,13 @@ use crate::text::{Text, Word};
 use core::fmt::Write as _;
 
 /// Names that are not in every source tree. They follow the source's strings.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 27] = [
     "#address-cells",
     "#interrupt-cells",
     "#iommu-cells",
     "#size-cells",
     "bootargs",
+    "clocks",
     "compatible",
     "dma-coherent",
     "dma-noncoherent",
@@ -24,9 +25,13 @@ const NAMES: [&str; 22] = [
     "linux,initrd-start",
     "no-map",
     "phandle",
+    "power-domains",
     "ranges",
     "redistributor-stride",
     "reg",
+    "regulator-always-on",
+    "regulator-name",
+    "resets",
     "status",
     "method",
 ];
@@ -71,8 +76,13 @@ pub(super) fn unit_name(what: &str, address: u64) -> UnitName {
 }
 
 impl<'s, 'o> Writer<'s, 'o> {
-    /// Starts a tree with the memory reservations of `source`.
-    pub fn new(source: &Fdt<'s>, out: &'o mut [u8]) -> Result<Self, BootError> {
+    /// Starts a tree with those memory reservations of `source`, by address and
+    /// size, that `keeps`.
+    pub fn new(
+        source: &Fdt<'s>,
+        out: &'o mut [u8],
+        keeps: impl Fn(u64, u64) -> bool,
+    ) -> Result<Self, BootError> {
         let mut writer = Self {
             source: *source,
             out,
@@ -80,7 +90,12 @@ impl<'s, 'o> Writer<'s, 'o> {
             structure: 0,
         };
         // The header's 40 bytes leave it aligned to 8.
-        writer.bytes(source.reservation_bytes())?;
+        for (address, size) in source.reservations().filter(|(at, size)| keeps(*at, *size)) {
+            writer.bytes(&address.to_be_bytes())?;
+            writer.bytes(&size.to_be_bytes())?;
+        }
+        // What ends them.
+        writer.bytes(&[0; 16])?;
         writer.structure = writer.at;
         Ok(writer)
     }

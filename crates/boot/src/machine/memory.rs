@@ -3,7 +3,7 @@
 
 use super::reg::{Reg, physical, registers};
 use crate::error::BootError;
-use crate::fdt::Fdt;
+use crate::fdt::{Fdt, Node};
 use crate::list::List;
 use portcullis_addr::{PhysAddr, Range};
 
@@ -24,6 +24,54 @@ pub struct Reserved {
     /// Whether it comes from the memory reservation block, where boot loaders
     /// also list what they have loaded: modules may lie in it.
     pub by_loader: bool,
+    /// Whether a driver of the host's is what maps it, by a binding that says
+    /// so. With `no-map`, what has no such driver is firmware's.
+    pub for_driver: bool,
+}
+
+/// Bindings of reserved memory that a driver of the operating system maps, so
+/// that `no-map` keeps it out of the linear map and not out of the system
+/// (Linux, `Documentation/devicetree/bindings/reserved-memory`, unless another
+/// place is named).
+const MAPPED_BY_DRIVERS: [(&[u8], &str); 11] = [
+    (b"shared-dma-pool", "buffers of the devices that name it"),
+    (
+        b"restricted-dma-pool",
+        "bounce buffers of the devices that name it",
+    ),
+    (b"ramoops", "the kernel's own log over a reset"),
+    (b"phram", "a disk in memory"),
+    (b"framebuffer", "what a display shows"),
+    (
+        b"nvmem-rmem",
+        "values left by firmware for the system (nvmem)",
+    ),
+    (
+        b"google,open-dice",
+        "certificates left by firmware for the system",
+    ),
+    (
+        b"qcom,cmd-db",
+        "a data base that firmware wrote for the system",
+    ),
+    (
+        b"qcom,rmtfs-mem",
+        "buffers that the system shares with a modem",
+    ),
+    (
+        b"arm,scmi-shmem",
+        "messages to firmware (firmware/arm,scmi.yaml)",
+    ),
+    (
+        b"nvidia,tegra264-bpmp-shmem",
+        "messages to a power controller",
+    ),
+];
+
+fn is_for_driver(node: &Node<'_>) -> bool {
+    MAPPED_BY_DRIVERS
+        .iter()
+        .any(|(model, _)| node.is_compatible(model))
 }
 
 /// Whether registers at `range` would lie in RAM, as far as the tree's banks
@@ -95,6 +143,7 @@ pub(super) fn reserved(fdt: &Fdt<'_>) -> Result<List<Reserved, RESERVED_LIMIT>, 
             range: physical(fdt.root(), address, size)?,
             no_map: false,
             by_loader: true,
+            for_driver: false,
         })?;
     }
     let Some(parent) = fdt.find(b"/reserved-memory") else {
@@ -110,6 +159,7 @@ pub(super) fn reserved(fdt: &Fdt<'_>) -> Result<List<Reserved, RESERVED_LIMIT>, 
                 range,
                 no_map: node.property(b"no-map").is_some(),
                 by_loader: false,
+                for_driver: is_for_driver(&node),
             })?;
             index += 1;
         }

@@ -26,6 +26,8 @@ const SMMU: u64 = 0x0905_0000;
 const HYPERVISOR: u64 = 0x4020_0000;
 /// No RAM; where a test lets the tree say that it is, nothing answers.
 const HOLLOW: u64 = 0x2_0000_0000;
+/// Where a test may have its tree say that there is memory of firmware's.
+const FIRMWARE: u64 = 0x8000_0000;
 /// The SMMU's event queue interrupt: SPI 74.
 const OURS: u64 = 106;
 /// Bits of the event queue's and the global error's interrupt (SPI 77) in their

@@ -2,7 +2,7 @@
 //! expected is what the architecture says of an SMMU with stage 1 (IHI 0070);
 //! that the hypervisor goes on is expected throughout.
 
-use crate::{HOLLOW, HYPERVISOR, SMMU, stage1};
+use crate::{FIRMWARE, HOLLOW, HYPERVISOR, SMMU, stage1};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use portcullis_hostile::{
@@ -67,6 +67,7 @@ pub fn attack(checks: &mut Checks) {
     misaligned(checks);
     registers(checks);
     queues_elsewhere(checks);
+    queue_in_firmware(checks);
     commands(checks);
     messages(checks);
     tables(checks);
@@ -244,6 +245,31 @@ fn queues_elsewhere(checks: &mut Checks) {
         checks.equal("smmu_foreign_events", read(CR0ACK), EVENTQEN);
         write(CR0, 0);
     }
+}
+
+/// A queue in memory that the tree says is firmware's, on a machine that has
+/// such memory there and nothing behind it: EL2 must not be the one to find out.
+fn queue_in_firmware(checks: &mut Checks) {
+    if exception(|| _ = read(FIRMWARE)) != DATA {
+        return;
+    }
+    start(FIRMWARE, 8);
+    write(CMDQ_PROD, 1);
+    checks.equal("smmu_queue_in_firmware", stopped(), ABORTED);
+    write(CR0, 0);
+    write64(EVENTQ_BASE, FIRMWARE | 8);
+    write(CR0, EVENTQEN);
+    checks.equal("smmu_events_in_firmware", read(CR0ACK), EVENTQEN);
+    write(CR0, 0);
+    start(address(&QUEUE), LOG2);
+    write64(STRTAB_BASE, FIRMWARE);
+    write(STRTAB_BASE_CFG, 8);
+    write(CR0, CMDQEN | SMMUEN);
+    place(0, [0x04, 31]);
+    submit(1, SYNC);
+    checks.equal("smmu_table_in_firmware", read(CMDQ_CONS), 2);
+    write(CR0, 0);
+    settle();
 }
 
 /// Commands that are not the host's to give, and more of them than fit.

@@ -1,0 +1,104 @@
+//! Memory that the tree says is firmware's: neither the host nor the hypervisor
+//! on its behalf comes near it.
+
+mod common;
+
+use dtoolkit::Node;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use portcullis_testbed::build;
+use portcullis_testbed::machine::Machine;
+use portcullis_testbed::tree;
+use portcullis_testbed::vm::{Vm, Watch};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Above all RAM of the machine: an access ends in an external abort, as it does
+/// on a board whose interconnect keeps such memory from us.
+const CARVE_OUT: u64 = 0x8000_0000;
+const SIZE: u64 = 2 << 20;
+
+fn node(name: &str, properties: &[(&str, &[u8])]) -> DeviceTreeNode {
+    let mut node = DeviceTreeNode::new(name).expect("a node");
+    for (name, value) in properties {
+        node.add_property(DeviceTreeProperty::new(*name, *value).expect("a property"));
+    }
+    node
+}
+
+/// Has the tree say that there is RAM at [`CARVE_OUT`], and that it is
+/// firmware's.
+fn carve_out(tree: &mut DeviceTree) {
+    let reg = [CARVE_OUT, SIZE].map(u64::to_be_bytes).concat();
+    let two = 2_u32.to_be_bytes();
+    tree.root.add_child(node(
+        &format!("memory@{CARVE_OUT:x}"),
+        &[("device_type", b"memory\0"), ("reg", &reg)],
+    ));
+    let mut reserved = node(
+        "reserved-memory",
+        &[
+            ("#address-cells", &two),
+            ("#size-cells", &two),
+            ("ranges", &[]),
+        ],
+    );
+    reserved.add_child(node(
+        &format!("monitor@{CARVE_OUT:x}"),
+        &[("reg", &reg), ("no-map", &[])],
+    ));
+    assert!(tree.root.child("reserved-memory").is_none());
+    tree.root.add_child(reserved);
+}
+
+/// A host that points the queues and tables of its SMMU there is told so by its
+/// SMMU, and the hypervisor lives on.
+#[test]
+fn a_queue_in_memory_of_firmwares_is_an_error_of_the_hosts() {
+    let prepared = common::prepared();
+    let kernel = build::hostile(&prepared.lab).expect("the hostile kernel builds");
+    let arguments = "host-iommu=nested log=info console=serial1";
+    let directory = tempfile::tempdir_in(prepared.lab.workspace.output()).expect("a directory");
+    let ram = directory.path().join("ram");
+    let mut machine = Machine::new(prepared.boot_kernel(arguments, &kernel));
+    machine.memory = "512M".to_owned();
+    machine.ram_file = Some(ram.clone());
+    let watch = Watch::quietly("firmware-memory");
+    let mut vm = Vm::start_after(&prepared.lab, &machine, &watch, || {
+        tree::edit(&ram, carve_out)
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let status = vm
+        .wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert!(status.success(), "{status}\n{}", vm.tails());
+    let has = |text: &str| {
+        let mut lines = vm.host.lines_since(0).into_iter();
+        lines.any(|line| line.text.contains(text))
+    };
+    for check in [
+        "smmu_queue_in_firmware result=ok",
+        "smmu_events_in_firmware result=ok",
+        "smmu_table_in_firmware result=ok",
+        "done wrong=0",
+    ] {
+        assert!(has(check), "{check}\n{}", vm.tails());
+    }
+    let events = vm.events_since(0);
+    let base = format!("{CARVE_OUT:#x}");
+    assert!(
+        events.iter().any(|event| {
+            event.kind() == "memory_reserved"
+                && event.get("what") == Some("firmware")
+                && event.get("base") == Some(&base)
+        }),
+        "{}",
+        vm.tails()
+    );
+    assert!(
+        !events
+            .iter()
+            .any(|event| event.kind() == "hypervisor_exception"),
+        "{}",
+        vm.tails()
+    );
+}
