@@ -339,7 +339,7 @@ impl Window for Held<'_> {
 
     fn load(&self, offset: u64) -> u64 {
         self.machine.tick();
-        if offset % 8 != 0 || offset + 8 > self.range.size() {
+        if !offset.is_multiple_of(8) || offset + 8 > self.range.size() {
             self.machine
                 .find(format!("load at {offset:#x} of a window"));
             return 0;
@@ -392,7 +392,7 @@ impl<'m> Platform for &'m Machine {
 
     fn store(&self, at: Ipa, value: u64) -> Result<(), Outside> {
         self.tick();
-        if at.raw() % 8 != 0 {
+        if !at.raw().is_multiple_of(8) {
             self.find(format!("store at {at} of the host's memory"));
         }
         self.host(at.raw(), 8)?;
@@ -419,7 +419,7 @@ impl<'m> Platform for &'m Machine {
 
     fn show(&self, its: usize, offset: u32, value: u64) {
         self.tick();
-        if offset % 8 != 0 {
+        if !offset.is_multiple_of(8) {
             self.find(format!("register {offset:#x} shown"));
         }
         self.shown.borrow_mut().insert((its, offset), value);

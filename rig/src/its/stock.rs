@@ -141,7 +141,7 @@ impl World<'_> {
     }
 
     pub(super) fn poke_host(&self, at: u64, value: u64) {
-        if super::layout::HOST.contains(&at) && at % 8 == 0 {
+        if super::layout::HOST.contains(&at) && at.is_multiple_of(8) {
             self.machine.poke(at, value);
         }
     }

@@ -197,7 +197,7 @@ impl<'m> World<'m> {
                 // Goes to hardware as it is.
                 RdWrite::Other => {
                     let bytes = size.bytes();
-                    if bytes >= 4 && offset % bytes == 0 && !lpi_register(offset) {
+                    if bytes >= 4 && offset.is_multiple_of(bytes) && !lpi_register(offset) {
                         self.machine.gic.rd_write(cpu, offset, bytes, value);
                     } else if lpi_register(offset) {
                         let text = format!("{value:#x} passes to {offset:#x} of RD {cpu}");
@@ -232,7 +232,7 @@ impl<'m> World<'m> {
             self.reports.push(report);
         }
         self.machine.check_accesses();
-        let finding = self.machine.finding.borrow().clone();
+        let finding = *self.machine.finding.borrow();
         finding.map_or(Ok(()), Err)
     }
 
