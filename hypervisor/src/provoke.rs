@@ -31,6 +31,8 @@ pub fn maybe(frame: &Frame, esr: u64, ipa: u64) {
         0x0bad_0005 => unsafe { asm!("udf #0") },
         0x0bad_0006 => registers(),
         0x0bad_0007 => walk(),
+        // Recoverable, as an SError that came while the host ran.
+        0x0bad_0008 => crate::host::inject_serror(3 << 10 | 0x11),
         _ => {}
     }
 }
