@@ -257,6 +257,7 @@ vectors:
 vectors_forgetful:
     table   forgetful
 
+    // Saves the host's registers and calls a handler with them.
     .macro  from_lower name, handler
 \name:
     stp     x2, x3, [sp, #16]
@@ -285,7 +286,13 @@ vectors_forgetful:
     from_lower lower_sync_entry, {sync}
     from_lower lower_irq_entry, {irq}
     from_lower lower_fiq_entry, {fiq}
-    from_lower lower_serror_entry, {serror}
+    // An SError's handler also gets where EL2 last returned to, which this frame
+    // takes the place of.
+lower_serror_entry:
+    ldr     x0, [sp, #248]
+    msr     cnthp_cval_el2, x0
+    b       lower_serror_saved
+    from_lower lower_serror_saved, {serror}
 
 to_lower:
     ldr     x1, [sp, #256]

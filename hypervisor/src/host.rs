@@ -24,6 +24,7 @@ mod hcr {
     pub const VM: u64 = 1 << 0;
     pub const SWIO: u64 = 1 << 1;
     pub const FMO: u64 = 1 << 3;
+    pub const AMO: u64 = 1 << 5;
     pub const TSC: u64 = 1 << 19;
     pub const TIDCP: u64 = 1 << 20;
     pub const TACR: u64 = 1 << 21;
@@ -53,6 +54,11 @@ pub fn prepare(stage2: Stage2Registers, fiq_to_el2: bool) {
     let mut hcr = hcr::VM | hcr::SWIO | hcr::TSC | hcr::TIDCP | hcr::TACR | hcr::RW;
     if fiq_to_el2 {
         hcr |= hcr::FMO;
+    }
+    // PFR0.RAS: an SError can be handed to the host with its syndrome, so that those
+    // that EL2 caused can be told from the host's.
+    if id_field(pfr0, 28) != 0 {
+        hcr |= hcr::AMO;
     }
     // ISAR1.APA, API, GPA, GPI; ISAR2.APA3, GPA3: pointer authentication.
     if isar1 >> 4 & 0xff != 0 || isar1 >> 24 & 0xff != 0 || isar2 >> 8 & 0xff != 0 {
@@ -320,4 +326,17 @@ pub fn inject_abort(frame: &mut Frame, esr: u64, far: u64) {
 /// Answers an instruction that the host may not use as undefined.
 pub fn inject_undefined(frame: &mut Frame) {
     take_exception(frame, IL, false);
+}
+
+/// Lets an SError with this syndrome be pending for the host, which takes it as soon
+/// as it does not mask them. FEAT_RAS.
+pub fn inject_serror(iss: u64) {
+    const VSE: u64 = 1 << 8;
+    let hcr = read_sysreg!("hcr_el2");
+    // SAFETY: what is pending for EL1 changes nothing at EL2.
+    unsafe {
+        write_sysreg!("s3_4_c5_c2_3", iss); // VSESR_EL2
+        write_sysreg!("hcr_el2", hcr | VSE);
+    }
+    isb();
 }

@@ -28,6 +28,13 @@ static TTBR: AtomicU64 = AtomicU64::new(0);
 /// executable, whatever a table says.
 const SCTLR: u64 = 0x30c5_0830 | 1 << 19 | 1 << 12 | 1 << 3 | 1 << 2 | 1 << 0;
 
+/// [`SCTLR`], and IESB where it exists: errors that EL2 caused are made known before
+/// the host goes on, see `trap::lower_serror`.
+fn sctlr() -> u64 {
+    let iesb = read_sysreg!("id_aa64mmfr2_el1") >> 12 & 0xf != 0;
+    SCTLR | u64::from(iesb) << 21
+}
+
 /// Whether translation is on.
 #[must_use]
 pub fn is_on() -> bool {
@@ -92,7 +99,7 @@ pub fn start() -> Result<(), MapError> {
         cpu.ttbr.store(root, Ordering::Relaxed);
         cpu.tcr.store(tcr, Ordering::Relaxed);
         cpu.mair.store(MAIR, Ordering::Relaxed);
-        cpu.sctlr.store(SCTLR, Ordering::Relaxed);
+        cpu.sctlr.store(sctlr(), Ordering::Relaxed);
     }
     TTBR.store(root, Ordering::Relaxed);
     dsb_sy();
@@ -103,7 +110,7 @@ pub fn start() -> Result<(), MapError> {
         write_sysreg!("tcr_el2", tcr);
         write_sysreg!("ttbr0_el2", root);
         asm!("tlbi alle2", "dsb nsh", "isb", options(nostack));
-        write_sysreg!("sctlr_el2", SCTLR);
+        write_sysreg!("sctlr_el2", sctlr());
     }
     isb();
     ON.store(true, Ordering::Relaxed);

@@ -33,6 +33,8 @@ pub fn maybe(frame: &Frame, esr: u64, ipa: u64) {
         0x0bad_0006 => registers(),
         0x0bad_0007 => walk(),
         0x0bad_0008 => forget(),
+        // Recoverable, as an SError that came while the host ran.
+        0x0bad_0009 => crate::host::inject_serror(3 << 10 | 0x11),
         _ => {}
     }
 }

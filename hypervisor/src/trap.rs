@@ -6,7 +6,7 @@ use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::{host_ipa, read_sysreg};
 use crate::{gic, host, nested, paravirt, psci, smmu};
-use portcullis_cpu::{Class, Midr, Syndrome};
+use portcullis_cpu::{Class, Midr, SError, SErrorAnswer, Syndrome};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
 #[repr(C)]
@@ -47,6 +47,7 @@ impl Frame {
 
 static UNEXPECTED: RateLimit = RateLimit::new();
 static CPU_FAULTS: RateLimit = RateLimit::new();
+static SERRORS: RateLimit = RateLimit::new();
 
 /// A synchronous exception of the host.
 ///
@@ -222,11 +223,30 @@ pub extern "C" fn lower_fiq(_frame: &mut Frame) {
     gic::own_interrupt();
 }
 
-/// An SError at EL2: HCR_EL2.AMO is 0, so they go to EL1, those that an access
-/// of EL2's own may have caused included.
-pub extern "C" fn lower_serror(_frame: &mut Frame) {
-    park_if_failed(percpu::this());
-    crate::fatal::fatal(format_args!(
-        "an SError came to EL2, which does not take them"
-    ));
+/// An SError that was taken while the host ran, on a part with FEAT_RAS: without,
+/// they go to EL1 (HCR_EL2.AMO), those that an access of EL2's own may have caused
+/// included.
+pub extern "C" fn lower_serror(frame: &mut Frame) {
+    const IESB: u64 = 1 << 21;
+    let cpu = percpu::this();
+    park_if_failed(cpu);
+    cpu.count(Reason::Other);
+    let esr = read_sysreg!("esr_el2");
+    // As the vector left it.
+    let returned = read_sysreg!("cnthp_cval_el2");
+    let synchronised = read_sysreg!("sctlr_el2") & IESB != 0;
+    match SError(esr).answer(frame.elr, returned, synchronised) {
+        SErrorAnswer::Forward(iss) => {
+            host::inject_serror(iss);
+            if let Some(dropped) = SERRORS.take() {
+                warning!(
+                    "event=serror esr={esr:#x} pc={:#x} dropped={dropped}",
+                    frame.elr
+                );
+            }
+        }
+        SErrorAnswer::Stop => crate::fatal::fatal(format_args!(
+            "an error that EL2 may have caused was not contained: esr={esr:#x}"
+        )),
+    }
 }

@@ -32,6 +32,7 @@ fn there_are_enough_and_each_says_what_is_wrong() {
             "pagetable",
             "ownership",
             "isolation",
+            "cpu",
             "virtio-iommu-device",
         ];
         let inside = |room: &str| mutant.file.starts_with(format!("crates/{room}/src"));

@@ -90,6 +90,9 @@ pub struct Options {
     /// More arguments for the host kernel's command line.
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub append: Option<String>,
+    /// More arguments for the hypervisor's command line, such as bhb=off.
+    #[arg(long, value_name = "ARGS")]
+    pub hypervisor_append: Option<String>,
     /// One more device, in QEMU's words; may be repeated.
     #[arg(long = "device", value_name = "QEMU-DEVICE", value_parser = device)]
     pub devices: Vec<String>,
@@ -129,10 +132,12 @@ impl Options {
 
     /// The hypervisor's command line.
     pub fn hypervisor_arguments(&self) -> String {
-        format!(
-            "host-iommu={} log=info console=serial1",
+        let more = self.hypervisor_append.as_deref().unwrap_or_default();
+        let arguments = format!(
+            "host-iommu={} log=info console=serial1 {more}",
             self.host_iommu.key()
-        )
+        );
+        arguments.trim_end().to_owned()
     }
 
     /// The machine with the hypervisor `image`.

@@ -7,8 +7,10 @@
 
 mod debug;
 mod part;
+mod serror;
 mod syndrome;
 
 pub use debug::DebugIds;
 pub use part::{BranchHistory, HistoryIds, Midr};
+pub use serror::{SError, SErrorAnswer};
 pub use syndrome::{AbortAnswer, Class, Syndrome};

@@ -71,6 +71,19 @@ vectors:
     .space  512
     // Current level, SP_EL1.
     b       noted
+    .balign 128
+    .space  256
+    // An SError: noted, and masked from then on.
+    stp     x0, x1, [sp, #-16]!
+    adrp    x0, {last}
+    add     x0, x0, :lo12:{last}
+    mrs     x1, esr_el1
+    str     x1, [x0]
+    mrs     x1, spsr_el1
+    orr     x1, x1, #(1 << 8)
+    msr     spsr_el1, x1
+    ldp     x0, x1, [sp], #16
+    eret
     .balign 2048
 noted:
     stp     x0, x1, [sp, #-32]!

@@ -54,6 +54,13 @@ extern "C" fn payload_main() -> ! {
     standby(&mut checks);
     // An image that fails on demand does so here, while another CPU prints.
     if other::start() {
+        // With an image that does so, an SError is pending after the first.
+        write(HYPERVISOR, 0x0bad_0008);
+        LAST.esr.store(0, Ordering::Relaxed);
+        // SAFETY: lets an SError be taken, which is noted.
+        unsafe { asm!("msr daifclr, #4", "isb", "msr daifset, #4") }
+        let esr = LAST.esr.load(Ordering::Relaxed);
+        let _ = writeln!(Uart, "hostile: serror esr={esr:#x}\r");
         let provoked = exception(|| write(HYPERVISOR, 0x0bad_0005));
         other::end();
         checks.equal("provoke", provoked, DATA);
