@@ -5,7 +5,7 @@
 use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
 use crate::{image, machine, memory, mmu, smmu};
-use portcullis_addr::{Address, PhysAddr, Range};
+use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_digest::{Digest, View};
 use portcullis_ownership::Owner;
 use smmuv3_spec::control::{StrtabBase, StrtabBaseCfg};
@@ -42,6 +42,17 @@ impl View for Own {
         // stacks are not mapped: an entry that leads to one is forged, and a load
         // from there ends in a failure that the test sees.
         Some(unsafe { (at.raw() as *const u64).read_volatile() })
+    }
+
+    fn is_full_of(&self, page: PhysAddr, word: u64) -> bool {
+        let last = PhysAddr::new(page.raw().saturating_add(PAGE_SIZE - 8));
+        if !page.is_aligned(PAGE_SIZE) || !memory::is_own(page) || !memory::is_own(last) {
+            return false;
+        }
+        let first = page.raw() as *const u64;
+        // SAFETY: as above; the whole page is the hypervisor's.
+        let other = |n: usize| unsafe { first.add(n).read_volatile() } ^ word;
+        (0..PAGE_SIZE as usize / 8).fold(0, |seen, n| seen | other(n)) == 0
     }
 }
 

@@ -1,6 +1,7 @@
 //! How this kernel sees whether the hypervisor's memory has changed.
 
 use crate::places::{Places, own};
+use core::cell::Cell;
 use portcullis_hostile::{Checks, NONE, NOT_SUPPORTED, exception, hvc, read64, say, write64};
 
 /// The call that an image built for tests answers with a digest of what must
@@ -68,21 +69,34 @@ impl Eye {
             say!("its: seen after={done} digest={:x?}", self.look(places));
         }
     }
+}
 
-    /// Carries out `attack`, and checks that the hypervisor's memory is as
-    /// before.
-    pub fn watch(
-        self,
-        checks: &mut Checks,
-        places: &Places,
-        name: &str,
-        attack: impl FnOnce(&mut Checks),
-    ) {
-        let before = self.look(places);
+/// An eye that is kept on the hypervisor's memory, from one attack to the next.
+pub struct Watch<'a> {
+    /// How it sees.
+    pub eye: Eye,
+    places: &'a Places,
+    seen: Cell<Option<u64>>,
+}
+
+impl<'a> Watch<'a> {
+    /// Has a first look.
+    pub fn start(eye: Eye, places: &'a Places) -> Self {
+        Self {
+            eye,
+            places,
+            seen: Cell::new(eye.look(places)),
+        }
+    }
+
+    /// Carries out `attack`, and checks that the hypervisor's memory is as it was
+    /// after the one before.
+    pub fn over(&self, checks: &mut Checks, name: &str, attack: impl FnOnce(&mut Checks)) {
         attack(checks);
-        let after = self.look(places);
+        let now = self.eye.look(self.places);
+        let before = self.seen.replace(now);
         if before.is_some() {
-            checks.equal(name, after, before);
+            checks.equal(name, now, before);
         } else {
             say!("its: check={name} result=unseen");
         }

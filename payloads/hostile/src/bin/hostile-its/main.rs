@@ -17,7 +17,7 @@ mod places;
 mod primitives;
 mod takeover;
 
-use eye::Eye;
+use eye::{Eye, Watch};
 use its::Its;
 use lpi::Redistributor;
 use places::Places;
@@ -69,10 +69,11 @@ extern "C" fn payload_main(tree: u64) -> ! {
             window.map_or(Eye::Closed, |offset| Eye::Window { offset })
         });
     say!("its: the hypervisor's memory is seen by: {eye:x?}");
+    let watch = Watch::start(eye, &places);
     if let Some(target) = places.target() {
         let mut attack = Attack {
             places: &places,
-            eye,
+            watch: &watch,
             its,
             here,
             target,
@@ -83,14 +84,14 @@ extern "C" fn payload_main(tree: u64) -> ! {
         }
     }
     if its.is_there() {
-        eye.watch(&mut checks, &places, "honest_use", |checks| {
+        watch.over(&mut checks, "honest_use", |checks| {
             honest::check(checks, &places, &mut its, here);
         });
     } else {
         checks.equal("its_is_missing_where_named", places.its_is_named, false);
     }
     if eye == Eye::Digest {
-        eye.watch(&mut checks, &places, "device_table_everywhere", |checks| {
+        watch.over(&mut checks, "device_table_everywhere", |checks| {
             takeover::attack(checks, &places, &mut its);
         });
     }

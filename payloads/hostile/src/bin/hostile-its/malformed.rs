@@ -53,7 +53,7 @@ impl Attack<'_> {
         self.watch(checks, "control_frame", Self::control_frame);
         // With one CPU QEMU 10.0 makes no alignment fault of an access to Device
         // memory.
-        if !self.eye.is_direct() && self.places.cpus > 1 {
+        if !self.watch.eye.is_direct() && self.places.cpus > 1 {
             self.misaligned(checks);
         }
         checks.equal("identity", self.identity(), before);

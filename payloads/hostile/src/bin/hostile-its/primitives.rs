@@ -1,7 +1,7 @@
 //! Each way in which a GIC reads or writes memory at an address that software
 //! gave it, aimed at the hypervisor's memory, one by one.
 
-use crate::eye::Eye;
+use crate::eye::Watch;
 use crate::its::{INDIRECT, Its, Kind, command};
 use crate::lpi::{self, FIRST, Redistributor};
 use crate::places::{Places, clear, own};
@@ -32,8 +32,8 @@ const VALID: u64 = 1 << 63;
 pub struct Attack<'a> {
     /// Where things are.
     pub places: &'a Places,
-    /// How the hypervisor's memory is seen.
-    pub eye: Eye,
+    /// What sees the hypervisor's memory.
+    pub watch: &'a Watch<'a>,
     /// The ITS, if there is one.
     pub its: Its,
     /// This CPU's redistributor.
@@ -61,8 +61,8 @@ impl Attack<'_> {
 
     /// Carries out an attack, and checks that the hypervisor's memory is as before.
     pub fn watch(&mut self, checks: &mut Checks, name: &str, attack: impl FnOnce(&mut Self)) {
-        let (eye, places) = (self.eye, self.places);
-        eye.watch(checks, places, name, |_| attack(self));
+        let watch = self.watch;
+        watch.over(checks, name, |_| attack(self));
     }
 
     /// What a collection names a CPU's redistributor by.
