@@ -5,7 +5,7 @@
 
 use crate::command::{Command, Event};
 use crate::device::{Device, Mapping};
-use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, Target};
+use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, RedistributorId, Target};
 use crate::lpi::Row;
 use crate::owner_table::{DeviceEntry, collection_place, collection_word, device_place};
 use crate::physical::collection_of;
@@ -146,6 +146,7 @@ where
             self.tell(Command::MapInterrupt(event, lpi, collection_of(at)));
             if changed {
                 self.tell(Command::Invalidate(event));
+                self.sync(at);
             }
         }
         Some(())
@@ -204,8 +205,10 @@ where
             (_, None) => Command::Discard(row.event),
         };
         self.tell(command);
-        if changed && to.is_some() {
+        if changed && let Some(to) = to {
             self.tell(Command::Invalidate(row.event));
+            // The owner waits for where it was, not for where it goes.
+            self.sync(to);
         }
     }
 
@@ -296,6 +299,13 @@ where
             });
         }
         true
+    }
+
+    /// One redistributor has seen what came before.
+    fn sync(&mut self, at: RedistributorId) {
+        if let Some(one) = self.common.redistributors.get(at) {
+            self.tell(Command::Sync(one.target));
+        }
     }
 
     /// Every redistributor has seen what came before.

@@ -305,6 +305,10 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 Progress::Again => RdWrite::Emulated(Progress::Again),
             };
         }
+        if offset & !3 == reg::RD_CTLR {
+            // An access of another width must not change EnableLPIs either.
+            return RdWrite::Emulated(Progress::Done);
+        }
         if one.write_base(offset, size, value) {
             return RdWrite::Emulated(Progress::Done);
         }
@@ -336,7 +340,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 budget.spend(3);
                 common.configure(platform, lpi, row.at);
             }
-            let target = one.target;
+            let (target, up) = (one.target, one.up);
             if let Some(one) = common.redistributors.get_mut(id) {
                 one.changing = next;
             }
@@ -346,7 +350,11 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             if next.is_some() {
                 continue;
             }
-            // What the redistributor holds of them is dropped by any ITS.
+            if !up {
+                // Nothing is sent there yet, and no ITS has its collection.
+                continue;
+            }
+            // Each ITS speaks for the LPIs that are mapped there (IHI 0069, INVALL).
             let working = self.units.iter_mut().flatten();
             for unit in working.filter(|unit| unit.physical.fault().is_none()) {
                 for command in [
@@ -355,9 +363,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 ] {
                     unit.physical.push(&common.share, &common.clock, command);
                 }
-                if unit.physical.complete(&common.share, &common.clock).is_ok() {
-                    break;
-                }
+                // A failure is found with the owner's next command.
+                let _ = unit.physical.complete(&common.share, &common.clock);
             }
         }
     }
