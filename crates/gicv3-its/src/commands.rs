@@ -153,7 +153,7 @@ where
     }
 
     /// Unmaps an event from its LPI, everywhere but in the owner's table.
-    fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi) {
+    pub(crate) fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi) {
         let row = self.common.lpis.row(&self.common.share, lpi);
         if row.is_some_and(|row| row.at.is_some()) {
             self.tell(Command::Discard(event));
@@ -289,15 +289,11 @@ where
         if self.unit.devices.get(&self.common.share, device).is_none() {
             return false;
         }
-        self.tell(Command::UnmapDevice(device));
-        self.sync_all();
-        if self.complete() {
-            self.unit.job = Some(Job::Release {
-                device,
-                from: EventId(0),
-                then,
-            });
-        }
+        self.unit.job = Some(Job::Release {
+            device,
+            from: EventId(0),
+            then,
+        });
         true
     }
 
@@ -309,7 +305,7 @@ where
     }
 
     /// Every redistributor has seen what came before.
-    fn sync_all(&mut self) {
+    pub(crate) fn sync_all(&mut self) {
         let common = &*self.common;
         for (_, one) in common.redistributors.up() {
             let sync = Command::Sync(one.target);

@@ -7,7 +7,7 @@ use crate::device::Mapping;
 use crate::id::{CollectionId, DeviceId, EventId, Lpi};
 use crate::lpi::Row;
 use crate::owner_table::{
-    DeviceEntry, Place, collection_from_word, collection_place, device_place,
+    DeviceEntry, ENTRY, Place, collection_from_word, collection_place, device_place,
 };
 use crate::physical::collection_of;
 use crate::platform::{Clock, Platform, Registers, Share};
@@ -17,6 +17,8 @@ use portcullis_owner_memory::Window;
 
 /// An LPI with its row, and where to go on; `None` at the end.
 type Found = (Option<(Lpi, Row)>, Option<Lpi>);
+
+const PAGE: u64 = 4096;
 
 /// Words of the owner's tables that are read at a time: 512 bytes, which never
 /// cross a page where the first index is a multiple.
@@ -47,17 +49,16 @@ where
         }
     }
 
-    /// The physical ITS does not use the device any more: its LPIs have no event
-    /// now, and its tables go back.
+    /// Each event is discarded, so that no LPI is left pending, or enabled, that
+    /// nothing names any more; then the device is unmapped and its tables go
+    /// back.
     fn release_events(&mut self, id: DeviceId, from: EventId, then: Then) {
-        let share = &self.common.share;
-        let Some(mut device) = self.unit.devices.get(share, id) else {
+        let Some(mut device) = self.unit.devices.get(&self.common.share, id) else {
             return;
         };
         let mut event = from;
         while device.mapped != 0 && device.has(event) {
             if !self.budget.spend(1) {
-                self.unit.devices.set_mapped(share, id, device.mapped);
                 self.unit.job = Some(Job::Release {
                     device: id,
                     from: event,
@@ -65,14 +66,19 @@ where
                 });
                 return;
             }
-            if let Some(mapping) = device.mapping(share, event) {
-                self.common.lpis.set_row(share, mapping.lpi, None);
-                device.set(share, event, None);
-                device.mapped -= 1;
-                self.unit.mapped = self.unit.mapped.saturating_sub(1);
+            if let Some(mapping) = device.mapping(&self.common.share, event) {
+                self.budget.spend(3);
+                self.unmap(Event { device: id, event }, &mut device, mapping.lpi);
             }
             event = EventId(event.0 + 1);
         }
+        self.tell(Command::UnmapDevice(id));
+        self.sync_all();
+        if !self.complete() {
+            // It may use the tables for ever.
+            return;
+        }
+        let share = &self.common.share;
         self.unit.devices.set(share, id, None);
         device.free(share, self.unit.physical.typer().itt_entry());
         match then {
@@ -245,9 +251,13 @@ where
         self.budget.spend(8);
         let end = 1u32.checked_shl(device.event_bits.into()).unwrap_or(0);
         let mut words = [0; RUN as usize];
-        let count = RUN.min(end.saturating_sub(from.0));
+        let at = device.owner_entry(from);
+        // A table starts at a multiple of 256, so that a run may reach beyond a
+        // page. Truncation: at most 512.
+        let in_page = at.map_or(RUN, |at| ((PAGE - at.raw() % PAGE) / ENTRY) as u32);
+        let count = RUN.min(end.saturating_sub(from.0)).min(in_page);
         let run = words.get_mut(..count as usize).unwrap_or_default();
-        if let Some(at) = device.owner_entry(from)
+        if let Some(at) = at
             && self.platform.read(at, run).is_ok()
         {
             for (event, word) in (from.0..).map(EventId).zip(run.iter()) {
@@ -265,7 +275,7 @@ where
                 }
             }
         }
-        let from = EventId(from.0.saturating_add(RUN));
+        let from = EventId(from.0.saturating_add(count));
         if device.has(from) {
             self.unit.job = Some(Job::RestoreEvents { device: id, from });
         }
