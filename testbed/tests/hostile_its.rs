@@ -107,26 +107,22 @@ fn attacks(mode: &str) {
 }
 
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn interrupt_tables_give_a_host_nothing_in_identity_mode() {
     attacks("identity");
 }
 
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn interrupt_tables_give_a_host_nothing_in_nested_mode() {
     attacks("nested");
 }
 
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn interrupt_tables_give_a_host_nothing_in_paravirt_mode() {
     attacks("paravirt");
 }
 
 /// GICv4: tables of virtual processors and virtual LPIs beside the others.
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn virtual_interrupt_tables_give_a_host_nothing() {
     let mut machine = confined("identity", "max");
     machine.gic = 4;
@@ -138,7 +134,6 @@ fn virtual_interrupt_tables_give_a_host_nothing() {
 /// Without an ITS GICR_TYPER.PLPIS still reads 1 in QEMU, and a redistributor
 /// reads and writes its tables.
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn lpi_tables_without_an_its_give_a_host_nothing() {
     for mode in ["identity", "nested", "paravirt"] {
         let mut machine = confined(mode, "cortex-a76");
@@ -148,7 +143,6 @@ fn lpi_tables_without_an_its_give_a_host_nothing() {
 }
 
 #[test]
-#[ignore = "the hypervisor does not know gic-its=off yet"]
 fn an_its_that_was_taken_away_gives_a_host_nothing() {
     for mode in ["identity", "nested", "paravirt"] {
         let mut machine = confined(mode, "cortex-a76");
@@ -166,7 +160,6 @@ fn an_its_that_was_taken_away_gives_a_host_nothing() {
 
 /// The image as it is built for use, in which only consequences can be seen.
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn interrupt_tables_give_a_host_nothing_of_the_usual_image() {
     let image = build::hypervisor(&common::prepared().lab).expect("the hypervisor builds");
     let said = run(&confined_by(&image, "identity", "cortex-a76"), "usual");
@@ -223,7 +216,6 @@ fn what_must_not_change_is_watched() {
 
 /// Firmware at EL3 and a GIC with two security states.
 #[test]
-#[ignore = "EL2 does not own the interrupt tables yet"]
 fn interrupt_tables_give_a_host_nothing_below_firmware() {
     let workspace = &common::prepared().lab.workspace;
     let firmware = Firmware::set_up(workspace).expect("firmware");

@@ -77,7 +77,7 @@ where
     }
 
     /// The device of an event, its LPI, and the row of that.
-    #[inline]
+    #[inline(always)]
     fn mapped(&self, event: Event) -> Option<(Device, (Lpi, Row))> {
         let share = &self.common.share;
         let device = self.unit.devices.get(share, event.device)?;
@@ -130,8 +130,7 @@ where
         let at = self.unit.route(collection);
         let share = &self.common.share;
         device.set(share, event.event, Some(mapping));
-        let mapped = device.mapped.saturating_add(1);
-        self.unit.devices.set_mapped(share, event.device, mapped);
+        device.set_mapped(share, device.mapped.saturating_add(1));
         self.unit.mapped = self.unit.mapped.saturating_add(1);
         let row = Row {
             its,
@@ -161,10 +160,7 @@ where
         let share = &self.common.share;
         self.common.lpis.set_row(share, lpi, None);
         device.set(share, event.event, None);
-        device.mapped = device.mapped.saturating_sub(1);
-        self.unit
-            .devices
-            .set_mapped(share, event.device, device.mapped);
+        device.set_mapped(share, device.mapped.saturating_sub(1));
         self.unit.mapped = self.unit.mapped.saturating_sub(1);
     }
 
@@ -252,11 +248,11 @@ where
             let stored = device_place(&self.unit.device_table, self.platform, device)
                 .and_then(|at| self.platform.store(at, entry.word()).ok());
             if stored.is_none() {
+                self.unit.devices.remove(&self.common.share, device);
                 new.free(&self.common.share, self.unit.physical.typer().itt_entry());
                 return None;
             }
         }
-        self.unit.devices.set(&self.common.share, device, Some(new));
         self.tell(Command::MapDevice {
             device,
             itt: new.itt.raw(),
@@ -267,10 +263,14 @@ where
 
     fn make_device(&self, device: DeviceId, itt: Ipa, event_bits: u8) -> Option<Device> {
         let share = &self.common.share;
-        self.unit.devices.reach(share, device)?;
         self.unit.physical.devices().reach(share, device)?;
         let entry = self.unit.physical.typer().itt_entry();
-        Device::allocate(share, itt, event_bits, entry)
+        let new = Device::allocate(share, itt, event_bits, entry)?;
+        if self.unit.devices.add(share, device, new).is_none() {
+            new.free(share, entry);
+            return None;
+        }
+        Some(new)
     }
 
     fn unmap_device(&mut self, device: DeviceId) -> Option<()> {
@@ -286,15 +286,24 @@ where
     /// Begins to release a device, after which comes `then`. `false` when it is
     /// not mapped.
     pub(crate) fn release(&mut self, device: DeviceId, then: Then) -> bool {
-        if self.unit.devices.get(&self.common.share, device).is_none() {
-            return false;
+        let mapped = self.unit.devices.get(&self.common.share, device).is_some();
+        if mapped {
+            self.unit.job = Some(Job::Release {
+                device,
+                from: EventId(0),
+                then,
+            });
         }
-        self.unit.job = Some(Job::Release {
-            device,
-            from: EventId(0),
-            then,
-        });
-        true
+        mapped
+    }
+
+    /// Tells the physical ITS that `device` is unmapped, and waits until every
+    /// redistributor has seen what came before. `false` when the ITS failed, which
+    /// may go on using the device's table then.
+    pub(crate) fn tell_released(&mut self, device: DeviceId) -> bool {
+        self.tell(Command::UnmapDevice(device));
+        self.sync_all();
+        self.complete()
     }
 
     /// One redistributor has seen what came before.

@@ -2,7 +2,8 @@
 //! physical ITS uses for each, and what each event is mapped to.
 //!
 //! A tree of two levels by DeviceID: the first is one table for all, a page of
-//! the second comes out of the share with its first device and stays.
+//! the second comes out of the share with its first device, and goes back with
+//! its last.
 
 use crate::id::{CollectionId, DeviceId, EventId, Lpi};
 use crate::platform::{Share, TableMemory};
@@ -32,6 +33,8 @@ pub(crate) struct Device {
     pub(crate) mapped: u32,
     /// The owner's table.
     pub(crate) owner_itt: Ipa,
+    /// Where the record of the device is; 0 before there is one.
+    record: u64,
 }
 
 /// What an event is mapped to.
@@ -109,6 +112,7 @@ impl Device {
             event_bits,
             mapped: 0,
             owner_itt,
+            record: 0,
         })
     }
 
@@ -147,6 +151,15 @@ impl Device {
     #[inline]
     pub(crate) fn set(&self, memory: &impl Memory, event: EventId, mapping: Option<Mapping>) {
         memory.store(self.word(event), mapping.map_or(0, Mapping::word));
+    }
+
+    /// Says how many of its events are mapped, in the record that it is from.
+    #[inline]
+    pub(crate) fn set_mapped(&mut self, memory: &impl Memory, mapped: u32) {
+        self.mapped = mapped;
+        if self.record != 0 {
+            memory.store(PhysAddr::new(self.record.wrapping_add(24)), mapped.into());
+        }
     }
 
     /// Where the owner's table has the entry of `event`.
@@ -189,9 +202,11 @@ impl Devices {
         (device <= self.highest).then(|| PhysAddr::new(self.first.raw() + entry))
     }
 
+    /// Where the record of `device` is. The entry of the first level has the address
+    /// of the page, and below it how many of its devices are mapped.
     #[inline]
     fn record(&self, memory: &impl Memory, device: DeviceId) -> Option<u64> {
-        let page = memory.load(self.page_entry(device)?);
+        let page = memory.load(self.page_entry(device)?) & !(PAGE - 1);
         (page != 0).then(|| page + u64::from(device.0 % RECORDS) * RECORD)
     }
 
@@ -209,38 +224,40 @@ impl Devices {
             events: PhysAddr::new(events),
             mapped: mapped as u32,
             owner_itt: Ipa::new(owner_itt),
+            record: at,
         })
     }
 
-    /// Makes room for a record of `device`. `None` when the share has none, or
-    /// the number is above the highest; nothing has changed then.
-    pub(crate) fn reach(&self, share: &impl Share, device: DeviceId) -> Option<()> {
+    /// Adds `device`, which is not mapped, as `value`. `None` when the share has no
+    /// room, or the number is above the highest; nothing has changed then.
+    pub(crate) fn add(&self, share: &impl Share, device: DeviceId, value: Device) -> Option<()> {
         let entry = self.page_entry(device)?;
-        if share.load(entry) == 0 {
-            share.store(entry, share.allocate(PAGE)?.raw());
+        let mut page = share.load(entry);
+        if page == 0 {
+            page = share.allocate(PAGE)?.raw();
         }
+        share.store(entry, page + 1);
+        let at = self.record(share, device)?;
+        let head = VALID | value.itt.raw() | u64::from(value.event_bits);
+        let (events, owner_itt) = (value.events.raw(), value.owner_itt.raw());
+        let words = [head, events, owner_itt, value.mapped.into()];
+        share.store_words(PhysAddr::new(at), words);
         Some(())
     }
 
-    /// Sets the record of `device`, for which there is [room](Self::reach).
-    pub(crate) fn set(&self, memory: &impl Memory, device: DeviceId, value: Option<Device>) {
-        let Some(at) = self.record(memory, device) else {
+    /// Takes `device`, which is mapped, away.
+    pub(crate) fn remove(&self, share: &impl Share, device: DeviceId) {
+        let (Some(entry), Some(at)) = (self.page_entry(device), self.record(share, device)) else {
             return;
         };
-        let words = value.map_or([0; 4], |value| {
-            let head = VALID | value.itt.raw() | u64::from(value.event_bits);
-            let (events, owner_itt) = (value.events.raw(), value.owner_itt.raw());
-            [head, events, owner_itt, value.mapped.into()]
-        });
-        memory.store_words(PhysAddr::new(at), words);
-    }
-
-    /// Says how many events of `device`, which is mapped, are mapped.
-    #[inline]
-    pub(crate) fn set_mapped(&self, memory: &impl Memory, device: DeviceId, mapped: u32) {
-        if let Some(at) = self.record(memory, device) {
-            memory.store(PhysAddr::new(at + 24), mapped.into());
+        share.store(PhysAddr::new(at), 0);
+        let left = share.load(entry) - 1;
+        if left & (PAGE - 1) != 0 {
+            share.store(entry, left);
+            return;
         }
+        share.store(entry, 0);
+        share.free(PhysAddr::new(left), PAGE);
     }
 
     /// Looks at one DeviceID, or at a page of them that has no device. The

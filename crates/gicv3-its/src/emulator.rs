@@ -328,7 +328,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             let Some(one) = common.redistributors.get(id) else {
                 return Progress::Done;
             };
-            let Some(from) = one.changing else {
+            let Some(from) = one.changing() else {
                 return Progress::Done;
             };
             let spend = || budget.spend(1);
@@ -338,11 +338,17 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 && row.at == Some(id)
             {
                 budget.spend(3);
+                let clear = one.starts_clear();
                 common.configure(platform, lpi, row.at);
+                let unit = self.units.get_mut(usize::from(row.its));
+                if let (true, Some(Some(unit))) = (clear, unit) {
+                    let command = Command::Clear(row.event);
+                    unit.physical.push(&common.share, &common.clock, command);
+                }
             }
             let (target, up) = (one.target, one.up);
             if let Some(one) = common.redistributors.get_mut(id) {
-                one.changing = next;
+                one.changed_until(next);
             }
             if next.is_some() && found.is_none() {
                 return Progress::Again;
@@ -354,9 +360,9 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 // Nothing is sent there yet, and no ITS has its collection.
                 continue;
             }
-            // Each ITS speaks for the LPIs that are mapped there (IHI 0069, INVALL).
-            let working = self.units.iter_mut().flatten();
-            for unit in working.filter(|unit| unit.physical.fault().is_none()) {
+            // Each ITS speaks for the LPIs that are mapped there (IHI 0069, INVALL),
+            // and has what was told it before.
+            for unit in self.units.iter_mut().flatten() {
                 for command in [
                     Command::InvalidateAll(collection_of(id)),
                     Command::Sync(target),
@@ -372,6 +378,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
     /// What happened that an operator should know, once.
     #[inline]
     pub fn take_report(&mut self) -> Option<Report> {
+        // An ordinary call has nothing to report, and does not pay for taking it.
+        self.common.report?;
         self.common.report.take()
     }
 

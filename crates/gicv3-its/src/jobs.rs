@@ -49,9 +49,8 @@ where
         }
     }
 
-    /// Each event is discarded, so that no LPI is left pending, or enabled, that
-    /// nothing names any more; then the device is unmapped and its tables go
-    /// back.
+    /// Unmaps the events of a device, so that none of its interrupts is pending any
+    /// more, then the device; then its tables go back.
     fn release_events(&mut self, id: DeviceId, from: EventId, then: Then) {
         let Some(mut device) = self.unit.devices.get(&self.common.share, id) else {
             return;
@@ -68,18 +67,16 @@ where
             }
             if let Some(mapping) = device.mapping(&self.common.share, event) {
                 self.budget.spend(3);
-                self.unmap(Event { device: id, event }, &mut device, mapping.lpi);
+                let event = Event { device: id, event };
+                self.unmap(event, &mut device, mapping.lpi);
             }
             event = EventId(event.0 + 1);
         }
-        self.tell(Command::UnmapDevice(id));
-        self.sync_all();
-        if !self.complete() {
-            // It may use the tables for ever.
+        if !self.tell_released(id) {
             return;
         }
         let share = &self.common.share;
-        self.unit.devices.set(share, id, None);
+        self.unit.devices.remove(share, id);
         device.free(share, self.unit.physical.typer().itt_entry());
         match then {
             Then::End => {}
@@ -93,7 +90,8 @@ where
                     }
                 }
             }
-            Then::Clear(next) => self.unit.job = next.map(Job::Clear),
+            Then::Clear(Some(next)) => self.unit.job = Some(Job::Clear(next)),
+            Then::Clear(None) => self.drop_tables(),
         }
     }
 
@@ -289,6 +287,27 @@ where
                 self.release(device, Then::Clear(next));
             }
             None => self.unit.job = next.map(Job::Clear),
+        }
+        if self.unit.job.is_none() {
+            self.drop_tables();
+        }
+    }
+
+    /// No device is left: what the physical device table had for them goes back.
+    fn drop_tables(&mut self) {
+        let common = &*self.common;
+        let physical = &mut self.unit.physical;
+        if !physical.drop_second_level(&common.share, &common.clock) {
+            return;
+        }
+        // An ITS may have held its collections itself, and have been disabled.
+        for (id, one) in common.redistributors.up() {
+            for command in [
+                Command::MapCollection(collection_of(id), one.target),
+                Command::Sync(one.target),
+            ] {
+                physical.push(&common.share, &common.clock, command);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ pub use tables::DeviceTable;
 
 use crate::command::{COMMAND_BYTES, Command};
 use crate::id::{DeviceId, RedistributorId};
-use crate::platform::{Clock, Registers, TableMemory};
+use crate::platform::{Clock, Registers, Share, TableMemory};
 use crate::reg::{self, Typer};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::Memory;
@@ -172,21 +172,40 @@ impl<R: Registers> Physical<R> {
         self.fault
     }
 
+    /// Gives the memory back that the device table took for devices, of which none
+    /// is mapped. Whether there was any: the ITS was disabled for a moment then,
+    /// since no table may change under one that is not (IHI 0069, `GITS_BASER<n>`).
+    pub(crate) fn drop_second_level(&mut self, share: &impl Share, clock: &impl Clock) -> bool {
+        if !self.devices.has_second_level(share) || self.complete(share, clock).is_err() {
+            return false;
+        }
+        if disable(&self.registers, clock).is_err() {
+            self.fault = Some(Fault::Silent);
+            return false;
+        }
+        self.devices.drop_second_level(share);
+        self.registers.write32(reg::CTLR, reg::CTLR_ENABLED);
+        true
+    }
+
     /// Puts a command into the queue; [`complete`](Self::complete) tells the ITS
     /// of it. Where the queue is full, what is in it is completed first.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, memory: &impl Memory, clock: &impl Clock, command: Command) {
         let after = (self.next + COMMAND_BYTES) % QUEUE_BYTES;
         if after == self.untold {
-            // Its outcome is seen by whoever completes the rest.
-            let _ = self.complete(memory, clock);
+            self.make_room(memory, clock);
         }
-        if self.fault.is_some() {
-            return;
-        }
+        // What is written to the queue of an ITS that failed is never read.
         let at = self.queue.raw().wrapping_add(self.next);
         memory.store_words(PhysAddr::new(at), command.encode());
         self.next = after;
+    }
+
+    /// The outcome is seen when the caller completes the rest.
+    #[cold]
+    fn make_room(&mut self, memory: &impl Memory, clock: &impl Clock) {
+        let _ = self.complete(memory, clock);
     }
 
     /// Waits until the ITS has consumed every command.

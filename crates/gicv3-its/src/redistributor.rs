@@ -126,8 +126,12 @@ pub(crate) struct Redistributor {
     enabled: bool,
     propbaser: u64,
     pendbaser: u64,
+    /// What is pending is so in another table of the owner's than the one that it
+    /// has now, or that one is all zero (PTZ): nothing is pending when its LPIs are
+    /// enabled. (What is pending in a table that EL2 has not written is not read.)
+    zeroed: bool,
     /// A change of `enabled` is yet to reach the LPIs from this one on.
-    pub(crate) changing: Option<Lpi>,
+    changing: Option<Lpi>,
 }
 
 /// The bits of the owner's `GICR_PROPBASER` that it can write.
@@ -145,6 +149,7 @@ impl Redistributor {
             enabled: false,
             propbaser: 0,
             pendbaser: 0,
+            zeroed: false,
             changing: None,
         }
     }
@@ -170,6 +175,25 @@ impl Redistributor {
         let start = Ipa::new(self.propbaser & reg::PROPBASER_ADDRESS);
         let range = Range::from_size(start, bytes).ok()?;
         self.enabled.then_some(range)
+    }
+
+    /// Whether what is pending is to be cleared, since the owner is enabling LPIs
+    /// with another table, or one of zeroes.
+    pub(crate) fn starts_clear(&self) -> bool {
+        self.enabled && self.zeroed
+    }
+
+    /// A change of `EnableLPIs` has reached the LPIs before `next`, or all of them.
+    pub(crate) fn changed_until(&mut self, next: Option<Lpi>) {
+        self.changing = next;
+        if next.is_none() && self.enabled {
+            self.zeroed = false;
+        }
+    }
+
+    /// Where a change of `EnableLPIs` goes on, if there is one.
+    pub(crate) fn changing(&self) -> Option<Lpi> {
+        self.changing
     }
 
     /// Changes `EnableLPIs`; every LPI that goes here is then to be configured
@@ -227,8 +251,14 @@ impl Redistributor {
             (4, Size::Word) => *register & 0xffff_ffff | value << 32,
             _ => return false,
         };
-        if !self.enabled {
-            *register = new & mask;
+        if self.enabled {
+            return true;
+        }
+        let before = *register;
+        *register = new & mask;
+        if offset & !7 == reg::RD_PENDBASER {
+            let moved = (before ^ new) & reg::PENDBASER_ADDRESS != 0;
+            self.zeroed |= moved || new & reg::PENDBASER_PTZ != 0;
         }
         true
     }
@@ -385,6 +415,28 @@ mod tests {
         one.set_enabled(true);
         assert!(one.write_base(0x70, Size::Double, 0));
         assert_eq!(one.read(0x70, Size::Double, 0), Some(fields));
+    }
+
+    #[test]
+    fn what_is_pending_stays_with_its_table() {
+        let mut one = Redistributor::new(Target::processor(0), PhysAddr::new(0));
+        let mut starts_clear = |pendbaser| {
+            one.set_enabled(false);
+            one.changed_until(None);
+            if let Some(pendbaser) = pendbaser {
+                assert!(one.write_base(0x78, Size::Double, pendbaser));
+            }
+            one.set_enabled(true);
+            let clear = one.starts_clear();
+            one.changed_until(None);
+            clear
+        };
+        assert!(starts_clear(Some(0x4000_0000)));
+        assert!(!starts_clear(None));
+        assert!(!starts_clear(Some(0x4000_0000)));
+        assert!(starts_clear(Some(0x4000_0000 | 1 << 62)));
+        assert!(!starts_clear(None));
+        assert!(starts_clear(Some(0x4001_0000)));
     }
 
     #[test]

@@ -215,8 +215,10 @@ where
         }
     }
 
-    /// Tells the physical ITS something.
-    #[inline]
+    /// Tells the physical ITS something. (Inlined: a command that is known where it
+    /// is told takes a third of the instructions, and a pair of commands has a goal
+    /// of 800.)
+    #[inline(always)]
     pub(crate) fn tell(&mut self, command: Command) {
         let common = &*self.common;
         let physical = &mut self.unit.physical;

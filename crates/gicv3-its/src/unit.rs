@@ -36,8 +36,8 @@ pub struct DeviceRange {
 /// What is left to do before the next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
-    /// The physical ITS has been told that `device` is unmapped; its events from
-    /// `from` on are to be unmapped from their LPIs.
+    /// The events of `device` from `from` on are to be unmapped, and then the
+    /// device.
     Release {
         device: DeviceId,
         from: EventId,

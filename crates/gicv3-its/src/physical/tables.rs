@@ -21,6 +21,8 @@ pub enum DeviceTable {
     TwoLevel {
         /// The first level.
         first: PhysAddr,
+        /// Entries of the first level.
+        entries: u32,
         /// Bytes of a page of the second.
         page: u64,
         /// Devices of a page.
@@ -37,6 +39,7 @@ impl DeviceTable {
             first,
             page,
             devices,
+            ..
         } = *self
         else {
             return Some(());
@@ -52,6 +55,40 @@ impl DeviceTable {
         share.publish(entry, FIRST_LEVEL_ENTRY);
         Some(())
     }
+
+    /// Whether a page of the second level is there.
+    pub(crate) fn has_second_level(&self, share: &impl Share) -> bool {
+        self.pages(share).next().is_some()
+    }
+
+    /// The entries of the first level that lead somewhere, and where to.
+    fn pages<'a, S: Share>(
+        &self,
+        share: &'a S,
+    ) -> impl Iterator<Item = (PhysAddr, PhysAddr)> + use<'a, S> {
+        let (first, entries) = match *self {
+            Self::Flat => (PhysAddr::new(0), 0),
+            Self::TwoLevel { first, entries, .. } => (first, entries),
+        };
+        let at = move |n: u32| PhysAddr::new(first.raw() + u64::from(n) * FIRST_LEVEL_ENTRY);
+        (0..entries).map(at).filter_map(|at| {
+            let entry = share.load(at);
+            let page = PhysAddr::new(entry & !(reg::VALID | 0xfff));
+            (entry & reg::VALID != 0).then_some((at, page))
+        })
+    }
+
+    /// Gives every page of the second level back. The ITS is disabled.
+    pub(crate) fn drop_second_level(&self, share: &impl Share) {
+        let Self::TwoLevel { page, .. } = *self else {
+            return;
+        };
+        for (entry, second) in self.pages(share) {
+            share.store(entry, 0);
+            share.publish(entry, FIRST_LEVEL_ENTRY);
+            share.free(second, page);
+        }
+    }
 }
 
 /// A table that a base register is to get.
@@ -62,6 +99,8 @@ struct Plan {
     pages: u64,
     /// Entries of a page of the second level; 0 for a table of one level.
     per_page: u64,
+    /// Entries of the first level.
+    entries: u64,
     /// Everything of the register but the address.
     value: u64,
 }
@@ -99,8 +138,9 @@ impl Plan {
             && flat > 1
             && probe(attributes | size | reg::INDIRECT) & reg::INDIRECT != 0;
         let per_page = if indirect { page / entry } else { 0 };
+        let entries = count.checked_div(per_page).map_or(count, |n| n + 1);
         let (pages, level) = if indirect {
-            let first = count.div_ceil(per_page) * FIRST_LEVEL_ENTRY;
+            let first = entries * FIRST_LEVEL_ENTRY;
             (first.div_ceil(page), reg::INDIRECT)
         } else {
             (flat, 0)
@@ -113,6 +153,7 @@ impl Plan {
             page,
             pages,
             per_page,
+            entries,
             value: reg::VALID | level | attributes | size | (pages - 1),
         })
     }
@@ -138,6 +179,8 @@ impl Plan {
         } else {
             DeviceTable::TwoLevel {
                 first,
+                // At most 2^24 devices.
+                entries: self.entries as u32,
                 page: self.page,
                 // At most 64 Ki.
                 devices: self.per_page as u32,
