@@ -16,6 +16,8 @@ pub enum With {
     Nested,
     /// The same, of a host with domains.
     Paravirt,
+    /// The same, of a host with ITSs, on the model of a GIC.
+    Its,
     /// The emulated SMMU compared with a model of what it says that it is.
     Conformance,
     /// The ledger under every order of events, for what takes two CPUs.

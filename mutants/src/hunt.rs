@@ -121,7 +121,7 @@ impl Hunter {
         seam: Option<&str>,
     ) -> anyhow::Result<(Outcome, Duration)> {
         match with {
-            With::Rig | With::Nested | With::Paravirt => {
+            With::Rig | With::Nested | With::Paravirt | With::Its => {
                 self.build_rig()?;
                 let mut command = self.rig();
                 command
@@ -197,7 +197,7 @@ impl Hunter {
 fn ops_in(with: With, ops: u64) -> u64 {
     match with {
         With::Nested => ops / 20,
-        With::Paravirt => ops / 4,
+        With::Paravirt | With::Its => ops / 4,
         _ => ops,
     }
 }
@@ -207,6 +207,7 @@ fn world(with: With) -> &'static str {
     match with {
         With::Nested => "nested",
         With::Paravirt => "paravirt",
+        With::Its => "its",
         _ => "plain",
     }
 }

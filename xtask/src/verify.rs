@@ -16,12 +16,13 @@ pub struct Verify {
     /// Decides every program; random and printed when not given.
     #[arg(long, value_name = "S")]
     seed: Option<String>,
-    /// What the SMMUs can do: the name of a profile, or all.
+    /// What the SMMUs or the GIC can do: the name of a profile, or all.
     #[arg(long, value_name = "P", default_value = "all")]
     profile: String,
     /// What the host sees: `plain` is no SMMU, `nested` an emulated one,
-    /// `paravirt` domains that it maps into; `all` is one after the other, a
-    /// twentieth of the operations in the second and a fifth in the third.
+    /// `paravirt` domains that it maps into, `its` is about interrupts; `all` is
+    /// one after the other, a twentieth of the operations in the second and a
+    /// fifth in the third and fourth.
     #[arg(long, value_name = "W", value_enum, default_value = "all")]
     world: World,
     /// Show instead that every mistake of the catalogue is found.
@@ -51,6 +52,8 @@ enum World {
     Nested,
     /// Domains that it maps its pages into.
     Paravirt,
+    /// Emulated ITSs, and no SMMU.
+    Its,
     /// One after the other.
     All,
 }
@@ -62,7 +65,8 @@ impl World {
             Self::Plain => &["plain"],
             Self::Nested => &["nested"],
             Self::Paravirt => &["paravirt"],
-            Self::All => &["plain", "nested", "paravirt"],
+            Self::Its => &["its"],
+            Self::All => &["plain", "nested", "paravirt", "its"],
         }
     }
 }
@@ -102,7 +106,7 @@ impl Verify {
             let share = match *world {
                 _ if self.world != World::All => 1,
                 "nested" => 20,
-                "paravirt" => 5,
+                "paravirt" | "its" => 5,
                 _ => 1,
             };
             let ops = (self.ops / share).to_string();
@@ -140,6 +144,7 @@ pub fn short() -> anyhow::Result<bool> {
         ("plain", "40000"),
         ("nested", "10000"),
         ("paravirt", "10000"),
+        ("its", "10000"),
     ];
     for (world, ops) in worlds {
         let mut command = program("portcullis-rig");

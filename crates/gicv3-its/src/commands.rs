@@ -5,7 +5,7 @@
 
 use crate::command::{Command, Event};
 use crate::device::{Device, Mapping};
-use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, Target};
+use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, RedistributorId, Target};
 use crate::lpi::Row;
 use crate::owner_table::{DeviceEntry, collection_place, collection_word, device_place};
 use crate::physical::collection_of;
@@ -145,6 +145,7 @@ where
             self.tell(Command::MapInterrupt(event, lpi, collection_of(at)));
             if changed {
                 self.tell(Command::Invalidate(event));
+                self.sync(at);
             }
         }
         Some(())
@@ -200,8 +201,10 @@ where
             (_, None) => Command::Discard(row.event),
         };
         self.tell(command);
-        if changed && to.is_some() {
+        if changed && let Some(to) = to {
             self.tell(Command::Invalidate(row.event));
+            // The owner waits for where it was, not for where it goes.
+            self.sync(to);
         }
     }
 
@@ -299,12 +302,24 @@ where
     /// may go on using the device's table then.
     pub(crate) fn tell_released(&mut self, device: DeviceId) -> bool {
         self.tell(Command::UnmapDevice(device));
+        self.sync_all();
+        self.complete()
+    }
+
+    /// One redistributor has seen what came before.
+    fn sync(&mut self, at: RedistributorId) {
+        if let Some(one) = self.common.redistributors.get(at) {
+            self.tell(Command::Sync(one.target));
+        }
+    }
+
+    /// Every redistributor has seen what came before.
+    pub(crate) fn sync_all(&mut self) {
         let common = &*self.common;
         for (_, one) in common.redistributors.up() {
             let sync = Command::Sync(one.target);
             self.unit.physical.push(&common.share, &common.clock, sync);
         }
-        self.complete()
     }
 
     fn map_collection(&mut self, collection: CollectionId, target: Target) -> Option<()> {

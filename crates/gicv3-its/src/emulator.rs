@@ -305,6 +305,10 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                 Progress::Again => RdWrite::Emulated(Progress::Again),
             };
         }
+        if offset & !3 == reg::RD_CTLR {
+            // An access of another width must not change EnableLPIs either.
+            return RdWrite::Emulated(Progress::Done);
+        }
         if one.write_base(offset, size, value) {
             return RdWrite::Emulated(Progress::Done);
         }
@@ -342,7 +346,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
                     unit.physical.push(&common.share, &common.clock, command);
                 }
             }
-            let target = one.target;
+            let (target, up) = (one.target, one.up);
             if let Some(one) = common.redistributors.get_mut(id) {
                 one.changed_until(next);
             }
@@ -352,8 +356,12 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             if next.is_some() {
                 continue;
             }
-            // What the redistributor holds of them is dropped by any ITS; each has
-            // what was told it before.
+            if !up {
+                // Nothing is sent there yet, and no ITS has its collection.
+                continue;
+            }
+            // Each ITS speaks for the LPIs that are mapped there (IHI 0069, INVALL),
+            // and has what was told it before.
             for unit in self.units.iter_mut().flatten() {
                 for command in [
                     Command::InvalidateAll(collection_of(id)),

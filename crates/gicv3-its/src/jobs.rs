@@ -7,7 +7,7 @@ use crate::device::Mapping;
 use crate::id::{CollectionId, DeviceId, EventId, Lpi};
 use crate::lpi::Row;
 use crate::owner_table::{
-    DeviceEntry, Place, collection_from_word, collection_place, device_place,
+    DeviceEntry, ENTRY, Place, collection_from_word, collection_place, device_place,
 };
 use crate::physical::collection_of;
 use crate::platform::{Clock, Platform, Registers, Share};
@@ -17,6 +17,8 @@ use portcullis_owner_memory::Window;
 
 /// An LPI with its row, and where to go on; `None` at the end.
 type Found = (Option<(Lpi, Row)>, Option<Lpi>);
+
+const PAGE: u64 = 4096;
 
 /// Words of the owner's tables that are read at a time: 512 bytes, which never
 /// cross a page where the first index is a multiple.
@@ -247,9 +249,13 @@ where
         self.budget.spend(8);
         let end = 1u32.checked_shl(device.event_bits.into()).unwrap_or(0);
         let mut words = [0; RUN as usize];
-        let count = RUN.min(end.saturating_sub(from.0));
+        let at = device.owner_entry(from);
+        // A table starts at a multiple of 256, so that a run may reach beyond a
+        // page. Truncation: at most 512.
+        let in_page = at.map_or(RUN, |at| ((PAGE - at.raw() % PAGE) / ENTRY) as u32);
+        let count = RUN.min(end.saturating_sub(from.0)).min(in_page);
         let run = words.get_mut(..count as usize).unwrap_or_default();
-        if let Some(at) = device.owner_entry(from)
+        if let Some(at) = at
             && self.platform.read(at, run).is_ok()
         {
             for (event, word) in (from.0..).map(EventId).zip(run.iter()) {
@@ -267,7 +273,7 @@ where
                 }
             }
         }
-        let from = EventId(from.0.saturating_add(RUN));
+        let from = EventId(from.0.saturating_add(count));
         if device.has(from) {
             self.unit.job = Some(Job::RestoreEvents { device: id, from });
         }

@@ -117,6 +117,12 @@ where
                 self.platform.close(queue);
             }
         }
+        if progress == Progress::Done && enabled {
+            // What the tables had is in force from now on, without a SYNC of the
+            // owner's.
+            self.sync_all();
+            self.complete();
+        }
         if progress == Progress::Done {
             self.unit.show_control(self.platform, self.its);
         }

@@ -5,6 +5,7 @@ use super::layout::is_host;
 use super::world::World;
 use crate::finding::Finding;
 use gicv3_its::{DeviceId, Event, EventId, Lpi, Report};
+use gicv3_model::Caching;
 
 impl World<'_> {
     pub(super) fn check(&mut self) -> Result<(), Finding> {
@@ -101,8 +102,11 @@ impl World<'_> {
                 if priority < 0x10 {
                     return Err(found(format!("{lpi} has the priority {priority:#x}")));
                 }
-                // An ITS that is broken invalidates nothing any more.
-                if !on && self.broken.is_empty() {
+                // An ITS that is broken invalidates nothing any more, and one that
+                // caches may send where an event was until a SYNC that only a
+                // stock driver remembers.
+                let sure = self.stock || self.machine.gic.profile().caching == Caching::None;
+                if !on && sure && self.broken.is_empty() {
                     return Err(found(format!(
                         "{lpi} interrupts CPU {cpu}, whose LPIs are off"
                     )));

@@ -135,8 +135,11 @@ impl<'m> World<'m> {
                 return Err(found(format!("ITS {its} is disabled and still has events")));
             }
         }
+        for cpu in 0..self.cpus {
+            self.write_rd(cpu, 0, Size::Word, 0)?;
+        }
         if self.machine.windows.get() != 0 {
-            return Err(found("a command queue is held for ever".into()));
+            return Err(found("a table or queue is held for ever".into()));
         }
         self.check()
     }
