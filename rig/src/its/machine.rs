@@ -357,10 +357,6 @@ impl Window for Held<'_> {
         self.store(offset, value.into());
     }
 
-    fn aborted(&self) -> bool {
-        false
-    }
-
     fn publish(&self, _offset: u64, _bytes: u64) {
         self.machine.tick();
     }

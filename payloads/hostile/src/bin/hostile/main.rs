@@ -15,8 +15,8 @@ mod viommu;
 
 use core::arch::asm;
 use portcullis_hostile::{
-    Checks, DATA, FETCH, LAST, NONE, NOT_SUPPORTED, exception, read, read64, smc, write, write8,
-    write64,
+    Checks, DATA, FETCH, LAST, NONE, NOT_SUPPORTED, exception, read, read64, say, smc, write,
+    write8, write64,
 };
 
 const GICD: u64 = 0x0800_0000;
@@ -55,12 +55,10 @@ extern "C" fn payload_main() -> ! {
     // An image that fails on demand does so here, while another CPU prints.
     if other::start() {
         // With an image that does so, an SError is pending after the first.
-        write(HYPERVISOR, 0x0bad_0008);
-        LAST.esr.store(0, Ordering::Relaxed);
+        write(HYPERVISOR, 0x0bad_0009);
         // SAFETY: lets an SError be taken, which is noted.
-        unsafe { asm!("msr daifclr, #4", "isb", "msr daifset, #4") }
-        let esr = LAST.esr.load(Ordering::Relaxed);
-        let _ = writeln!(Uart, "hostile: serror esr={esr:#x}\r");
+        exception(|| unsafe { asm!("msr daifclr, #4", "isb", "msr daifset, #4") });
+        say!("hostile: serror esr={:#x}", LAST.esr());
         let provoked = exception(|| write(HYPERVISOR, 0x0bad_0005));
         other::end();
         checks.equal("provoke", provoked, DATA);
