@@ -76,6 +76,7 @@ const GROUPS: [Group; 6] = [
             "commands_without_answer",
             "mapped_twice",
             "tables_change_while_on",
+            "forged_tables",
             "queue_ends",
             "too_many_devices",
             "control_frame",

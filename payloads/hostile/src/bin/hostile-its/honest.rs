@@ -1,9 +1,9 @@
 //! The same interrupt controller used as a driver uses it: what must go on
 //! working, whatever is refused to an attacker. Natively all of it works.
 
-use crate::its::{Its, Outcome, command};
-use crate::lpi::{self, FIRST, Redistributor};
-use crate::places::{Places, own};
+use crate::its::{Its, Kind, Outcome, command};
+use crate::lpi::{self, FIRST, PTZ, Redistributor};
+use crate::places::{Places, clear, own};
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_hostile::{Checks, say, start_cpu};
 
@@ -53,6 +53,8 @@ pub fn check(checks: &mut Checks, places: &Places, its: &mut Its, here: Redistri
     checks.equal("honest_unmapped_event", its.int(DEVICE, EVENT + 2), None);
     checks.equal("honest_unmapped_device", its.int(OTHER + 8, EVENT), None);
     configuration(checks, its);
+    pending_tables(checks, its, here);
+    tables(checks, its);
     if places.cpus > 1 {
         second_cpu(checks, places, its);
     }
@@ -119,6 +121,59 @@ fn configuration(checks: &mut Checks, its: &mut Driver<'_>) {
     lpi::enable(LPI, true);
     its.run([command::invall(0)]);
     checks.equal("honest_cleared", lpi::take(), None);
+}
+
+/// What is pending stays so while LPIs are off, and stays with its table: another
+/// one, of zeroes, has nothing pending, as a new kernel expects.
+fn pending_tables(checks: &mut Checks, its: &mut Driver<'_>, here: Redistributor) {
+    const OTHER_TABLE: u64 = own::VIRTUAL_PENDING;
+    let mut pend = || {
+        lpi::enable(LPI, false);
+        its.run([command::inv(DEVICE, EVENT), command::int(DEVICE, EVENT)]);
+        here.off();
+        lpi::enable(LPI, true);
+    };
+    pend();
+    here.on();
+    checks.equal("honest_pending_while_off", lpi::take(), Some(LPI));
+    pend();
+    clear(OTHER_TABLE, 0x1_0000);
+    here.start_with(own::CONFIGURATION, OTHER_TABLE, PTZ);
+    checks.equal("honest_other_pending_table", lpi::take(), None);
+    here.start(0);
+    checks.equal("honest_pending_table_of_zeroes", lpi::take(), None);
+}
+
+/// What is mapped stays with the tables: others, of zeroes, have no mapping, as
+/// the kernel that hibernation starts with expects, and the same ones given back
+/// have all, as the kernel expects that comes back.
+fn tables(checks: &mut Checks, its: &mut Driver<'_>) {
+    its.its.off();
+    its.its.set_queue(own::QUEUE);
+    its.its.on();
+    checks.equal("honest_off_and_on", its.int(DEVICE, EVENT), Some(LPI));
+    its.its.off();
+    clear(own::FIRST_LEVEL, 0x1000);
+    clear(own::PROCESSORS, 0x1000);
+    its.its.set_table(Kind::Devices, own::FIRST_LEVEL, 1, 0);
+    its.its.set_table(Kind::Collections, own::PROCESSORS, 1, 0);
+    its.its.set_queue(own::QUEUE);
+    its.its.on();
+    checks.equal("honest_other_tables", its.int(DEVICE, EVENT), None);
+    its.its.off();
+    its.its
+        .set_table(Kind::Devices, own::DEVICES, own::DEVICE_PAGES, 0);
+    its.its.set_table(Kind::Collections, own::COLLECTIONS, 1, 0);
+    its.its.set_queue(own::QUEUE);
+    its.its.on();
+    checks.equal("honest_same_tables", its.int(DEVICE, EVENT), Some(LPI));
+    let second = its.int(DEVICE, EVENT + 1);
+    checks.equal("honest_same_tables_second_event", second, Some(LPI + 1));
+    checks.equal(
+        "honest_same_tables_second_device",
+        its.int(OTHER, EVENT),
+        Some(LPI + 2),
+    );
 }
 
 /// Collections of two CPUs: MOVI, MOVALL.

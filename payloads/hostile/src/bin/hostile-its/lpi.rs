@@ -17,7 +17,7 @@ const PENDBASER: u64 = 0x78;
 const CTLR_ENABLE_LPIS: u32 = 1 << 0;
 const CTLR_RWP: u32 = 1 << 3;
 /// GICR_PENDBASER.PTZ: the table is all zero.
-const PTZ: u64 = 1 << 62;
+pub const PTZ: u64 = 1 << 62;
 const NOT_CACHED: u64 = 1 << 7;
 /// INTIDs of 16 bits.
 const ID_BITS: u64 = 15;

@@ -47,6 +47,7 @@ impl Attack<'_> {
         checks.equal("commands_without_answer", silent, 0);
         self.watch(checks, "mapped_twice", Self::twice);
         self.watch(checks, "tables_change_while_on", Self::tables_change);
+        self.watch(checks, "forged_tables", Self::forged_tables);
         self.watch(checks, "queue_ends", Self::queue_ends);
         self.watch(checks, "too_many_devices", Self::too_many);
         let before = self.identity();
@@ -217,6 +218,58 @@ impl Attack<'_> {
             command::int(8, 0),
             command::sync(here),
         ]);
+        self.here.off();
+    }
+
+    /// Tables that the host has filled itself before it turns the ITS on: entries
+    /// of QEMU's format, of others, and any, all of which lead to the hypervisor's
+    /// memory or anywhere.
+    fn forged_tables(&mut self) {
+        let (target, here) = (self.target, self.target_of(0));
+        let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+        self.here.start(0);
+        for kind in 0..4 {
+            let mut entry = |address: u64| match kind {
+                0 => address >> 8 << 6 | 4 << 1 | 1,
+                1 => 1 << 63 | address | 4,
+                2 => numbers.next() | 1 << 63 | 1,
+                _ => u64::MAX,
+            };
+            self.its.start();
+            self.its.off();
+            for (table, bytes) in [
+                (own::DEVICES, own::DEVICE_PAGES * 0x1000),
+                (own::COLLECTIONS, 0x1000),
+                (own::TRANSLATIONS, 0x1_0000),
+            ] {
+                for at in (table..table + bytes).step_by(8) {
+                    let own_table = at % 16 == 0;
+                    write64(
+                        at,
+                        entry(if own_table { own::TRANSLATIONS } else { target }),
+                    );
+                }
+            }
+            self.its.set_queue(own::QUEUE);
+            self.its.on();
+            for device in [0, 1, 8, 9, 0x1234, 0xffff] {
+                for event in [0, 1, 7] {
+                    self.its.run([
+                        command::int(device, event),
+                        command::inv(device, event),
+                        command::movi(device, event, 1),
+                        command::mapti(device, event, FIRST + event, 0),
+                        command::int(device, event),
+                        command::discard(device, event),
+                        command::unmapd(device),
+                    ]);
+                }
+            }
+            self.its.run([command::invall(0), command::sync(here)]);
+        }
+        self.its.start();
+        self.here.start(0);
+        lpi::drain();
         self.here.off();
     }
 
