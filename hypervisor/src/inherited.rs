@@ -78,7 +78,7 @@ fn debug_and_profiling() {
         ids.pmcr = read_sysreg!("pmcr_el0");
     }
     // SAFETY: as in `replace`.
-    unsafe { write_sysreg!("mdcr_el2", ids.mdcr()) }
+    unsafe { write_sysreg!("mdcr_el2", ids.mdcr(cfg!(feature = "count-el2"))) }
     if ids.has_trace_filter() {
         // SAFETY: as above: EL2 is not traced.
         unsafe { write_sysreg!("s3_4_c1_c2_1", 0) } // TRFCR_EL2

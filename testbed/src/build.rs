@@ -102,6 +102,24 @@ pub fn watched_hypervisor(lab: &Lab) -> Result<PathBuf> {
     image(lab, package, &features, HYPERVISOR, "portcullis-digest.bin")
 }
 
+/// As [`hypervisor`], for an image whose instructions the host may count: its feature
+/// `count-el2`.
+///
+/// # Errors
+///
+/// As [`hypervisor`].
+pub fn counted_hypervisor(lab: &Lab) -> Result<PathBuf> {
+    let features = ["--features", "count-el2"];
+    let package = "portcullis-hypervisor";
+    image(
+        lab,
+        package,
+        &features,
+        HYPERVISOR,
+        "portcullis-counted.bin",
+    )
+}
+
 /// Builds the host kernel that attacks from EL1.
 ///
 /// # Errors

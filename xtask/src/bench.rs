@@ -93,7 +93,7 @@ impl Bench {
         // Before the sources can change.
         let facts = Facts::of(&lab, &self.options.cpu, &self.options.memory);
         let payloads = build::payloads(&lab)?;
-        let image = build::hypervisor(&lab)?;
+        let image = build::counted_hypervisor(&lab)?;
         let initrd = initramfs::build(&lab, &payloads, Purpose::Agent)?;
         // Where the kernel lies must not differ from one boot to the next.
         let append = self.options.append.take().unwrap_or_default();

@@ -48,9 +48,9 @@ impl DebugIds {
 
     /// MDCR_EL2: every counter, the profiling buffer and the trace buffer are EL1's,
     /// and neither events nor, where that can be said, cycles are counted while EL2
-    /// runs (DDI 0487, MDCR_EL2).
+    /// runs (DDI 0487, MDCR_EL2), unless `count_el2` says that they are to be.
     #[must_use]
-    pub const fn mdcr(self) -> u64 {
+    pub const fn mdcr(self, count_el2: bool) -> u64 {
         const HPMD: u64 = 1 << 17;
         const HCCD: u64 = 1 << 23;
         const E2PB_EL1: u64 = 3 << 12;
@@ -61,10 +61,10 @@ impl DebugIds {
             mdcr |= self.pmcr >> 11 & 0x1f;
         }
         // FEAT_PMUv3p1, FEAT_PMUv3p5.
-        if self.monitor() >= 4 {
+        if self.monitor() >= 4 && !count_el2 {
             mdcr |= HPMD;
         }
-        if self.monitor() >= 6 {
+        if self.monitor() >= 6 && !count_el2 {
             mdcr |= HCCD;
         }
         if self.has_profiling() {
@@ -88,7 +88,8 @@ mod tests {
                 dfr0: version << 8,
                 pmcr: 6 << 11,
             };
-            ids.mdcr()
+            assert_eq!(ids.mdcr(true), ids.mdcr(false) & 0x1f);
+            ids.mdcr(false)
         };
         assert_eq!(mdcr(0), 0);
         assert_eq!(mdcr(0xf), 0);
@@ -105,7 +106,7 @@ mod tests {
             dfr0: 1 << 32 | 1 << 44,
             pmcr: u64::MAX,
         };
-        assert_eq!(ids.mdcr(), 3 << 12 | 3 << 24);
+        assert_eq!(ids.mdcr(false), 3 << 12 | 3 << 24);
         assert!(ids.has_profiling() && !ids.has_trace_filter() && !ids.has_branch_records());
     }
 }

@@ -63,6 +63,21 @@ fn commands_that_cannot_be_fetched() {
     }
 }
 
+/// One command alone takes the long way.
+#[test]
+fn one_command_that_cannot_be_fetched() {
+    for command in [INV, SYNC, [0x30, 0], polled(0)] {
+        for word in 0..2 {
+            let mut m = Machine::enabled();
+            m.board.broken.set(COMMANDS + 8 * word);
+            assert_eq!(m.submit(&[command]), Progress::Done);
+            assert_eq!(errors(&m), CMDQ_ERR, "{command:x?} {word}");
+            assert_eq!(m.reads(reg::CMDQ_CONS), ABORTED, "{command:x?} {word}");
+            assert_eq!(m.issued(), [] as [[u64; 2]; 0], "{command:x?} {word}");
+        }
+    }
+}
+
 /// An error of a first command does not hide one of the fetch.
 #[test]
 fn a_sync_that_cannot_be_fetched() {
