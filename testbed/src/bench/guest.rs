@@ -36,7 +36,7 @@ const ROUNDS: usize = 10;
 /// Limits of the goals.
 const BOOT_RATIO: f64 = 1.02;
 const WORK_RATIO: f64 = 1.01;
-const IMAGE_LIMIT: f64 = 512.0 * 1024.0;
+const IMAGE_LIMIT: f64 = 640.0 * 1024.0;
 const MEMORY_FIXED: f64 = 4.0 * 1024.0 * 1024.0;
 const MEMORY_SHARE: f64 = 0.004;
 
