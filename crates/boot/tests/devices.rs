@@ -340,14 +340,21 @@ fn the_command_line_may_allow_addresses() {
 /// what a second entry of `reg` names.
 #[test]
 fn what_is_beside_an_smmu_is_not_the_hosts() {
-    let mut tree = machine();
+    let mut with = machine();
     let smmu = [(0x905_0000, 0x2_0000), (0xd00_0000, 0x1000)];
-    tree.at("smmu@9050000").set("reg", reg(&smmu));
+    with.at("smmu@9050000").set("reg", reg(&smmu));
     let beside = device("arm,pl061", 0xd00_0000);
-    let blob = tree.child(beside).flatten();
+    let blob = with.child(beside).flatten();
     for at in [0x905_0000, 0x906_0000, 0x907_0000, 0x909_0000, 0xd00_0000] {
         assert!(!reaches(&blob, at), "{at:#x}");
     }
+    // A monitor is withheld, and nothing that the command line could allow.
+    let monitor = || vec![device("arm,smmu-v3-pmcg", AT)];
+    let blob = tree("", monitor());
+    assert!(!reaches(&blob, AT) && notes(&blob).is_empty());
+    let error = open(&tree("allow-unconfined=/device@b000000", monitor()));
+    let error = error.err().unwrap().to_string();
+    assert!(error.ends_with("names an SMMU or a part of one"), "{error}");
 }
 
 #[test]

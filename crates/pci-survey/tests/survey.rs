@@ -257,7 +257,7 @@ fn what_cannot_be_read_is_said() {
 /// are put back.
 #[test]
 fn functions_behind_bridges_are_found() {
-    for numbers in [0, 0x4009_0800, 0x0003_0201] {
+    for numbers in [0, 0x4009_0800, 0x0003_0201, 0x40ff_0504] {
         let inner = || Device::bridge(numbers, [(0, Device::virtio(0x1041, PAST))]);
         let outer = Device::bridge(numbers, [(0, inner()), (8, inner()), (255, inner())]);
         let root = [
