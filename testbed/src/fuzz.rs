@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 /// The targets, with runs short enough to belong to the tests.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "device_tree",
         runs: 20_000,
@@ -48,6 +48,11 @@ pub const TARGETS: [Target; 5] = [
         name: "virtio_iommu",
         runs: 5_000,
         longest: 1_024,
+    },
+    Target {
+        name: "its",
+        runs: 300,
+        longest: 4_096,
     },
 ];
 
