@@ -125,7 +125,8 @@ where
             self.platform.store(entry, mapping.word()).ok()?;
         }
         if let Some(before) = device.mapping(&self.common.share, event.event) {
-            self.unmap(event, &mut device, before.lpi);
+            let known = self.is_known(before.lpi);
+            self.unmap(event, &mut device, before.lpi, known);
         }
         let at = self.unit.route(collection);
         let share = &self.common.share;
@@ -151,10 +152,16 @@ where
         Some(())
     }
 
-    /// Unmaps an event from its LPI, everywhere but in the owner's table.
-    pub(crate) fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi) {
+    /// Whether the physical ITS knows the event of `lpi`.
+    pub(crate) fn is_known(&self, lpi: Lpi) -> bool {
         let row = self.common.lpis.row(&self.common.share, lpi);
-        if row.is_some_and(|row| row.at.is_some()) {
+        row.is_some_and(|row| row.at.is_some())
+    }
+
+    /// Unmaps an event from its LPI, everywhere but in the owner's table. `known` is
+    /// whether the physical ITS knows it.
+    pub(crate) fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi, known: bool) {
+        if known {
             self.tell(Command::Discard(event));
         }
         let share = &self.common.share;
@@ -165,10 +172,10 @@ where
     }
 
     fn discard(&mut self, event: Event) -> Option<()> {
-        let (mut device, (lpi, _)) = self.mapped(event)?;
+        let (mut device, (lpi, row)) = self.mapped(event)?;
         let entry = device.owner_entry(event.event)?;
         self.platform.store(entry, 0).ok()?;
-        self.unmap(event, &mut device, lpi);
+        self.unmap(event, &mut device, lpi, row.at.is_some());
         Some(())
     }
 

@@ -68,7 +68,8 @@ where
             if let Some(mapping) = device.mapping(&self.common.share, event) {
                 self.budget.spend(3);
                 let event = Event { device: id, event };
-                self.unmap(event, &mut device, mapping.lpi);
+                let known = self.is_known(mapping.lpi);
+                self.unmap(event, &mut device, mapping.lpi, known);
             }
             event = EventId(event.0 + 1);
         }

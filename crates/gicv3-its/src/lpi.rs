@@ -243,8 +243,9 @@ impl Lpis {
     }
 
     /// Gives `lpi` the configuration that its owner wants, as far as it may have
-    /// it, or none that is ever signalled where `wanted` is `None`. Whether that
-    /// changed anything, so that a redistributor may hold an older one.
+    /// it, or none that is ever signalled where `wanted` is `None`. Whether a
+    /// redistributor has to be told: it may hold an older one, and either of the two
+    /// lets the LPI be signalled.
     #[inline]
     pub(crate) fn configure(&self, memory: &impl Memory, lpi: Lpi, wanted: Option<u8>) -> bool {
         let Some(index) = self.index(lpi) else {
@@ -262,7 +263,8 @@ impl Lpis {
         }
         memory.store(at, after);
         memory.publish(at, 8);
-        true
+        let either = (before | after) >> shift;
+        either & u64::from(ENABLE) != 0
     }
 }
 
