@@ -94,6 +94,7 @@ fn steps() -> impl Strategy<Value = Vec<ItsOp>> {
         1 => off(),
         1 => twin(),
         1 => forge(),
+        2 => wake(),
         10 => chaos().prop_map(|op| vec![ItsOp::Chaos(op)]),
     ]
 }
@@ -179,6 +180,69 @@ fn kexec() -> impl Strategy<Value = Vec<ItsOp>> {
         };
         let all = off.chain([configure]).chain(on).chain(rest);
         all.map(ItsOp::Stock).collect()
+    })
+}
+
+/// Something changes, the tables go from one life of the ITS to the next, and
+/// the event comes. Or INVALL tells of what changed.
+fn wake() -> impl Strategy<Value = Vec<ItsOp>> {
+    (0..2u8, 0..4u8, 0..LPIS, 0..6u8).prop_map(|(its, device, lpi, what)| {
+        let (event, collection) = (2, 0);
+        let start = [0, 1].map(|cpu| Stock::MapCollection {
+            its,
+            collection: cpu,
+            cpu,
+        });
+        let map = [
+            Stock::MapDevice {
+                its,
+                device,
+                bits: 4,
+            },
+            Stock::Map {
+                its,
+                device,
+                event,
+                lpi,
+                collection,
+            },
+        ];
+        let change = match what {
+            0 => Stock::Unmap { lpi },
+            1 => Stock::Move { lpi, collection: 1 },
+            2 => Stock::UnmapDevice {
+                its,
+                device,
+                hasty: true,
+            },
+            3 => Stock::Configure {
+                lpi,
+                byte: 0xa3,
+                silently: true,
+            },
+            _ => Stock::Take,
+        };
+        let then = match what {
+            3 => Stock::InvalidateAll { its, collection },
+            _ => Stock::Hibernate { its },
+        };
+        let end = [
+            change,
+            then,
+            Stock::Stray { its, device, event },
+            Stock::Take,
+        ];
+        let foreign = Chaos::Command {
+            its,
+            words: [
+                0x0080_0000_0008 | u64::from(device) << 32,
+                3,
+                1 << 63 | HOST.start,
+                0,
+            ],
+        };
+        let all = start.into_iter().chain(map).chain(end).map(ItsOp::Stock);
+        all.chain([ItsOp::Chaos(foreign)]).collect()
     })
 }
 
