@@ -224,6 +224,7 @@ fn by(with: With) -> &'static str {
         With::Rig => "rig",
         With::Nested => "nested",
         With::Paravirt => "paravirt",
+        With::Its => "its",
         With::Conformance => "conformance",
         With::Loom => "loom",
         With::Tests => "tests",

@@ -29,6 +29,7 @@ fn there_are_enough_and_each_says_what_is_wrong() {
         let rooms = [
             "smmuv3-driver",
             "smmuv3-emulator",
+            "gicv3-its",
             "pagetable",
             "ownership",
             "isolation",
