@@ -31,6 +31,7 @@ fn there_are_enough_and_each_says_what_is_wrong() {
             "pci-survey",
             "smmuv3-driver",
             "smmuv3-emulator",
+            "gicv3-its",
             "pagetable",
             "ownership",
             "isolation",

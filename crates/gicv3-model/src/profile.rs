@@ -238,6 +238,7 @@ impl Profile {
         let mut profile = Self {
             name: "gicv4",
             device_bits: 20,
+            id_bits: 20,
             virtual_lpis: true,
             direct_lpi: true,
             rd_stride: 0x4_0000,

@@ -4,7 +4,7 @@ use crate::bus::Bus;
 use crate::gic::Fault;
 use crate::inner::Inner;
 use crate::its::VALID;
-use crate::profile::TableKind;
+use crate::profile::{Caching, TableKind};
 use crate::violation::Violation;
 
 impl<B: Bus> Inner<B> {
@@ -33,7 +33,7 @@ impl<B: Bus> Inner<B> {
                 what: "a collection table",
             });
         }
-        // What the tables say is in force; collections without a table stay.
+        // What the tables say is in force.
         self.units[its].devices.clear();
         self.units[its].events.clear();
         self.units[its].level1.clear();
@@ -45,6 +45,12 @@ impl<B: Bus> Inner<B> {
         let own = u64::from(self.profile.hcc);
         let in_table = self.table_of(its, TableKind::Collection).is_some();
         let own = if in_table && !self.profile.cct {
+            0
+        } else {
+            own
+        };
+        // What it held itself may be lost as well.
+        let own = if self.profile.caching == Caching::Random {
             0
         } else {
             own

@@ -91,9 +91,11 @@ fn what_the_tables_say_lives_on() {
         bench.wait(|| bench.gic.its_read(0, 0, 4) == 0x8000_0000);
         // The same tables again, as after hibernation.
         bench.enable();
+        // What the ITS holds itself may be lost.
+        let kept = profile.hcc == 0;
         assert_eq!(
             bench.gic.mapping(0, 5, 0),
-            Some((8200, 0, Some(0))),
+            Some((8200, 0, kept.then_some(0))),
             "{}",
             profile.name
         );

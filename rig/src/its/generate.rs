@@ -90,6 +90,11 @@ fn steps() -> impl Strategy<Value = Vec<ItsOp>> {
     prop_oneof![
         24 => stock().prop_map(|op| vec![ItsOp::Stock(op)]),
         4 => life(),
+        1 => kexec(),
+        1 => off(),
+        1 => twin(),
+        1 => forge(),
+        2 => wake(),
         10 => chaos().prop_map(|op| vec![ItsOp::Chaos(op)]),
     ]
 }
@@ -139,6 +144,189 @@ fn life() -> impl Strategy<Value = Vec<ItsOp>> {
         })
 }
 
+/// Another kernel starts: it knows what configurations are, since no
+/// redistributor can have cached one.
+fn kexec() -> impl Strategy<Value = Vec<ItsOp>> {
+    (0..2u8, 0..4u8, 0..LPIS, byte()).prop_map(|(its, device, lpi, byte)| {
+        let off = (0..3).map(|cpu| Stock::DisableLpis { cpu });
+        let on = (0..3).map(|cpu| Stock::EnableLpis { cpu });
+        let (event, collection) = (0, 0);
+        let rest = [
+            Stock::Boot { its },
+            Stock::MapCollection {
+                its,
+                collection,
+                cpu: 0,
+            },
+            Stock::MapDevice {
+                its,
+                device,
+                bits: 4,
+            },
+            Stock::Map {
+                its,
+                device,
+                event,
+                lpi,
+                collection,
+            },
+            Stock::Message { lpi },
+            Stock::Take,
+        ];
+        let configure = Stock::Configure {
+            lpi,
+            byte,
+            silently: true,
+        };
+        let all = off.chain([configure]).chain(on).chain(rest);
+        all.map(ItsOp::Stock).collect()
+    })
+}
+
+/// Something changes, the tables go from one life of the ITS to the next, and
+/// the event comes. Or INVALL tells of what changed.
+fn wake() -> impl Strategy<Value = Vec<ItsOp>> {
+    (0..2u8, 0..4u8, 0..LPIS, 0..6u8).prop_map(|(its, device, lpi, what)| {
+        let (event, collection) = (2, 0);
+        let start = [0, 1].map(|cpu| Stock::MapCollection {
+            its,
+            collection: cpu,
+            cpu,
+        });
+        let map = [
+            Stock::MapDevice {
+                its,
+                device,
+                bits: 4,
+            },
+            Stock::Map {
+                its,
+                device,
+                event,
+                lpi,
+                collection,
+            },
+        ];
+        let change = match what {
+            0 => Stock::Unmap { lpi },
+            1 => Stock::Move { lpi, collection: 1 },
+            2 => Stock::UnmapDevice {
+                its,
+                device,
+                hasty: true,
+            },
+            3 => Stock::Configure {
+                lpi,
+                byte: 0xa3,
+                silently: true,
+            },
+            _ => Stock::Take,
+        };
+        let then = match what {
+            3 => Stock::InvalidateAll { its, collection },
+            _ => Stock::Hibernate { its },
+        };
+        let end = [
+            change,
+            then,
+            Stock::Stray { its, device, event },
+            Stock::Take,
+        ];
+        let foreign = Chaos::Command {
+            its,
+            words: [
+                0x0080_0000_0008 | u64::from(device) << 32,
+                3,
+                1 << 63 | HOST.start,
+                0,
+            ],
+        };
+        let all = start.into_iter().chain(map).chain(end).map(ItsOp::Stock);
+        all.chain([ItsOp::Chaos(foreign)]).collect()
+    })
+}
+
+/// LPIs are disabled while one is pending.
+fn off() -> impl Strategy<Value = Vec<ItsOp>> {
+    (0..2u8, 0..4u8, 0..LPIS, 0..2u8).prop_map(|(its, device, lpi, cpu)| {
+        let (event, collection) = (1, cpu);
+        let ops = [
+            Stock::MapCollection {
+                its,
+                collection,
+                cpu,
+            },
+            Stock::Configure {
+                lpi,
+                byte: 0xa3,
+                silently: false,
+            },
+            Stock::MapDevice {
+                its,
+                device,
+                bits: 4,
+            },
+            Stock::Map {
+                its,
+                device,
+                event,
+                lpi,
+                collection,
+            },
+            Stock::Configure {
+                lpi,
+                byte: 0xa3,
+                silently: false,
+            },
+            Stock::Message { lpi },
+            Stock::DisableLpis { cpu },
+            Stock::EnableLpis { cpu },
+        ];
+        ops.map(ItsOp::Stock).to_vec()
+    })
+}
+
+/// The same event of two ITSs is to be the same LPI, or one of EL2's.
+fn twin() -> impl Strategy<Value = Vec<ItsOp>> {
+    (0..4u8, 0..LPIS, any::<bool>()).prop_map(|(device, number, own)| {
+        let id = u64::from(DEVICES[usize::from(device)]);
+        let intid = if own { 0xa000 } else { lpi(number, 0x8000) };
+        (0..2u8)
+            .flat_map(|its| {
+                [
+                    ItsOp::Stock(Stock::MapCollection {
+                        its,
+                        collection: 0,
+                        cpu: 0,
+                    }),
+                    ItsOp::Stock(Stock::MapDevice {
+                        its,
+                        device,
+                        bits: 4,
+                    }),
+                    ItsOp::Chaos(Chaos::Command {
+                        its,
+                        words: [id << 32 | 0x0a, u64::from(intid) << 32 | 3, 0, 0],
+                    }),
+                ]
+            })
+            .collect()
+    })
+}
+
+/// The host's tables name a device that is not its own.
+fn forge() -> impl Strategy<Value = Vec<ItsOp>> {
+    (0..2u8, 0x20..0x100u64, any::<bool>(), any::<bool>()).prop_map(|(its, id, second, flat)| {
+        let area = Area::new(its.into(), second);
+        let table = if flat { area.devices() } else { area.page(0) };
+        let entry = Chaos::Poke {
+            word: (table - HOST.start) / 8 + id,
+            value: 1 << 63 | area.itt(id % 8) | 3,
+        };
+        vec![ItsOp::Chaos(entry), ItsOp::Stock(Stock::Hibernate { its })]
+    })
+}
+
 fn byte() -> impl Strategy<Value = u8> {
     prop_oneof![3 => Just(0xa3u8), 2 => Just(0xa2u8), 1 => Just(0x03u8), 1 => any::<u8>()]
 }
@@ -186,7 +374,8 @@ fn stock() -> impl Strategy<Value = Stock> {
 
 fn any_device() -> impl Strategy<Value = u32> {
     prop_oneof![
-        6 => prop::sample::select(DEVICES.to_vec()),
+        6 => prop::sample::select(DEVICES[..4].to_vec()),
+        2 => prop::sample::select(DEVICES.to_vec()),
         1 => 0..0x410u32,
         1 => any::<u32>(),
     ]

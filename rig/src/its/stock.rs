@@ -181,6 +181,13 @@ impl World<'_> {
         self.write_rd(cpu, 0, Size::Word, 1)?;
         if self.stock && self.up.contains(&cpu) {
             self.books.lpis.insert(cpu);
+            // PTZ: with another table of zeroes nothing is pending.
+            self.books.pending.retain(|(_, at)| *at != cpu);
+            self.books.maybe.retain(|(_, at)| *at != cpu);
+            if self.books.lpis.len() == 1 {
+                // No other redistributor can have read one before.
+                (0..LPIS).for_each(|lpi| self.books.invalidated(lpi));
+            }
             // Those of this CPU are read now.
             for lpi in 0..LPIS {
                 if self.books.target(lpi) == Some(cpu) {

@@ -280,7 +280,7 @@ fn earlier(machine: &Machine, lpis: bool) {
     }
     for cpu in 0..gic.profile().cpus {
         if lpis {
-            let bits = u64::from(gic.profile().id_bits - 1);
+            let bits = 13;
             let pending = EARLIER.start + 0x1_0000 * (cpu as u64 + 2);
             gic.rd_write(cpu, 0x70, 8, EARLIER.start | bits);
             gic.rd_write(cpu, 0x78, 8, pending | 1 << 62);

@@ -60,7 +60,7 @@ impl Bench {
     }
 
     pub fn enable_lpis(&self, cpu: usize) {
-        let bits = u64::from(self.profile.id_bits - 1);
+        let bits = u64::from(self.profile.id_bits.min(16) - 1);
         self.gic.rd_write(cpu, 0x70, 8, CONFIG | bits);
         let pending = PENDING + 0x1_0000 * cpu as u64;
         self.gic.rd_write(cpu, 0x78, 8, pending | 1 << 62);
