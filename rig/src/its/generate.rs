@@ -186,64 +186,71 @@ fn kexec() -> impl Strategy<Value = Vec<ItsOp>> {
 /// Something changes, the tables go from one life of the ITS to the next, and
 /// the event comes. Or INVALL tells of what changed.
 fn wake() -> impl Strategy<Value = Vec<ItsOp>> {
-    (0..2u8, 0..4u8, 0..LPIS, 0..6u8).prop_map(|(its, device, lpi, what)| {
-        let (event, collection) = (2, 0);
-        let start = [0, 1].map(|cpu| Stock::MapCollection {
-            its,
-            collection: cpu,
-            cpu,
-        });
-        let map = [
-            Stock::MapDevice {
+    (
+        0..2u8,
+        0..4u8,
+        0..LPIS,
+        0..6u8,
+        prop_oneof![Just(2u8), Just(200)],
+    )
+        .prop_map(|(its, device, lpi, what, event)| {
+            let collection = 0;
+            let start = [0, 1].map(|cpu| Stock::MapCollection {
                 its,
-                device,
-                bits: 4,
-            },
-            Stock::Map {
+                collection: cpu,
+                cpu,
+            });
+            let map = [
+                Stock::MapDevice {
+                    its,
+                    device,
+                    bits: 7,
+                },
+                Stock::Map {
+                    its,
+                    device,
+                    event,
+                    lpi,
+                    collection,
+                },
+            ];
+            let change = match what {
+                0 => Stock::Unmap { lpi },
+                1 => Stock::Move { lpi, collection: 1 },
+                2 => Stock::UnmapDevice {
+                    its,
+                    device,
+                    hasty: true,
+                },
+                3 => Stock::Configure {
+                    lpi,
+                    byte: 0xa3,
+                    silently: true,
+                },
+                _ => Stock::Take,
+            };
+            let then = match what {
+                3 => Stock::InvalidateAll { its, collection },
+                _ => Stock::Hibernate { its },
+            };
+            let end = [
+                change,
+                then,
+                Stock::Stray { its, device, event },
+                Stock::Take,
+            ];
+            let foreign = Chaos::Command {
                 its,
-                device,
-                event,
-                lpi,
-                collection,
-            },
-        ];
-        let change = match what {
-            0 => Stock::Unmap { lpi },
-            1 => Stock::Move { lpi, collection: 1 },
-            2 => Stock::UnmapDevice {
-                its,
-                device,
-                hasty: true,
-            },
-            3 => Stock::Configure {
-                lpi,
-                byte: 0xa3,
-                silently: true,
-            },
-            _ => Stock::Take,
-        };
-        let then = match what {
-            3 => Stock::InvalidateAll { its, collection },
-            _ => Stock::Hibernate { its },
-        };
-        let end = [
-            change,
-            then,
-            Stock::Stray { its, device, event },
-            Stock::Take,
-        ];
-        let foreign = Chaos::Command {
-            its,
-            words: [
-                0x0080_0000_0008 | u64::from(device) << 32,
-                3,
-                1 << 63 | HOST.start,
-                0,
-            ],
-        };
-        let all = start.into_iter().chain(map).chain(end).map(ItsOp::Stock);
-        all.chain([ItsOp::Chaos(foreign)]).collect()
-    })
+                words: [
+                    0x0080_0000_0008 | u64::from(device) << 32,
+                    3,
+                    1 << 63 | HOST.start,
+                    0,
+                ],
+            };
+            let all = start.into_iter().chain(map).chain(end).map(ItsOp::Stock);
+            all.chain([ItsOp::Chaos(foreign)]).collect()
+        })
 }
 
 /// LPIs are disabled while one is pending.
@@ -316,15 +323,21 @@ fn twin() -> impl Strategy<Value = Vec<ItsOp>> {
 
 /// The host's tables name a device that is not its own.
 fn forge() -> impl Strategy<Value = Vec<ItsOp>> {
-    (0..2u8, 0x20..0x100u64, any::<bool>(), any::<bool>()).prop_map(|(its, id, second, flat)| {
-        let area = Area::new(its.into(), second);
-        let table = if flat { area.devices() } else { area.page(0) };
-        let entry = Chaos::Poke {
-            word: (table - HOST.start) / 8 + id,
-            value: 1 << 63 | area.itt(id % 8) | 3,
-        };
-        vec![ItsOp::Chaos(entry), ItsOp::Stock(Stock::Hibernate { its })]
-    })
+    (
+        0..2u8,
+        prop_oneof![2 => 0x20..0x100u64, 1 => 6..0x10u64],
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(its, id, second, flat)| {
+            let area = Area::new(its.into(), second);
+            let table = if flat { area.devices() } else { area.page(0) };
+            let entry = Chaos::Poke {
+                word: (table - HOST.start) / 8 + id,
+                value: 1 << 63 | (area.itt(id % 8) + 0xf00) | 7,
+            };
+            vec![ItsOp::Chaos(entry), ItsOp::Stock(Stock::Hibernate { its })]
+        })
 }
 
 fn byte() -> impl Strategy<Value = u8> {
