@@ -159,11 +159,14 @@ where
                     }
                     match next {
                         Some(next) => from = next,
-                        None => return,
+                        None => break,
                     }
                 }
             }
         }
+        // Where they went before has seen that they are gone, and takes no late
+        // message for one of them.
+        self.sync_all();
     }
 
     fn restore_collections(&mut self, from: CollectionId) {
