@@ -2,6 +2,7 @@
 
 mod machine;
 
+use gicv3_its::Progress;
 use gicv3_model::{OnError, Profile};
 use machine::*;
 
@@ -28,4 +29,29 @@ fn a_device_beyond_the_physical_its_is_never_named_to_it() {
     host.check();
     let counts = host.emulator.counts(0).unwrap();
     assert_eq!((counts.commands, counts.refused), (1, 2));
+}
+
+#[test]
+fn disabling_that_another_write_finishes_ends_everything() {
+    let machine = Machine::new(profile());
+    let mut host = Host::new(&machine, 0x3ff);
+    host.give_tables(QUEUE);
+    host.write(CTLR, 1);
+    let mut commands = vec![mapc(0, 0), mapd(1, 10)];
+    commands.extend((0..1000).map(|n| mapti(1, n, 8192 + n, 0)));
+    host.send(commands);
+    assert_eq!(host.write_once(CTLR, 0), Progress::Again);
+    // The host does not do that write again, but another.
+    let again = |progress| progress == Progress::Again;
+    while again(host.write_once(CWRITER, 0)) {}
+    assert_eq!(machine.windows.get(), 0, "the queue is still held");
+    assert_eq!(machine.shown.borrow()[&CTLR] & 0xffff_ffff, 1 << 31);
+    // New tables, new queue: no collection goes anywhere.
+    host.write(BASER + 8, 0);
+    host.give_queue(QUEUE + 0x10_0000);
+    host.write(CTLR, 1);
+    host.send([mapd(2, 4), mapti(2, 0, 8192, 0)]);
+    let row = host.emulator.row(gicv3_its::Lpi(8192)).unwrap();
+    assert_eq!(row.at, None);
+    host.check();
 }
