@@ -83,6 +83,11 @@ where
             reg::CBASER => {
                 self.unit.cbaser = new & CBASER_WRITABLE;
                 self.unit.creadr = 0;
+                if self.unit.cwriter >= reg::cbaser_bytes(self.unit.cbaser) {
+                    // No command would ever be the last (UNPREDICTABLE, IHI 0069,
+                    // GITS_CWRITER).
+                    self.unit.cwriter = 0;
+                }
                 self.unit.stalled = false;
                 self.unit.show_queue(self.platform, self.its);
             }

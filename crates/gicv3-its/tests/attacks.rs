@@ -55,3 +55,14 @@ fn disabling_that_another_write_finishes_ends_everything() {
     assert_eq!(row.at, None);
     host.check();
 }
+
+#[test]
+fn a_smaller_queue_does_not_leave_an_end_that_is_never_reached() {
+    let machine = Machine::new(profile());
+    let mut host = Host::new(&machine, 0x3ff);
+    host.give_tables(QUEUE);
+    host.write(CWRITER, 0xffe0);
+    host.write(CBASER, 1 << 63 | QUEUE);
+    host.write(CTLR, 1);
+    host.check();
+}
