@@ -18,7 +18,7 @@ use portcullis_owner_memory::{Progress, Size, Window};
 pub const ITS_LIMIT: usize = 16;
 
 /// Units of work that one call does: a command takes 4, an LPI that is looked at
-/// 4, a word of a table 1.
+/// 4, a word of a table 1, a page of a device's tables 1.
 pub(crate) const BUDGET: u32 = 1024;
 
 /// What one call may still do.

@@ -66,3 +66,19 @@ fn a_smaller_queue_does_not_leave_an_end_that_is_never_reached() {
     host.write(CTLR, 1);
     host.check();
 }
+
+#[test]
+fn work_of_one_write_is_bounded_by_the_tables_that_it_makes_too() {
+    let machine = Machine::new(profile());
+    let mut host = Host::new(&machine, 0x3ff);
+    host.give_tables(QUEUE);
+    host.write(CTLR, 1);
+    let end = host.queue((0..10).map(|_| mapd(1, 16)));
+    machine.given.set(0);
+    let _ = host.write_once(CWRITER, end);
+    // A table of 1 MiB for the physical ITS, and one of 512 KiB; and as much for
+    // what goes over the budget.
+    assert!(machine.given.get() <= 8 << 20, "{:#x}", machine.given.get());
+    host.write(CWRITER, end);
+    host.check();
+}
