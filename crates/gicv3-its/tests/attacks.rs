@@ -2,7 +2,7 @@
 
 mod machine;
 
-use gicv3_its::Progress;
+use gicv3_its::{LpiCount, Progress};
 use gicv3_model::{OnError, Profile};
 use machine::*;
 
@@ -81,4 +81,17 @@ fn work_of_one_write_is_bounded_by_the_tables_that_it_makes_too() {
     assert!(machine.given.get() <= 8 << 20, "{:#x}", machine.given.get());
     host.write(CWRITER, end);
     host.check();
+}
+
+#[test]
+fn a_gic_with_hardly_any_lpis_has_none_to_share_out() {
+    for limit in 1..=31u32 {
+        let Some(count) = LpiCount::new(0x0f << 19 | limit << 11) else {
+            continue;
+        };
+        assert!(count.host >= 64, "num_LPIs {limit}: {count:?}");
+        // What is shown is how many there are.
+        let shown = count.show(0x0f << 19) >> 11 & 0x1f;
+        assert_eq!(2 << shown, count.host);
+    }
 }
