@@ -263,10 +263,9 @@ fn to_rd_frame(
         return Outcome::Done;
     }
     let value = frame.get(access.register) & u64::MAX >> (64 - access.bytes * 8);
-    match its::write_redistributor(index, register, size, value) {
-        RdWrite::Emulated(Progress::Done) => {}
+    match its::write_redistributor((index, redistributor), register, size, value) {
+        RdWrite::Emulated(Progress::Done) | RdWrite::Control(_) => {}
         RdWrite::Emulated(Progress::Again) => return Outcome::Again,
-        RdWrite::Control(value) => redistributor.write32(offset, value),
         RdWrite::Other => {
             let filter = |o, b, v| rd_write(o, b, v);
             access.carry_out(
