@@ -248,8 +248,17 @@ pub fn take(
     GIC.call_once(|| gic);
 }
 
-/// Makes a GIC known whose Group 0 is not ours. Nothing of it changes.
+/// Makes a GIC known whose Group 0 is not ours. Nothing of it changes, but that
+/// affinity routing is on, without which there are no LPIs.
 pub fn watch(distributor: Device, redistributors: [Option<Device>; MAX_CPUS]) {
+    if distributor.read32(GICD_CTLR) & CTLR_ARE == 0 {
+        // Only with every group of the non-secure side's disabled (IHI 0069,
+        // GICD_CTLR.ARE_NS).
+        for value in [0, CTLR_ARE] {
+            distributor.write32(GICD_CTLR, value);
+            wait(|| distributor.read32(GICD_CTLR) & CTLR_RWP == 0);
+        }
+    }
     GIC.call_once(|| Gic {
         own_group: false,
         distributor,

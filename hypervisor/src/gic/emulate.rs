@@ -12,7 +12,7 @@ use gicv3_its::{Progress, RdWrite, Size};
 use portcullis_addr::PhysAddr;
 use portcullis_gic_filter::{
     HOST_PRIORITY, Verdict, distributor_read, distributor_write, rd_write, redistributor_read,
-    sgi_write,
+    sgi_write, shared_distributor_write,
 };
 
 static ABORTED: RateLimit = RateLimit::new();
@@ -216,21 +216,11 @@ fn to_distributor(cpu: &PerCpu, frame: &mut Frame, access: Access, gic: &Gic, of
         if gic.own_group {
             distributor_write(&gic.owned, o, b, v)
         } else {
-            pass(distributor_read, o, b, v)
+            shared_distributor_write(o, b, v)
         }
     };
     let device = &gic.distributor;
     access.carry_out(cpu, frame, device, offset, distributor_read, filter);
-}
-
-/// Lets a write through that has the size of a register there. Where Group 0 is
-/// the secure side's, hardware itself keeps the host from what is not its own.
-fn pass(is_register: fn(u64, u32) -> bool, offset: u64, bytes: u32, value: u64) -> Verdict {
-    if is_register(offset, bytes) {
-        Verdict::Write(value)
-    } else {
-        Verdict::Ignore
-    }
 }
 
 /// The RD frame: its LPI registers are the emulation's.
@@ -289,14 +279,17 @@ fn to_sgi_frame(
     redistributor: &Device,
     rest: u64,
 ) {
-    let filter = |_, b, v| {
+    let offset = rest.saturating_add(SGI_FRAME);
+    let filter = |o, b, v| {
         if gic.own_group {
             sgi_write(rest, b, v)
+        } else if redistributor_read(o, b) {
+            // Hardware itself keeps the host from what is the secure side's.
+            Verdict::Write(v)
         } else {
-            pass(redistributor_read, rest.saturating_add(SGI_FRAME), b, v)
+            Verdict::Ignore
         }
     };
-    let offset = rest.saturating_add(SGI_FRAME);
     access.carry_out(
         cpu,
         frame,
