@@ -353,16 +353,31 @@ pub fn read_redistributor(cpu: usize, offset: u32, size: Size, physical: u64) ->
     emulator.read_redistributor(id, offset, size, physical)
 }
 
-/// The host's write at `offset` of the RD frame of the CPU at index `cpu`.
-pub fn write_redistributor(cpu: usize, offset: u32, size: Size, value: u64) -> RdWrite {
-    let Some(emulator) = EMULATOR.get() else {
-        return gicv3_its::write_without_lpis(offset, size, value);
+/// The host's write at `offset` of the RD frame `frame` of the CPU at index `cpu`.
+/// What `GICR_CTLR` gets is written under the lock: a CPU that comes up meanwhile
+/// sets `EnableLPIs` there, and that stays.
+pub fn write_redistributor(
+    (cpu, frame): (usize, &Device),
+    offset: u32,
+    size: Size,
+    value: u64,
+) -> RdWrite {
+    let mut emulator = match EMULATOR.get().map(try_lock) {
+        None => None,
+        Some(None) => return RdWrite::Emulated(Progress::Again),
+        Some(guard) => guard,
     };
-    let Some(mut emulator) = try_lock(emulator) else {
-        return RdWrite::Emulated(Progress::Again);
+    let written = match &mut emulator {
+        None => gicv3_its::write_without_lpis(offset, size, value),
+        Some(emulator) => {
+            let id = RedistributorId(cpu as u8);
+            emulator.write_redistributor(&HostMachine, id, offset, size, value)
+        }
     };
-    let id = RedistributorId(cpu as u8);
-    emulator.write_redistributor(&HostMachine, id, offset, size, value)
+    if let RdWrite::Control(value) = written {
+        frame.write32(offset.into(), value);
+    }
+    written
 }
 
 #[cold]

@@ -6,6 +6,9 @@ use crate::{Owned, Verdict, clamp_priorities};
 /// for a single security state).
 const CTLR_KEEP_ON: u64 = 1 << 0 | 1 << 4;
 
+/// GICD_CTLR.ARE_NS as the host and EL2 see it where there are two security states.
+const CTLR_ARE_NS: u64 = 1 << 4;
+
 /// Whether a host's read of `bytes` at `offset` is one that the architecture
 /// defines. What another size does to the GIC is its implementation's choice,
 /// and the access would be EL2's.
@@ -83,6 +86,19 @@ pub fn distributor_write(owned: &Owned, offset: u64, bytes: u32, value: u64) -> 
     }
 }
 
+/// What to do with a host's write where there are two security states: hardware
+/// itself keeps the host from what is not its own. Affinity routing stays on, since
+/// EL2 has enabled LPIs, which need it; to clear it is UNPREDICTABLE (IHI 0069,
+/// GICD_CTLR), and the access would be EL2's.
+#[must_use]
+pub fn shared_distributor_write(offset: u64, bytes: u32, value: u64) -> Verdict {
+    match (offset, bytes) {
+        (0x0000, 4) => Verdict::Write(value | CTLR_ARE_NS),
+        _ if distributor_read(offset, bytes) => Verdict::Write(value),
+        _ => Verdict::Ignore,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +117,16 @@ mod tests {
     fn group_0_stays_enabled() {
         assert_eq!(write(0, 4, 0), Verdict::Write(0x11));
         assert_eq!(write(0, 4, 0x12), Verdict::Write(0x13));
+    }
+
+    #[test]
+    fn affinity_routing_stays_with_two_security_states() {
+        let write = shared_distributor_write;
+        assert_eq!(write(0, 4, 0), Verdict::Write(0x10));
+        assert_eq!(write(0, 4, 0x3), Verdict::Write(0x13));
+        assert_eq!(write(0x100, 4, 0), Verdict::Write(0));
+        assert_eq!(write(0, 8, 0), Verdict::Ignore);
+        assert_eq!(write(0, 1, 0), Verdict::Ignore);
     }
 
     #[test]

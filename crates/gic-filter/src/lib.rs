@@ -20,7 +20,7 @@
 mod distributor;
 mod redistributor;
 
-pub use distributor::{distributor_read, distributor_write};
+pub use distributor::{distributor_read, distributor_write, shared_distributor_write};
 pub use redistributor::{rd_write, redistributor_read, sgi_write};
 
 /// What happens to a write of the host's.

@@ -242,6 +242,9 @@ where
         event_bits: u8,
         record: Record,
     ) -> Option<()> {
+        // To zero them takes longer than a command.
+        let entry = self.unit.physical.typer().itt_entry();
+        self.budget.spend(Device::pages(event_bits, entry));
         let Some(new) = self.make_device(device, itt, event_bits) else {
             self.common.report = Some(Report::NoMemory {
                 its: self.its,

@@ -116,6 +116,13 @@ impl Device {
         })
     }
 
+    /// Pages that [`allocate`](Self::allocate) zeroes, for the budget of a call.
+    pub(crate) fn pages(event_bits: u8, itt_entry: u64) -> u32 {
+        let pages = Sizes::new(event_bits, itt_entry)
+            .map(|sizes| sizes.itt.saturating_add(sizes.events).div_ceil(PAGE));
+        u32::try_from(pages.unwrap_or(0)).unwrap_or(u32::MAX)
+    }
+
     /// Gives its tables back. The physical ITS has been told that the device is
     /// unmapped, and that is complete.
     pub(crate) fn free(self, share: &impl Share, itt_entry: u64) {

@@ -5,7 +5,7 @@ use crate::command::Command;
 use crate::device::Devices;
 use crate::id::{FIRST_LPI, Lpi, RedistributorId, Target};
 use crate::lpi::{LpiCount, Lpis, Row};
-use crate::physical::{Physical, TakeOverError, collection_of};
+use crate::physical::{Physical, TakeOverError, collection_of, last_device};
 use crate::platform::{Clock, Platform, Registers, Report, Share, TableMemory};
 use crate::redistributor::{self, LpiError, Redistributor, Redistributors};
 use crate::reg;
@@ -18,7 +18,7 @@ use portcullis_owner_memory::{Progress, Size, Window};
 pub const ITS_LIMIT: usize = 16;
 
 /// Units of work that one call does: a command takes 4, an LPI that is looked at
-/// 4, a word of a table 1.
+/// 4, a word of a table 1, a page of a device's tables 1.
 pub(crate) const BUDGET: u32 = 1024;
 
 /// What one call may still do.
@@ -179,7 +179,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
     }
 
     /// Takes a physical ITS over, and gives the owner an emulated one in its
-    /// place at index `its`, with the devices of `ranges`.
+    /// place at index `its`, with the devices of `ranges` as far as the physical one
+    /// has them.
     ///
     /// # Errors
     /// See [`TakeOverError`]; the ITS is disabled then, and the index stays
@@ -193,7 +194,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         redistributors: u8,
     ) -> Result<(), TakeOverError> {
         let highest = ranges.iter().map(|range| range.last).max();
-        let highest = highest.unwrap_or(crate::DeviceId(0));
+        let highest = last_device(&registers, highest.unwrap_or(crate::DeviceId(0)));
         let physical = Physical::take_over(
             registers,
             memory,

@@ -13,6 +13,10 @@ use portcullis_memory::Memory;
 /// Bits of an INTID that are used at most: 57,344 LPIs.
 const INTID_BITS: u8 = 16;
 
+/// LPIs of the host's at least: tables of them are made of whole words, and
+/// `GICD_TYPER.num_LPIs` cannot say 2.
+const FEWEST: u32 = 64;
+
 /// The priority that an owner may give an LPI at most; a lower number is a
 /// higher priority. EL2's own interrupts are above it.
 pub const HIGHEST_PRIORITY: u8 = 0x10;
@@ -57,7 +61,7 @@ impl LpiCount {
         }
         // The largest power of two that leaves something: 32,768 of 57,344.
         let host = 1u32 << (all - 1).ilog2();
-        Some(Self { intid_bits, host })
+        (host >= FEWEST).then_some(Self { intid_bits, host })
     }
 
     /// `GICD_TYPER` for the host: it has LPIs, and `num_LPIs` says how many

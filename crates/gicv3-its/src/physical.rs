@@ -80,6 +80,15 @@ pub fn quiesce<R: Registers>(registers: &R, clock: &impl Clock) -> Result<bool, 
     Ok(coherent)
 }
 
+/// The highest DeviceID up to `highest` that the ITS has. What is above names no
+/// entry of its table, and a command with it is an error, at which it may stall
+/// (IHI 0069, `GITS_TYPER.Devbits`).
+pub(crate) fn last_device<R: Registers>(registers: &R, highest: DeviceId) -> DeviceId {
+    let bits = Typer(registers.read64(reg::TYPER)).device_bits();
+    // 1 to 32.
+    highest.min(DeviceId(u32::MAX >> (32 - u32::from(bits))))
+}
+
 /// Bytes of memory that [`Emulator::add_its`](crate::Emulator::add_its) takes for
 /// an ITS that was [quiesced](quiesce), with devices up to `highest`.
 ///
@@ -90,6 +99,7 @@ pub fn table_bytes<R: Registers>(
     highest: DeviceId,
     redistributors: u8,
 ) -> Result<u64, TakeOverError> {
+    let highest = last_device(registers, highest);
     let own = crate::device::Devices::bytes(highest);
     let tables = tables::bytes(registers, highest, redistributors)?;
     // The queue, and what its alignment may cost.

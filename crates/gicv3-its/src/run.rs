@@ -83,6 +83,11 @@ where
             reg::CBASER => {
                 self.unit.cbaser = new & CBASER_WRITABLE;
                 self.unit.creadr = 0;
+                if self.unit.cwriter >= reg::cbaser_bytes(self.unit.cbaser) {
+                    // No command would ever be the last (UNPREDICTABLE, IHI 0069,
+                    // GITS_CWRITER).
+                    self.unit.cwriter = 0;
+                }
                 self.unit.stalled = false;
                 self.unit.show_queue(self.platform, self.its);
             }
@@ -110,12 +115,6 @@ where
         if self.unit.enabled != enabled {
             // Another CPU's change was finished first.
             return Progress::Again;
-        }
-        if progress == Progress::Done && !enabled {
-            self.unit.clear_routes();
-            if let Some(queue) = self.unit.queue.take() {
-                self.platform.close(queue);
-            }
         }
         if progress == Progress::Done && enabled {
             // What the tables had is in force from now on, without a SYNC of the
@@ -189,11 +188,25 @@ where
                 self.retire();
             }
         };
+        if progress == Progress::Done && !self.unit.enabled {
+            self.end();
+        }
         let done = self.complete();
         if done && (self.unit.creadr != read || self.unit.stalled) {
             self.unit.show_read(self.platform, self.its);
         }
         progress
+    }
+
+    /// The ITS is disabled and no device is left, whichever write of the owner's it
+    /// was that came to the end of that.
+    #[cold]
+    fn end(&mut self) {
+        self.unit.clear_routes();
+        if let Some(queue) = self.unit.queue.take() {
+            self.platform.close(queue);
+        }
+        self.unit.show_control(self.platform, self.its);
     }
 
     /// Waits for the physical ITS; `false` when it failed, which is reported

@@ -125,7 +125,11 @@ impl<R: Registers, W: Window> Unit<R, W> {
             last: DeviceId(0),
         };
         let mut list = [none; DEVICE_RANGE_LIMIT];
-        list.get_mut(..ranges.len())?.copy_from_slice(ranges);
+        for (slot, range) in list.get_mut(..ranges.len())?.iter_mut().zip(ranges) {
+            // There is no entry above.
+            let last = range.last.min(devices.highest());
+            *slot = DeviceRange { last, ..*range };
+        }
         let typer = physical.typer();
         let event_bits = typer.event_bits().min(EVENT_BITS);
         let device_bits = (32 - devices.highest().0.leading_zeros()).max(1);

@@ -12,7 +12,7 @@ use gicv3_its::{Progress, RdWrite, Size};
 use portcullis_addr::PhysAddr;
 use portcullis_gic_filter::{
     HOST_PRIORITY, Verdict, distributor_read, distributor_write, rd_write, redistributor_read,
-    sgi_write,
+    sgi_write, shared_distributor_write,
 };
 
 static ABORTED: RateLimit = RateLimit::new();
@@ -47,6 +47,15 @@ impl Access {
             sign_extend: esr >> 21 & 1 != 0,
             wide: esr >> 15 & 1 != 0,
         })
+    }
+
+    fn size(&self) -> Size {
+        match self.bytes {
+            1 => Size::Byte,
+            2 => Size::Half,
+            4 => Size::Word,
+            _ => Size::Double,
+        }
     }
 
     /// `None` when a GIC answers with an error, as some do where nothing is, or
@@ -186,6 +195,10 @@ pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> Outcome {
             };
         }
     }
+    if let Some(other) = gic.others.at(address) {
+        to_other(cpu, frame, access, other);
+        return Outcome::Done;
+    }
     let behind = |redistributor: &Device| {
         let start = redistributor.range().start().raw();
         super::has_virtual_lpis(redistributor) && access.ipa.wrapping_sub(start) < MOST_FRAMES
@@ -216,21 +229,11 @@ fn to_distributor(cpu: &PerCpu, frame: &mut Frame, access: Access, gic: &Gic, of
         if gic.own_group {
             distributor_write(&gic.owned, o, b, v)
         } else {
-            pass(distributor_read, o, b, v)
+            shared_distributor_write(o, b, v)
         }
     };
     let device = &gic.distributor;
     access.carry_out(cpu, frame, device, offset, distributor_read, filter);
-}
-
-/// Lets a write through that has the size of a register there. Where Group 0 is
-/// the secure side's, hardware itself keeps the host from what is not its own.
-fn pass(is_register: fn(u64, u32) -> bool, offset: u64, bytes: u32, value: u64) -> Verdict {
-    if is_register(offset, bytes) {
-        Verdict::Write(value)
-    } else {
-        Verdict::Ignore
-    }
 }
 
 /// The RD frame: its LPI registers are the emulation's.
@@ -241,12 +244,7 @@ fn to_rd_frame(
     (index, redistributor): (usize, &Device),
     offset: u64,
 ) -> Outcome {
-    let size = match access.bytes {
-        1 => Size::Byte,
-        2 => Size::Half,
-        4 => Size::Word,
-        _ => Size::Double,
-    };
+    let size = access.size();
     // Truncation: inside the frame.
     let register = offset as u32;
     if !access.write {
@@ -263,10 +261,9 @@ fn to_rd_frame(
         return Outcome::Done;
     }
     let value = frame.get(access.register) & u64::MAX >> (64 - access.bytes * 8);
-    match its::write_redistributor(index, register, size, value) {
-        RdWrite::Emulated(Progress::Done) => {}
+    match its::write_redistributor((index, redistributor), register, size, value) {
+        RdWrite::Emulated(Progress::Done) | RdWrite::Control(_) => {}
         RdWrite::Emulated(Progress::Again) => return Outcome::Again,
-        RdWrite::Control(value) => redistributor.write32(offset, value),
         RdWrite::Other => {
             let filter = |o, b, v| rd_write(o, b, v);
             access.carry_out(
@@ -282,6 +279,20 @@ fn to_rd_frame(
     Outcome::Done
 }
 
+/// A redistributor of a CPU that the host does not have: it says what it is, and
+/// takes nothing.
+fn to_other(cpu: &PerCpu, frame: &mut Frame, access: Access, other: &Device) {
+    let offset = access.ipa.wrapping_sub(other.range().start().raw());
+    if access.write || offset >= SGI_FRAME || !redistributor_read(offset, access.bytes) {
+        refuse(cpu, frame, access);
+        return;
+    }
+    let physical = access.read(other, offset).unwrap_or(0);
+    // Truncation: inside the frame.
+    let shown = gicv3_its::read_without_lpis(offset as u32, access.size(), physical);
+    frame.set(access.register, access.extend(shown.unwrap_or(physical)));
+}
+
 fn to_sgi_frame(
     cpu: &PerCpu,
     frame: &mut Frame,
@@ -290,14 +301,17 @@ fn to_sgi_frame(
     redistributor: &Device,
     rest: u64,
 ) {
-    let filter = |_, b, v| {
+    let offset = rest.saturating_add(SGI_FRAME);
+    let filter = |o, b, v| {
         if gic.own_group {
             sgi_write(rest, b, v)
+        } else if redistributor_read(o, b) {
+            // Hardware itself keeps the host from what is the secure side's.
+            Verdict::Write(v)
         } else {
-            pass(redistributor_read, rest.saturating_add(SGI_FRAME), b, v)
+            Verdict::Ignore
         }
     };
-    let offset = rest.saturating_add(SGI_FRAME);
     access.carry_out(
         cpu,
         frame,
