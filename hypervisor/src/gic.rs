@@ -80,6 +80,8 @@ struct Gic {
     distributor: Device,
     /// RD frame of each CPU's redistributor, by index.
     redistributors: [Option<Device>; MAX_CPUS],
+    /// Those of CPUs that the tree does not name.
+    others: Others,
     owned: Owned,
 }
 
@@ -177,6 +179,39 @@ pub fn can_be_taken(distributor: &Device) -> bool {
     distributor.read32(GICD_CTLR) & CTLR_DS != 0
 }
 
+/// The redistributors of CPUs that the tree does not name, each with its RD and SGI
+/// frame. A host looks at all of them on its way to its own
+/// (`GICR_TYPER.Last`), and may read what they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Others {
+    list: [Option<Device>; MAX_CPUS],
+    count: usize,
+}
+
+impl Others {
+    /// None.
+    pub const fn new() -> Self {
+        Self {
+            list: [None; MAX_CPUS],
+            count: 0,
+        }
+    }
+
+    /// Adds one. One that is too many is absent for the host.
+    pub fn add(&mut self, redistributor: Device) {
+        if let Some(slot) = self.list.get_mut(self.count) {
+            *slot = Some(redistributor);
+            self.count += 1;
+        }
+    }
+
+    /// The one that has `address`.
+    fn at(&self, address: PhysAddr) -> Option<&Device> {
+        let mut all = self.list.iter().flatten();
+        all.find(|other| other.range().contains(address))
+    }
+}
+
 /// Index of the CPU whose redistributor answers at `redistributor`.
 #[must_use]
 pub fn cpu_of(redistributor: &Device) -> Option<usize> {
@@ -187,19 +222,21 @@ pub fn cpu_of(redistributor: &Device) -> Option<usize> {
 }
 
 /// Takes Group 0 and the interrupts `lines` for the hypervisor.
-/// `redistributors` has the RD frame of each CPU by its index.
+/// `redistributors` has the RD frame of each CPU by its index, `others` the rest.
 ///
 /// Lines that the filter cannot protect (no SPI, or too many) are left out;
 /// [`owns`] tells.
 pub fn take(
     distributor: Device,
     redistributors: [Option<Device>; MAX_CPUS],
+    others: Others,
     lines: impl Iterator<Item = Line>,
 ) {
     let mut gic = Gic {
         own_group: true,
         distributor,
         redistributors,
+        others,
         owned: Owned::new(),
     };
     let settle = || wait(|| distributor.read32(GICD_CTLR) & CTLR_RWP == 0);
@@ -250,7 +287,7 @@ pub fn take(
 
 /// Makes a GIC known whose Group 0 is not ours. Nothing of it changes, but that
 /// affinity routing is on, without which there are no LPIs.
-pub fn watch(distributor: Device, redistributors: [Option<Device>; MAX_CPUS]) {
+pub fn watch(distributor: Device, redistributors: [Option<Device>; MAX_CPUS], others: Others) {
     if distributor.read32(GICD_CTLR) & CTLR_ARE == 0 {
         // Only with every group of the non-secure side's disabled (IHI 0069,
         // GICD_CTLR.ARE_NS).
@@ -263,6 +300,7 @@ pub fn watch(distributor: Device, redistributors: [Option<Device>; MAX_CPUS]) {
         own_group: false,
         distributor,
         redistributors,
+        others,
         owned: Owned::new(),
     });
 }

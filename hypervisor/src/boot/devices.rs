@@ -1,7 +1,7 @@
 //! The devices that EL2 drives: found, checked, and taken over.
 
 use super::owners::ram_end;
-use crate::gic::{self, Line};
+use crate::gic::{self, Line, Others};
 use crate::log::info;
 use crate::mmio::Device;
 use crate::percpu::{MAX_CPUS, PER_CPU};
@@ -215,6 +215,7 @@ pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<
     };
     let distributor = distributor(v3)?;
     let mut frames = [None; MAX_CPUS];
+    let mut others = Others::new();
     let mut coherent = true;
     for region in v3.redistributors.iter() {
         for_each_frame(*region, v3.stride, |frame| {
@@ -223,8 +224,9 @@ pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<
                 redistributor: frame.range().start(),
                 error,
             })?;
-            if let Some(slot) = gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
-                *slot = Some(frame);
+            match gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
+                Some(slot) => *slot = Some(frame),
+                None => others.add(frame),
             }
             Ok(())
         })?;
@@ -244,10 +246,10 @@ pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<
             intid: interrupt.intid,
             edge: interrupt.trigger == Trigger::Edge,
         });
-        gic::take(distributor, frames, lines);
+        gic::take(distributor, frames, others, lines);
     } else {
         info!("event=interrupts_polled reason=\"the GIC has two security states\"");
-        gic::watch(distributor, frames);
+        gic::watch(distributor, frames, others);
     }
     match probed {
         Some(probed) => its::take_over(machine, probed, coherent),

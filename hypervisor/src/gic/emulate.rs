@@ -49,6 +49,15 @@ impl Access {
         })
     }
 
+    fn size(&self) -> Size {
+        match self.bytes {
+            1 => Size::Byte,
+            2 => Size::Half,
+            4 => Size::Word,
+            _ => Size::Double,
+        }
+    }
+
     /// `None` when a GIC answers with an error, as some do where nothing is, or
     /// where the access is too wide: it reads as zero then, and is ignored.
     fn read(&self, device: &Device, offset: u64) -> Option<u64> {
@@ -186,6 +195,10 @@ pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> Outcome {
             };
         }
     }
+    if let Some(other) = gic.others.at(address) {
+        to_other(cpu, frame, access, other);
+        return Outcome::Done;
+    }
     let behind = |redistributor: &Device| {
         let start = redistributor.range().start().raw();
         super::has_virtual_lpis(redistributor) && access.ipa.wrapping_sub(start) < MOST_FRAMES
@@ -231,12 +244,7 @@ fn to_rd_frame(
     (index, redistributor): (usize, &Device),
     offset: u64,
 ) -> Outcome {
-    let size = match access.bytes {
-        1 => Size::Byte,
-        2 => Size::Half,
-        4 => Size::Word,
-        _ => Size::Double,
-    };
+    let size = access.size();
     // Truncation: inside the frame.
     let register = offset as u32;
     if !access.write {
@@ -269,6 +277,20 @@ fn to_rd_frame(
         }
     }
     Outcome::Done
+}
+
+/// A redistributor of a CPU that the host does not have: it says what it is, and
+/// takes nothing.
+fn to_other(cpu: &PerCpu, frame: &mut Frame, access: Access, other: &Device) {
+    let offset = access.ipa.wrapping_sub(other.range().start().raw());
+    if access.write || offset >= SGI_FRAME || !redistributor_read(offset, access.bytes) {
+        refuse(cpu, frame, access);
+        return;
+    }
+    let physical = access.read(other, offset).unwrap_or(0);
+    // Truncation: inside the frame.
+    let shown = gicv3_its::read_without_lpis(offset as u32, access.size(), physical);
+    frame.set(access.register, access.extend(shown.unwrap_or(physical)));
 }
 
 fn to_sgi_frame(
