@@ -2,12 +2,17 @@
 
 mod common;
 
+use dtoolkit::model::DeviceTreeProperty;
+use portcullis_testbed::console::Line;
 use portcullis_testbed::demo::OFF_TIMEOUT;
 use portcullis_testbed::demo::attack::Range;
 use portcullis_testbed::disk::{self, Disk};
 use portcullis_testbed::logfmt::Event;
 use portcullis_testbed::machine::Machine;
 use portcullis_testbed::setup::firmware::Firmware;
+use portcullis_testbed::tree;
+use portcullis_testbed::vm::{Vm, Watch};
+use std::time::Duration;
 
 /// Boots one machine of QEMU's, without firmware.
 fn boots(cpus: u32, memory: &str, mebibytes: u64, cpu: &str) {
@@ -108,4 +113,33 @@ fn two_cpus_1g_with_firmware_at_el3() {
         .find(|event| event.kind() == "interrupts_polled");
     let reason = polled.and_then(|event| event.get("reason"));
     assert_eq!(reason, Some("the GIC has two security states"));
+}
+
+/// The GIC has the redistributor of a CPU that the tree disables, before that of
+/// the last one that it has: Linux looks at each.
+#[test]
+fn a_host_passes_the_redistributor_of_a_cpu_that_it_does_not_have() {
+    let prepared = common::prepared();
+    let directory = tempfile::tempdir_in(prepared.lab.workspace.output()).expect("a directory");
+    let ram = directory.path().join("ram");
+    let mut machine = prepared.machine();
+    machine.cpus = 3;
+    machine.memory = "512M".to_owned();
+    machine.ram_file = Some(ram.clone());
+    let watch = Watch::quietly("disabled-cpu");
+    let vm = Vm::start_after(&prepared.lab, &machine, &watch, || {
+        tree::edit(&ram, |tree| {
+            let cpu = tree.find_node_mut("/cpus/cpu@1").expect("a second CPU");
+            let status = DeviceTreeProperty::new("status", "disabled").expect("a property");
+            cpu.add_property(status);
+        })
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let up = |line: &Line| {
+        line.text
+            .contains("Brought up 1 node, 2 CPUs")
+            .then_some(())
+    };
+    let seen = vm.host.wait(0, Duration::from_secs(120), up);
+    assert!(seen.is_some(), "{}", vm.tails());
 }
