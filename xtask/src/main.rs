@@ -2,6 +2,7 @@
 
 mod bench;
 mod boot;
+mod interrupts;
 mod options;
 mod proof;
 mod run;
@@ -33,6 +34,7 @@ enum Command {
     Verify(verify::Verify),
     Nested(proof::Nested),
     Paravirt(proof::Paravirt),
+    Interrupts(interrupts::Interrupts),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Verify(verify) => verify.run(),
         Command::Nested(nested) => nested.run(),
         Command::Paravirt(paravirt) => paravirt.run(),
+        Command::Interrupts(interrupts) => interrupts.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };

@@ -1,6 +1,6 @@
 //! One host under test, and what its kernel has to say.
 
-use crate::agent::{Agent, Reply};
+use crate::agent::{Agent, BOOT_TIMEOUT, Reply};
 use crate::demo::OFF_TIMEOUT;
 use crate::disk::{self, Disk};
 use crate::logfmt::Event;
@@ -80,7 +80,7 @@ fn used(iommu: HostIommu) -> (&'static str, &'static str) {
 }
 
 /// The first count of the hypervisor's, if there is one, that is wrong.
-fn miscounted(iommu: HostIommu, events: &[Event]) -> Option<String> {
+pub(super) fn miscounted(iommu: HostIommu, events: &[Event]) -> Option<String> {
     let of = |kind: &str| events.iter().find(|event| event.kind() == kind);
     // Without the hypervisor nobody counts.
     of("host_start")?;
@@ -114,12 +114,23 @@ impl Guest {
     ///
     /// Any [`Error`] that keeps it from coming up.
     pub fn boot(lab: &Lab, machine: &Machine, arguments: &str, name: &str) -> Result<Self> {
+        let mut machine = machine.clone();
+        machine.edu = true;
+        machine.smmu = !machine.virtio_iommu;
+        Self::start(lab, &machine, arguments, name)
+    }
+
+    /// As [`Guest::boot`], with disk and network only, and the IOMMU that the
+    /// machine has.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] that keeps it from coming up.
+    pub fn start(lab: &Lab, machine: &Machine, arguments: &str, name: &str) -> Result<Self> {
         let disk = Disk::new(&lab.workspace, name)?;
         let mut machine = machine.clone();
         machine.disk = Some(disk.path().to_owned());
         machine.network = true;
-        machine.edu = true;
-        machine.smmu = !machine.virtio_iommu;
         // Hundreds of drivers that come and go have much to say, and none of it
         // must push out what the IOMMU's driver says.
         machine.append_for_host(&format!(" log_buf_len=16M {arguments}"));
@@ -132,6 +143,19 @@ impl Guest {
             rounds: 0,
             iommu: machine.host_iommu().unwrap_or(HostIommu::Smmu),
         })
+    }
+
+    /// Has the kernel start the one that the agent has loaded, and waits until
+    /// that is up.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] that keeps it from coming up.
+    pub fn next_kernel(&mut self) -> Result<()> {
+        let mark = self.vm.host.mark();
+        self.agent.tell(&self.vm, "kexec")?;
+        self.agent = Agent::wait_within(&self.vm, mark, BOOT_TIMEOUT)?;
+        Ok(())
     }
 
     /// Has the agent do something.
@@ -255,9 +279,20 @@ impl Guest {
     /// [`Error::Timeout`] when it does not end.
     pub fn off(mut self, expected: bool) -> Result<Option<String>> {
         let complaint = self.complaint(expected)?;
+        let iommu = self.iommu;
+        let events = self.end()?;
+        Ok(complaint.or_else(|| miscounted(iommu, &events)))
+    }
+
+    /// Switches it off; returns all that the hypervisor said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when it does not end.
+    pub fn end(mut self) -> Result<Vec<Event>> {
         self.agent.tell(&self.vm, "off")?;
         self.vm.wait_exit(OFF_TIMEOUT)?;
-        Ok(complaint.or_else(|| miscounted(self.iommu, &self.vm.events_since(0))))
+        Ok(self.vm.events_since(0))
     }
 }
 

@@ -4,7 +4,11 @@
 //! They say nothing about the hypervisor's part of the work, so they run on a
 //! machine without one, too, which shows what they are worth.
 
+mod clients;
 mod guest;
+pub mod interrupts;
+mod placement;
+mod vectors;
 
 pub use guest::Guest;
 
@@ -126,10 +130,11 @@ fn unless(
 }
 
 /// The name of a proof's log files.
-fn log(machine: &Machine, part: &str) -> String {
+fn log_name(machine: &Machine, part: &str) -> String {
     let mode = match machine.host_iommu() {
         Some(HostIommu::Virtio) => "paravirt",
-        _ => "nested",
+        Some(HostIommu::Smmu) => "nested",
+        None => "identity",
     };
     format!("{mode}-{part}")
 }
@@ -166,7 +171,12 @@ fn setting(
     let arguments = format!("iommu.strict={strict} iommu.passthrough={passthrough}");
     let mut machine = host.machine.clone();
     machine.cpus = cpus;
-    let mut guest = Guest::boot(&host.lab, &machine, &arguments, &log(&machine, "matrix"))?;
+    let mut guest = Guest::boot(
+        &host.lab,
+        &machine,
+        &arguments,
+        &log_name(&machine, "matrix"),
+    )?;
     guest.transfers(QUICK)?;
     let wanted = match (strict, passthrough) {
         (_, 1) => "identity",
@@ -189,7 +199,8 @@ fn load(host: &Host, seconds: u64, report: &mut Report) {
             let mut machine = host.machine.clone();
             machine.cpus = cpus;
             let arguments = format!("iommu.strict={strict}");
-            let mut guest = Guest::boot(&host.lab, &machine, &arguments, &log(&machine, "load"))?;
+            let mut guest =
+                Guest::boot(&host.lab, &machine, &arguments, &log_name(&machine, "load"))?;
             guest.shell("insmod /lib/dma_bench.ko")?;
             guest.ask("sh soak > /dev/null 2>&1 &")?;
             let end = Instant::now() + Duration::from_secs(seconds);
@@ -226,7 +237,7 @@ fn rebind(host: &Host, count: u64, report: &mut Report) {
     prove(report, "Drivers are unbound and bound", &tried, || {
         let mut machine = host.machine.clone();
         machine.cpus = 2;
-        let mut guest = Guest::boot(&host.lab, &machine, "", &log(&machine, "rebind"))?;
+        let mut guest = Guest::boot(&host.lab, &machine, "", &log_name(&machine, "rebind"))?;
         guest.shell("spare && insmod /lib/dma_bench.ko")?;
         let mut done = 0;
         while done < count {
@@ -246,7 +257,12 @@ fn rebind(host: &Host, count: u64, report: &mut Report) {
 fn vfio(host: &Host, report: &mut Report) {
     let tried = format!("type 1, {} pages, edu at addresses of its own", host.pages);
     prove(report, "A program drives a device", &tried, || {
-        let mut guest = Guest::boot(&host.lab, &host.machine, "", &log(&host.machine, "vfio"))?;
+        let mut guest = Guest::boot(
+            &host.lab,
+            &host.machine,
+            "",
+            &log_name(&host.machine, "vfio"),
+        )?;
         guest.shell("spare")?;
         let said = guest.shell("edu vfio-pci vfio || true")?.join(" ");
         // What the device may not do is reported to the host, whose affair it is.
@@ -295,7 +311,7 @@ fn virtio(host: &Host, report: &mut Report) {
             let mut machine = host.machine.clone();
             machine.virtio = true;
             let arguments = format!("iommu.strict={strict}");
-            let name = log(&machine, "virtio");
+            let name = log_name(&machine, "virtio");
             let mut guest = Guest::boot(&host.lab, &machine, &arguments, &name)?;
             guest.shell("virtio && online")?;
             for _ in 0..VIRTIO_ROUNDS {
@@ -327,7 +343,7 @@ fn attacks(host: &Host, report: &mut Report) -> Result<()> {
     if machine.host_iommu() == Some(HostIommu::Smmu) {
         machine.append_for_host(" iommu.passthrough=1");
     }
-    let name = log(&machine, "attacks");
+    let name = log_name(&machine, "attacks");
     let demonstration = demo::run(&host.lab, machine, &name)?;
     for check in demonstration.checks() {
         report.add(check.clone());

@@ -79,10 +79,15 @@ impl Prepared {
     /// The usual machine whose host has an SMMU of its own, with the programs of
     /// the proofs.
     pub fn nested_machine(&self) -> Machine {
+        self.proof_machine(&HYPERVISOR_ARGUMENTS.replace("identity", "nested"))
+    }
+
+    /// The usual machine with the programs of the proofs and a command line.
+    pub fn proof_machine(&self, arguments: &str) -> Machine {
         let initrd = self.proof_initrd();
         Machine::new(machine::portcullis(
             self.image(),
-            &HYPERVISOR_ARGUMENTS.replace("identity", "nested"),
+            arguments,
             &self.lab.kernel.image,
             &initrd,
             HOST_ARGUMENTS,
@@ -122,7 +127,10 @@ impl Prepared {
 
     /// The ramdisk with the programs of the proofs.
     pub fn proof_initrd(&self) -> PathBuf {
-        initramfs::build(&self.lab, &self.payloads, Purpose::Proof).expect("the initrd builds")
+        static INITRD: OnceLock<PathBuf> = OnceLock::new();
+        let (lab, payloads) = (&self.lab, &self.payloads);
+        let make = || initramfs::build(lab, payloads, Purpose::Proof).expect("the initrd builds");
+        INITRD.get_or_init(make).clone()
     }
 
     /// The usual machine without the hypervisor.

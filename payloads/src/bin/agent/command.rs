@@ -104,6 +104,8 @@ fn run(
         },
         "off" => Err(machine::power(Power::Off)),
         "reboot" => Err(machine::power(Power::Restart)),
+        "kexec" if rest.is_empty() => Err(machine::power(Power::NextKernel)),
+        "kexec" => kexec(arguments),
         "poke" => poke(arguments, line),
         "edu" => edu(state, arguments, line),
         "el2" => el2(state, line),
@@ -112,6 +114,14 @@ fn run(
         "net" => network(arguments, line),
         _ => Err(Failure::Said("no such command")),
     }
+}
+
+/// `kexec KERNEL ADDRESS INITRD ADDRESS TREE-ADDRESS` loads a kernel; `kexec` starts
+/// it.
+fn kexec(mut arguments: Arguments<'_>) -> Result<(), Failure> {
+    let kernel = (arguments.word()?, arguments.number()?);
+    let initrd = (arguments.word()?, arguments.number()?);
+    machine::load_kernel(kernel, initrd, arguments.number()?)
 }
 
 fn time(line: &mut Line) -> Result<(), Failure> {

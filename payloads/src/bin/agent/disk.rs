@@ -7,8 +7,9 @@ use crate::text::{Context, Failure};
 use core::ffi::CStr;
 use portcullis_payloads::pattern;
 
-/// The disk: NVMe's, or a virtio device's where there is no other.
-const DISKS: [&CStr; 2] = [c"/dev/nvme0n1", c"/dev/vda"];
+/// The disk: where a script has said which it is; else NVMe's, or a virtio device's
+/// where there is no other.
+const DISKS: [&CStr; 3] = [c"/dev/disk", c"/dev/nvme0n1", c"/dev/vda"];
 /// Size of one transfer of [`verify`] and [`fill`].
 const CHUNK: usize = 128 * 1024;
 /// Size of one transfer of [`random_reads`] unless the lab says another.
@@ -44,9 +45,10 @@ fn scattered(length: usize) -> Result<&'static mut [u8], Failure> {
 }
 
 fn open(flags: usize) -> Result<Fd, Failure> {
-    let [first, second] = DISKS;
+    let [named, first, second] = DISKS;
     let flags = flags | sys::O_DIRECT;
-    let disk = sys::open(first, flags).or_else(|_| sys::open(second, flags));
+    let disk = sys::open(named, flags).or_else(|_| sys::open(first, flags));
+    let disk = disk.or_else(|_| sys::open(second, flags));
     disk.context("open /dev/nvme0n1 or /dev/vda")
 }
 

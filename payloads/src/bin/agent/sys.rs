@@ -291,6 +291,8 @@ pub enum Power {
     Off,
     /// Start it again.
     Restart,
+    /// Start the kernel that was loaded with [`load_kernel`].
+    NextKernel,
 }
 
 /// Ends the machine without asking anybody.
@@ -298,12 +300,59 @@ pub fn reboot(how: Power) -> Errno {
     let command = match how {
         Power::Off => 0x4321_fedc,
         Power::Restart => 0x0123_4567,
+        Power::NextKernel => 0x4558_4543,
     };
-    // SAFETY: no memory is involved with these two commands.
+    // SAFETY: no memory is involved with these commands.
     match unsafe { call(142, [0xfee1_dead, 672_274_793, command, 0, 0, 0]) } {
         Err(errno) => errno,
         Ok(_) => Errno(0),
     }
+}
+
+/// Reads once and returns what is in the file, which ends within the buffer.
+pub fn read_all(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut length = 0;
+    loop {
+        match read(fd, &mut buffer[length..])? {
+            0 => return Ok(length),
+            more => length += more,
+        }
+    }
+}
+
+/// What [`load_kernel`] has the kernel leave in memory, and where.
+#[repr(C)]
+pub struct Segment {
+    from: *const u8,
+    length: usize,
+    /// A physical address and a size, in whole pages.
+    to: [u64; 2],
+}
+
+impl Segment {
+    /// `bytes` at the physical address `to`; both are a multiple of 64 KiB away from
+    /// what else there is.
+    pub fn new(bytes: &[u8], to: u64) -> Self {
+        const PAGES: u64 = 0x1_0000;
+        Self {
+            from: bytes.as_ptr(),
+            length: bytes.len(),
+            to: [to, (bytes.len() as u64).next_multiple_of(PAGES)],
+        }
+    }
+}
+
+/// Loads what [`Power::NextKernel`] enters at the physical address `entry`.
+///
+/// # Safety
+///
+/// What the segments were made of must still be there.
+pub unsafe fn load_kernel(entry: u64, segments: &[Segment]) -> Result<(), Errno> {
+    const KEXEC_ARCH_AARCH64: usize = 183 << 16;
+    let at = segments.as_ptr() as usize;
+    let args = [entry as usize, segments.len(), at, KEXEC_ARCH_AARCH64, 0, 0];
+    // SAFETY: the kernel reads the segments and what they are made of.
+    unsafe { call(104, args) }.map(drop)
 }
 
 /// Has the console pass bytes on as they are: no echo, no line editing.
