@@ -1,5 +1,6 @@
 //! A machine for tests of single accesses: the model of a GIC, memory of three
 //! kinds, and a host that writes what a test says. `rig` has the one for programs.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use gicv3_its::{
     Clock, DeviceId, DeviceRange, Emulator, LpiCount, Outside, Platform, Progress, RdWrite,
