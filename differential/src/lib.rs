@@ -10,6 +10,7 @@ pub mod emulator;
 pub mod facts;
 pub mod first;
 pub mod generate;
+pub mod interrupts;
 pub mod invalidate;
 pub mod layout;
 pub mod machine;

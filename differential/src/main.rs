@@ -2,7 +2,9 @@
 
 use clap::Parser;
 use portcullis_differential::campaign::{self, CASES, Plan};
-use portcullis_differential::requests;
+use portcullis_differential::machine::Error;
+use portcullis_differential::{interrupts, requests};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,13 +14,18 @@ use std::process::ExitCode;
 /// when something else was found. The last line says what was run.
 #[derive(Parser)]
 struct Arguments {
-    /// Random cases to run [default: 26000, with --requests 2000].
+    /// Random cases to run [default: 26000, with --requests or --interrupts
+    /// 2000].
     #[arg(long, value_name = "N")]
     cases: Option<u64>,
     /// Compare the virtio-iommu devices instead: one sequence of requests after
     /// the other.
     #[arg(long, conflicts_with_all = ["jobs", "keep_going"])]
     requests: bool,
+    /// Compare the ITSs instead: one sequence of commands and register accesses
+    /// after the other.
+    #[arg(long, conflicts_with_all = ["requests", "jobs", "keep_going"])]
+    interrupts: bool,
     /// Seed of the cases.
     #[arg(long, value_name = "S", default_value = "1", value_parser = number)]
     seed: u64,
@@ -46,8 +53,27 @@ fn main() -> ExitCode {
         keep_going: arguments.keep_going,
         qemu: arguments.qemu,
     };
+    let numbers = |cases: u64| match plan.only {
+        Some(number) => number..number + 1,
+        None => 0..arguments.cases.unwrap_or(cases),
+    };
     if arguments.requests {
-        return compare_requests(&plan, arguments.cases.unwrap_or(requests::CASES));
+        let numbers = numbers(requests::CASES);
+        let summary =
+            campaign::qemu(&plan).and_then(|qemu| requests::run(&qemu, plan.seed, numbers));
+        return finish(summary.map(|summary| {
+            let line = summary.line();
+            (summary.explained, summary.difference, line)
+        }));
+    }
+    if arguments.interrupts {
+        let numbers = numbers(interrupts::CASES);
+        let summary =
+            campaign::qemu(&plan).and_then(|qemu| interrupts::run(&qemu, plan.seed, numbers));
+        return finish(summary.map(|summary| {
+            let line = summary.line();
+            (summary.explained, summary.difference, line)
+        }));
     }
     match campaign::run(&plan) {
         Ok(summary) => {
@@ -74,22 +100,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare_requests(plan: &Plan, cases: u64) -> ExitCode {
-    let numbers = match plan.only {
-        Some(number) => number..number + 1,
-        None => 0..cases,
-    };
-    let summary = campaign::qemu(plan).and_then(|qemu| requests::run(&qemu, plan.seed, numbers));
-    match summary {
-        Ok(summary) => {
-            for (name, count) in &summary.explained {
+/// What is known and not known to differ, and the last line.
+type Outcome = (BTreeMap<&'static str, u64>, Option<String>, String);
+
+fn finish(outcome: Result<Outcome, Error>) -> ExitCode {
+    match outcome {
+        Ok((explained, difference, line)) => {
+            for (name, count) in &explained {
                 println!("{count:6} {name}");
             }
-            if let Some(text) = &summary.difference {
+            if let Some(text) = &difference {
                 println!("{text}");
             }
-            println!("{}", summary.line());
-            match summary.difference {
+            println!("{line}");
+            match difference {
                 None => ExitCode::SUCCESS,
                 Some(_) => FOUND.into(),
             }

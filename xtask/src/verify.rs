@@ -28,12 +28,12 @@ pub struct Verify {
     /// Show instead that every mistake of the catalogue is found.
     #[arg(long, conflicts_with_all = ["ops", "seed", "profile", "world", "against_qemu"])]
     mutants: bool,
-    /// Compare the model with QEMU's SMMU instead, and our virtio-iommu device
-    /// with QEMU's.
+    /// Compare the model with QEMU's SMMU instead, and our virtio-iommu device and
+    /// our emulated ITS with QEMU's.
     #[arg(long, conflicts_with_all = ["ops", "profile", "world"])]
     against_qemu: bool,
     /// Cases to compare with QEMU's SMMU; of sequences of requests it is a
-    /// thirteenth.
+    /// thirteenth, and of sequences of ITS commands too.
     #[arg(
         long,
         value_name = "N",
@@ -80,11 +80,13 @@ impl Verify {
         if self.mutants {
             return exit(&mut program("portcullis-mutants"));
         }
-        // A sequence of requests takes as long as so many cases of the other.
+        // A sequence of requests, or of ITS commands, takes as long as so many cases of
+        // the first.
         const SHARE: u64 = 13;
         for (cases, what) in [
             (self.cases, None),
             (self.cases.div_ceil(SHARE), Some("--requests")),
+            (self.cases.div_ceil(SHARE), Some("--interrupts")),
         ] {
             let mut command = program("portcullis-differential");
             command
