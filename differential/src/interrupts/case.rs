@@ -1,6 +1,9 @@
 //! Cases: what a host does with its ITS, one step after the other.
 
-use super::layout::{COLLECTIONS, CPUS, DEVICES, EVENTS, FOREIGN, ICIDS, LPIS, NAMED, QUEUE, itt};
+use super::layout::{
+    COLLECTIONS, CPUS, DEVICES, EVENTS, FOREIGN, ICIDS, LPIS, MAPI_EVENTS, NAMED, QUEUE, WIDE,
+    WIDE_BITS, WIDE_DEVICE, events, itt,
+};
 use super::state::slots;
 use crate::random::Random;
 use gicv3_its::{Size, reg};
@@ -40,6 +43,8 @@ pub enum Step {
     /// Disables the LPIs of a redistributor, zeroes its pending table, says so with
     /// PTZ, and enables them again.
     Renew(usize),
+    /// A message of device 0, as a device sends it to `GITS_TRANSLATER`.
+    Message(u32),
     /// Zeroes an interrupt translation table.
     Zero(u64),
 }
@@ -47,6 +52,8 @@ pub enum Step {
 /// A sequence of steps.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// The host does nothing UNPREDICTABLE, and uses only what both sides offer.
+    pub honest: bool,
     /// The device table has two levels.
     pub two_levels: bool,
     /// The physical GIC below ours caches, and is late.
@@ -91,8 +98,12 @@ impl Host<'_> {
         if self.strays(8) { FOREIGN } else { device }
     }
 
-    fn event(&mut self) -> u32 {
+    fn event(&mut self, device: u32) -> u32 {
+        if device == WIDE_DEVICE && self.random.chance(40) {
+            return MAPI_EVENTS.start + self.random.below(4) as u32;
+        }
         match self.random.below(12) {
+            0 if self.honest => self.random.below(EVENTS.into()) as u32,
             0 => self.random.below(18) as u32,
             1 if !self.honest => self.random.pick(&[0x1_0000, u32::MAX, 16, 8192]),
             _ => self.random.below(4) as u32,
@@ -110,6 +121,7 @@ impl Host<'_> {
         let index = index.unwrap_or(0) as u32;
         if self.honest || self.random.chance(70) {
             return match index {
+                _ if MAPI_EVENTS.contains(&event) => event,
                 4 if event < 4 => limit.start + event,
                 _ => first.start + index * EVENTS + event % EVENTS,
             };
@@ -144,12 +156,15 @@ impl Host<'_> {
         let slot = own[self.random.below(2) as usize];
         let size = if self.strays(5) {
             self.random.pick(&[16, 17, 31])
+        } else if slot == WIDE {
+            u64::from(WIDE_BITS) - 1
         } else {
             self.random.below(4)
         };
         if self.honest {
-            let discard = |event| [op::DISCARD | u64::from(device) << 32, event, 0, 0];
-            let mut commands: Vec<_> = (0..EVENTS.into()).map(discard).collect();
+            let opcode_of = op::DISCARD | u64::from(device) << 32;
+            let discard = |event: u32| [opcode_of, event.into(), 0, 0];
+            let mut commands: Vec<_> = events(device).into_iter().map(discard).collect();
             commands.push([opcode, 0, 0, 0]);
             into.push(Step::Commands(commands));
         }
@@ -177,7 +192,11 @@ impl Host<'_> {
         if kind < 8 {
             return self.map_device(into);
         }
-        let (id, number) = (self.device(), self.event());
+        let id = match kind {
+            36..40 if self.random.chance(60) => WIDE_DEVICE,
+            _ => self.device(),
+        };
+        let number = self.event(id);
         let (device, event) = (u64::from(id) << 32, u64::from(number));
         let icid = u64::from(self.icid());
         let mut words = match kind {
@@ -191,11 +210,16 @@ impl Host<'_> {
                 let target = if fixed { icid << 16 } else { self.target() };
                 [op::MAPC, 0, valid | target | icid, 0]
             }
-            18..38 => {
+            18..36 => {
                 let lpi = u64::from(self.lpi(id, number));
                 [op::MAPTI | device, lpi << 32 | event, icid, 0]
             }
-            38..40 => [op::MAPI | device, u64::from(self.lpi(id, number)), icid, 0],
+            36..40 => {
+                let own = MAPI_EVENTS.start + number % EVENTS;
+                let strange = self.strays(40);
+                let event = if strange { self.lpi(id, number) } else { own };
+                [op::MAPI | device, event.into(), icid, 0]
+            }
             40..62 => [op::INT | device, event, 0, 0],
             62..70 => [op::CLEAR | device, event, 0, 0],
             70..80 => [op::MOVI | device, event, icid, 0],
@@ -252,6 +276,7 @@ pub fn case(seed: u64, number: u64) -> Case {
     let mut random = Random::new(seed, number);
     let honest = random.chance(50);
     let mut case = Case {
+        honest,
         two_levels: random.chance(40),
         greedy: random.chance(50),
         steps: Vec::new(),
@@ -288,7 +313,13 @@ pub fn case(seed: u64, number: u64) -> Case {
                 }
                 steps.push(Step::EnableLpis(cpu, true));
             }
-            14..17 => steps.push(Step::Renew(host.random.below(CPUS as u64) as usize)),
+            14..20 => {
+                // What came before may not have reached it without.
+                let sync = |cpu| [op::SYNC, 0, cpu << 16, 0];
+                steps.push(Step::Commands((0..CPUS as u64).map(sync).collect()));
+                steps.push(Step::Message(host.event(0)));
+            }
+            20..23 => steps.push(Step::Renew(host.random.below(CPUS as u64) as usize)),
             _ => batch(&mut host, steps),
         }
     }
@@ -303,12 +334,19 @@ fn open(host: &mut Host<'_>, steps: &mut Vec<Step>) {
     for icid in 0..CPUS as u64 {
         commands.push([op::MAPC, 0, VALID | icid << 16 | icid, 0]);
     }
+    if host.random.chance(40) {
+        steps.push(Step::Zero(WIDE));
+        let device = u64::from(WIDE_DEVICE) << 32;
+        let size = u64::from(WIDE_BITS) - 1;
+        commands.push([op::MAPD | device, size, VALID | itt(WIDE), 0]);
+        commands.push([op::MAPI | device, MAPI_EVENTS.start.into(), 0, 0]);
+    }
     for device in 0..2u64 {
         let slot = 2 * device;
         steps.push(Step::Zero(slot));
         commands.push([op::MAPD | device << 32, 3, VALID | itt(slot), 0]);
         for event in 0..host.random.below(4) {
-            let lpi = u64::from(LPIS[0].start) + 4 * device + event;
+            let lpi = u64::from(LPIS[0].start + EVENTS * device as u32) + event;
             let icid = host.random.below(CPUS as u64);
             commands.push([op::MAPTI | device << 32, lpi << 32 | event, icid, 0]);
         }
@@ -320,7 +358,12 @@ fn batch(host: &mut Host<'_>, steps: &mut Vec<Step>) {
     let count = host.random.below(4) + 1;
     let mut commands = Vec::new();
     for _ in 0..count {
-        let command = host.command(steps);
+        let mut first = Vec::new();
+        let command = host.command(&mut first);
+        if !first.is_empty() && !commands.is_empty() {
+            steps.push(Step::Commands(std::mem::take(&mut commands)));
+        }
+        steps.extend(first);
         // What an event is mapped to before is discarded.
         if host.honest && matches!(command[0] & 0xff, op::MAPTI | op::MAPI) {
             let event = if command[0] & 0xff == op::MAPI {
@@ -344,7 +387,8 @@ fn block(host: &mut Host<'_>, steps: &mut Vec<Step>, ready: &[(u32, u64); 4]) {
     }
     steps.push(Step::Enable(false));
     if host.random.chance(60) {
-        for _ in 0..host.random.below(5) {
+        let strange = if host.honest { 1 } else { 5 };
+        for _ in 0..host.random.below(strange) {
             steps.push(host.register());
         }
         for (offset, value) in ready {
@@ -357,7 +401,8 @@ fn block(host: &mut Host<'_>, steps: &mut Vec<Step>, ready: &[(u32, u64); 4]) {
 /// A command for every event there may be.
 fn every_event(steps: &mut Vec<Step>, opcode: u64) {
     for device in NAMED {
-        let command = |event| [opcode | u64::from(device) << 32, event, 0, 0];
-        steps.push(Step::Commands((0..EVENTS.into()).map(command).collect()));
+        let command = |event: u32| [opcode | u64::from(device) << 32, event.into(), 0, 0];
+        let commands = events(device).into_iter().map(command);
+        steps.push(Step::Commands(commands.collect()));
     }
 }

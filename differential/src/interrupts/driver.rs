@@ -2,7 +2,7 @@
 
 use super::case::{Case, Step};
 use super::layout::{
-    CONFIG, CPUS, DEVICES, HOST, INTID_BITS, ITT_STRIDE, LPIS, QUEUE, QUEUE_BYTES, SECOND, itt,
+    CONFIG, CPUS, DEVICES, HOST, INTID_BITS, LPIS, QUEUE, QUEUE_BYTES, SECOND, itt, itt_bytes,
     pending,
 };
 use super::state::{Format, Redistributor, State};
@@ -31,6 +31,8 @@ pub trait Side {
     ) -> Result<(), Self::Error>;
     /// `GICR_CTLR`, `GICR_TYPER`, `GICR_PROPBASER` and `GICR_PENDBASER`.
     fn read_rd(&mut self, cpu: usize) -> Result<[u64; 4], Self::Error>;
+    /// A message of device 0.
+    fn message(&mut self, event: u32) -> Result<(), Self::Error>;
     /// Stores a word.
     fn poke(&mut self, at: u64, value: u64) -> Result<(), Self::Error>;
     /// Fills memory with zeroes.
@@ -131,7 +133,8 @@ impl<'a, S: Side> Driver<'a, S> {
                 side.write_rd(*cpu, reg::RD_PENDBASER, Size::Double, value)?;
                 side.write_rd(*cpu, reg::RD_CTLR, Size::Word, 1)
             }
-            Step::Zero(slot) => side.clear(itt(*slot), ITT_STRIDE),
+            Step::Message(event) => side.message(*event),
+            Step::Zero(slot) => side.clear(itt(*slot), itt_bytes(*slot)),
         }
     }
 
@@ -176,8 +179,8 @@ impl<'a, S: Side> Driver<'a, S> {
                 .pending
                 .extend(pending.into_iter().map(|lpi| (cpu, lpi)));
         }
-        let words = side.peek(&Format::stretches(self.two_levels))?;
-        if let Ok(words) = <[Vec<u64>; 3]>::try_from(words) {
+        let words = side.peek(&S::FORMAT.stretches(self.two_levels))?;
+        if let Ok(words) = <[Vec<u64>; 5]>::try_from(words) {
             S::FORMAT.decode(&mut state, &words);
         }
         state.events = state.in_tables();

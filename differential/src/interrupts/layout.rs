@@ -43,10 +43,40 @@ pub const RANGES: [Range<u32>; 2] = [0..0x20, 0x100..0x108];
 /// Interrupt translation tables.
 pub const SLOTS: u64 = 2 * NAMED.len() as u64;
 
+/// The number of one more table, for EventIDs that are LPIs, as MAPI has them.
+pub const WIDE: u64 = 0x700;
+/// Bits of an EventID there.
+pub const WIDE_BITS: u8 = 14;
+/// The device that may have it.
+pub const WIDE_DEVICE: u32 = 5;
+/// Events of it that cases name, if the table has room for them.
+pub const WIDE_EVENTS: [Range<u32>; 2] = [0..18, 8192..8320];
+
+/// Of them those that MAPI maps as a rule: LPIs that MAPTI does not name as a rule.
+pub const MAPI_EVENTS: Range<u32> = 8288..8304;
+
 /// Where interrupt translation table `slot` is.
 #[must_use]
 pub fn itt(slot: u64) -> u64 {
     ITTS + slot * ITT_STRIDE
+}
+
+/// Bytes of it.
+#[must_use]
+pub fn itt_bytes(slot: u64) -> u64 {
+    match slot {
+        WIDE => 12 << WIDE_BITS,
+        _ => ITT_STRIDE,
+    }
+}
+
+/// The events that a device may have.
+#[must_use]
+pub fn events(device: u32) -> Vec<u32> {
+    let wide = [8192..8200, MAPI_EVENTS];
+    let wide = wide.into_iter().flatten();
+    let wide = wide.filter(|_| device == WIDE_DEVICE);
+    (0..EVENTS).chain(wide).collect()
 }
 
 /// The LPIs that cases name: the first ones, those around the end of what our

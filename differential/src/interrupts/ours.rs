@@ -145,6 +145,11 @@ impl Side for Ours {
         ])
     }
 
+    fn message(&mut self, event: u32) -> Result<(), String> {
+        let _ = self.machine.gic.message(0, 0, event);
+        self.check()
+    }
+
     fn poke(&mut self, at: u64, value: u64) -> Result<(), String> {
         self.machine.ram.store(PhysAddr::new(at), value);
         Ok(())

@@ -4,7 +4,7 @@
 
 use super::case::{Step, VALID, op};
 use super::layout::{
-    CPUS, EVENTS, OUR_COLLECTIONS, OUR_LPI_END, PER_PAGE, QUEUE_BYTES, RANGES, SLOTS, itt,
+    CPUS, ITT_STRIDE, ITTS, OUR_COLLECTIONS, OUR_LPI_END, PER_PAGE, QUEUE_BYTES, RANGES,
 };
 use super::state::{ENABLED, Mapping, QUIESCENT, State};
 use gicv3_its::{Size, reg};
@@ -35,6 +35,9 @@ pub fn after(side: Side, before: &State, step: &Step) -> (State, Names) {
         Step::Enable(enabled) => work.enable(*enabled),
         Step::Write(offset, size, value) => work.write(*offset, *size, *value),
         Step::EnableLpis(cpu, enabled) => work.state.redistributors[*cpu].enabled = *enabled,
+        // As INT, while the ITS is enabled.
+        Step::Message(event) if before.enabled() => work.set((0, *event), true),
+        Step::Message(_) => {}
         Step::Renew(cpu) => work.renew(*cpu),
         Step::Zero(slot) => work.zero(*slot),
     }
@@ -167,7 +170,7 @@ impl Work {
         if !valid {
             return;
         }
-        let slot = (words[2] & 0x000f_ffff_ffff_ff00).wrapping_sub(itt(0)) / (itt(1) - itt(0));
+        let slot = (words[2] & 0x000f_ffff_ffff_ff00).wrapping_sub(ITTS) / ITT_STRIDE;
         self.state.devices.insert(device, (bits, slot));
         let end = 1 << bits;
         let mut old = self.state.tables.range((slot, 0)..(slot, end));
@@ -371,7 +374,6 @@ impl Work {
     }
 
     fn zero(&mut self, slot: u64) {
-        debug_assert!(slot < SLOTS && EVENTS <= 16);
         let mut devices = self.state.devices.iter();
         let used = devices.any(|(_, (_, used))| *used == slot);
         let mut old = self.state.tables.range((slot, 0)..(slot + 1, 0));

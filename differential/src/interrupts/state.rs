@@ -1,10 +1,12 @@
 //! What can be seen of either side.
 
 use super::layout::{
-    COLLECTIONS, DEVICES, EVENTS, ITT_STRIDE, ITTS, NAMED, PER_PAGE, SECOND, SLOTS, itt,
+    COLLECTIONS, DEVICES, EVENTS, ITT_STRIDE, ITTS, NAMED, PER_PAGE, SECOND, SLOTS, WIDE,
+    WIDE_DEVICE, WIDE_EVENTS, itt,
 };
 use gicv3_its::reg;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// What an event is mapped to: LPI and collection.
 pub type Mapping = (u32, u16);
@@ -156,18 +158,25 @@ impl Format {
     /// The stretches of memory that hold a side's tables, in the order in which
     /// [`decode`](Self::decode) wants them.
     #[must_use]
-    pub fn stretches(two_levels: bool) -> [(u64, u64); 3] {
+    pub fn stretches(self, two_levels: bool) -> [(u64, u64); 5] {
         let devices = if two_levels { SECOND } else { DEVICES };
+        let entry = self.itt_entry();
+        let wide = |events: &Range<u32>| {
+            let at = itt(WIDE) + u64::from(events.start) * entry;
+            (at, u64::from(events.end - events.start) * entry)
+        };
         [
             (devices, u64::from(PER_PAGE) * 8),
             (COLLECTIONS, u64::from(PER_PAGE) * 8),
             (itt(0), SLOTS * ITT_STRIDE),
+            wide(&WIDE_EVENTS[0]),
+            wide(&WIDE_EVENTS[1]),
         ]
     }
 
     /// Takes in what the stretches hold.
-    pub fn decode(self, state: &mut State, memory: &[Vec<u64>; 3]) {
-        let [devices, collections, itts] = memory;
+    pub fn decode(self, state: &mut State, memory: &[Vec<u64>; 5]) {
+        let [devices, collections, itts, wide @ ..] = memory;
         let valid = |(_, word): &(usize, &u64)| self.valid(**word);
         let devices = devices.iter().enumerate().filter(valid);
         state.devices = devices
@@ -177,18 +186,22 @@ impl Format {
         state.collections = collections
             .map(|(id, word)| (id as u16, self.collection(*word)))
             .collect();
-        let bytes: Vec<u8> = itts.iter().flat_map(|word| word.to_le_bytes()).collect();
-        for slot in 0..SLOTS {
-            for event in 0..EVENTS {
-                let at = slot * ITT_STRIDE + u64::from(event) * self.itt_entry();
-                let entry = bytes.get(at as usize..at as usize + 8).unwrap_or_default();
-                let word = entry
-                    .iter()
-                    .rev()
-                    .fold(0, |word, byte| word << 8 | u64::from(*byte));
-                if self.valid(word) {
-                    state.tables.insert((slot, event), self.mapping(word));
-                }
+        for (slot, words) in (0..).zip(itts.chunks_exact(ITT_STRIDE as usize / 8)) {
+            self.table(state, slot, 0..EVENTS, words);
+        }
+        for (events, words) in WIDE_EVENTS.into_iter().zip(wide) {
+            self.table(state, WIDE, events, words);
+        }
+    }
+
+    /// Takes in entries of an interrupt translation table.
+    fn table(self, state: &mut State, slot: u64, events: Range<u32>, words: &[u64]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        for (event, entry) in events.zip(bytes.chunks_exact(self.itt_entry() as usize)) {
+            let entry = entry.first_chunk().copied().unwrap_or_default();
+            let word = u64::from_le_bytes(entry);
+            if self.valid(word) {
+                state.tables.insert((slot, event), self.mapping(word));
             }
         }
     }
@@ -198,5 +211,9 @@ impl Format {
 #[must_use]
 pub fn slots(device: u32) -> Option<[u64; 2]> {
     let index = NAMED.iter().position(|named| *named == device)? as u64;
-    Some([2 * index, 2 * index + 1])
+    let second = match device {
+        WIDE_DEVICE => WIDE,
+        _ => 2 * index + 1,
+    };
+    Some([2 * index, second])
 }

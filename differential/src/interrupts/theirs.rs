@@ -12,6 +12,8 @@ use std::ops::Range;
 
 /// The control frame of the ITS.
 const ITS: u64 = 0x0808_0000;
+/// `GITS_TRANSLATER`.
+const TRANSLATER: u64 = 0x0809_0040;
 /// The RD frame of the first redistributor, and from one to the next.
 const REDISTRIBUTORS: u64 = 0x080a_0000;
 const STRIDE: u64 = 0x2_0000;
@@ -87,6 +89,11 @@ impl Side for Theirs {
         let answers = self.run()?;
         let value = |index: usize| answers.get(index).map_or(0, Answer::value);
         Ok(std::array::from_fn(value))
+    }
+
+    /// What qtest writes comes with a DeviceID of 0.
+    fn message(&mut self, event: u32) -> Result<(), Error> {
+        Ok(self.process.qtest.writel(TRANSLATER, event)?)
     }
 
     fn poke(&mut self, at: u64, value: u64) -> Result<(), Error> {
