@@ -117,8 +117,8 @@ pub fn look_is_due() -> bool {
     true
 }
 
-/// The pages whose accesses the filter must see, and those that nobody may reach:
-/// absent from the host's stage 2. Every page of a redistributor is among them,
+/// The pages whose accesses the filter must see, and those that the host may not
+/// reach at all: absent from the host's stage 2. Every page of a redistributor is among them,
 /// and so are those for virtual LPIs, which have table addresses of their own.
 pub fn filtered_pages(mut each: impl FnMut(Range<PhysAddr>)) {
     let Some(gic) = GIC.get() else { return };

@@ -30,7 +30,7 @@ const PRIORITY: u8 = 0xfc;
 /// Bytes of a row.
 const ROW: u64 = 16;
 
-/// The owner of an LPI that nobody but EL2 uses.
+/// The owner of an LPI that EL2 keeps to itself.
 const EL2: u8 = 0;
 /// The host.
 const HOST: u8 = 1;

@@ -75,8 +75,18 @@ pub fn quiesce<R: Registers>(registers: &R, clock: &impl Clock) -> Result<bool, 
     disable(registers, clock)?;
     let probe = reg::INNER_SHAREABLE | reg::ITS_WRITE_BACK;
     registers.write64(reg::CBASER, probe);
-    let coherent = registers.read64(reg::CBASER) & reg::SHAREABILITY != 0;
+    let mut coherent = registers.read64(reg::CBASER) & reg::SHAREABILITY != 0;
     registers.write64(reg::CBASER, 0);
+    // One table that the ITS reads past the caches is enough for all of EL2's to be
+    // cleaned to memory.
+    for index in 0..reg::BASERS {
+        let offset = reg::BASER + index * 8;
+        if reg::baser_type(registers.read64(offset)) != 0 {
+            registers.write64(offset, probe);
+            coherent &= registers.read64(offset) & reg::SHAREABILITY != 0;
+            registers.write64(offset, 0);
+        }
+    }
     Ok(coherent)
 }
 

@@ -44,10 +44,14 @@ pub fn quiesce_lpis<R: Registers>(registers: &R, clock: &impl Clock) -> Result<b
             return Err(LpiError::AlreadyEnabled);
         }
     }
-    registers.write64(reg::RD_PROPBASER, reg::INNER_SHAREABLE | reg::RD_WRITE_BACK);
-    let coherent = registers.read64(reg::RD_PROPBASER) & reg::SHAREABILITY != 0;
-    registers.write64(reg::RD_PROPBASER, 0);
-    Ok(coherent)
+    let probe = reg::INNER_SHAREABLE | reg::RD_WRITE_BACK;
+    let coherent = [reg::RD_PROPBASER, reg::RD_PENDBASER].map(|offset| {
+        registers.write64(offset, probe);
+        let kept = registers.read64(offset) & reg::SHAREABILITY != 0;
+        registers.write64(offset, 0);
+        kept
+    });
+    Ok(coherent == [true; 2])
 }
 
 /// Enables the LPIs of a redistributor with tables of EL2's, once: the bit is

@@ -3,7 +3,7 @@
 //!
 //! The owner (the host, or a guest) writes that memory at any moment. So an
 //! emulated device copies what it needs, each word once, and never has a
-//! reference to it. The emulated SMMU and the emulated ITS share these types.
+//! reference to it. The emulated SMMU and ITS and the virtio-iommu share these types.
 #![no_std]
 #![forbid(unsafe_code)]
 

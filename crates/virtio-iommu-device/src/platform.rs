@@ -1,38 +1,8 @@
 //! The driver's machine: memory and the interrupt.
 
 use portcullis_addr::{Ipa, Range};
-use thiserror::Error;
 
-/// An address that is not memory of the driver's, or not all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not memory of the driver's")]
-pub struct Outside;
-
-/// Width of an access to a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// 8 bits.
-    Byte,
-    /// 16 bits.
-    Half,
-    /// 32 bits.
-    Word,
-    /// 64 bits.
-    Double,
-}
-
-impl Size {
-    /// Bytes of the access.
-    #[must_use]
-    pub const fn bytes(self) -> u32 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
-    }
-}
+pub use portcullis_owner_memory::{Outside, Size};
 
 /// Memory of the driver's that cannot change hands while this exists.
 ///
