@@ -108,7 +108,7 @@ where
         collection: CollectionId,
         record: Record,
     ) -> Option<()> {
-        let mut device = self.unit.devices.get(&self.common.share, event.device)?;
+        let device = self.unit.devices.get(&self.common.share, event.device)?;
         let known = usize::from(collection.0) < COLLECTIONS;
         if !device.has(event.event) || !self.common.lpis.is_host(lpi) || !known {
             return None;
@@ -126,12 +126,11 @@ where
         }
         if let Some(before) = device.mapping(&self.common.share, event.event) {
             let known = self.is_known(before.lpi);
-            self.unmap(event, &mut device, before.lpi, known);
+            self.unmap(event, &device, before.lpi, known);
         }
         let at = self.unit.route(collection);
         let share = &self.common.share;
         device.set(share, event.event, Some(mapping));
-        device.set_mapped(share, device.mapped.saturating_add(1));
         self.unit.mapped = self.unit.mapped.saturating_add(1);
         let row = Row {
             its,
@@ -160,22 +159,21 @@ where
 
     /// Unmaps an event from its LPI, everywhere but in the owner's table. `known` is
     /// whether the physical ITS knows it.
-    pub(crate) fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi, known: bool) {
+    pub(crate) fn unmap(&mut self, event: Event, device: &Device, lpi: Lpi, known: bool) {
         if known {
             self.tell(Command::Discard(event));
         }
         let share = &self.common.share;
         self.common.lpis.set_row(share, lpi, None);
         device.set(share, event.event, None);
-        device.set_mapped(share, device.mapped.saturating_sub(1));
         self.unit.mapped = self.unit.mapped.saturating_sub(1);
     }
 
     fn discard(&mut self, event: Event) -> Option<()> {
-        let (mut device, (lpi, row)) = self.mapped(event)?;
+        let (device, (lpi, row)) = self.mapped(event)?;
         let entry = device.owner_entry(event.event)?;
         self.platform.store(entry, 0).ok()?;
-        self.unmap(event, &mut device, lpi, row.at.is_some());
+        self.unmap(event, &device, lpi, row.at.is_some());
         Some(())
     }
 

@@ -55,7 +55,7 @@ pub(crate) struct Common<T, C, W> {
 impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     /// Gives `lpi` the configuration that the owner has for it where it is sent
     /// to. Whether it changed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn configure(
         &self,
         platform: &impl Platform<Window = W>,

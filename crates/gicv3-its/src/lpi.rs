@@ -200,7 +200,7 @@ impl Lpis {
     }
 
     /// Says what `lpi`, which is the host's, is mapped from.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_row(&self, memory: &impl Memory, lpi: Lpi, row: Option<Row>) {
         let Some(index) = self.index(lpi) else {
             return;
