@@ -198,7 +198,7 @@ fn elsewhere(at: PhysAddr) -> &'static AtomicU64 {
 }
 
 impl Memory for Shared {
-    #[inline]
+    #[inline(always)]
     fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
         if N == 0 {
             return [0; N];
@@ -211,7 +211,7 @@ impl Memory for Shared {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
         if N == 0 {
             return;
@@ -322,7 +322,8 @@ impl Memory for Shared {
 
     #[inline]
     fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        self.word(at).compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+        self.word(at)
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 
     #[inline]
@@ -433,12 +434,12 @@ impl Tables {
 }
 
 impl Memory for Tables {
-    #[inline]
+    #[inline(always)]
     fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
         self.shared.load_words(at)
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
         self.shared.store_words(at, words);
     }
