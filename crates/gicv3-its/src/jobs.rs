@@ -68,6 +68,8 @@ where
             if event.0.is_multiple_of(RUN) {
                 let skipped = device.unmapped(&self.common.share, event);
                 if skipped != 0 {
+                    // As for reading as many words anywhere else.
+                    self.budget.spend(7);
                     event = EventId(event.0 + skipped);
                     continue;
                 }
