@@ -6,9 +6,10 @@
 
 use crate::lock::Mutex;
 use crate::mmio::{Device, Tolerant};
+use crate::mmu;
 use crate::sysreg::now_us;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::LogLevel;
 use portcullis_kept_log::KeptLog;
@@ -28,8 +29,11 @@ const LINE_US: u64 = 50_000;
 /// a garbled line is better than a CPU that hangs on a log.
 const LOCK_US: u64 = 2 * LINE_US;
 
-/// The last lines: some two hundred.
+/// The last lines from before the host runs, some two hundred, and from afterwards:
+/// what a host provokes does not push out what was said at boot.
+static KEPT_AT_BOOT: KeptLog<0x8000> = KeptLog::new();
 static KEPT: KeptLog<0x8000> = KeptLog::new();
+static HOST_RUNS: AtomicBool = AtomicBool::new(false);
 
 /// Held while a line is written.
 static LINE: Mutex<()> = Mutex::new(());
@@ -59,6 +63,20 @@ pub fn drop_console() {
     CONSOLE.store(0, Ordering::Relaxed);
 }
 
+/// The host runs from now on.
+pub fn end_boot() {
+    HOST_RUNS.store(true, Ordering::Relaxed);
+}
+
+/// Writes what is kept to memory, where a dump finds it after the caches are gone. To
+/// be called before the machine goes off.
+pub fn save() {
+    // With the MMU off nothing is in a cache, and this does no harm.
+    for log in [&KEPT_AT_BOOT, &KEPT] {
+        mmu::clean_to_memory(core::ptr::from_ref(log) as u64, size_of_val(log) as u64);
+    }
+}
+
 /// Whether there is somewhere to print.
 #[cfg(feature = "qemu-virt-fallback")]
 pub fn has_console() -> bool {
@@ -84,7 +102,11 @@ struct Line {
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        KEPT.append(text);
+        if HOST_RUNS.load(Ordering::Relaxed) {
+            KEPT.append(text);
+        } else {
+            KEPT_AT_BOOT.append(text);
+        }
         if let Some(uart) = &mut self.uart {
             for byte in text.bytes() {
                 if byte == b'\n' {
