@@ -101,7 +101,7 @@ pub fn build_with(
     archive.program("bin/agent", &read(&payloads.agent)?);
     archive.program("bin/stamp", &read(&payloads.stamp)?);
     archive.program("init", script(&iommu, &modules, purpose).as_bytes());
-    let suffix = lab.kernel.flavour.suffix();
+    let suffix = lab.kernel.build.suffix();
     let name = format!("initramfs-{}{suffix}.cpio", purpose.word());
     let path = lab.workspace.output().join(name);
     workspace::write_atomically(&path, &archive.finish())?;

@@ -77,7 +77,7 @@ pub fn run(plan: &Plan, hosts: &[Host]) -> Report {
             Part::Load => {
                 for (host, cpus) in hosts.iter().flat_map(|host| [(host, 1), (host, 4)]) {
                     let seconds = plan.seconds;
-                    let tried = format!("{} pages, {cpus} CPUs, {seconds} s", host.pages);
+                    let tried = format!("{cpus} CPUs, {seconds} s");
                     let name = "Devices work under load";
                     add(
                         &mut report,
@@ -102,9 +102,8 @@ pub fn run(plan: &Plan, hosts: &[Host]) -> Report {
             }
             Part::Kexec => {
                 for host in hosts {
-                    let tried = format!("kexec, {} pages, 2 CPUs", host.pages);
                     let name = "A second kernel works";
-                    add(&mut report, name, &tried, host, 2, &[Step::Kexec]);
+                    add(&mut report, name, "kexec, 2 CPUs", host, 2, &[Step::Kexec]);
                 }
             }
             Part::Hibernation => {
@@ -112,9 +111,9 @@ pub fn run(plan: &Plan, hosts: &[Host]) -> Report {
                 // on with its queues where they were, on QEMU's SMMU, too.
                 let without = |host: &&Host| host.machine.host_iommu().is_none();
                 for host in hosts.iter().filter(without) {
-                    let tried = format!("to the disk and back, {} pages, 2 CPUs", host.pages);
                     let name = "A host hibernates";
-                    add(&mut report, name, &tried, host, 2, &[Step::Hibernation]);
+                    let tried = "to the disk and back, 2 CPUs";
+                    add(&mut report, name, tried, host, 2, &[Step::Hibernation]);
                 }
             }
         }
@@ -123,7 +122,8 @@ pub fn run(plan: &Plan, hosts: &[Host]) -> Report {
 }
 
 fn add(report: &mut Report, name: &str, tried: &str, host: &Host, cpus: u32, steps: &[Step]) {
-    prove(report, name, tried, || {
+    let tried = format!("{}: {tried}", host.lab.kernel.title());
+    prove(report, name, &tried, || {
         live(host, "interrupts", cpus, steps)
     });
 }
