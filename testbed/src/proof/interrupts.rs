@@ -244,7 +244,7 @@ fn refused(events: &[Event]) -> Option<String> {
 
 /// Has all devices used from now on.
 fn start(guest: &mut Guest) -> Result<()> {
-    guest.ask("sh rm -f /tmp/stop /tmp/busy*; busy > /dev/null 2>&1 &")?;
+    guest.ask("sh rm -f /tmp/stop /tmp/busied /tmp/busy.*; busy > /dev/null 2>&1 &")?;
     Ok(())
 }
 
