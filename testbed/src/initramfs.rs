@@ -32,13 +32,14 @@ impl Purpose {
 }
 
 /// Scripts for the proofs.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("again", include_str!("guest/again.sh")),
     ("busy", include_str!("guest/busy.sh")),
     ("edu", include_str!("guest/edu.sh")),
     ("endpoints", include_str!("guest/endpoints.sh")),
     ("hibernate", include_str!("guest/hibernate.sh")),
     ("online", include_str!("guest/online.sh")),
+    ("ports", include_str!("guest/ports.sh")),
     ("rebind", include_str!("guest/rebind.sh")),
     ("settled", include_str!("guest/settled.sh")),
     ("soak", include_str!("guest/soak.sh")),
