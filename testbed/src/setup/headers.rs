@@ -35,8 +35,8 @@ impl Headers {
                 "what builds modules for Debian's 7.x kernels needs a newer C library than \
                  this machine has",
                 "choose what needs no module of ours (run with --host-iommu identity or \
-                 nested, interrupts, nested --parts matrix,vfio,attacks), or leave \
-                 --kernel-version away",
+                 nested, interrupts, nested --parts matrix,vfio,attacks, paravirt --parts \
+                 matrix,vfio,virtio), or leave --kernel-version away",
             ));
         }
         let _lock = workspace.lock("set-up")?;
