@@ -108,8 +108,8 @@ pub fn run(plan: &Plan, hosts: &[Host]) -> Report {
                 }
             }
             Part::Hibernation => {
-                // Linux 6.12's driver of the SMMU does not know of hibernation: it goes
-                // on with its queues where they were, on QEMU's SMMU, too.
+                // Linux' driver of the SMMU, 6.12's and 7.3's, does not know of hibernation:
+                // it goes on with its queues where they were, on QEMU's SMMU, too.
                 let without = |host: &&Host| host.machine.host_iommu().is_none();
                 for host in hosts.iter().filter(without) {
                     let name = "A host hibernates";
