@@ -65,56 +65,59 @@ pub enum Step {
     Hibernation,
 }
 
-/// Runs the proofs on each of `hosts`; the first is the one for those that need only
-/// one.
+/// Runs the proofs on each of `hosts`.
 #[must_use]
 pub fn run(plan: &Plan, hosts: &[Host]) -> Report {
     let mut report = Report::default();
-    let Some(first) = hosts.first() else {
-        return report;
-    };
+    let sizes = || hosts.iter().flat_map(|host| [(host, 1), (host, 4)]);
     for part in &plan.parts {
         match part {
             Part::Load => {
-                for (host, cpus) in hosts.iter().flat_map(|host| [(host, 1), (host, 4)]) {
-                    let seconds = plan.seconds;
-                    let tried = format!("{cpus} CPUs, {seconds} s");
+                for (host, cpus) in sizes() {
+                    let tried = format!("{cpus} CPUs, {} s", plan.seconds);
+                    let steps = [Step::Load(plan.seconds)];
                     let name = "Devices work under load";
+                    add(&mut report, name, &tried, host, cpus, &steps);
+                }
+            }
+            Part::Hotplug => {
+                for host in hosts {
+                    let tried = format!("each of 4 CPUs, {LAPS} times, devices busy");
+                    let name = "CPUs go and come back";
+                    add(&mut report, name, &tried, host, 4, &[Step::Hotplug(LAPS)]);
+                }
+            }
+            Part::Rebind => {
+                // Minutes each: so one size of machine for each kernel.
+                for (host, cpus) in hosts.iter().zip([1, 4].into_iter().cycle()) {
+                    let count = plan.rebinds;
+                    let tried = format!("{cpus} CPUs, {count} times each");
+                    let name = "Drivers are unbound and bound";
                     add(
                         &mut report,
                         name,
                         &tried,
                         host,
                         cpus,
-                        &[Step::Load(seconds)],
+                        &[Step::Rebind(count)],
                     );
                 }
             }
-            Part::Hotplug => {
-                let tried = format!("each of 4 CPUs, {LAPS} times, devices busy");
-                let name = "CPUs go and come back";
-                add(&mut report, name, &tried, first, 4, &[Step::Hotplug(LAPS)]);
-            }
-            Part::Rebind => {
-                let count = plan.rebinds;
-                let tried = format!("NVMe, e1000e, virtio, {count} times each");
-                let name = "Drivers are unbound and bound";
-                add(&mut report, name, &tried, first, 2, &[Step::Rebind(count)]);
-            }
             Part::Kexec => {
-                for host in hosts {
+                for (host, cpus) in sizes() {
+                    let tried = format!("kexec, {cpus} CPUs");
                     let name = "A second kernel works";
-                    add(&mut report, name, "kexec, 2 CPUs", host, 2, &[Step::Kexec]);
+                    add(&mut report, name, &tried, host, cpus, &[Step::Kexec]);
                 }
             }
             Part::Hibernation => {
                 // Linux' driver of the SMMU, 6.12's and 7.3's, does not know of hibernation:
                 // it goes on with its queues where they were, on QEMU's SMMU, too.
-                let without = |host: &&Host| host.machine.host_iommu().is_none();
-                for host in hosts.iter().filter(without) {
+                for (host, cpus) in sizes().filter(|(host, _)| host.machine.host_iommu().is_none())
+                {
+                    let tried = format!("to the disk and back, {cpus} CPUs");
                     let name = "A host hibernates";
-                    let tried = "to the disk and back, 2 CPUs";
-                    add(&mut report, name, tried, host, 2, &[Step::Hibernation]);
+                    add(&mut report, name, &tried, host, cpus, &[Step::Hibernation]);
                 }
             }
         }
