@@ -185,8 +185,10 @@ pub fn install(
     let _ = fs::remove_dir_all(&unpacked);
     let suite = build.version.suite();
     let newest = format!("linux-image-arm64{}:arm64", build.flavour.suffix());
-    let parts = apt.parts(&newest, suite)?;
+    let mut parts = apt.parts(&newest, suite)?;
     let package = image_package(&parts)?;
+    // People are told of the first one.
+    parts.sort_by_key(|part| *part != package);
     let mut names: Vec<String> = parts.iter().map(|part| format!("{part}:arm64")).collect();
     names.push("busybox-static:arm64".to_owned());
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
