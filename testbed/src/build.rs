@@ -151,7 +151,7 @@ pub fn dma_bench(lab: &Lab) -> Result<PathBuf> {
     let _lock = lab.workspace.lock("build")?;
     let progress = Progress::spinner("building dma_bench.ko");
     let from = lab.workspace.root().join("payloads/kernel/dma_bench");
-    let name = format!("dma_bench{}", lab.kernel.flavour.suffix());
+    let name = format!("dma_bench{}", lab.kernel.build.suffix());
     let to = lab.workspace.output().join(name);
     for file in ["Kbuild", "dma_bench.c"] {
         let source = from.join(file);
