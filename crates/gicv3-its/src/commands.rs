@@ -123,7 +123,7 @@ where
         collection: CollectionId,
         record: Record,
     ) -> Option<()> {
-        let share = self.common.share;
+        let share = self.common.share.clone();
         let device = self.unit.devices.get(&share, event.device)?;
         let known = usize::from(collection.0) < COLLECTIONS;
         if !device.has(event.event) || !self.common.lpis.is_host(lpi) || !known {

@@ -69,7 +69,7 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
             return false;
         };
         let wanted = self.wanted(platform, lpi, at);
-        let share = self.share;
+        let share = self.share.clone();
         self.lpis.configure(&share, lpi, wanted)
     }
 

@@ -111,6 +111,6 @@ pub trait TableMemory: Memory {
 /// Memory for tables whose size the owner chooses: a share of its own, so that
 /// an owner that uses it up takes nothing from others. It is a handle, which a command
 /// copies, so that what it knows of its memory is in registers meanwhile.
-pub trait Share: Memory + Allocator + Copy {}
+pub trait Share: Memory + Allocator + Clone {}
 
-impl<T: Memory + Allocator + Copy> Share for T {}
+impl<T: Memory + Allocator + Clone> Share for T {}
