@@ -1,0 +1,566 @@
+//! What the host pays for the commands that its driver sends to the interrupt
+//! translation service, each with its SYNC.
+
+use super::dma::FREQUENCY;
+use super::results::Interrupts;
+use super::window::{ITS_COMMAND, Scope, Window};
+use super::{BENCH_TIMEOUT, ask, entries, number, settle};
+use crate::agent::{Agent, Reply};
+use crate::check::table;
+use crate::demo::OFF_TIMEOUT;
+use crate::machine::{Boot, Machine};
+use crate::progress::Progress;
+use crate::setup::Lab;
+use crate::vm::{Vm, Watch};
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+/// Vectors of the function that the module takes. A call is made once for each, so that
+/// EL2 is asked for the number of its entries only before the first and after the last:
+/// its log does not tell any number of refused accesses.
+const VECTORS: u64 = 512;
+/// How often a single vector comes and goes.
+const ROUNDS: u64 = 4;
+/// Reads of registers.
+const READS: u64 = 10_000;
+/// What a command with its SYNC may take of EL2.
+const LIMIT: f64 = 800.0;
+/// Takes the function away from the kernel's own driver, which a virtio-serial function
+/// has before any module.
+const TAKE: &str = "cd /sys/bus/pci/devices; for d in *; do \
+     [ $(cat $d/device) = 0x1043 ] && echo $d > $d/driver/unbind; done; insmod /lib/irq_bench.ko";
+/// The file of the module, whatever the function's name is.
+const FILE: &str = "/sys/bus/pci/drivers/irq_bench/0*/bench";
+
+/// One call that is measured.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    /// As the table has it.
+    name: &'static str,
+    /// The commands that Linux sends for it, in the alphabet's order.
+    commands: &'static [&'static str],
+    /// Whether that is one command with its SYNC, for which there is a goal.
+    pair: bool,
+    /// CPUs of the machine. One of them works, another is told or moved to.
+    cpus: u32,
+}
+
+const READ: Call = Call {
+    name: "read of an ITS register",
+    commands: &[],
+    pair: false,
+    cpus: 1,
+};
+const MASK: Call = Call {
+    name: "interrupt masked",
+    commands: &["inv", "sync"],
+    pair: true,
+    cpus: 1,
+};
+const UNMASK: Call = Call {
+    name: "interrupt unmasked",
+    ..MASK
+};
+const MAP: Call = Call {
+    name: "interrupt requested",
+    commands: &["mapti", "sync"],
+    pair: true,
+    cpus: 1,
+};
+const MOVE: Call = Call {
+    name: "interrupt moved to another CPU",
+    commands: &["movi", "sync"],
+    pair: true,
+    cpus: 2,
+};
+const TELL: Call = Call {
+    name: "another CPU interrupted (SGI)",
+    commands: &[],
+    pair: false,
+    cpus: 2,
+};
+const FREE: Call = Call {
+    name: "interrupt freed",
+    commands: &["discard", "sync"],
+    pair: true,
+    cpus: 1,
+};
+const FIRST: Call = Call {
+    name: "first vector of a function allocated",
+    commands: &["mapd", "mapti", "sync"],
+    pair: false,
+    cpus: 1,
+};
+const LAST: Call = Call {
+    name: "last vector of a function freed",
+    commands: &["discard", "mapd", "sync"],
+    pair: false,
+    cpus: 1,
+};
+
+/// What one call took on one machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sample {
+    /// Calls.
+    count: f64,
+    /// Instructions in all: of the middle call of each round, on average.
+    all: f64,
+    /// EL2 entries for each, where there is an EL2.
+    entries: f64,
+    /// Instructions at EL2, as the CPU counted them.
+    el2: f64,
+    /// Those of the most expensive call.
+    most: f64,
+    /// Commands that QEMU's service was sent, by name.
+    commands: BTreeMap<String, f64>,
+}
+
+impl Sample {
+    /// Adds another round.
+    fn add(&mut self, round: &Self) {
+        let all = self.count + round.count;
+        let mean = |a: f64, b: f64| (a * self.count + b * round.count) / all;
+        self.all = mean(self.all, round.all);
+        self.entries = mean(self.entries, round.entries);
+        self.el2 = mean(self.el2, round.el2);
+        self.most = self.most.max(round.most);
+        for (name, count) in &round.commands {
+            *self.commands.entry(name.clone()).or_default() += count;
+        }
+        self.count = all;
+    }
+
+    /// `1 INV, 1 SYNC`: the commands of each call.
+    fn told(&self) -> String {
+        let each = self.commands.iter().map(|(name, count)| {
+            let each = number((count / self.count * 1e3).round() / 1e3);
+            format!("{each} {}", name.to_uppercase())
+        });
+        let all: Vec<String> = each.collect();
+        if all.is_empty() {
+            return "-".to_owned();
+        }
+        all.join(", ")
+    }
+}
+
+/// One call on all machines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    call: &'static Call,
+    native: Sample,
+    /// Under the hypervisor, with `bhb=off`.
+    with: Sample,
+    /// Under the hypervisor as it is.
+    by_default: Sample,
+}
+
+impl Row {
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.call.name
+    }
+
+    /// Instructions in all, with `bhb=off` and without.
+    #[must_use]
+    pub fn all(&self) -> [f64; 2] {
+        [self.with.all, self.by_default.all]
+    }
+
+    /// The same of EL2.
+    #[must_use]
+    pub fn el2(&self) -> [f64; 2] {
+        [self.with.el2, self.by_default.el2]
+    }
+
+    /// EL2 entries.
+    #[must_use]
+    pub fn entries(&self) -> f64 {
+        self.with.entries
+    }
+
+    /// Whether there is a goal for it.
+    #[must_use]
+    pub fn has_goal(&self) -> bool {
+        self.call.pair || *self.call == READ
+    }
+
+    /// Whether it is what it is to be: a command with its SYNC is one entry, and no
+    /// such entry takes more than the limit; a read is none.
+    ///
+    /// The counter is the machine's, so on two CPUs the most expensive entry may be one
+    /// that the other CPU ran in the middle of: there the average is judged.
+    #[must_use]
+    pub fn reached(&self) -> bool {
+        // What else happens to be trapped meanwhile, in so many calls.
+        const ALLOWANCE: f64 = 0.002;
+        let entries = |right: f64| {
+            [&self.with, &self.by_default]
+                .iter()
+                .all(|sample| (sample.entries - right).abs() <= ALLOWANCE)
+        };
+        if self.call.pair {
+            let el2 = if self.call.cpus == 1 {
+                self.with.most
+            } else {
+                self.with.el2
+            };
+            return entries(1.0) && el2 <= LIMIT;
+        }
+        *self.call != READ || entries(0.0)
+    }
+
+    fn goal(&self) -> String {
+        if self.call.pair {
+            format!("entries 1, EL2 <= {}", number(LIMIT))
+        } else if *self.call == READ {
+            "entries 0".to_owned()
+        } else {
+            "-".to_owned()
+        }
+    }
+
+    /// The row for programs.
+    #[must_use]
+    pub fn result(&self) -> Interrupts {
+        Interrupts {
+            name: self.call.name.to_owned(),
+            commands: self.native.told(),
+            native: self.native.all,
+            with: self.with.all,
+            by_default: self.by_default.all,
+            el2_entries: self.with.entries,
+            el2_instructions: self.with.el2,
+            el2_most: self.with.most,
+            el2_by_default: self.by_default.el2,
+            goal: self.goal(),
+            reached: self.reached(),
+        }
+    }
+}
+
+/// Measures on three machines: without the hypervisor, with it and `bhb=off`, and
+/// with it as it is. They are to boot with the module `irq_bench.ko` at `/lib`.
+///
+/// # Errors
+///
+/// Any [`Error`] that keeps a machine from doing its work; [`Error::Unsuitable`] when
+/// a call does not send what it is measured for.
+pub fn run(lab: &Lab, native: Machine, with: Machine, by_default: Machine) -> Result<Vec<Row>> {
+    let one = |machine: Machine, what: &str| {
+        let progress = Progress::spinner(&format!("measuring interrupts: {what}"));
+        let name = what.replace([' ', '='], "-");
+        let mut samples = measure(lab, machine.clone(), &name, 1)?;
+        samples.extend(measure(lab, machine, &name, 2)?);
+        progress.done();
+        Ok::<_, Error>(samples)
+    };
+    let native = one(native, "native")?;
+    let with = one(with, "bhb=off")?;
+    let by_default = one(by_default, "by default")?;
+    let mut rows = Vec::new();
+    for (((call, native), (_, with)), (_, by_default)) in
+        native.into_iter().zip(with).zip(by_default)
+    {
+        sends(call, &native)?;
+        rows.push(Row {
+            call,
+            native,
+            with,
+            by_default,
+        });
+    }
+    Ok(rows)
+}
+
+/// Whether the driver sends what the row is about: else the figures would be those
+/// of something else.
+fn sends(call: &Call, native: &Sample) -> Result<()> {
+    let mut commands = native.commands.iter();
+    let right = native.commands.len() == call.commands.len()
+        && call.commands.iter().all(|name| {
+            let found = commands.next();
+            found.is_some_and(|(known, count)| known == name && *count == native.count)
+        });
+    if right {
+        return Ok(());
+    }
+    Err(Error::unsuitable(
+        format!("{}: the driver sends {}", call.name, native.told()),
+        "use Debian's kernel, and a QEMU with the trace backend `log`, such as Debian's",
+    ))
+}
+
+fn measure(
+    lab: &Lab,
+    mut machine: Machine,
+    name: &str,
+    cpus: u32,
+) -> Result<Vec<(&'static Call, Sample)>> {
+    machine.counted = true;
+    machine.cpus = cpus;
+    machine.cpu.push_str(&format!(",cntfrq={FREQUENCY}"));
+    // A second one sleeps: what it did would be counted, and waking it is an entry.
+    machine.append_for_host(" isolcpus=1");
+    machine.devices.push(format!(
+        "virtio-serial-pci,max_ports=31,vectors={VECTORS},iommu_platform=on,disable-legacy=on"
+    ));
+    let name = format!("bench-interrupts-{name}");
+    let log = format!("{name}-{}.trace", std::process::id());
+    let window = Window::new(lab.workspace.output().join("logs").join(log), None);
+    machine.extra.extend(window.arguments());
+    let fenced = matches!(machine.boot, Boot::Portcullis { .. });
+    let mut vm = Vm::start(lab, &machine, &Watch::quietly(&name))?;
+    let mut agent = Agent::wait_within(&vm, 0, BENCH_TIMEOUT)?;
+    settle(&vm, &mut agent)?;
+    let mut stage = Stage {
+        vm: &vm,
+        agent,
+        fenced,
+        window: &window,
+        samples: Vec::new(),
+    };
+    stage.prepare()?;
+    if cpus == 1 {
+        stage.one_cpu()?;
+    } else {
+        stage.two_cpus()?;
+    }
+    let Stage {
+        mut agent, samples, ..
+    } = stage;
+    agent.tell(&vm, "off")?;
+    vm.wait_exit(OFF_TIMEOUT)?;
+    Ok(samples)
+}
+
+struct Stage<'a> {
+    vm: &'a Vm,
+    agent: Agent,
+    fenced: bool,
+    window: &'a Window,
+    samples: Vec<(&'static Call, Sample)>,
+}
+
+impl Stage<'_> {
+    fn shell(&mut self, command: &str) -> Result<()> {
+        let reply = ask(self.vm, &mut self.agent, &format!("sh {command}"))?;
+        if reply.get("status") == Some("0") {
+            return Ok(());
+        }
+        Err(Error::Agent {
+            command: command.to_owned(),
+            message: format!("{reply:?}"),
+        })
+    }
+
+    /// Has the module make calls that nothing is counted of.
+    fn make(&mut self, operation: &str) -> Result<()> {
+        self.shell(&format!("for f in {FILE}; do echo {operation} > $f; done"))
+    }
+
+    /// The same, and counts.
+    fn count(&mut self, call: &'static Call, operation: &str) -> Result<()> {
+        let operation = if self.fenced {
+            format!("{operation} el2")
+        } else {
+            operation.to_owned()
+        };
+        let entered = self.entries()?;
+        let window = self.window;
+        let vm = self.vm;
+        let ((), log) = window.during(vm, Scope::Its, || self.make(&operation))?;
+        // The second access, which tells the number, enters EL2 itself.
+        let during = self.entries()?.saturating_sub(entered).saturating_sub(1);
+        self.shell(&format!("cat {FILE} > /tmp/bench"))?;
+        let data = ask(vm, &mut self.agent, "cat /tmp/bench")?.data();
+        let reply = Reply::parse(&String::from_utf8_lossy(&data));
+        let round = sample(&reply, during, &log)?;
+        match self.samples.iter_mut().find(|(known, _)| *known == call) {
+            Some((_, sample)) => sample.add(&round),
+            None => self.samples.push((call, round)),
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self) -> Result<u64> {
+        if self.fenced {
+            entries(self.vm, &mut self.agent)
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// Every vector is in use afterwards, and unmasked.
+    fn prepare(&mut self) -> Result<()> {
+        self.shell(TAKE)?;
+        self.make(&format!("allocate {VECTORS}"))?;
+        // The vectors are mapped already.
+        self.make("request 0")?;
+        self.make("start 0")
+    }
+
+    fn one_cpu(&mut self) -> Result<()> {
+        self.make("read 100")?;
+        self.count(&READ, &format!("read {READS}"))?;
+        self.count(&MASK, "mask 0")?;
+        self.count(&UNMASK, "unmask 0")?;
+        self.make("free 0")?;
+        self.count(&MAP, "request 0")?;
+        self.count(&FREE, "free 0")?;
+        self.make("release 0")?;
+        for _ in 0..ROUNDS {
+            self.count(&FIRST, "allocate 1")?;
+            self.count(&LAST, "release 0")?;
+        }
+        Ok(())
+    }
+
+    fn two_cpus(&mut self) -> Result<()> {
+        self.make("move 0")?;
+        self.count(&MOVE, "move 1")?;
+        self.make("tell 1")?;
+        self.count(&TELL, "tell 1")
+    }
+}
+
+/// What the module, the hypervisor and QEMU's log say of a round.
+fn sample(reply: &Reply, entries: u64, log: &str) -> Result<Sample> {
+    let count = reply.number("count")? as f64;
+    let tick = 1e9 / reply.number("cntfrq")? as f64;
+    let el2 = |key| match reply.get(key) {
+        None => Ok(0.0),
+        Some(_) => reply.number(key).map(|number| number as f64),
+    };
+    Ok(Sample {
+        count,
+        all: reply.number("p50")? as f64 * tick,
+        entries: entries as f64 / count,
+        el2: el2("el2")? / count,
+        most: el2("el2_most")?,
+        commands: commands(log),
+    })
+}
+
+/// The commands that `log` has, by name.
+fn commands(log: &str) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    for line in log.lines() {
+        // The name may have the process and the time in front.
+        let Some((_, rest)) = line.split_once(ITS_COMMAND) else {
+            continue;
+        };
+        let name = rest.split_ascii_whitespace().next().unwrap_or_default();
+        *all.entry(name.to_owned()).or_default() += 1.0;
+    }
+    all
+}
+
+/// The rows as a table for people.
+#[must_use]
+pub fn text(rows: &[Row]) -> String {
+    let round = |value: f64| number(value.round());
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.call.name.to_owned(),
+                row.native.told(),
+                row.with.told(),
+                round(row.native.all),
+                round(row.with.all),
+                format!("{:.3}", row.with.entries),
+                format!("{} ({})", round(row.with.el2), round(row.with.most)),
+                row.goal(),
+                if row.reached() { "ok" } else { "MISSED" }.to_owned(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "instructions, bhb=off",
+            "Linux sends",
+            "the ITS is sent",
+            "native",
+            "with",
+            "entries",
+            "EL2 (most)",
+            "goal",
+            "",
+        ],
+        &cells,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(call: &'static Call, entries: f64, el2: f64, most: f64) -> Row {
+        let sample = Sample {
+            count: 512.0,
+            all: 2_000.0,
+            entries,
+            el2,
+            most,
+            commands: BTreeMap::new(),
+        };
+        Row {
+            call,
+            native: Sample::default(),
+            with: sample.clone(),
+            by_default: sample,
+        }
+    }
+
+    #[test]
+    fn a_pair_is_one_entry_within_the_limit_and_a_read_is_none() {
+        assert!(row(&MASK, 1.0, 700.0, 800.0).reached());
+        assert!(!row(&MASK, 1.0, 700.0, 801.0).reached());
+        assert!(!row(&MASK, 2.0, 700.0, 800.0).reached());
+        assert!(!row(&MASK, 0.0, 0.0, 0.0).reached());
+        // The other CPU may be in the most expensive one.
+        assert!(row(&MOVE, 1.0, 800.0, 1_000.0).reached());
+        assert!(!row(&MOVE, 1.0, 801.0, 801.0).reached());
+        assert!(row(&READ, 0.0, 0.0, 0.0).reached());
+        assert!(!row(&READ, 1.0, 100.0, 100.0).reached());
+        // By default, too.
+        let mut worse = row(&READ, 0.0, 0.0, 0.0);
+        worse.by_default.entries = 1.0;
+        assert!(!worse.reached());
+        assert!(row(&FIRST, 3.0, 14_000.0, 14_000.0).reached());
+        assert!(text(&[worse]).contains("MISSED"));
+    }
+
+    #[test]
+    fn what_the_driver_sends_is_checked() {
+        let log = "\
+gicv3_its_cmd_inv GICv3 ITS: command INV DeviceID 0x8 EventID 0x1\n\
+gicv3_its_cmd_sync GICv3 ITS: command SYNC\n\
+12@3.5:gicv3_its_cmd_inv GICv3 ITS: command INV DeviceID 0x8 EventID 0x2\n\
+12@3.5:gicv3_its_cmd_sync GICv3 ITS: command SYNC\n\
+smmuv3_cmdq_opcode <--- SMMU_CMD_SYNC\n";
+        let reply = Reply::parse("count=2 cntfrq=500000000 sum=9 p50=3 el2=20 el2_most=12");
+        let seen = sample(&reply, 2, log).expect("a sample");
+        assert_eq!(seen.told(), "1 INV, 1 SYNC");
+        assert_eq!((seen.all, seen.entries), (6.0, 1.0));
+        assert_eq!((seen.el2, seen.most), (10.0, 12.0));
+        assert!(sends(&MASK, &seen).is_ok());
+        assert!(sends(&MAP, &seen).is_err());
+        assert!(sends(&READ, &seen).is_err());
+        assert!(sends(&MASK, &sample(&reply, 2, "").expect("a sample")).is_err());
+        let half = sample(&reply, 2, &log.replacen("cmd_inv", "cmd_int", 1));
+        assert!(sends(&MASK, &half.expect("a sample")).is_err());
+    }
+
+    #[test]
+    fn rounds_are_averaged() {
+        let reply = Reply::parse("count=1 cntfrq=1000000000 sum=9 p50=9 el2=20 el2_most=20");
+        let mut all = sample(&reply, 1, "").expect("a sample");
+        let reply = Reply::parse("count=3 cntfrq=1000000000 sum=15 p50=5 el2=120 el2_most=50");
+        all.add(&sample(&reply, 6, "").expect("a sample"));
+        assert_eq!((all.count, all.all, all.entries), (4.0, 6.0, 1.75));
+        assert_eq!((all.el2, all.most), (35.0, 50.0));
+    }
+}
