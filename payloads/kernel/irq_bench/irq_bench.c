@@ -21,11 +21,11 @@
  *
  * where allocate, request and start come in this order, and the others after them.
  * What allocate maps, the first free unmaps. NUMBER stands there in any case. The
- * calls are made on CPU 0. Reading the file gives how many there were, the ticks of the virtual
- * counter that they took in all and in the middle one, and with `el2` the
- * instructions at EL2, in all and of the most expensive one. Where the machine
- * counts instructions instead of time, and the counter runs at 1 GHz, ticks are
- * instructions. What reading the counter costs is taken off.
+ * calls are made on CPU 0. Reading the file gives how many there were, the ticks of
+ * the virtual counter that the middle one of them took, and with `el2` the
+ * instructions at EL2 of the middle one and of the most expensive one. Where the
+ * machine counts instructions instead of time, and the counter runs at 1 GHz, ticks
+ * are instructions. What reading the counter costs is taken off.
  */
 #include <linux/cpumask.h>
 #include <linux/interrupt.h>
@@ -56,8 +56,8 @@ struct plan {
 	unsigned int number;
 	/* Counts instructions at EL2, where that was asked for. */
 	struct perf_event *el2;
-	u64 el2_all, el2_most;
-	u32 *samples;
+	/* Ticks of each call, and instructions at EL2. */
+	u32 *ticks, *at_el2;
 };
 
 struct operation {
@@ -265,38 +265,33 @@ static long measure(void *data)
 	struct plan *plan = data;
 	unsigned int calls = plan->operation->calls(plan->bench, plan->number), i;
 	u32 less = overhead();
-	u64 sum = 0;
 	int error = 0, length;
 
 	if (!calls || calls > MOST_CALLS)
 		return -ERANGE;
 	for (i = 0; i < calls && !error; i++) {
-		u64 before = at_el2(plan), el2;
+		u64 before = at_el2(plan);
 		u64 start = __arch_counter_get_cntvct(), end;
 
 		error = plan->operation->call(plan->bench, i, plan->number);
 		end = __arch_counter_get_cntvct();
-		el2 = at_el2(plan) - before;
-		plan->samples[i] = end - start;
-		plan->el2_all += el2;
-		plan->el2_most = max(plan->el2_most, el2);
+		plan->at_el2[i] = at_el2(plan) - before;
+		plan->ticks[i] = end - start;
 		cond_resched();
 	}
 	if (error)
 		return error;
 	if (plan->operation->after)
 		plan->operation->after(plan->bench);
-	for (i = 0; i < calls; i++) {
-		plan->samples[i] -= min(plan->samples[i], less);
-		sum += plan->samples[i];
-	}
-	sort(plan->samples, calls, sizeof(*plan->samples), by_size, NULL);
-	length = scnprintf(result, sizeof(result), "count=%u cntfrq=%u sum=%llu p50=%u",
-			   calls, arch_timer_get_cntfrq(), sum, plan->samples[calls / 2]);
+	sort(plan->ticks, calls, sizeof(*plan->ticks), by_size, NULL);
+	sort(plan->at_el2, calls, sizeof(*plan->at_el2), by_size, NULL);
+	length = scnprintf(result, sizeof(result), "count=%u cntfrq=%u p50=%u",
+			   calls, arch_timer_get_cntfrq(),
+			   plan->ticks[calls / 2] - min(plan->ticks[calls / 2], less));
 	if (plan->el2)
 		length += scnprintf(result + length, sizeof(result) - length,
-				    " el2=%llu el2_most=%llu", plan->el2_all,
-				    plan->el2_most);
+				    " el2_p50=%u el2_most=%u", plan->at_el2[calls / 2],
+				    plan->at_el2[calls - 1]);
 	scnprintf(result + length, sizeof(result) - length, "\n");
 	return 0;
 }
@@ -336,9 +331,10 @@ static ssize_t bench_store(struct device *dev, struct device_attribute *attribut
 	plan.operation = find(name);
 	if (!plan.operation || (*more && strcmp(more, "el2")))
 		return -EINVAL;
-	plan.samples = vmalloc(array_size(MOST_CALLS, sizeof(*plan.samples)));
-	if (!plan.samples)
+	plan.ticks = vmalloc(array3_size(2, MOST_CALLS, sizeof(*plan.ticks)));
+	if (!plan.ticks)
 		return -ENOMEM;
+	plan.at_el2 = plan.ticks + MOST_CALLS;
 	if (*more)
 		plan.el2 = el2_counter();
 	if (IS_ERR(plan.el2)) {
@@ -350,7 +346,7 @@ static ssize_t bench_store(struct device *dev, struct device_attribute *attribut
 		if (plan.el2)
 			perf_event_release_kernel(plan.el2);
 	}
-	vfree(plan.samples);
+	vfree(plan.ticks);
 	return error ? error : length;
 }
 

@@ -103,11 +103,11 @@ const LAST: Call = Call {
 struct Sample {
     /// Calls.
     count: f64,
-    /// Instructions in all: of the middle call of each round, on average.
+    /// Instructions in all: of the middle call.
     all: f64,
     /// EL2 entries for each, where there is an EL2.
     entries: f64,
-    /// Instructions at EL2, as the CPU counted them.
+    /// Instructions at EL2, as the CPU counted them: of the middle call, too.
     el2: f64,
     /// Those of the most expensive call.
     most: f64,
@@ -190,7 +190,7 @@ impl Row {
     /// such entry takes more than the limit; a read is none.
     ///
     /// The counter is the machine's, so on two CPUs the most expensive entry may be one
-    /// that the other CPU ran in the middle of: there the average is judged.
+    /// that the other CPU ran in the middle of: there the middle one is judged.
     #[must_use]
     pub fn reached(&self) -> bool {
         // What else happens to be trapped meanwhile, in so many calls.
@@ -437,7 +437,7 @@ fn sample(reply: &Reply, entries: u64, log: &str) -> Result<Sample> {
         count,
         all: reply.number("p50")? as f64 * tick,
         entries: entries as f64 / count,
-        el2: el2("el2")? / count,
+        el2: el2("el2_p50")?,
         most: el2("el2_most")?,
         commands: commands(log),
     })
@@ -541,7 +541,7 @@ gicv3_its_cmd_sync GICv3 ITS: command SYNC\n\
 12@3.5:gicv3_its_cmd_inv GICv3 ITS: command INV DeviceID 0x8 EventID 0x2\n\
 12@3.5:gicv3_its_cmd_sync GICv3 ITS: command SYNC\n\
 smmuv3_cmdq_opcode <--- SMMU_CMD_SYNC\n";
-        let reply = Reply::parse("count=2 cntfrq=500000000 sum=9 p50=3 el2=20 el2_most=12");
+        let reply = Reply::parse("count=2 cntfrq=500000000 p50=3 el2_p50=10 el2_most=12");
         let seen = sample(&reply, 2, log).expect("a sample");
         assert_eq!(seen.told(), "1 INV, 1 SYNC");
         assert_eq!((seen.all, seen.entries), (6.0, 1.0));
@@ -556,9 +556,9 @@ smmuv3_cmdq_opcode <--- SMMU_CMD_SYNC\n";
 
     #[test]
     fn rounds_are_averaged() {
-        let reply = Reply::parse("count=1 cntfrq=1000000000 sum=9 p50=9 el2=20 el2_most=20");
+        let reply = Reply::parse("count=1 cntfrq=1000000000 p50=9 el2_p50=20 el2_most=20");
         let mut all = sample(&reply, 1, "").expect("a sample");
-        let reply = Reply::parse("count=3 cntfrq=1000000000 sum=15 p50=5 el2=120 el2_most=50");
+        let reply = Reply::parse("count=3 cntfrq=1000000000 p50=5 el2_p50=40 el2_most=50");
         all.add(&sample(&reply, 6, "").expect("a sample"));
         assert_eq!((all.count, all.all, all.entries), (4.0, 6.0, 1.75));
         assert_eq!((all.el2, all.most), (35.0, 50.0));

@@ -172,7 +172,7 @@ pub struct Interrupts {
     pub name: String,
     /// The commands that Linux sends.
     pub commands: String,
-    /// Instructions in all, without the hypervisor.
+    /// Instructions in all, without the hypervisor: the median, as the next ones are.
     pub native: f64,
     /// The same with it, and `bhb=off`.
     pub with: f64,
