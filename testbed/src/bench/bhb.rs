@@ -112,8 +112,9 @@ pub fn run(
             }
         }
     }
-    let judged = interrupts.iter().filter(|row| row.has_goal());
-    rows.extend(judged.map(Row::of_interrupts));
+    // Two boots are compared.
+    let steady = interrupts.iter().filter(|row| row.is_steady());
+    rows.extend(steady.map(Row::of_interrupts));
     Ok(rows)
 }
 

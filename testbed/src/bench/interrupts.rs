@@ -41,21 +41,17 @@ struct Call {
     commands: &'static [&'static str],
     /// Whether that is one command with its SYNC, for which there is a goal.
     pair: bool,
-    /// CPUs of the machine. One of them works, another is told or moved to.
-    cpus: u32,
 }
 
 const READ: Call = Call {
     name: "read of an ITS register",
     commands: &[],
     pair: false,
-    cpus: 1,
 };
 const MASK: Call = Call {
     name: "interrupt masked",
     commands: &["inv", "sync"],
     pair: true,
-    cpus: 1,
 };
 const UNMASK: Call = Call {
     name: "interrupt unmasked",
@@ -65,37 +61,31 @@ const MAP: Call = Call {
     name: "interrupt requested",
     commands: &["mapti", "sync"],
     pair: true,
-    cpus: 1,
 };
 const MOVE: Call = Call {
     name: "interrupt moved to another CPU",
     commands: &["movi", "sync"],
     pair: true,
-    cpus: 2,
 };
 const TELL: Call = Call {
     name: "another CPU interrupted (SGI)",
     commands: &[],
     pair: false,
-    cpus: 2,
 };
 const FREE: Call = Call {
     name: "interrupt freed",
     commands: &["discard", "sync"],
     pair: true,
-    cpus: 1,
 };
 const FIRST: Call = Call {
     name: "first vector of a function allocated",
     commands: &["mapd", "mapti", "sync"],
     pair: false,
-    cpus: 1,
 };
 const LAST: Call = Call {
     name: "last vector of a function freed",
     commands: &["discard", "mapd", "sync"],
     pair: false,
-    cpus: 1,
 };
 
 /// What one call took on one machine.
@@ -180,17 +170,19 @@ impl Row {
         self.with.entries
     }
 
-    /// Whether there is a goal for it.
+    /// Whether EL2 takes the same number of instructions for it in every boot. Where it
+    /// stores in the host's tables, it takes three more or less, by where they lie.
     #[must_use]
-    pub fn has_goal(&self) -> bool {
-        self.call.pair || *self.call == READ
+    pub fn is_steady(&self) -> bool {
+        [READ, MASK, UNMASK, TELL].contains(self.call)
     }
 
-    /// Whether it is what it is to be: a command with its SYNC is one entry, and no
-    /// such entry takes more than the limit; a read is none.
+    /// Whether it is what it is to be: a command with its SYNC is one entry, within the
+    /// limit; a read is none.
     ///
-    /// The counter is the machine's, so on two CPUs the most expensive entry may be one
-    /// that the other CPU ran in the middle of: there the middle one is judged.
+    /// The most expensive entry says nothing of the command: at most once in 50 ms an
+    /// entry looks after the SMMU as well, and on two CPUs the other one may have run in
+    /// the middle of it, since the counter is the machine's.
     #[must_use]
     pub fn reached(&self) -> bool {
         // What else happens to be trapped meanwhile, in so many calls.
@@ -201,12 +193,7 @@ impl Row {
                 .all(|sample| (sample.entries - right).abs() <= ALLOWANCE)
         };
         if self.call.pair {
-            let el2 = if self.call.cpus == 1 {
-                self.with.most
-            } else {
-                self.with.el2
-            };
-            return entries(1.0) && el2 <= LIMIT;
+            return entries(1.0) && self.with.el2 <= LIMIT;
         }
         *self.call != READ || entries(0.0)
     }
@@ -472,6 +459,7 @@ pub fn text(rows: &[Row]) -> String {
                 round(row.with.all),
                 format!("{:.3}", row.with.entries),
                 format!("{} ({})", round(row.with.el2), round(row.with.most)),
+                round(row.by_default.el2),
                 row.goal(),
                 if row.reached() { "ok" } else { "MISSED" }.to_owned(),
             ]
@@ -486,6 +474,7 @@ pub fn text(rows: &[Row]) -> String {
             "with",
             "entries",
             "EL2 (most)",
+            "EL2 by default",
             "goal",
             "",
         ],
@@ -516,13 +505,10 @@ mod tests {
 
     #[test]
     fn a_pair_is_one_entry_within_the_limit_and_a_read_is_none() {
-        assert!(row(&MASK, 1.0, 700.0, 800.0).reached());
-        assert!(!row(&MASK, 1.0, 700.0, 801.0).reached());
-        assert!(!row(&MASK, 2.0, 700.0, 800.0).reached());
+        assert!(row(&MASK, 1.0, 800.0, 1_008.0).reached());
+        assert!(!row(&MASK, 1.0, 801.0, 801.0).reached());
+        assert!(!row(&MASK, 2.0, 700.0, 700.0).reached());
         assert!(!row(&MASK, 0.0, 0.0, 0.0).reached());
-        // The other CPU may be in the most expensive one.
-        assert!(row(&MOVE, 1.0, 800.0, 1_000.0).reached());
-        assert!(!row(&MOVE, 1.0, 801.0, 801.0).reached());
         assert!(row(&READ, 0.0, 0.0, 0.0).reached());
         assert!(!row(&READ, 1.0, 100.0, 100.0).reached());
         // By default, too.

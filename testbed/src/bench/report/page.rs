@@ -263,9 +263,10 @@ fn interrupts(all: &[Interrupts]) -> String {
                 round(one.with),
                 format!("{:.3}", one.el2_entries),
                 format!(
-                    "{}<small>{} at most</small>",
+                    "{}<small>{} at most</small><small>{} by default</small>",
                     round(one.el2_instructions),
-                    round(one.el2_most)
+                    round(one.el2_most),
+                    round(one.el2_by_default)
                 ),
                 escape(&one.goal),
                 verdict(one.reached),
