@@ -70,14 +70,18 @@ impl gicv3_its::Clock for SystemCounter {
 
 type Host = Emulator<Frame, Tables, SystemCounter, crate::lend::Lent>;
 
-static EMULATOR: Once<Mutex<Host>> = Once::new();
-/// Where the ITSs are, for as long as the machine runs.
-static FRAMES: Once<Frames> = Once::new();
+static SERVICES: Once<Services> = Once::new();
 static REPORTS: RateLimit = RateLimit::new();
 
-/// Every frame of each ITS, by index; the first is the control frame.
-struct Frames {
-    its: [Option<Range<PhysAddr>>; gicv3_its::ITS_LIMIT],
+/// What the host has in place of the ITSs.
+struct Services {
+    /// Every frame of each ITS, by index; the first is the control frame.
+    frames: [Option<Range<PhysAddr>>; gicv3_its::ITS_LIMIT],
+    emulator: Mutex<Host>,
+}
+
+fn emulator() -> Option<&'static Mutex<Host>> {
+    SERVICES.get().map(|services| &services.emulator)
 }
 
 /// What is known of the ITSs before there is memory for them.
@@ -202,15 +206,13 @@ pub fn take_over(
     let share = Tables::new(&ITS_TABLES, coherent);
     let emulator = Host::new(&memory, share, SystemCounter, probed.count);
     let mut emulator = emulator.ok_or(Refusal::PoolExhausted)?;
-    let mut frames = Frames {
-        its: [None; gicv3_its::ITS_LIMIT],
-    };
+    let mut frames = [None; gicv3_its::ITS_LIMIT];
     let mut redistributors = 0u8;
     let mut target_kind = false;
     for (index, its) in self::its(machine) {
         let frame = control_frame(its)?;
         target_kind |= frame.read64(gicv3_its::reg::TYPER) & PTA != 0;
-        if let Some(slot) = frames.its.get_mut(index) {
+        if let Some(slot) = frames.get_mut(index) {
             *slot = Some(its.registers);
         }
     }
@@ -249,8 +251,10 @@ pub fn take_over(
         probed.count.configuration_bytes(),
         probed.count.host,
     );
-    FRAMES.call_once(|| frames);
-    EMULATOR.call_once(|| Mutex::new(emulator));
+    SERVICES.call_once(|| Services {
+        frames,
+        emulator: Mutex::new(emulator),
+    });
     Ok(())
 }
 
@@ -269,7 +273,7 @@ pub fn shown_pages(its: &Its, index: usize) -> Option<[(Ipa, PhysAddr); 2]> {
 /// `GICD_TYPER` as the host sees it.
 #[must_use]
 pub fn show_typer(physical: u32) -> u32 {
-    match EMULATOR.get() {
+    match emulator() {
         Some(emulator) => emulator.lock().lpis().show(physical),
         None => gicv3_its::reg::typer_without_lpis(physical),
     }
@@ -277,7 +281,7 @@ pub fn show_typer(physical: u32) -> u32 {
 
 /// This CPU, at index `cpu`, runs from now on, and may get LPIs.
 pub fn enter_cpu(cpu: usize, frame: &Device) {
-    let Some(emulator) = EMULATOR.get() else {
+    let Some(emulator) = emulator() else {
         return;
     };
     // At most the limit of the image.
@@ -291,21 +295,24 @@ pub fn enter_cpu(cpu: usize, frame: &Device) {
     }
 }
 
-fn at(ipa: u64) -> Option<(usize, u32)> {
-    let frames = FRAMES.get()?;
-    frames.its.iter().enumerate().find_map(|(index, frame)| {
-        let offset = ipa.wrapping_sub(frame.as_ref()?.start().raw());
-        // Truncation: below the size of a frame.
-        (offset < FRAME).then_some((index, offset as u32))
-    })
+fn at(services: &Services, ipa: u64) -> Option<(usize, u32)> {
+    services
+        .frames
+        .iter()
+        .enumerate()
+        .find_map(|(index, frame)| {
+            let offset = ipa.wrapping_sub(frame.as_ref()?.start().raw());
+            // Truncation: below the size of a frame.
+            (offset < FRAME).then_some((index, offset as u32))
+        })
 }
 
 /// Whether `ipa` is in the frames of an ITS of the machine's, the doorbell among
 /// them: only devices write there.
 #[must_use]
 pub fn is_register(ipa: u64) -> bool {
-    FRAMES.get().is_some_and(|frames| {
-        let all = frames.its.iter().flatten();
+    SERVICES.get().is_some_and(|services| {
+        let all = services.frames.iter().flatten();
         all.into_iter()
             .any(|frame| frame.contains(PhysAddr::new(ipa)))
     })
@@ -316,9 +323,9 @@ pub fn is_register(ipa: u64) -> bool {
 #[inline]
 #[must_use]
 pub fn store(ipa: u64, size: Size, value: u64) -> Option<Progress> {
-    let (its, offset) = at(ipa)?;
-    let emulator = EMULATOR.get()?;
-    let Some(mut emulator) = try_lock(emulator) else {
+    let services = SERVICES.get()?;
+    let (its, offset) = at(services, ipa)?;
+    let Some(mut emulator) = try_lock(&services.emulator) else {
         return Some(Progress::Again);
     };
     let progress = emulator.write(&HostMachine, its, offset, size, value);
@@ -345,7 +352,7 @@ fn try_lock(emulator: &'static Mutex<Host>) -> Option<MutexGuard<'static, Host>>
 /// where hardware gives `physical`.
 #[must_use]
 pub fn read_redistributor(cpu: usize, offset: u32, size: Size, physical: u64) -> Option<u64> {
-    let Some(emulator) = EMULATOR.get() else {
+    let Some(emulator) = emulator() else {
         return gicv3_its::read_without_lpis(offset, size, physical);
     };
     let id = RedistributorId(cpu as u8);
@@ -362,7 +369,7 @@ pub fn write_redistributor(
     size: Size,
     value: u64,
 ) -> RdWrite {
-    let mut emulator = match EMULATOR.get().map(try_lock) {
+    let mut emulator = match emulator().map(try_lock) {
         None => None,
         Some(None) => return RdWrite::Emulated(Progress::Again),
         Some(guard) => guard,
@@ -405,7 +412,7 @@ fn print(report: Report) {
 
 /// Prints what the emulated ITSs did.
 pub fn report() {
-    let Some(emulator) = EMULATOR.get() else {
+    let Some(emulator) = emulator() else {
         return;
     };
     let (used, most) = ITS_TABLES.used();

@@ -199,11 +199,10 @@ fn with<T>(memory: MemoryType, at: Ipa, bytes: u64, use_it: impl FnOnce(u64) -> 
     let page = PhysAddr::new(at.raw() - offset);
     let pages = Range::from_size(page, PAGE_SIZE).ok()?;
     let ledger = machine::ledger()?;
-    ledger.pin(pages, Owner::HOST).ok()?;
-    let result = mmu::enter_page(page, memory).map(|mapped| use_it(mapped + offset));
-    let counted = ledger.unpin(pages);
-    debug_assert!(counted.is_ok());
-    result
+    let used = ledger.with_pinned(pages, Owner::HOST, || {
+        mmu::enter_page(page, memory).map(|mapped| use_it(mapped + offset))
+    });
+    used.ok()?
 }
 
 /// Copies words of the host's from `at`, a multiple of 8. `false` when they are

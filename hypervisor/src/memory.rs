@@ -97,75 +97,113 @@ pub fn take_pages(count: usize, value: u64) -> Option<Range<PhysAddr>> {
 fn fill(pages: Range<PhysAddr>, value: u64) {
     let words = (pages.size() / 8) as usize;
     // Both ends are checked to be the hypervisor's, and memory is contiguous.
-    let first = Shared::word(pages.start());
-    Shared::word(PhysAddr::new(pages.end().raw() - 8));
+    let first = word(pages.start());
+    word(PhysAddr::new(pages.end().raw() - 8));
     // SAFETY: the words from `first` on are mapped pages of the hypervisor's
     // that the caller has just taken from an allocator, which gives them to
     // nobody else.
     unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), words) }.fill(value);
 }
 
+/// The word at `at`, which must lie in the pool or in EL2's own tables.
+#[inline]
+fn word(at: PhysAddr) -> &'static AtomicU64 {
+    // The pool starts on a page, so that what is not aligned to a word has
+    // its lowest bits on top.
+    let offset = at.raw().wrapping_sub(POOL_START.load(Ordering::Relaxed));
+    if offset.rotate_right(3) >= POOL_WORDS_GIVEN.load(Ordering::Relaxed) {
+        check_own(at);
+    }
+    // SAFETY: the address is aligned and inside memory that is the
+    // hypervisor's for ever, mapped one to one, and only ever accessed as
+    // atomic words.
+    unsafe { AtomicU64::from_ptr(at.raw() as *mut u64) }
+}
+
+/// Stops everything unless `at` is a word of EL2's own tables.
+#[cold]
+fn check_own(at: PhysAddr) {
+    let known = own_tables().is_some_and(|tables| tables.contains(at));
+    if !known || !at.is_aligned(8) {
+        crate::fatal::fatal(format_args!("no table or queue lies at {at}"));
+    }
+}
+
 /// Memory that a walker or device shares with the CPUs.
+///
+/// It has a copy of where the pool is, so that an access is compared with what is in
+/// registers already.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared {
+    /// Where the pool starts.
+    start: u64,
+    /// Words of 64 bits that it has. 0 for one made before there was a pool, which
+    /// looks each time where that is.
+    words: u64,
     /// Whether the other side sees the CPUs' caches.
     coherent: bool,
 }
 
 impl Shared {
-    /// Stops everything unless `at` is a word of EL2's own tables.
-    #[cold]
-    fn check_own(at: PhysAddr) {
-        let known = own_tables().is_some_and(|tables| tables.contains(at));
-        if !known || !at.is_aligned(8) {
-            crate::fatal::fatal(format_args!("no table or queue lies at {at}"));
-        }
-    }
+    /// For walkers that see the caches: every CPU's, and a coherent SMMU's. For
+    /// single accesses; what is used often is [`new`](Self::new).
+    pub const COHERENT: Self = Self {
+        start: 0,
+        words: 0,
+        coherent: true,
+    };
 
-    /// For walkers that see the caches: every CPU's, and a coherent SMMU's.
-    pub const COHERENT: Self = Self { coherent: true };
-
-    /// For a device that sees the caches or not.
+    /// For a device that sees the caches or not. There is a pool.
     #[must_use]
-    pub const fn new(coherent: bool) -> Self {
-        Self { coherent }
+    pub fn new(coherent: bool) -> Self {
+        Self {
+            start: POOL_START.load(Ordering::Relaxed),
+            words: POOL_WORDS_GIVEN.load(Ordering::Relaxed),
+            coherent,
+        }
     }
 
-    /// The word at `at`, which must lie in the pool or in EL2's own tables.
+    /// As [`word`].
     #[inline]
-    fn word(at: PhysAddr) -> &'static AtomicU64 {
-        // The pool starts on a page, so that what is not aligned to a word has
-        // its lowest bits on top.
-        let offset = at.raw().wrapping_sub(POOL_START.load(Ordering::Relaxed));
-        if offset.rotate_right(3) >= POOL_WORDS_GIVEN.load(Ordering::Relaxed) {
-            Self::check_own(at);
+    fn word(&self, at: PhysAddr) -> &'static AtomicU64 {
+        let offset = at.raw().wrapping_sub(self.start);
+        if offset.rotate_right(3) >= self.words {
+            return elsewhere(at);
         }
-        // SAFETY: the address is aligned and inside memory that is the
-        // hypervisor's for ever, mapped one to one, and only ever accessed as
-        // atomic words.
+        // SAFETY: as in `word`; the pool's place never changes once it is known.
         unsafe { AtomicU64::from_ptr(at.raw() as *mut u64) }
     }
-}
 
-impl Shared {
     /// Where the first of `count` words from `at` on is, one at least, all of which
     /// lie in one allocation of the pool's or of EL2's own tables.
     #[inline(always)]
-    fn run(at: PhysAddr, count: u64) -> *mut u64 {
+    fn run(&self, at: PhysAddr, count: u64) -> *mut u64 {
+        let first = at.raw().wrapping_sub(self.start).rotate_right(3);
+        // The first of those that begin a run which ends in the pool.
+        if first < self.words.saturating_sub(count - 1) {
+            return at.raw() as *mut u64;
+        }
         // Both ends are checked, and memory between them is contiguous.
         let last = at.raw().wrapping_add((count - 1).wrapping_mul(8));
-        Self::word(PhysAddr::new(last));
-        Self::word(at).as_ptr()
+        elsewhere(PhysAddr::new(last));
+        elsewhere(at).as_ptr()
     }
 }
 
+/// As [`word`], out of the way of what is in the pool.
+#[cold]
+#[inline(never)]
+fn elsewhere(at: PhysAddr) -> &'static AtomicU64 {
+    word(at)
+}
+
 impl Memory for Shared {
-    #[inline]
+    #[inline(always)]
     fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
         if N == 0 {
             return [0; N];
         }
-        let from = Self::run(at, N as u64);
+        let from = self.run(at, N as u64);
         core::array::from_fn(|n| {
             // SAFETY: `run` has seen that the words from `from` on lie in memory of
             // the hypervisor's, which is only accessed as atomic words.
@@ -173,12 +211,12 @@ impl Memory for Shared {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
         if N == 0 {
             return;
         }
-        let to = Self::run(at, N as u64);
+        let to = self.run(at, N as u64);
         for (n, value) in words.into_iter().enumerate() {
             // SAFETY: as in `load_words`.
             unsafe { AtomicU64::from_ptr(to.add(n)) }.store(value, Ordering::Relaxed);
@@ -190,7 +228,7 @@ impl Memory for Shared {
         if count == 0 {
             return true;
         }
-        let mut from = Self::run(at, count);
+        let mut from = self.run(at, count);
         let mut seen = 0u64;
         for _ in 0..count / 8 {
             let (a, b, c, d): (u64, u64, u64, u64);
@@ -230,7 +268,7 @@ impl Memory for Shared {
         if count == 0 {
             return;
         }
-        let mut to = Self::run(at, count);
+        let mut to = self.run(at, count);
         let mut value = first;
         for _ in 0..count / 8 {
             // SAFETY: as in `is_clear`; STP is two accesses of 64 bits as well.
@@ -274,17 +312,18 @@ impl Memory for Shared {
 
     #[inline]
     fn load(&self, at: PhysAddr) -> u64 {
-        Self::word(at).load(Ordering::Relaxed)
+        self.word(at).load(Ordering::Relaxed)
     }
 
     #[inline]
     fn store(&self, at: PhysAddr, value: u64) {
-        Self::word(at).store(value, Ordering::Relaxed);
+        self.word(at).store(value, Ordering::Relaxed);
     }
 
     #[inline]
     fn compare_exchange(&self, at: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        Self::word(at).compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+        self.word(at)
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 
     #[inline]
@@ -386,7 +425,7 @@ pub struct Tables {
 impl Tables {
     /// Memory of the share `limit`, for a device that sees the caches or not.
     #[must_use]
-    pub const fn new(limit: &'static Limit, coherent: bool) -> Self {
+    pub fn new(limit: &'static Limit, coherent: bool) -> Self {
         Self {
             shared: Shared::new(coherent),
             limit,
@@ -395,12 +434,12 @@ impl Tables {
 }
 
 impl Memory for Tables {
-    #[inline]
+    #[inline(always)]
     fn load_words<const N: usize>(&self, at: PhysAddr) -> [u64; N] {
         self.shared.load_words(at)
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_words<const N: usize>(&self, at: PhysAddr, words: [u64; N]) {
         self.shared.store_words(at, words);
     }
@@ -491,13 +530,13 @@ impl OwnMemory {
         unsafe { *TABLE_POOL.as_mut_ptr() = pool }
     }
 
-    /// As [`Shared::word`], which also finds the tables that the pool had to
+    /// As [`word`], which also finds the tables that the pool had to
     /// give.
     #[inline]
     fn word(at: PhysAddr) -> &'static AtomicU64 {
         let own = at.raw().wrapping_sub(TABLES.0.get() as u64);
         if own >= OWN_TABLES as u64 * PAGE_SIZE || !at.is_aligned(8) {
-            return Shared::word(at);
+            return word(at);
         }
         // SAFETY: aligned, inside the tables, mapped one to one, and only ever
         // accessed as atomic words.

@@ -261,6 +261,10 @@ pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
         }
         table = entry & ADDRESS;
     }
+    let slots = PER_CPU.iter().flat_map(|cpu| cpu.slots.iter().flatten());
+    for (index, slot) in slots.enumerate() {
+        slot.at.store(self::slot(index), Ordering::Relaxed);
+    }
     SLOT_TABLE.store(table, Ordering::Relaxed);
     Ok(())
 }
@@ -294,9 +298,10 @@ fn key_of(page: PhysAddr, memory: MemoryType) -> u64 {
 /// The set that a page can be in.
 #[inline(always)]
 fn set_of(page: PhysAddr) -> usize {
-    // Steps of the golden ratio spread whatever has a pattern.
-    let spread = page.raw().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (spread >> (64 - SLOT_SETS.trailing_zeros())) as usize
+    // Steps of the golden ratio spread whatever has a pattern. Truncation: pages that
+    // are 16 TiB apart are the same to it.
+    let spread = ((page.raw() / PAGE_SIZE) as u32).wrapping_mul(0x9e37_79b9);
+    (spread >> (32 - SLOT_SETS.trailing_zeros())) as usize
 }
 
 #[cold]
@@ -310,7 +315,8 @@ fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     let way = turn.load(Ordering::Relaxed) as usize % SLOT_WAYS;
     turn.store((way + 1) as u32, Ordering::Relaxed);
     let slot = cpu.slots.get(set)?.get(way)?;
-    let (at, entry) = own_slot(set * SLOT_WAYS + way)?;
+    let at = slot.at.load(Ordering::Relaxed);
+    let entry = slot_entry(at)?;
     if !page.is_aligned(PAGE_SIZE) {
         return None;
     }
@@ -337,15 +343,13 @@ fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
     dsb_sy();
     isb();
     slot.page.store(key_of(page, memory), Ordering::Relaxed);
-    slot.at.store(at, Ordering::Relaxed);
     Some(at)
 }
 
-/// The address of one of this CPU's slots, and where its entry is.
-fn own_slot(index: usize) -> Option<(u64, PhysAddr)> {
+/// The entry of the table of level 3 that maps the slot at `at`.
+fn slot_entry(at: u64) -> Option<PhysAddr> {
     let table = SLOT_TABLE.load(Ordering::Relaxed);
-    let at = slot(percpu::index() * SLOTS_EACH + index);
-    (table != 0).then(|| (at, PhysAddr::new(table + (at >> 12 & 511) * 8)))
+    (table != 0).then(|| PhysAddr::new(table + (at >> 12 & 511) * 8))
 }
 
 /// What EL2 has at an address, for a failure report. Takes no lock for granted.

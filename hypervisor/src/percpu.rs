@@ -81,7 +81,7 @@ pub struct Slot {
     /// Physical address of the page, plus 1 where it is not cacheable; all ones
     /// while there is none.
     pub page: AtomicU64,
-    /// Where it is mapped.
+    /// Where the slot is at EL2, for as long as the machine runs.
     pub at: AtomicU64,
 }
 

@@ -116,9 +116,10 @@ impl Command {
         })
     }
 
-    /// The four words, with every reserved bit clear.
+    /// The four words, with every reserved bit clear. (Inlined, so that a command which
+    /// is known where it is sent is four words there.)
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn encode(self) -> [u64; 4] {
         let of = |event: Event, opcode| [opcode | first(event.device), event.event.0.into()];
         match self {

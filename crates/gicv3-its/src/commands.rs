@@ -36,15 +36,16 @@ where
                 self.map_interrupt(event, lpi, collection, Record::InTable)
             }
             Command::Invalidate(event) => {
-                let row = self.mapped(event)?.1;
-                self.common.configure(self.platform, row.0, row.1.at);
-                self.tell_mapped(row.1, command)
+                let mapping = self.mapped(event)?.1;
+                let at = self.destination(mapping);
+                self.common.configure(self.platform, mapping.lpi, at);
+                self.tell_mapped(at, command)
             }
             Command::MoveInterrupt(event, collection) => self.move_interrupt(event, collection),
             Command::Discard(event) => self.discard(event),
             Command::Generate(event) | Command::Clear(event) => {
-                let (_, (_, row)) = self.mapped(event)?;
-                self.tell_mapped(row, command)
+                let mapping = self.mapped(event)?.1;
+                self.tell_mapped(self.destination(mapping), command)
             }
             Command::MapDevice {
                 device,
@@ -56,7 +57,7 @@ where
             Command::UnmapCollection(collection) => self.unmap_collection(collection),
             Command::InvalidateAll(collection) => {
                 self.unit.route(collection)?;
-                if self.unit.mapped == 0 {
+                if self.common.lpis.none_is_mapped(&self.common.share) {
                     return Some(());
                 }
                 self.unit.job = Some(Job::Configure {
@@ -76,23 +77,37 @@ where
         }
     }
 
-    /// The device of an event, its LPI, and the row of that.
+    /// The device of an event, and what it is mapped to.
     #[inline(always)]
-    fn mapped(&self, event: Event) -> Option<(Device, (Lpi, Row))> {
+    fn mapped(&self, event: Event) -> Option<(Device, Mapping)> {
         let share = &self.common.share;
         let device = self.unit.devices.get(share, event.device)?;
         if !device.has(event.event) {
             return None;
         }
-        let lpi = device.mapping(share, event.event)?.lpi;
-        let row = self.common.lpis.row(share, lpi)?;
-        Some((device, (lpi, row)))
+        Some((device, device.mapping(share, event.event)?))
     }
 
-    /// Tells the physical ITS a command about an event, if it knows the event.
+    /// Where the physical ITS sends what is mapped so: where the collection goes,
+    /// since between two commands every LPI has followed its collection.
+    #[inline(always)]
+    fn destination(&self, mapping: Mapping) -> Option<RedistributorId> {
+        let at = self.unit.route(mapping.collection);
+        debug_assert_eq!(
+            self.common
+                .lpis
+                .row(&self.common.share, mapping.lpi)
+                .map(|row| row.at),
+            Some(at)
+        );
+        at
+    }
+
+    /// Tells the physical ITS a command about an event, if it knows the event, which
+    /// goes to `at`.
     #[inline]
-    fn tell_mapped(&mut self, row: Row, command: Command) -> Option<()> {
-        if row.at.is_some() {
+    fn tell_mapped(&mut self, at: Option<RedistributorId>, command: Command) -> Option<()> {
+        if at.is_some() {
             self.tell(command);
         }
         Some(())
@@ -100,7 +115,7 @@ where
 
     /// MAPTI and MAPI. A second one for the same event is UNPREDICTABLE on a
     /// real ITS; here the event is discarded first. An LPI has one event.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn map_interrupt(
         &mut self,
         event: Event,
@@ -108,15 +123,15 @@ where
         collection: CollectionId,
         record: Record,
     ) -> Option<()> {
-        let mut device = self.unit.devices.get(&self.common.share, event.device)?;
+        let share = self.common.share;
+        let device = self.unit.devices.get(&share, event.device)?;
         let known = usize::from(collection.0) < COLLECTIONS;
         if !device.has(event.event) || !self.common.lpis.is_host(lpi) || !known {
             return None;
         }
         // Truncation: fewer ITSs.
         let its = self.its as u8;
-        let row = self.common.lpis.row(&self.common.share, lpi);
-        if row.is_some_and(|row| row.event != event || row.its != its) {
+        if !self.common.lpis.is_free_for(&share, lpi, its, event) {
             return None;
         }
         let mapping = Mapping { lpi, collection };
@@ -124,32 +139,37 @@ where
             let entry = device.owner_entry(event.event)?;
             self.platform.store(entry, mapping.word()).ok()?;
         }
-        if let Some(before) = device.mapping(&self.common.share, event.event) {
-            let known = self.is_known(before.lpi);
-            self.unmap(event, &mut device, before.lpi, known);
+        if let Some(before) = device.mapping(&share, event.event) {
+            self.unmap_again(event, &device, before);
         }
         let at = self.unit.route(collection);
-        let share = &self.common.share;
-        device.set(share, event.event, Some(mapping));
-        device.set_mapped(share, device.mapped.saturating_add(1));
-        self.unit.mapped = self.unit.mapped.saturating_add(1);
+        device.set(&share, event.event, Some(mapping));
         let row = Row {
             its,
             event,
             collection,
             at,
         };
-        self.common.lpis.set_row(share, lpi, Some(row));
+        self.common.lpis.set_row(&share, lpi, Some(row));
         // The configuration is there before the interrupt is.
         let changed = self.common.configure(self.platform, lpi, at);
         if let Some(at) = at {
-            self.tell(Command::MapInterrupt(event, lpi, collection_of(at)));
+            let command = Command::MapInterrupt(event, lpi, collection_of(at));
+            let physical = &mut self.unit.physical;
+            physical.push(&share, &self.common.clock, command);
             if changed {
                 self.tell(Command::Invalidate(event));
                 self.sync(at);
             }
         }
         Some(())
+    }
+
+    /// Unmaps an event that is to be mapped anew.
+    #[cold]
+    fn unmap_again(&mut self, event: Event, device: &Device, before: Mapping) {
+        let known = self.is_known(before.lpi);
+        self.unmap(event, device, before.lpi, known);
     }
 
     /// Whether the physical ITS knows the event of `lpi`.
@@ -160,34 +180,41 @@ where
 
     /// Unmaps an event from its LPI, everywhere but in the owner's table. `known` is
     /// whether the physical ITS knows it.
-    pub(crate) fn unmap(&mut self, event: Event, device: &mut Device, lpi: Lpi, known: bool) {
+    pub(crate) fn unmap(&mut self, event: Event, device: &Device, lpi: Lpi, known: bool) {
         if known {
             self.tell(Command::Discard(event));
         }
         let share = &self.common.share;
         self.common.lpis.set_row(share, lpi, None);
         device.set(share, event.event, None);
-        device.set_mapped(share, device.mapped.saturating_sub(1));
-        self.unit.mapped = self.unit.mapped.saturating_sub(1);
     }
 
     fn discard(&mut self, event: Event) -> Option<()> {
-        let (mut device, (lpi, row)) = self.mapped(event)?;
+        let (device, mapping) = self.mapped(event)?;
         let entry = device.owner_entry(event.event)?;
         self.platform.store(entry, 0).ok()?;
-        self.unmap(event, &mut device, lpi, row.at.is_some());
+        let known = self.destination(mapping).is_some();
+        self.unmap(event, &device, mapping.lpi, known);
         Some(())
     }
 
     /// MOVI. A collection that goes nowhere is a command error.
     fn move_interrupt(&mut self, event: Event, collection: CollectionId) -> Option<()> {
-        let (device, (lpi, row)) = self.mapped(event)?;
+        let (device, before) = self.mapped(event)?;
         self.unit.route(collection)?;
+        let lpi = before.lpi;
         let mapping = Mapping { lpi, collection };
         let entry = device.owner_entry(event.event)?;
         self.platform.store(entry, mapping.word()).ok()?;
         device.set(&self.common.share, event.event, Some(mapping));
-        self.follow(lpi, Row { collection, ..row });
+        let row = Row {
+            // Truncation: fewer ITSs.
+            its: self.its as u8,
+            event,
+            collection,
+            at: self.unit.route(before.collection),
+        };
+        self.follow(lpi, row);
         Some(())
     }
 
@@ -358,12 +385,13 @@ where
 
     /// Lets the LPIs of a collection follow it, if there are any at all.
     fn route(&mut self, collection: CollectionId) {
-        if self.unit.mapped != 0 {
-            self.unit.job = Some(Job::Route {
-                collection,
-                from: Lpi(FIRST_LPI),
-            });
+        if self.common.lpis.none_is_mapped(&self.common.share) {
+            return;
         }
+        self.unit.job = Some(Job::Route {
+            collection,
+            from: Lpi(FIRST_LPI),
+        });
     }
 }
 

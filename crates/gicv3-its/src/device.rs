@@ -17,6 +17,8 @@ const PAGE: u64 = 4096;
 const RECORD: u64 = 32;
 /// Records of a page.
 const RECORDS: u32 = (PAGE / RECORD) as u32;
+/// Events that are looked at in one step.
+const RUN: u32 = 64;
 /// Alignment of an interrupt translation table.
 const ITT_ALIGNMENT: u64 = 256;
 
@@ -29,12 +31,8 @@ pub(crate) struct Device {
     pub(crate) events: PhysAddr,
     /// Bits of its EventIDs.
     pub(crate) event_bits: u8,
-    /// How many events are mapped.
-    pub(crate) mapped: u32,
     /// The owner's table.
     pub(crate) owner_itt: Ipa,
-    /// Where the record of the device is; 0 before there is one.
-    record: u64,
 }
 
 /// What an event is mapped to.
@@ -110,9 +108,7 @@ impl Device {
             itt,
             events,
             event_bits,
-            mapped: 0,
             owner_itt,
-            record: 0,
         })
     }
 
@@ -160,12 +156,17 @@ impl Device {
         memory.store(self.word(event), mapping.map_or(0, Mapping::word));
     }
 
-    /// Says how many of its events are mapped, in the record that it is from.
-    #[inline]
-    pub(crate) fn set_mapped(&mut self, memory: &impl Memory, mapped: u32) {
-        self.mapped = mapped;
-        if self.record != 0 {
-            memory.store(PhysAddr::new(self.record.wrapping_add(24)), mapped.into());
+    /// How many events from `from` on, which the device [has](Self::has), are not
+    /// mapped to anything, as far as a multiple of 64; 0 when one of them is.
+    pub(crate) fn unmapped(&self, memory: &impl Memory, from: EventId) -> u32 {
+        let end = 1u64 << self.event_bits;
+        let left = end.saturating_sub(from.0.into());
+        // At most 64.
+        let count = (RUN - from.0 % RUN).min(u32::try_from(left).unwrap_or(RUN));
+        if memory.is_clear(self.word(from), count.into()) {
+            count
+        } else {
+            0
         }
     }
 
@@ -221,7 +222,7 @@ impl Devices {
     #[inline]
     pub(crate) fn get(&self, memory: &impl Memory, device: DeviceId) -> Option<Device> {
         let at = self.record(memory, device)?;
-        let [head, events, owner_itt, mapped] = memory.load_words(PhysAddr::new(at));
+        let [head, events, owner_itt] = memory.load_words(PhysAddr::new(at));
         if head & VALID == 0 {
             return None;
         }
@@ -229,9 +230,7 @@ impl Devices {
             itt: PhysAddr::new(head & 0x000f_ffff_ffff_ff00),
             event_bits: (head & 0x3f) as u8,
             events: PhysAddr::new(events),
-            mapped: mapped as u32,
             owner_itt: Ipa::new(owner_itt),
-            record: at,
         })
     }
 
@@ -247,7 +246,7 @@ impl Devices {
         let at = self.record(share, device)?;
         let head = VALID | value.itt.raw() | u64::from(value.event_bits);
         let (events, owner_itt) = (value.events.raw(), value.owner_itt.raw());
-        let words = [head, events, owner_itt, value.mapped.into()];
+        let words = [head, events, owner_itt];
         share.store_words(PhysAddr::new(at), words);
         Some(())
     }

@@ -55,21 +55,35 @@ pub(crate) struct Common<T, C, W> {
 impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     /// Gives `lpi` the configuration that the owner has for it where it is sent
     /// to. Whether it changed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn configure(
         &self,
         platform: &impl Platform<Window = W>,
         lpi: Lpi,
         at: Option<RedistributorId>,
     ) -> bool {
-        let wanted = at
-            .and_then(|at| self.redistributors.get(at))
-            .and_then(|at| at.configuration_of(lpi))
-            .and_then(|at| match &self.table {
-                Some(table) if table.range().contains(at) => load_byte(table, at),
-                _ => read_byte(platform, at),
-            });
-        self.lpis.configure(&self.share, lpi, wanted)
+        let wanted = at.and_then(|at| self.wanted(platform, lpi, at));
+        let share = self.share;
+        self.lpis.configure(&share, lpi, wanted)
+    }
+
+    /// The configuration that the owner has for `lpi` where it is sent to `at`.
+    #[inline(always)]
+    fn wanted(
+        &self,
+        platform: &impl Platform<Window = W>,
+        lpi: Lpi,
+        at: RedistributorId,
+    ) -> Option<u8> {
+        let at = self.redistributors.get(at)?.configuration_of(lpi)?;
+        if let Some(table) = &self.table {
+            let range = table.range();
+            let offset = at.raw().wrapping_sub(range.start().raw());
+            if offset < range.size() {
+                return load_byte(table, offset);
+            }
+        }
+        read_byte(platform, at)
     }
 
     /// Holds the configuration table of the redistributor at `id`, which is
@@ -98,10 +112,9 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     }
 }
 
-/// The byte at `at`, which `table` has; `None` where it cannot be read.
-#[inline]
-fn load_byte(table: &impl Window, at: Ipa) -> Option<u8> {
-    let offset = at.raw().wrapping_sub(table.range().start().raw());
+/// The byte at `offset`, which `table` has; `None` where it cannot be read.
+#[inline(always)]
+fn load_byte(table: &impl Window, offset: u64) -> Option<u8> {
     let byte = (table.load(offset & !7) >> ((offset & 7) * 8)) as u8;
     (!table.aborted()).then_some(byte)
 }

@@ -44,6 +44,23 @@ number! {
     RedistributorId(u8)
 }
 
+impl RedistributorId {
+    /// What stands for none: more than there are.
+    pub(crate) const NONE: u8 = u8::MAX;
+
+    /// The byte that says which one, or that there is none.
+    #[inline]
+    pub(crate) fn byte(this: Option<Self>) -> u8 {
+        this.map_or(Self::NONE, |this| this.0)
+    }
+
+    /// What [`byte`](Self::byte) says.
+    #[inline]
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        (byte != Self::NONE).then_some(Self(byte))
+    }
+}
+
 /// A redistributor as commands name it (RDbase): the field in bits 51:16 of the
 /// word, in place. It holds a physical address where `GITS_TYPER.PTA` is 1,
 /// else `GICR_TYPER.Processor_Number` from bit 16 on (IHI 0069, 5.3).

@@ -115,28 +115,33 @@ impl Row {
     const MAPPED: u64 = 1 << 63;
 
     fn words(self, owner: u8) -> [u64; 2] {
-        // One more than the index, so that 0 is none.
-        let at = self.at.map_or(0, |at| u64::from(at.0) + 1);
+        let at = u64::from(RedistributorId::byte(self.at));
         let head = Self::MAPPED
             | u64::from(owner) << 48
             | u64::from(self.its) << 40
             | at << 16
             | u64::from(self.collection.0);
-        let tail = u64::from(self.event.device.0) << 32 | u64::from(self.event.event.0);
-        [head, tail]
+        [head, Self::tail(self.event)]
+    }
+
+    const fn tail(event: Event) -> u64 {
+        (event.device.0 as u64) << 32 | event.event.0 as u64
+    }
+
+    const fn its_of(head: u64) -> u8 {
+        (head >> 40) as u8
     }
 
     fn from_words([head, tail]: [u64; 2]) -> Option<Self> {
         (head & Self::MAPPED != 0).then(|| Self {
-            its: (head >> 40) as u8,
+            its: Self::its_of(head),
             event: Event {
                 device: DeviceId((tail >> 32) as u32),
                 event: EventId(tail as u32),
             },
             collection: CollectionId(head as u16),
-            at: (head >> 16 & 0x1ff)
-                .checked_sub(1)
-                .map(|at| RedistributorId(at as u8)),
+            // Truncation: bits 23:16.
+            at: RedistributorId::from_byte((head >> 16) as u8),
         })
     }
 }
@@ -199,8 +204,25 @@ impl Lpis {
         Row::from_words(memory.load_words(PhysAddr::new(at)))
     }
 
-    /// Says what `lpi`, which is the host's, is mapped from.
+    /// Whether `event` of the ITS at index `its` may have `lpi`: nothing else has it.
     #[inline]
+    pub(crate) fn is_free_for(
+        &self,
+        memory: &impl Memory,
+        lpi: Lpi,
+        its: u8,
+        event: Event,
+    ) -> bool {
+        let Some(index) = self.index(lpi) else {
+            return false;
+        };
+        let at = self.rows.raw() + index * ROW;
+        let [head, tail] = memory.load_words(PhysAddr::new(at));
+        head & Row::MAPPED == 0 || (Row::its_of(head), tail) == (its, Row::tail(event))
+    }
+
+    /// Says what `lpi`, which is the host's, is mapped from.
+    #[inline(always)]
     pub(crate) fn set_row(&self, memory: &impl Memory, lpi: Lpi, row: Option<Row>) {
         let Some(index) = self.index(lpi) else {
             return;
@@ -217,6 +239,12 @@ impl Lpis {
             before & !bit
         };
         memory.store(bits, after);
+    }
+
+    /// Whether no LPI is mapped.
+    pub(crate) fn none_is_mapped(&self, memory: &impl Memory) -> bool {
+        // At most 512 words.
+        memory.is_clear(self.mapped, u64::from(self.count.host) / 64)
     }
 
     /// The first mapped LPI from `from` on, as far as `spend` allows another word
@@ -250,7 +278,7 @@ impl Lpis {
     /// it, or none that is ever signalled where `wanted` is `None`. Whether a
     /// redistributor has to be told: it may hold an older one, and either of the two
     /// lets the LPI be signalled.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn configure(&self, memory: &impl Memory, lpi: Lpi, wanted: Option<u8>) -> bool {
         let Some(index) = self.index(lpi) else {
             return false;
@@ -306,7 +334,7 @@ mod tests {
                 event: EventId(0x1_0001),
             },
             collection: CollectionId(255),
-            at: Some(RedistributorId(255)),
+            at: Some(RedistributorId(254)),
         };
         for row in [row, Row { at: None, ..row }] {
             assert_eq!(Row::from_words(row.words(HOST)), Some(row));

@@ -233,7 +233,7 @@ impl<R: Registers> Physical<R> {
     /// # Errors
     /// See [`Fault`]. The ITS is disabled then, for good; the error comes again
     /// at every later call.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn complete(
         &mut self,
         memory: &impl Memory,

@@ -40,6 +40,13 @@ pub trait Platform {
     /// registers of the ITS at index `its` give `value`. `offset` is a multiple
     /// of 8 below 4 KiB, or from 0xf000 to 0xfff8.
     fn show(&self, its: usize, offset: u32, value: u64);
+
+    /// Likewise of the 64 bits at `offset`, and then of those that follow.
+    #[inline]
+    fn show_pair(&self, its: usize, offset: u32, [first, second]: [u64; 2]) {
+        self.show(its, offset, first);
+        self.show(its, offset + 8, second);
+    }
 }
 
 /// Something that an operator should know. The caller prints it after it has
@@ -102,7 +109,8 @@ pub trait TableMemory: Memory {
 }
 
 /// Memory for tables whose size the owner chooses: a share of its own, so that
-/// an owner that uses it up takes nothing from others.
-pub trait Share: Memory + Allocator {}
+/// an owner that uses it up takes nothing from others. It is a handle, which a command
+/// copies, so that what it knows of its memory is in registers meanwhile.
+pub trait Share: Memory + Allocator + Copy {}
 
-impl<T: Memory + Allocator> Share for T {}
+impl<T: Memory + Allocator + Copy> Share for T {}

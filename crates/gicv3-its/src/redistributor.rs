@@ -128,6 +128,8 @@ pub(crate) struct Redistributor {
     pub(crate) up: bool,
     /// `GICR_CTLR.EnableLPIs` of the owner's.
     enabled: bool,
+    /// LPIs that the owner's configuration table has; none while they are disabled.
+    configured: u32,
     propbaser: u64,
     pendbaser: u64,
     /// What is pending is so in another table of the owner's than the one that it
@@ -151,6 +153,7 @@ impl Redistributor {
             pending,
             up: false,
             enabled: false,
+            configured: 0,
             propbaser: 0,
             pendbaser: 0,
             zeroed: false,
@@ -162,23 +165,17 @@ impl Redistributor {
     /// are disabled, or beyond the table.
     #[inline]
     pub(crate) fn configuration_of(&self, lpi: Lpi) -> Option<Ipa> {
-        let bits = (self.propbaser & reg::PROPBASER_ID_BITS) + 1;
-        if !self.enabled || u64::from(lpi.0) >> bits.min(32) != 0 {
-            return None;
-        }
-        let offset = u64::from(lpi.0.checked_sub(FIRST_LPI)?);
-        (self.propbaser & reg::PROPBASER_ADDRESS)
-            .checked_add(offset)
-            .map(Ipa::new)
+        let index = lpi.0.wrapping_sub(FIRST_LPI);
+        let start = self.propbaser & reg::PROPBASER_ADDRESS;
+        // 52 bits and 32.
+        (index < self.configured).then(|| Ipa::new(start.wrapping_add(index.into())))
     }
 
     /// The owner's configuration table, while its LPIs are enabled.
     pub(crate) fn table(&self) -> Option<Range<Ipa>> {
-        let bits = (self.propbaser & reg::PROPBASER_ID_BITS) + 1;
-        let bytes = (1u64 << bits.min(32)).checked_sub(FIRST_LPI.into())?;
         let start = Ipa::new(self.propbaser & reg::PROPBASER_ADDRESS);
-        let range = Range::from_size(start, bytes).ok()?;
-        self.enabled.then_some(range)
+        // None of no bytes.
+        Range::from_size(start, self.configured.into()).ok()
     }
 
     /// Whether what is pending is to be cleared, since the owner is enabling LPIs
@@ -205,6 +202,10 @@ impl Redistributor {
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
         if self.enabled != enabled {
             self.enabled = enabled;
+            let bits = (self.propbaser & reg::PROPBASER_ID_BITS) + 1;
+            let lpis = (1u64 << bits.min(32)).saturating_sub(FIRST_LPI.into());
+            // Less than 2^32.
+            self.configured = if enabled { lpis as u32 } else { 0 };
             self.changing = Some(Lpi(FIRST_LPI));
         }
     }

@@ -137,10 +137,7 @@ where
             self.unit.counts.ignored += 1;
             return Progress::Done;
         }
-        if self.unit.cwriter != offset {
-            self.unit.cwriter = offset;
-            self.platform.show(self.its, reg::CWRITER, offset);
-        }
+        self.unit.cwriter = offset;
         self.process()
     }
 
@@ -164,37 +161,26 @@ where
             }
             if self.unit.in_command {
                 self.unit.in_command = false;
-                self.retire();
+                self.unit.creadr = self.after(self.unit.creadr);
             }
-            if !self.unit.enabled || self.unit.stalled || self.unit.creadr == self.unit.cwriter {
+            if !self.unit.enabled || self.unit.stalled {
                 break Progress::Done;
             }
-            if !self.budget.spend(4) {
-                break Progress::Again;
-            }
-            let Some(words) = self.fetch() else {
-                self.unit.stalled = true;
-                break Progress::Done;
-            };
-            let done = Command::decode(words).and_then(|command| self.execute(command));
-            match done {
-                Some(()) => self.unit.counts.commands += 1,
-                // As an ITS that does not stall at command errors: skipped.
-                None => self.unit.counts.refused += 1,
-            }
-            if self.unit.job.is_some() {
-                self.unit.in_command = true;
-            } else {
-                self.retire();
+            match self.execute_queue() {
+                Paused::AtJob => {}
+                Paused::AtEnd => break Progress::Done,
+                Paused::OutOfBudget => break Progress::Again,
             }
         };
         if progress == Progress::Done && !self.unit.enabled {
             self.end();
         }
-        let done = self.complete();
-        if done && (self.unit.creadr != read || self.unit.stalled) {
-            self.unit.show_read(self.platform, self.its);
+        // Commands that an ITS which failed may have consumed or not are not shown as
+        // consumed.
+        if !self.complete() {
+            self.unit.creadr = read;
         }
+        self.unit.show_queue(self.platform, self.its);
         progress
     }
 
@@ -211,7 +197,7 @@ where
 
     /// Waits for the physical ITS; `false` when it failed, which is reported
     /// once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn complete(&mut self) -> bool {
         let common = &mut *self.common;
         let physical = &mut self.unit.physical;
@@ -238,28 +224,70 @@ where
         physical.push(&common.share, &common.clock, command);
     }
 
-    /// The command at `GITS_CREADR` is done.
-    #[inline]
-    fn retire(&mut self) {
-        let next = self.unit.creadr + COMMAND_BYTES;
-        let end = reg::cbaser_bytes(self.unit.cbaser);
-        self.unit.creadr = if next >= end { 0 } else { next };
+    /// Carries out the commands of the queue up to one that takes longer.
+    #[inline(always)]
+    fn execute_queue(&mut self) -> Paused {
+        let mut counts = self.unit.counts;
+        let mut at = self.unit.creadr;
+        let paused = loop {
+            if at == self.unit.cwriter {
+                break Paused::AtEnd;
+            }
+            if !self.budget.spend(4) {
+                break Paused::OutOfBudget;
+            }
+            let Some(words) = self.fetch(at) else {
+                self.unit.stalled = true;
+                break Paused::AtEnd;
+            };
+            let done = Command::decode(words).and_then(|command| self.execute(command));
+            match done {
+                Some(()) => counts.commands += 1,
+                // As an ITS that does not stall at command errors: skipped.
+                None => counts.refused += 1,
+            }
+            if self.unit.job.is_some() {
+                self.unit.in_command = true;
+                break Paused::AtJob;
+            }
+            at = self.after(at);
+        };
+        self.unit.creadr = at;
+        self.unit.counts = counts;
+        paused
     }
 
-    /// The command at `GITS_CREADR`, each word loaded once. `None` where the
-    /// queue is not memory of the owner's, or cannot be read.
+    /// Where the command behind the one at `at` is.
     #[inline]
-    fn fetch(&mut self) -> Option<[u64; 4]> {
+    fn after(&self, at: u64) -> u64 {
+        let next = at + COMMAND_BYTES;
+        let end = reg::cbaser_bytes(self.unit.cbaser);
+        if next >= end { 0 } else { next }
+    }
+
+    /// The command at `at`, each word loaded once. `None` where the queue is not
+    /// memory of the owner's, or cannot be read.
+    #[inline]
+    fn fetch(&mut self, at: u64) -> Option<[u64; 4]> {
         if self.unit.queue.is_none() {
             let range = self.unit.queue_range()?;
             self.unit.queue = self.platform.open(range).ok();
         }
         let queue = self.unit.queue.as_ref()?;
-        let at = self.unit.creadr;
         queue.refresh(at, COMMAND_BYTES);
         let words = queue.load_words(at);
         (!queue.aborted()).then_some(words)
     }
+}
+
+/// Why no further command is carried out.
+enum Paused {
+    /// The last one has begun a job.
+    AtJob,
+    /// There is none, or it cannot be read.
+    AtEnd,
+    /// The call has done enough.
+    OutOfBudget,
 }
 
 /// `GITS_BASER1`.

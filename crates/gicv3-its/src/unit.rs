@@ -98,21 +98,17 @@ pub(crate) struct Unit<R, W> {
     pub(crate) stalled: bool,
     pub(crate) device_table: OwnerTable,
     pub(crate) collection_table: OwnerTable,
-    /// Where the owner's collections go; `NO_REDISTRIBUTOR` for nowhere.
+    /// Where the owner's collections go; [`RedistributorId::byte`] of each.
     collections: [u8; COLLECTIONS],
     /// The command queue, while it is held.
     pub(crate) queue: Option<W>,
     pub(crate) job: Option<Job>,
     /// The job belongs to the command at `creadr`.
     pub(crate) in_command: bool,
-    /// How many events are mapped.
-    pub(crate) mapped: u32,
     pub(crate) counts: Counts,
     /// The failure of the physical ITS was reported.
     pub(crate) failure_reported: bool,
 }
-
-const NO_REDISTRIBUTOR: u8 = u8::MAX;
 
 impl<R: Registers, W: Window> Unit<R, W> {
     pub(crate) fn new(
@@ -157,11 +153,10 @@ impl<R: Registers, W: Window> Unit<R, W> {
             stalled: false,
             device_table: OwnerTable::devices(),
             collection_table: OwnerTable::collections(),
-            collections: [NO_REDISTRIBUTOR; COLLECTIONS],
+            collections: [RedistributorId::NONE; COLLECTIONS],
             queue: None,
             job: None,
             in_command: false,
-            mapped: 0,
             counts: Counts::default(),
             failure_reported: false,
         })
@@ -179,8 +174,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
     /// Where `collection` goes.
     #[inline]
     pub(crate) fn route(&self, collection: CollectionId) -> Option<RedistributorId> {
-        let at = *self.collections.get(usize::from(collection.0))?;
-        (at != NO_REDISTRIBUTOR).then_some(RedistributorId(at))
+        RedistributorId::from_byte(*self.collections.get(usize::from(collection.0))?)
     }
 
     /// Sends `collection` somewhere. `false` when there is no such collection.
@@ -191,7 +185,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
     ) -> bool {
         match self.collections.get_mut(usize::from(collection.0)) {
             Some(slot) => {
-                *slot = to.map_or(NO_REDISTRIBUTOR, |to| to.0);
+                *slot = RedistributorId::byte(to);
                 true
             }
             None => false,
@@ -199,7 +193,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
     }
 
     pub(crate) fn clear_routes(&mut self) {
-        self.collections = [NO_REDISTRIBUTOR; COLLECTIONS];
+        self.collections = [RedistributorId::NONE; COLLECTIONS];
     }
 
     /// Where the queue is, if the owner has given one.
@@ -239,15 +233,10 @@ impl<R: Registers, W: Window> Unit<R, W> {
         platform.show(its, reg::BASER + 8, self.collection_table.value());
     }
 
+    /// `GITS_CWRITER` and `GITS_CREADR`, in that order.
     #[inline]
     pub(crate) fn show_queue<P: Platform>(&self, platform: &P, its: usize) {
-        platform.show(its, reg::CWRITER, self.cwriter);
-        self.show_read(platform, its);
-    }
-
-    #[inline]
-    pub(crate) fn show_read<P: Platform>(&self, platform: &P, its: usize) {
         let stalled = if self.stalled { reg::CREADR_STALLED } else { 0 };
-        platform.show(its, reg::CREADR, self.creadr | stalled);
+        platform.show_pair(its, reg::CWRITER, [self.cwriter, self.creadr | stalled]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::group::Word;
 use crate::part::{Part, Parts};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use crate::{Bank, Entry, LedgerError, Owner, Runs, State};
 use core::fmt;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
@@ -229,37 +229,70 @@ impl<'a> Ledger<'a> {
             .inspect_err(|_| done.for_each(|part| part.give_back()))
     }
 
-    /// Replaces the entry of `range` by `change` of it if that is one page, with
+    /// Calls `use_it` while every page of `range`, which `owner` must have, is pinned.
+    ///
+    /// # Errors
+    /// [`PinError`]; `use_it` was not called then, and no count has changed.
+    #[inline(always)]
+    pub fn with_pinned<T>(
+        &self,
+        range: Range<PhysAddr>,
+        owner: Owner,
+        use_it: impl FnOnce() -> T,
+    ) -> Result<T, PinError> {
+        // One page is looked up once.
+        let slot = self.slot(range);
+        if !slot.is_some_and(|slot| change(slot, |entry| entry.pinned_by(owner))) {
+            self.pin_all(range, owner)?;
+        }
+        let result = use_it();
+        if !slot.is_some_and(|slot| change(slot, Entry::unpinned)) {
+            // It was pinned above, or its count has changed meanwhile.
+            let counted = self.unpin_all(range);
+            debug_assert!(counted.is_ok());
+        }
+        Ok(result)
+    }
+
+    /// Replaces the entry of `range` by `by` of it if that is one page, with
     /// an entry that may be changed so. Returns whether it did; if not, nothing
     /// has changed.
     #[inline(always)]
-    fn change_one(&self, range: Range<PhysAddr>, change: impl Fn(Entry) -> Option<Entry>) -> bool {
+    fn change_one(&self, range: Range<PhysAddr>, by: impl Fn(Entry) -> Option<Entry>) -> bool {
+        self.slot(range).is_some_and(|slot| change(slot, by))
+    }
+
+    /// The entry of `range`, if that is one page.
+    #[inline(always)]
+    fn slot(&self, range: Range<PhysAddr>) -> Option<&'a AtomicU32> {
         let at = range.start().raw();
         if range.size() != PAGE_SIZE || at & (PAGE_SIZE - 1) != 0 {
-            return false;
+            return None;
         }
-        for bank in self.banks {
+        self.banks.iter().find_map(|bank| {
             let page = at.wrapping_sub(bank.range().start().raw()) / PAGE_SIZE;
             // Below the bank is far above its last page.
-            if let Some(slot) = usize::try_from(page)
-                .ok()
-                .and_then(|n| bank.entries().get(n))
-            {
-                let bits = slot.load(Ordering::Acquire);
-                let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-                return change(Entry::from_bits(bits)).is_some_and(|new| {
-                    slot.compare_exchange(bits, new.bits(), order, failed)
-                        .is_ok()
-                });
-            }
-        }
-        false
+            let page = usize::try_from(page).ok()?;
+            bank.entries().get(page)
+        })
     }
 
     #[inline(always)]
     fn parts(&self, range: Range<PhysAddr>) -> Option<Parts<'a>> {
         self.banks.iter().find_map(|bank| bank.parts(range))
     }
+}
+
+/// Replaces the entry in `slot` by `by` of it. `false` when there is none, or another
+/// CPU was faster; nothing has changed then.
+#[inline(always)]
+fn change(slot: &AtomicU32, by: impl Fn(Entry) -> Option<Entry>) -> bool {
+    let bits = slot.load(Ordering::Acquire);
+    let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+    by(Entry::from_bits(bits)).is_some_and(|new| {
+        slot.compare_exchange(bits, new.bits(), order, failed)
+            .is_ok()
+    })
 }
 
 /// Pages on their way from one owner to another.

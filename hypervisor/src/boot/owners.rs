@@ -191,7 +191,7 @@ pub(super) fn make_host(
     let mut space = HostSpace::new(
         ledger,
         tables,
-        Shared::COHERENT,
+        Shared::new(true),
         Shared::new(common.coherent),
         registers.pages(),
         // The frame is 64 KiB; devices get the page of the one register.

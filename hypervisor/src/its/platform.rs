@@ -88,10 +88,25 @@ impl Platform for HostMachine {
 
     #[inline]
     fn show(&self, its: usize, offset: u32, value: u64) {
-        let page = u64::from(offset >= SHOWN_OFFSETS[1]) * PAGE_SIZE;
-        let at = page + u64::from(offset) % PAGE_SIZE;
         if let Some(pages) = SHOWN.get(its).and_then(Once::get) {
-            pages.write64(at, value);
+            pages.write64(place(offset), value);
         }
     }
+
+    #[inline]
+    fn show_pair(&self, its: usize, offset: u32, [first, second]: [u64; 2]) {
+        if let Some(pages) = SHOWN.get(its).and_then(Once::get) {
+            // A copy: what it holds is loaded once.
+            let pages = *pages;
+            pages.write64(place(offset), first);
+            pages.write64(place(offset.wrapping_add(8)), second);
+        }
+    }
+}
+
+/// Where the shown pages have the register at `offset`.
+#[inline]
+fn place(offset: u32) -> u64 {
+    let page = u64::from(offset >= SHOWN_OFFSETS[1]) * PAGE_SIZE;
+    page + u64::from(offset) % PAGE_SIZE
 }
