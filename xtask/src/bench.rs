@@ -137,9 +137,7 @@ impl Bench {
         }
         let machines = self.machines(&lab, &image, &proof, "");
         parts.branch_history = bhb::run(&lab, &machines, &parts.dma, &parts.interrupts)?;
-        if !parts.branch_history.is_empty() {
-            println!("\n{}", bhb::text(&parts.branch_history));
-        }
+        println!("\n{}", parts.branch_history.text());
         if self.only_dma {
             return self.finish(&lab, facts, &parts);
         }

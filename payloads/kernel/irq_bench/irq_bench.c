@@ -3,8 +3,8 @@
  * Has the kernel's own driver send commands to the interrupt translation service,
  * and times each call that does.
  *
- * It takes the MSI-X vectors of a virtio-serial function that nothing else drives;
- * the function is never told to do anything. Its file `bench` in sysfs takes
+ * It takes the MSI-X vectors of virtio-serial functions that nothing else drives;
+ * a function is never told to do anything. The file `bench` of each in sysfs takes
  *
  *	OPERATION NUMBER [el2]
  *
@@ -48,6 +48,8 @@ struct bench {
 	void __iomem *its;
 	unsigned int vectors;
 	bool requested, started;
+	/* What was measured last. */
+	char result[128];
 };
 
 struct plan {
@@ -71,7 +73,6 @@ struct operation {
 };
 
 static DEFINE_MUTEX(lock);
-static char result[256] = "nothing was measured yet\n";
 
 static irqreturn_t ignore(int irq, void *data)
 {
@@ -264,6 +265,8 @@ static long measure(void *data)
 {
 	struct plan *plan = data;
 	unsigned int calls = plan->operation->calls(plan->bench, plan->number), i;
+	char *result = plan->bench->result;
+	const size_t room = sizeof(plan->bench->result);
 	u32 less = overhead();
 	int error = 0, length;
 
@@ -285,14 +288,14 @@ static long measure(void *data)
 		plan->operation->after(plan->bench);
 	sort(plan->ticks, calls, sizeof(*plan->ticks), by_size, NULL);
 	sort(plan->at_el2, calls, sizeof(*plan->at_el2), by_size, NULL);
-	length = scnprintf(result, sizeof(result), "count=%u cntfrq=%u p50=%u",
+	length = scnprintf(result, room, "count=%u cntfrq=%u p50=%u",
 			   calls, arch_timer_get_cntfrq(),
 			   plan->ticks[calls / 2] - min(plan->ticks[calls / 2], less));
 	if (plan->el2)
-		length += scnprintf(result + length, sizeof(result) - length,
+		length += scnprintf(result + length, room - length,
 				    " el2_p50=%u el2_most=%u", plan->at_el2[calls / 2],
 				    plan->at_el2[calls - 1]);
-	scnprintf(result + length, sizeof(result) - length, "\n");
+	scnprintf(result + length, room - length, "\n");
 	return 0;
 }
 
@@ -353,10 +356,11 @@ static ssize_t bench_store(struct device *dev, struct device_attribute *attribut
 static ssize_t bench_show(struct device *dev, struct device_attribute *attribute,
 			  char *text)
 {
+	struct bench *bench = dev_get_drvdata(dev);
 	ssize_t length;
 
 	mutex_lock(&lock);
-	length = sysfs_emit(text, "%s", result);
+	length = sysfs_emit(text, "%s", bench->result);
 	mutex_unlock(&lock);
 	return length;
 }

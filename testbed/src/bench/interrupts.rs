@@ -1,37 +1,20 @@
 //! What the host pays for the commands that its driver sends to the interrupt
 //! translation service, each with its SYNC.
 
-use super::dma::FREQUENCY;
+mod host;
+
+use super::number;
 use super::results::Interrupts;
-use super::window::{ITS_COMMAND, Scope, Window};
-use super::{BENCH_TIMEOUT, ask, entries, number, settle};
-use crate::agent::{Agent, Reply};
 use crate::check::table;
-use crate::demo::OFF_TIMEOUT;
-use crate::machine::{Boot, Machine};
+use crate::machine::Machine;
 use crate::progress::Progress;
 use crate::setup::Lab;
-use crate::vm::{Vm, Watch};
 use crate::{Error, Result};
+use host::{Host, measure};
 use std::collections::BTreeMap;
 
-/// Vectors of the function that the module takes. A call is made once for each, so that
-/// EL2 is asked for the number of its entries only before the first and after the last:
-/// its log does not tell any number of refused accesses.
-const VECTORS: u64 = 512;
-/// How often a single vector comes and goes.
-const ROUNDS: u64 = 4;
-/// Reads of registers.
-const READS: u64 = 10_000;
 /// What a command with its SYNC may take of EL2.
 const LIMIT: f64 = 800.0;
-/// Takes the function away from the kernel's own driver, which a virtio-serial function
-/// has before any module.
-const TAKE: &str = "cd /sys/bus/pci/devices; for d in *; do \
-     [ $(cat $d/device) = 0x1043 ] && echo $d > $d/driver/unbind; done; insmod /lib/irq_bench.ko";
-/// The file of the module, whatever the function's name is.
-const FILE: &str = "/sys/bus/pci/drivers/irq_bench/0*/bench";
-
 /// One call that is measured.
 #[derive(Debug, PartialEq, Eq)]
 struct Call {
@@ -76,6 +59,14 @@ const FREE: Call = Call {
     name: "interrupt freed",
     commands: &["discard", "sync"],
     pair: true,
+};
+const MAP_NEXT: Call = Call {
+    name: "interrupt requested, of functions in turn",
+    ..MAP
+};
+const FREE_NEXT: Call = Call {
+    name: "interrupt freed, of functions in turn",
+    ..FREE
 };
 const FIRST: Call = Call {
     name: "first vector of a function allocated",
@@ -170,10 +161,10 @@ impl Row {
         self.with.entries
     }
 
-    /// Whether EL2 takes the same number of instructions for it in every boot. Where it
-    /// stores in the host's tables, it takes three more or less, by where they lie.
+    /// Whether EL2 does not store in a table of the host's for it, so that what it takes
+    /// is not up to where that lies.
     #[must_use]
-    pub fn is_steady(&self) -> bool {
+    pub fn is_simple(&self) -> bool {
         [READ, MASK, UNMASK, TELL].contains(self.call)
     }
 
@@ -238,8 +229,10 @@ pub fn run(lab: &Lab, native: Machine, with: Machine, by_default: Machine) -> Re
     let one = |machine: Machine, what: &str| {
         let progress = Progress::spinner(&format!("measuring interrupts: {what}"));
         let name = what.replace([' ', '='], "-");
-        let mut samples = measure(lab, machine.clone(), &name, 1)?;
-        samples.extend(measure(lab, machine, &name, 2)?);
+        let mut samples = Vec::new();
+        for host in [Host::Plain, Host::Functions, Host::TwoCpus] {
+            samples.extend(measure(lab, machine.clone(), &name, host)?);
+        }
         progress.done();
         Ok::<_, Error>(samples)
     };
@@ -277,171 +270,6 @@ fn sends(call: &Call, native: &Sample) -> Result<()> {
         format!("{}: the driver sends {}", call.name, native.told()),
         "use Debian's kernel, and a QEMU with the trace backend `log`, such as Debian's",
     ))
-}
-
-fn measure(
-    lab: &Lab,
-    mut machine: Machine,
-    name: &str,
-    cpus: u32,
-) -> Result<Vec<(&'static Call, Sample)>> {
-    machine.counted = true;
-    machine.cpus = cpus;
-    machine.cpu.push_str(&format!(",cntfrq={FREQUENCY}"));
-    // A second one sleeps: what it did would be counted, and waking it is an entry.
-    machine.append_for_host(" isolcpus=1");
-    machine.devices.push(format!(
-        "virtio-serial-pci,max_ports=31,vectors={VECTORS},iommu_platform=on,disable-legacy=on"
-    ));
-    let name = format!("bench-interrupts-{name}");
-    let log = format!("{name}-{}.trace", std::process::id());
-    let window = Window::new(lab.workspace.output().join("logs").join(log), None);
-    machine.extra.extend(window.arguments());
-    let fenced = matches!(machine.boot, Boot::Portcullis { .. });
-    let mut vm = Vm::start(lab, &machine, &Watch::quietly(&name))?;
-    let mut agent = Agent::wait_within(&vm, 0, BENCH_TIMEOUT)?;
-    settle(&vm, &mut agent)?;
-    let mut stage = Stage {
-        vm: &vm,
-        agent,
-        fenced,
-        window: &window,
-        samples: Vec::new(),
-    };
-    stage.prepare()?;
-    if cpus == 1 {
-        stage.one_cpu()?;
-    } else {
-        stage.two_cpus()?;
-    }
-    let Stage {
-        mut agent, samples, ..
-    } = stage;
-    agent.tell(&vm, "off")?;
-    vm.wait_exit(OFF_TIMEOUT)?;
-    Ok(samples)
-}
-
-struct Stage<'a> {
-    vm: &'a Vm,
-    agent: Agent,
-    fenced: bool,
-    window: &'a Window,
-    samples: Vec<(&'static Call, Sample)>,
-}
-
-impl Stage<'_> {
-    fn shell(&mut self, command: &str) -> Result<()> {
-        let reply = ask(self.vm, &mut self.agent, &format!("sh {command}"))?;
-        if reply.get("status") == Some("0") {
-            return Ok(());
-        }
-        Err(Error::Agent {
-            command: command.to_owned(),
-            message: format!("{reply:?}"),
-        })
-    }
-
-    /// Has the module make calls that nothing is counted of.
-    fn make(&mut self, operation: &str) -> Result<()> {
-        self.shell(&format!("for f in {FILE}; do echo {operation} > $f; done"))
-    }
-
-    /// The same, and counts.
-    fn count(&mut self, call: &'static Call, operation: &str) -> Result<()> {
-        let operation = if self.fenced {
-            format!("{operation} el2")
-        } else {
-            operation.to_owned()
-        };
-        let entered = self.entries()?;
-        let window = self.window;
-        let vm = self.vm;
-        let ((), log) = window.during(vm, Scope::Its, || self.make(&operation))?;
-        // The second access, which tells the number, enters EL2 itself.
-        let during = self.entries()?.saturating_sub(entered).saturating_sub(1);
-        self.shell(&format!("cat {FILE} > /tmp/bench"))?;
-        let data = ask(vm, &mut self.agent, "cat /tmp/bench")?.data();
-        let reply = Reply::parse(&String::from_utf8_lossy(&data));
-        let round = sample(&reply, during, &log)?;
-        match self.samples.iter_mut().find(|(known, _)| *known == call) {
-            Some((_, sample)) => sample.add(&round),
-            None => self.samples.push((call, round)),
-        }
-        Ok(())
-    }
-
-    fn entries(&mut self) -> Result<u64> {
-        if self.fenced {
-            entries(self.vm, &mut self.agent)
-        } else {
-            Ok(0)
-        }
-    }
-
-    /// Every vector is in use afterwards, and unmasked.
-    fn prepare(&mut self) -> Result<()> {
-        self.shell(TAKE)?;
-        self.make(&format!("allocate {VECTORS}"))?;
-        // The vectors are mapped already.
-        self.make("request 0")?;
-        self.make("start 0")
-    }
-
-    fn one_cpu(&mut self) -> Result<()> {
-        self.make("read 100")?;
-        self.count(&READ, &format!("read {READS}"))?;
-        self.count(&MASK, "mask 0")?;
-        self.count(&UNMASK, "unmask 0")?;
-        self.make("free 0")?;
-        self.count(&MAP, "request 0")?;
-        self.count(&FREE, "free 0")?;
-        self.make("release 0")?;
-        for _ in 0..ROUNDS {
-            self.count(&FIRST, "allocate 1")?;
-            self.count(&LAST, "release 0")?;
-        }
-        Ok(())
-    }
-
-    fn two_cpus(&mut self) -> Result<()> {
-        self.make("move 0")?;
-        self.count(&MOVE, "move 1")?;
-        self.make("tell 1")?;
-        self.count(&TELL, "tell 1")
-    }
-}
-
-/// What the module, the hypervisor and QEMU's log say of a round.
-fn sample(reply: &Reply, entries: u64, log: &str) -> Result<Sample> {
-    let count = reply.number("count")? as f64;
-    let tick = 1e9 / reply.number("cntfrq")? as f64;
-    let el2 = |key| match reply.get(key) {
-        None => Ok(0.0),
-        Some(_) => reply.number(key).map(|number| number as f64),
-    };
-    Ok(Sample {
-        count,
-        all: reply.number("p50")? as f64 * tick,
-        entries: entries as f64 / count,
-        el2: el2("el2_p50")?,
-        most: el2("el2_most")?,
-        commands: commands(log),
-    })
-}
-
-/// The commands that `log` has, by name.
-fn commands(log: &str) -> BTreeMap<String, f64> {
-    let mut all = BTreeMap::new();
-    for line in log.lines() {
-        // The name may have the process and the time in front.
-        let Some((_, rest)) = line.split_once(ITS_COMMAND) else {
-            continue;
-        };
-        let name = rest.split_ascii_whitespace().next().unwrap_or_default();
-        *all.entry(name.to_owned()).or_default() += 1.0;
-    }
-    all
 }
 
 /// The rows as a table for people.
@@ -527,26 +355,17 @@ gicv3_its_cmd_sync GICv3 ITS: command SYNC\n\
 12@3.5:gicv3_its_cmd_inv GICv3 ITS: command INV DeviceID 0x8 EventID 0x2\n\
 12@3.5:gicv3_its_cmd_sync GICv3 ITS: command SYNC\n\
 smmuv3_cmdq_opcode <--- SMMU_CMD_SYNC\n";
-        let reply = Reply::parse("count=2 cntfrq=500000000 p50=3 el2_p50=10 el2_most=12");
-        let seen = sample(&reply, 2, log).expect("a sample");
+        let sent = |log: &str| Sample {
+            count: 2.0,
+            commands: host::commands(log),
+            ..Sample::default()
+        };
+        let seen = sent(log);
         assert_eq!(seen.told(), "1 INV, 1 SYNC");
-        assert_eq!((seen.all, seen.entries), (6.0, 1.0));
-        assert_eq!((seen.el2, seen.most), (10.0, 12.0));
         assert!(sends(&MASK, &seen).is_ok());
         assert!(sends(&MAP, &seen).is_err());
         assert!(sends(&READ, &seen).is_err());
-        assert!(sends(&MASK, &sample(&reply, 2, "").expect("a sample")).is_err());
-        let half = sample(&reply, 2, &log.replacen("cmd_inv", "cmd_int", 1));
-        assert!(sends(&MASK, &half.expect("a sample")).is_err());
-    }
-
-    #[test]
-    fn rounds_are_averaged() {
-        let reply = Reply::parse("count=1 cntfrq=1000000000 p50=9 el2_p50=20 el2_most=20");
-        let mut all = sample(&reply, 1, "").expect("a sample");
-        let reply = Reply::parse("count=3 cntfrq=1000000000 p50=5 el2_p50=40 el2_most=50");
-        all.add(&sample(&reply, 6, "").expect("a sample"));
-        assert_eq!((all.count, all.all, all.entries), (4.0, 6.0, 1.75));
-        assert_eq!((all.el2, all.most), (35.0, 50.0));
+        assert!(sends(&MASK, &sent("")).is_err());
+        assert!(sends(&MASK, &sent(&log.replacen("cmd_inv", "cmd_int", 1))).is_err());
     }
 }

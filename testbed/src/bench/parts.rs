@@ -14,7 +14,7 @@ pub struct Parts {
     /// Commands to the interrupt translation service.
     pub interrupts: Vec<interrupts::Row>,
     /// What forgetting the host's branch history costs.
-    pub branch_history: Vec<bhb::Row>,
+    pub branch_history: bhb::Costs,
     /// The same host with and without the hypervisor.
     pub guest: Vec<Row>,
     /// The page-table crate and others.
@@ -32,8 +32,8 @@ impl Parts {
             .chain(self.dma.lines.iter().map(Line::reached))
             .chain(self.scale.iter().map(scale::Row::reached))
             .chain(self.interrupts.iter().map(interrupts::Row::reached))
-            .chain(self.branch_history.iter().map(bhb::Row::reached))
             .filter(missed)
             .count()
+            + self.branch_history.missed()
     }
 }

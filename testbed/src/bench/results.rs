@@ -12,7 +12,7 @@ use super::parts::Parts;
 use super::symbols::Purpose;
 use super::traffic::Traffic;
 use super::work::{Statistic, Work};
-use super::{Row as Comparison, bhb, interrupts, scale};
+use super::{Row as Comparison, interrupts, scale};
 use crate::setup::Lab;
 use crate::workspace;
 use crate::{Error, Result};
@@ -48,7 +48,7 @@ pub struct Results {
     pub interrupts: Vec<Interrupts>,
     /// What forgetting the host's branch history on each entry costs.
     #[serde(default)]
-    pub branch_history: Vec<BranchHistory>,
+    pub branch_history: BranchHistory,
     /// The same host with and without the hypervisor.
     pub guest: Vec<Compared>,
     /// The page-table crate and others, on the build machine, in nanoseconds.
@@ -193,9 +193,22 @@ pub struct Interrupts {
 }
 
 /// What forgetting the host's branch history costs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BranchHistory {
-    /// Of which operation.
+    /// Instructions for each entry: the middle one of the rows.
+    pub each: Option<f64>,
+    /// What is to be reached, for people.
+    pub goal: String,
+    /// Whether it is.
+    pub reached: bool,
+    /// Operations with entries and without.
+    pub rows: Vec<Forgotten>,
+}
+
+/// The same of one operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Which one.
     pub name: String,
     /// Instructions in all, with `bhb=off` and without.
     pub all: [f64; 2],
@@ -205,9 +218,7 @@ pub struct BranchHistory {
     pub el2_entries: f64,
     /// Instructions for each entry; none where there is no entry.
     pub each: Option<f64>,
-    /// What is to be reached, for people.
-    pub goal: String,
-    /// Whether it is.
+    /// Whether an operation without an entry is what it was.
     pub reached: bool,
 }
 
@@ -334,7 +345,7 @@ impl Results {
                 .iter()
                 .map(interrupts::Row::result)
                 .collect(),
-            branch_history: parts.branch_history.iter().map(bhb::Row::result).collect(),
+            branch_history: parts.branch_history.result(),
             guest: parts.guest.iter().map(Comparison::result).collect(),
             pagetable: parts.pagetable.iter().map(Comparison::result).collect(),
         }
@@ -564,15 +575,19 @@ pub(super) mod tests {
                 goal: "entries 1".to_owned(),
                 reached: true,
             }],
-            branch_history: vec![BranchHistory {
-                name: "paravirt: map".to_owned(),
-                all: [2_000.0, 2_078.0],
-                el2: [700.0, 778.0],
-                el2_entries: 1.0,
+            branch_history: BranchHistory {
                 each: Some(78.0),
                 goal: "<= 80".to_owned(),
                 reached: true,
-            }],
+                rows: vec![Forgotten {
+                    name: "paravirt: map".to_owned(),
+                    all: [2_000.0, 2_078.0],
+                    el2: [700.0, 778.0],
+                    el2_entries: 1.0,
+                    each: Some(78.0),
+                    reached: true,
+                }],
+            },
             guest: Vec::new(),
             pagetable: Vec::new(),
         }

@@ -285,9 +285,10 @@ fn interrupts(all: &[Interrupts]) -> String {
     )
 }
 
-fn branch_history(all: &[BranchHistory]) -> String {
+fn branch_history(all: &BranchHistory) -> String {
     let round = |value: f64| number(value.round());
     let rows: Vec<Vec<String>> = all
+        .rows
         .iter()
         .map(|one| {
             let mut cells = vec![escape(&one.name)];
@@ -295,7 +296,6 @@ fn branch_history(all: &[BranchHistory]) -> String {
             cells.extend([
                 format!("{:.3}", one.el2_entries),
                 one.each.map_or_else(|| "–".to_owned(), round),
-                escape(&one.goal),
                 verdict(one.reached),
             ]);
             cells
@@ -309,13 +309,19 @@ fn branch_history(all: &[BranchHistory]) -> String {
         "EL2, by default",
         "entries",
         "for each",
-        "goal",
         "",
     ];
+    let text = format!(
+        "On a CPU that needs it, EL2 does so on each entry (Spectre-BHB): {} instructions, goal {}, {}. All other \
+         figures of the modes are measured with <code>bhb=off</code>; by default, an operation takes this much \
+         more, and one without an entry the same.",
+        all.each.map_or_else(|| "–".to_owned(), round),
+        escape(&all.goal),
+        verdict(all.reached)
+    );
     table(
         "Forgetting the host's branch history",
-        "On a CPU that needs it, EL2 does so on each entry (Spectre-BHB). All other figures of the modes \
-         are measured with <code>bhb=off</code>; by default, an operation takes this much more.",
+        &text,
         &heading.map(str::to_owned),
         &rows,
     )
