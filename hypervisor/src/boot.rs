@@ -169,6 +169,7 @@ fn start(
         layout.host_tree.start(),
         machine.cpus.len()
     );
+    log::end_boot();
 
     host::prepare(machine::stage2(), gic::takes_fiq());
     mmu::invalidate_host_tlb();

@@ -1,15 +1,18 @@
-//! The hypervisor's log: logfmt lines on a PL011.
+//! The hypervisor's log: logfmt lines on a PL011, the last of which stay in memory,
+//! too, for a machine that has none which the hypervisor can use.
 //!
 //! Every line starts with `portcullis: ` and ends with the time, in seconds of
 //! the system counter: `t=12.345678`.
 
 use crate::lock::Mutex;
 use crate::mmio::{Device, Tolerant};
+use crate::mmu;
 use crate::sysreg::now_us;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::LogLevel;
+use portcullis_kept_log::KeptLog;
 
 /// PL011 data register (DDI 0183, 3.3.1).
 const DR: u64 = 0x000;
@@ -25,6 +28,12 @@ const LINE_US: u64 = 50_000;
 /// How long another CPU's line is waited for before one is written without the lock:
 /// a garbled line is better than a CPU that hangs on a log.
 const LOCK_US: u64 = 2 * LINE_US;
+
+/// The last lines from before the host runs, some two hundred, and from afterwards:
+/// what a host provokes does not push out what was said at boot.
+static KEPT_AT_BOOT: KeptLog<0x8000> = KeptLog::new();
+static KEPT: KeptLog<0x8000> = KeptLog::new();
+static HOST_RUNS: AtomicBool = AtomicBool::new(false);
 
 /// Held while a line is written.
 static LINE: Mutex<()> = Mutex::new(());
@@ -48,9 +57,24 @@ pub fn set_console(uart: Device) {
     CONSOLE.store(uart.range().start().raw(), Ordering::Relaxed);
 }
 
-/// Prints nothing from now on: the UART may be off when it is next needed.
+/// Prints on no UART from now on: it may be off when it is next needed. The lines
+/// stay in memory.
 pub fn drop_console() {
     CONSOLE.store(0, Ordering::Relaxed);
+}
+
+/// The host runs from now on.
+pub fn end_boot() {
+    HOST_RUNS.store(true, Ordering::Relaxed);
+}
+
+/// Writes what is kept to memory, where a dump finds it after the caches are gone. To
+/// be called before the machine goes off.
+pub fn save() {
+    // With the MMU off nothing is in a cache, and this does no harm.
+    for log in [&KEPT_AT_BOOT, &KEPT] {
+        mmu::clean_to_memory(core::ptr::from_ref(log) as u64, size_of_val(log) as u64);
+    }
 }
 
 /// Whether there is somewhere to print.
@@ -71,13 +95,25 @@ struct Uart {
     deadline: u64,
 }
 
-impl Write for Uart {
+/// Where a line goes.
+struct Line {
+    uart: Option<Uart>,
+}
+
+impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                self.put(b'\r');
+        if HOST_RUNS.load(Ordering::Relaxed) {
+            KEPT.append(text);
+        } else {
+            KEPT_AT_BOOT.append(text);
+        }
+        if let Some(uart) = &mut self.uart {
+            for byte in text.bytes() {
+                if byte == b'\n' {
+                    uart.put(b'\r');
+                }
+                uart.put(byte);
             }
-            self.put(byte);
         }
         Ok(())
     }
@@ -109,7 +145,6 @@ pub fn line(level: LogLevel, text: fmt::Arguments<'_>) {
     if rank(level) > LEVEL.load(Ordering::Relaxed) {
         return;
     }
-    let Some(device) = console() else { return };
     // A CPU may have failed in the middle of a line, so the lock is not waited
     // for without end.
     let patience = now_us().saturating_add(LOCK_US);
@@ -120,12 +155,13 @@ pub fn line(level: LogLevel, text: fmt::Arguments<'_>) {
         }
     };
     let now = now_us();
-    // A PL011 never refuses a character.
+    let uart = console().map(|device| Uart {
+        device: device.tolerant(),
+        deadline: now.saturating_add(LINE_US),
+    });
+    // Neither a PL011 nor the ring refuses a character.
     let _ = writeln!(
-        Uart {
-            device: device.tolerant(),
-            deadline: now.saturating_add(LINE_US),
-        },
+        Line { uart },
         "portcullis: {text} t={}.{:06}",
         now / 1_000_000,
         now % 1_000_000

@@ -2,7 +2,7 @@
 //! the host through EL2 (PSCI: DEN 0022; calling convention: DEN 0028).
 
 use crate::host;
-use crate::log::{RateLimit, error, info, warning};
+use crate::log::{self, RateLimit, error, info, warning};
 use crate::percpu::{self, AFFINITY, PerCpu, REASONS, bump, power};
 use crate::trap::Frame;
 use crate::{fatal, gic, machine, mmu};
@@ -130,6 +130,7 @@ pub fn smc(cpu: &'static PerCpu, frame: &mut Frame, immediate: u64) {
         }
         SYSTEM_RESET => {
             print_counts();
+            log::save();
             call(SYSTEM_RESET, 0, 0, 0);
             power_off()
         }
@@ -287,6 +288,7 @@ fn print_counts() {
 
 /// Asks firmware to turn the machine off; parks when it does not.
 pub fn power_off() -> ! {
+    log::save();
     call(SYSTEM_OFF, 0, 0, 0);
     loop {
         core::hint::spin_loop();

@@ -21,6 +21,7 @@ mod hostile;
 mod layout;
 mod machine;
 mod op;
+mod queue;
 mod stock;
 mod world;
 

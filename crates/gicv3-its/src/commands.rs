@@ -57,7 +57,7 @@ where
             Command::UnmapCollection(collection) => self.unmap_collection(collection),
             Command::InvalidateAll(collection) => {
                 self.unit.route(collection)?;
-                if self.common.lpis.none_is_mapped(&self.common.share) {
+                if self.none_is_mapped() {
                     return Some(());
                 }
                 self.unit.job = Some(Job::Configure {
@@ -383,9 +383,17 @@ where
         Some(())
     }
 
+    /// Whether no LPI is mapped at all.
+    fn none_is_mapped(&mut self) -> bool {
+        let lpis = &self.common.lpis;
+        // As for reading as many words anywhere else: at most 512.
+        self.budget.spend(lpis.count().host / 64 / 8);
+        lpis.none_is_mapped(&self.common.share)
+    }
+
     /// Lets the LPIs of a collection follow it, if there are any at all.
     fn route(&mut self, collection: CollectionId) {
-        if self.common.lpis.none_is_mapped(&self.common.share) {
+        if self.none_is_mapped() {
             return;
         }
         self.unit.job = Some(Job::Route {

@@ -44,6 +44,60 @@ fn give(ledger: &Ledger<'_>, range: Range<PhysAddr>, to: Owner) {
     ledger.begin(range, Owner::NOBODY, to).unwrap().commit();
 }
 
+/// Each page is held by one more mapping meanwhile, and by none more afterwards.
+#[test]
+fn pages_are_pinned_while_they_are_used() {
+    let ram = Ram::new(0, 8);
+    let banks = [ram.bank()];
+    let ledger = Ledger::new(&banks).unwrap();
+    give(&ledger, pages(0, 8), Owner::HOST);
+    let count = |page| ledger.entry(pages(page, 1).start()).unwrap().dma_count();
+    for (range, held) in [(pages(3, 1), 0), (pages(3, 1), 1), (pages(2, 3), 0)] {
+        if held != 0 {
+            ledger.pin(range, Owner::HOST).unwrap();
+        }
+        let seen = ledger.with_pinned(range, Owner::HOST, || {
+            let taken = ledger.begin(range, Owner::HOST, Owner::HYPERVISOR);
+            assert!(matches!(taken, Err(TransferError::Pinned { .. })));
+            count(3)
+        });
+        assert_eq!(seen, Ok(held + 1));
+        assert_eq!(count(3), held);
+        if held != 0 {
+            ledger.unpin(range).unwrap();
+        }
+    }
+    // All eight are counted as one group, of which one page is used.
+    ledger.pin(pages(0, 8), Owner::HOST).unwrap();
+    ledger.with_pinned(pages(5, 1), Owner::HOST, || ()).unwrap();
+    ledger.unpin(pages(0, 8)).unwrap();
+    ledger
+        .begin(pages(0, 8), Owner::HOST, Owner::HYPERVISOR)
+        .unwrap()
+        .cancel();
+}
+
+/// A page that cannot be pinned is not used.
+#[test]
+fn what_is_not_the_owners_is_not_used() {
+    let ram = Ram::new(0, 8);
+    let banks = [ram.bank()];
+    let ledger = Ledger::new(&banks).unwrap();
+    give(&ledger, pages(0, 4), Owner::HOST);
+    let leaving = ledger
+        .begin(pages(3, 1), Owner::HOST, Owner::HYPERVISOR)
+        .unwrap();
+    for range in [pages(4, 1), pages(3, 1), pages(2, 2), pages(8, 1)] {
+        let used = ledger.with_pinned(range, Owner::HOST, || unreachable!("{range}"));
+        assert!(used.is_err(), "{range}");
+    }
+    leaving.cancel();
+    let whole = ledger
+        .begin(pages(0, 4), Owner::HOST, Owner::HYPERVISOR)
+        .unwrap();
+    whole.cancel();
+}
+
 #[test]
 fn a_pinned_page_does_not_change_owner() {
     let ram = Ram::new(0, 8);

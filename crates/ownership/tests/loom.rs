@@ -174,6 +174,48 @@ fn no_page_moves_while_a_device_uses_it() {
     });
 }
 
+/// A page that a CPU uses in passing, while another CPU takes it.
+#[test]
+fn no_page_moves_while_a_cpu_uses_it() {
+    for uniform in [false, true] {
+        two(move || {
+            let ram = group(2, uniform);
+            let user = cpu(&ram, |ram| {
+                ram.with(|ledger| {
+                    let used = ledger.with_pinned(pages(1..2), Owner::HOST, || ram.read(1..2));
+                    used.is_ok()
+                })
+            });
+            let taken = ram.take(0..2, Owner::HYPERVISOR);
+            let used = user.join().unwrap();
+            assert!(taken || used);
+            let owners = [Owner::HOST, Owner::HYPERVISOR];
+            ram.rests(0, owners[usize::from(taken)], 0);
+            ram.rests(1, owners[usize::from(taken)], 0);
+        });
+    }
+}
+
+/// Two use a page in passing, and one has it pinned in the group of it.
+#[test]
+fn what_is_used_in_passing_is_given_back_once() {
+    for uniform in [false, true] {
+        few(3, move || {
+            let ram = group(2, uniform);
+            let user = cpu(&ram, |ram| {
+                ram.with(|ledger| {
+                    let used = ledger.with_pinned(pages(1..2), Owner::HOST, || ram.read(1..2));
+                    used.is_ok()
+                })
+            });
+            assert!(ram.dma(0..2));
+            assert!(user.join().unwrap());
+            ram.rests(0, Owner::HOST, 0);
+            ram.rests(1, Owner::HOST, 0);
+        });
+    }
+}
+
 #[test]
 fn a_pin_outlasts_a_refused_transfer() {
     two(|| {

@@ -538,6 +538,8 @@ fn chaos() -> impl Strategy<Value = Chaos> {
         3 => (0..3u8, any_rd_register(), bytes()).prop_map(
             |(cpu, (offset, value), bytes)| Chaos::WriteRd { cpu, offset, bytes, value }),
         12 => (its(), any_command()).prop_map(|(its, words)| Chaos::Command { its, words }),
+        2 => (its(), any_command(), 1..=512u16)
+            .prop_map(|(its, words, times)| Chaos::Flood { its, words, times }),
         4 => (any_word(), any_value()).prop_map(|(word, value)| Chaos::Poke { word, value }),
         4 => (0..40u8, any_word(), any_value())
             .prop_map(|(after, word, value)| Chaos::PokeDuring { after, word, value }),

@@ -51,6 +51,9 @@ impl World<'_> {
                 self.write_rd(cpu, offset, size(bytes), value)
             }
             Chaos::Command { its, words } => self.command(usize::from(its) % self.units, words),
+            Chaos::Flood { its, words, times } => {
+                self.commands(usize::from(its) % self.units, words, times)
+            }
             Chaos::Poke { word: at, value } => {
                 self.machine.poke(word(at), value);
                 Ok(())

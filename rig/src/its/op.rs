@@ -218,6 +218,15 @@ pub enum Chaos {
         /// The words.
         words: [u64; 4],
     },
+    /// The same command many times, told in one write.
+    Flood {
+        /// Number of the ITS.
+        its: u8,
+        /// The words.
+        words: [u64; 4],
+        /// How many times, as far as the queue has room.
+        times: u16,
+    },
     /// Memory of the host's changes.
     Poke {
         /// Word of it.

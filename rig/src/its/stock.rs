@@ -123,39 +123,6 @@ impl World<'_> {
         !self.books.enabled.contains(&its)
     }
 
-    /// A command, in the host's queue; consumed when this returns.
-    pub(super) fn command(&mut self, its: usize, words: [u64; 4]) -> Result<(), Finding> {
-        let writer = self.shown(its, 0x88) & 0xf_ffe0;
-        let base = self.shown(its, 0x80) & 0x000f_ffff_ffff_f000;
-        let bytes = ((self.shown(its, 0x80) & 0xff) + 1) * 0x1000;
-        for (n, word) in (0..).zip(words) {
-            self.poke_host(base.wrapping_add(writer + n * 8), word);
-        }
-        let next = (writer + 32) % bytes;
-        self.write(its, 0x88, Size::Double, next)?;
-        if self.stock && self.shown(its, 0x90) != next {
-            let read = self.shown(its, 0x90);
-            return Err(found(format!("GITS_CREADR {read:#x} instead of {next:#x}")));
-        }
-        Ok(())
-    }
-
-    pub(super) fn poke_host(&self, at: u64, value: u64) {
-        if super::layout::HOST.contains(&at) && at.is_multiple_of(8) {
-            self.machine.poke(at, value);
-        }
-    }
-
-    fn sync(&mut self, its: usize, cpu: usize) -> Result<(), Finding> {
-        let rdbase = self.rdbase(cpu);
-        self.command(its, [0x05, 0, rdbase, 0])
-    }
-
-    pub(super) fn shown(&self, its: usize, offset: u32) -> u64 {
-        let shown = self.machine.shown.borrow();
-        shown.get(&(its, offset)).copied().unwrap_or(0)
-    }
-
     /// What is pending at a CPU may be lost or kept.
     fn unsettle(&mut self, cpu: usize) {
         let books = &mut self.books;
