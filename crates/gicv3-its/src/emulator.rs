@@ -54,7 +54,10 @@ pub(crate) struct Common<T, C, W> {
 
 impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     /// Gives `lpi` the configuration that the owner has for it where it is sent
-    /// to. Whether it changed.
+    /// to. Whether a redistributor has to be told.
+    ///
+    /// One that is sent nowhere keeps what it had: no ITS knows it, so that no command
+    /// could make a redistributor forget what it holds.
     #[inline(always)]
     pub(crate) fn configure(
         &self,
@@ -62,7 +65,10 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
         lpi: Lpi,
         at: Option<RedistributorId>,
     ) -> bool {
-        let wanted = at.and_then(|at| self.wanted(platform, lpi, at));
+        let Some(at) = at else {
+            return false;
+        };
+        let wanted = self.wanted(platform, lpi, at);
         let share = self.share;
         self.lpis.configure(&share, lpi, wanted)
     }

@@ -3,7 +3,7 @@
 mod machine;
 
 use gicv3_its::{LpiCount, Progress};
-use gicv3_model::{OnError, Profile};
+use gicv3_model::{Caching, OnError, Profile};
 use machine::*;
 
 fn profile() -> Profile {
@@ -65,6 +65,54 @@ fn a_smaller_queue_does_not_leave_an_end_that_is_never_reached() {
     host.write(CBASER, 1 << 63 | QUEUE);
     host.write(CTLR, 1);
     host.check();
+}
+
+/// While its collection goes nowhere no ITS knows of an LPI, and the configuration that
+/// a redistributor holds of it cannot be invalidated.
+#[test]
+fn what_was_disabled_while_it_went_nowhere_stays_disabled() {
+    const LPI: u64 = 8200;
+    let machine = Machine::new(Profile {
+        caching: Caching::Greedy,
+        ..profile()
+    });
+    let mut host = Host::new(&machine, 0x3ff);
+    let target = machine.gic.profile().rdbase(0);
+    let configure = |byte: u64| machine.poke(CONFIGURATION + (LPI - 8192), byte);
+    configure(0xa3);
+    host.give_tables(QUEUE);
+    host.enable_lpis(0);
+    host.write(CTLR, 1);
+    host.send([mapc(0, target), mapd(1, 4), mapti(1, 0, LPI, 0)]);
+    machine.gic.message(0, 1, 0);
+    machine.gic.settle();
+    assert_eq!(machine.gic.acknowledge(0), Some(LPI as u32));
+    host.send([[9, 0, 0, 0]]);
+    configure(0xa2);
+    host.send([[1 << 32 | 0xc, 0, 0, 0], mapc(0, target)]);
+    machine.gic.message(0, 1, 0);
+    machine.gic.settle();
+    assert_eq!(machine.gic.acknowledge(0), None);
+    host.check();
+}
+
+/// INVALL and MAPC look whether there is an LPI at all, and a queue has room for 255.
+#[test]
+fn work_of_one_write_is_bounded_where_no_lpi_is_mapped() {
+    for command in [[0xd, 0, 0, 0], mapc(0, 1 << 16), [9, 0, 0, 0]] {
+        let machine = Machine::new(profile());
+        let mut host = Host::new(&machine, 0x3ff);
+        host.bring_up(1);
+        host.give_tables(QUEUE);
+        host.write(CTLR, 1);
+        host.send([mapc(0, 0)]);
+        let end = host.queue((0..254).flat_map(|_| [mapc(0, 0), command]));
+        machine.loads.set(0);
+        let _ = host.write_once(CWRITER, end);
+        assert!(machine.loads.get() <= 16_384, "{}", machine.loads.get());
+        host.write(CWRITER, end);
+        host.check();
+    }
 }
 
 #[test]

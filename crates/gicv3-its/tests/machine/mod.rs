@@ -42,6 +42,8 @@ pub struct Machine {
     live: RefCell<BTreeMap<u64, u64>>,
     /// Bytes given out of the share, ever.
     pub given: Cell<u64>,
+    /// Words of tables that were loaded.
+    pub loads: Cell<u64>,
     /// Windows that are held.
     pub windows: Cell<u64>,
     pub shown: RefCell<BTreeMap<u32, u64>>,
@@ -57,6 +59,7 @@ impl Machine {
             next: Cell::new(TABLES.start),
             live: RefCell::default(),
             given: Cell::new(0),
+            loads: Cell::new(0),
             windows: Cell::new(0),
             shown: RefCell::default(),
             time: Cell::new(0),
@@ -83,6 +86,7 @@ impl Machine {
 
 impl Memory for &Machine {
     fn load(&self, at: PhysAddr) -> u64 {
+        self.loads.set(self.loads.get() + 1);
         self.ram.load(at)
     }
     fn store(&self, at: PhysAddr, value: u64) {
