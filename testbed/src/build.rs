@@ -165,7 +165,7 @@ fn module(lab: &Lab, module: &str) -> Result<PathBuf> {
     let _lock = lab.workspace.lock("build")?;
     let progress = Progress::spinner(&format!("building {module}.ko"));
     let from = lab.workspace.root().join("payloads/kernel").join(module);
-    let name = format!("{module}{}", lab.kernel.flavour.suffix());
+    let name = format!("{module}{}", lab.kernel.build.suffix());
     let to = lab.workspace.output().join(name);
     for file in ["Kbuild".to_owned(), format!("{module}.c")] {
         let source = from.join(&file);

@@ -32,13 +32,14 @@ impl Purpose {
 }
 
 /// Scripts for the proofs.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("again", include_str!("guest/again.sh")),
     ("busy", include_str!("guest/busy.sh")),
     ("edu", include_str!("guest/edu.sh")),
     ("endpoints", include_str!("guest/endpoints.sh")),
     ("hibernate", include_str!("guest/hibernate.sh")),
     ("online", include_str!("guest/online.sh")),
+    ("ports", include_str!("guest/ports.sh")),
     ("rebind", include_str!("guest/rebind.sh")),
     ("settled", include_str!("guest/settled.sh")),
     ("soak", include_str!("guest/soak.sh")),
@@ -101,7 +102,7 @@ pub fn build_with(
     archive.program("bin/agent", &read(&payloads.agent)?);
     archive.program("bin/stamp", &read(&payloads.stamp)?);
     archive.program("init", script(&iommu, &modules, purpose).as_bytes());
-    let suffix = lab.kernel.flavour.suffix();
+    let suffix = lab.kernel.build.suffix();
     let name = format!("initramfs-{}{suffix}.cpio", purpose.word());
     let path = lab.workspace.output().join(name);
     workspace::write_atomically(&path, &archive.finish())?;

@@ -13,7 +13,6 @@ fn host(arguments: &str) -> Host {
     Host {
         lab: prepared.lab.clone(),
         machine: prepared.proof_machine(&arguments),
-        pages: "4 KiB",
     }
 }
 

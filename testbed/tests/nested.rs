@@ -12,7 +12,6 @@ fn host(machine: Machine) -> Host {
     Host {
         lab: common::prepared().lab.clone(),
         machine,
-        pages: "4 KiB",
     }
 }
 

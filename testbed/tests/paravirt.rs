@@ -35,7 +35,6 @@ fn prove(part: Part, machine: Machine) -> Report {
     let host = Host {
         lab: common::prepared().lab.clone(),
         machine,
-        pages: "4 KiB",
     };
     proof::run(&plan, &[host]).expect("a report")
 }

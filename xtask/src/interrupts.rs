@@ -1,7 +1,7 @@
 //! `cargo xtask interrupts`: a host whose interrupts come through an emulated
 //! interrupt translation service.
 
-use crate::options::{HostIommu, KernelFlavour, Options};
+use crate::options::{HostIommu, Options};
 use crate::run::{verdict, write_json};
 use clap::{Args, ValueEnum};
 use portcullis_testbed::initramfs::{self, Purpose};
@@ -112,14 +112,6 @@ impl Interrupts {
         } else {
             options.machine(image, kernel, &initrd)
         };
-        let pages = match options.kernel_flavour {
-            KernelFlavour::Small => "4 KiB",
-            KernelFlavour::Large => "16 KiB",
-        };
-        Ok(Host {
-            lab,
-            machine,
-            pages,
-        })
+        Ok(Host { lab, machine })
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use portcullis_testbed::machine::{self, Boot, Machine};
-use portcullis_testbed::setup::kernel::Flavour;
+use portcullis_testbed::setup::kernel::{Build, Flavour, Version};
 use portcullis_testbed::setup::{Lab, Wishes};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,26 @@ impl KernelFlavour {
     }
 }
 
+/// Which version of Debian's kernels is the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelVersion {
+    /// Of Debian 12's backports.
+    #[value(name = "6.12")]
+    Six,
+    /// The newest of Debian 13's backports, 7.3 or later.
+    #[value(name = "7")]
+    Seven,
+}
+
+impl From<KernelVersion> for Version {
+    fn from(version: KernelVersion) -> Self {
+        match version {
+            KernelVersion::Six => Self::V6,
+            KernelVersion::Seven => Self::V7,
+        }
+    }
+}
+
 impl From<KernelFlavour> for Flavour {
     fn from(flavour: KernelFlavour) -> Self {
         match flavour {
@@ -76,6 +96,15 @@ pub struct Options {
     /// The host kernel: an uncompressed arm64 Image [default: Debian's].
     #[arg(long, value_name = "PATH", value_parser = file)]
     pub kernel: Option<PathBuf>,
+    /// Debian's kernel of this version; 7 is the newest one of Debian 13's backports,
+    /// for which no modules of ours are built.
+    #[arg(
+        long,
+        value_name = "VERSION",
+        default_value = "6.12",
+        conflicts_with = "kernel"
+    )]
+    pub kernel_version: KernelVersion,
     /// Debian's kernel with pages of this size.
     #[arg(
         long,
@@ -107,7 +136,10 @@ impl Options {
         let wishes = Wishes {
             qemu: self.qemu.clone(),
             kernel: self.kernel.clone(),
-            flavour: self.kernel_flavour.into(),
+            build: Build {
+                version: self.kernel_version.into(),
+                flavour: self.kernel_flavour.into(),
+            },
         };
         let lab = Lab::set_up(&wishes)?;
         lab.qemu.check_cpu(&self.cpu)?;

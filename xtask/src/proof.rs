@@ -1,7 +1,7 @@
 //! `cargo xtask nested` and `cargo xtask paravirt`: a host that drives an IOMMU
 //! of its own, with real clients.
 
-use crate::options::{HostIommu, KernelFlavour, Options};
+use crate::options::{HostIommu, Options};
 use crate::run::write_json;
 use clap::{Args, ValueEnum};
 use portcullis_testbed::initramfs::{self, Purpose};
@@ -141,14 +141,22 @@ impl Proofs {
         self.options.host_iommu = host_iommu;
         let lab = self.options.set_up()?;
         let image = build::hypervisor(&lab)?;
-        let mut hosts = vec![self.host(lab, &image, &self.options)?];
+        // Which parts need our module that maps memory on command; it cannot be built
+        // for every kernel.
+        let modular = |part: &Part| match part {
+            Part::Load | Part::Rebind => true,
+            Part::Attacks => host_iommu == HostIommu::Paravirt,
+            Part::Matrix | Part::Vfio | Part::Virtio => false,
+        };
+        let module = parts.iter().any(modular);
+        let mut hosts = vec![self.host(lab, &image, &self.options, module)?];
         let both = [Part::Matrix, Part::Vfio];
         if both.iter().any(|part| parts.contains(part)) && self.options.kernel.is_none() {
             let other = Options {
                 kernel_flavour: self.options.kernel_flavour.other(),
                 ..self.options.clone()
             };
-            hosts.push(self.host(other.set_up()?, &image, &other)?);
+            hosts.push(self.host(other.set_up()?, &image, &other, module)?);
         }
         let plan = Plan {
             parts,
@@ -163,10 +171,17 @@ impl Proofs {
         Ok(crate::run::verdict(&report, &hosts[0].lab))
     }
 
-    fn host(&self, lab: setup::Lab, image: &Path, options: &Options) -> anyhow::Result<Host> {
+    fn host(
+        &self,
+        lab: setup::Lab,
+        image: &Path,
+        options: &Options,
+        module: bool,
+    ) -> anyhow::Result<Host> {
         let payloads = build::payloads(&lab)?;
-        let module = build::dma_bench(&lab)?;
-        let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, &[&module])?;
+        let module = module.then(|| build::dma_bench(&lab)).transpose()?;
+        let more: Vec<&Path> = module.iter().map(PathBuf::as_path).collect();
+        let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, &more)?;
         let kernel = &lab.kernel.image;
         let machine = if self.native {
             let mut machine = options.native_machine(kernel, &initrd);
@@ -175,14 +190,6 @@ impl Proofs {
         } else {
             options.machine(image, kernel, &initrd)
         };
-        let pages = match options.kernel_flavour {
-            KernelFlavour::Small => "4 KiB",
-            KernelFlavour::Large => "16 KiB",
-        };
-        Ok(Host {
-            lab,
-            machine,
-            pages,
-        })
+        Ok(Host { lab, machine })
     }
 }

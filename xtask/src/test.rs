@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use portcullis_testbed::build;
 use portcullis_testbed::initramfs::{self, Purpose};
+use portcullis_testbed::setup::kernel::{Build, Flavour, Version};
 use portcullis_testbed::setup::{Lab, Wishes};
 use std::process::{Command, ExitCode};
 
@@ -32,6 +33,16 @@ impl Test {
         let payloads = build::payloads(&lab)?;
         build::hypervisor(&lab)?;
         initramfs::build(&lab, &payloads, Purpose::Agent)?;
+        // The kernel of some tests; those that are asked for by name get it themselves.
+        if self.arguments.is_empty() {
+            Lab::set_up(&Wishes {
+                build: Build {
+                    version: Version::V7,
+                    flavour: Flavour::Pages4K,
+                },
+                ..Wishes::default()
+            })?;
+        }
         // The examples of the documentation first: many crates have none, and
         // the last line should be one that says something.
         let mut passed = true;

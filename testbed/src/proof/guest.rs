@@ -30,12 +30,18 @@ impl Words {
             HostIommu::Smmu => Self {
                 name: "arm-smmu-v3",
                 well: &[
-                    " ias ",
+                    " oas ",
                     ": allocated ",
                     ": option ",
                     "falling back to wired irqs",
                 ],
-                fault: &[": event 0x", ": \t0x"],
+                // Newer ones than 6.12 put them into words, too, in two lines.
+                fault: &[
+                    ": event 0x",
+                    ": \t0x",
+                    ": event: F_",
+                    "Input address caused fault",
+                ],
             },
             HostIommu::Virtio => Self {
                 name: "virtio_iommu",

@@ -33,11 +33,9 @@ const BATCH: u64 = 20;
 pub struct Host {
     /// What to build and boot with.
     pub lab: Lab,
-    /// The machine, whose initrd is one for [`crate::initramfs::Purpose::Proof`]
-    /// with `dma_bench.ko`.
+    /// The machine, whose initrd is one for [`crate::initramfs::Purpose::Proof`], with
+    /// `dma_bench.ko` for the parts that need it.
     pub machine: Machine,
-    /// Size of its pages, for people.
-    pub pages: &'static str,
 }
 
 /// One of the proofs.
@@ -150,8 +148,8 @@ fn matrix(host: &Host, report: &mut Report) {
         for passthrough in passthroughs.iter().copied() {
             for cpus in [1, 4] {
                 let tried = format!(
-                    "{} pages, strict={strict}, passthrough={passthrough}, {cpus} CPUs",
-                    host.pages
+                    "{}, strict={strict}, passthrough={passthrough}, {cpus} CPUs",
+                    host.lab.kernel.title()
                 );
                 prove(report, "Host with its own IOMMU", &tried, || {
                     setting(host, strict, passthrough, cpus)
@@ -255,7 +253,10 @@ fn rebind(host: &Host, count: u64, report: &mut Report) {
 }
 
 fn vfio(host: &Host, report: &mut Report) {
-    let tried = format!("type 1, {} pages, edu at addresses of its own", host.pages);
+    let tried = format!(
+        "type 1, {}, edu at addresses of its own",
+        host.lab.kernel.title()
+    );
     prove(report, "A program drives a device", &tried, || {
         let mut guest = Guest::boot(
             &host.lab,

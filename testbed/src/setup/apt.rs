@@ -69,26 +69,40 @@ impl Apt {
         self.fetch(names[0], &arguments, to)
     }
 
-    /// The first package that `name` of `suite` depends on.
+    /// The packages that `name` of `suite` consists of: those of exactly its version
+    /// that it depends on, and those that these do. How a kernel is divided into
+    /// packages differs from one version to the next; that they go together does not.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsuitable`] when there is none.
-    pub fn dependency(&mut self, name: &str, suite: &str) -> Result<String> {
+    /// [`Error::Unsuitable`] when there are none.
+    pub fn parts(&mut self, name: &str, suite: &str) -> Result<Vec<String>> {
         self.update()?;
+        let mut parts = self.parts_of(name, suite)?;
+        if parts.is_empty() {
+            return Err(Error::unsuitable(
+                format!("the package {name} of {suite} names no other of its version"),
+                "name a kernel with --kernel",
+            ));
+        }
+        // Each one's are added behind those that are looked at already.
+        let mut at = 0;
+        while let Some(part) = parts.get(at) {
+            for new in self.parts_of(&format!("{part}:arm64"), suite)? {
+                if !parts.contains(&new) {
+                    parts.push(new);
+                }
+            }
+            at += 1;
+        }
+        Ok(parts)
+    }
+
+    fn parts_of(&self, name: &str, suite: &str) -> Result<Vec<String>> {
         let mut command = self.command("apt-cache");
         command.args(["show", &format!("{name}/{suite}")]);
         let text = run("asking for a package", &mut command, FIX)?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("Depends: "))
-            .and_then(|list| list.split([' ', ',']).next())
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                Error::unsuitable(
-                    format!("the package {name} of {suite} names no dependency"),
-                    "name a kernel with --kernel",
-                )
-            })
+        Ok(same_version(&text))
     }
 
     /// Downloads one file of the archive, which has to have this SHA-256 hash:
@@ -237,6 +251,18 @@ fn wait_watching(command: &mut Command, mut look: impl FnMut()) -> Result<()> {
     })
 }
 
+/// The packages that a package depends on in exactly its own version, by what
+/// `apt-cache show` says of it.
+fn same_version(text: &str) -> Vec<String> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let version = field("Version: ").unwrap_or_default();
+    let exact = format!(" (= {version})");
+    let all = field("Depends: ").unwrap_or_default().split(", ");
+    all.filter_map(|one| one.strip_suffix(&exact))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Sum of the sizes in the output of `apt-get --print-uris`, whose lines are
 /// `'URI' FILE SIZE HASH`.
 fn download_size(uris: &str) -> u64 {
@@ -265,6 +291,23 @@ fn mirror() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_of_the_same_version() {
+        let new = "Package: linux-image-7.3.4+deb13-arm64\nVersion: 7.3.4-1~bpo13+1\n\
+                   Pre-Depends: linux-base (>= 4.17~)\n\
+                   Depends: dracut | initramfs-tools (>= 0.120+deb8u2), \
+                   linux-base-7.3.4+deb13-arm64 (= 7.3.4-1~bpo13+1), \
+                   linux-modules-7.3.4+deb13-arm64 (= 7.3.4-1~bpo13+1)\n";
+        let parts = [
+            "linux-base-7.3.4+deb13-arm64",
+            "linux-modules-7.3.4+deb13-arm64",
+        ];
+        assert_eq!(same_version(new), parts);
+        let old = "Version: 6.12.95-1~bpo12+1\nDepends: kmod, linux-base (= 4.9)\n";
+        assert!(same_version(old).is_empty());
+        assert!(same_version("Version: 1\n").is_empty());
+    }
 
     #[test]
     fn sizes_are_added_up() {

@@ -3,7 +3,7 @@
 
 use super::apt::{Apt, BACKPORTS};
 use super::compiler::Compiler;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Version};
 use super::run;
 use crate::workspace::{self, Workspace};
 use crate::{Error, Result};
@@ -26,9 +26,19 @@ impl Headers {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsuitable`] for a kernel that is not Debian's; any [`Error`]
-    /// of apt or the network.
+    /// [`Error::Unsuitable`] for a kernel that is not Debian's, or too new for the
+    /// tools of this machine; any [`Error`] of apt or the network.
     pub fn set_up(workspace: &Workspace, kernel: &Kernel) -> Result<Self> {
+        if kernel.package.is_some() && kernel.build.version == Version::V7 {
+            // Its modpost is linked with glibc 2.38; Debian 12 has 2.36.
+            return Err(Error::unsuitable(
+                "what builds modules for Debian's 7.x kernels needs a newer C library than \
+                 this machine has",
+                "choose what needs no module of ours (run with --host-iommu identity or \
+                 nested, interrupts, nested --parts matrix,vfio,attacks, paravirt --parts \
+                 matrix,vfio,virtio), or leave --kernel-version away",
+            ));
+        }
         let _lock = workspace.lock("set-up")?;
         let mut apt = Apt::new(workspace);
         let release = kernel
@@ -42,7 +52,7 @@ impl Headers {
         let compiler = Compiler::set_up(workspace, &mut apt)?;
         let root = workspace
             .cache()
-            .join(format!("headers{}", kernel.flavour.suffix()));
+            .join(format!("headers{}", kernel.build.suffix()));
         let tree = root.join(format!("usr/src/linux-headers-{release}"));
         if !tree.join("complete").exists() {
             let _ = fs::remove_dir_all(&root);

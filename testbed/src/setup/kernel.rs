@@ -1,6 +1,6 @@
 //! The host kernel under test, the modules it needs, and busybox.
 
-use super::apt::{Apt, BACKPORTS};
+use super::apt::{Apt, BACKPORTS, NEWER_BACKPORTS};
 use crate::progress::Progress;
 use crate::workspace::{self, Workspace};
 use crate::{Error, Result};
@@ -48,13 +48,71 @@ impl Flavour {
             Self::Pages16K => "-16k",
         }
     }
+
+    /// The size, for people.
+    fn size(self) -> &'static str {
+        match self {
+            Self::Pages4K => "4 KiB",
+            Self::Pages16K => "16 KiB",
+        }
+    }
+}
+
+/// Debian's kernels, by the version they are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// 6.12, of Debian 12's backports: the usual one.
+    #[default]
+    V6,
+    /// 7.x, of Debian 13's backports: as new as these have it.
+    V7,
+}
+
+impl Version {
+    /// Where its packages are.
+    #[must_use]
+    pub fn suite(self) -> &'static str {
+        match self {
+            Self::V6 => BACKPORTS,
+            Self::V7 => NEWER_BACKPORTS,
+        }
+    }
+
+    /// Megabytes to download, with busybox.
+    pub(super) fn size(self) -> u32 {
+        match self {
+            Self::V6 => 93,
+            Self::V7 => 104,
+        }
+    }
+}
+
+/// One of Debian's kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Build {
+    /// Its version.
+    pub version: Version,
+    /// The size of its pages.
+    pub flavour: Flavour,
+}
+
+impl Build {
+    /// What the names of files end with that differ from one kernel to the other.
+    #[must_use]
+    pub fn suffix(self) -> String {
+        let version = match self.version {
+            Version::V6 => "",
+            Version::V7 => "-7",
+        };
+        format!("{version}{}", self.flavour.suffix())
+    }
 }
 
 /// What boots as the host.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// Which of Debian's builds it is, or stands in for.
-    pub flavour: Flavour,
+    pub build: Build,
     /// The image, as a boot loader would load it.
     pub image: PathBuf,
     /// The package it comes from, such as `linux-image-6.12.95+deb12-arm64`;
@@ -74,26 +132,37 @@ pub struct Kernel {
     pub busybox: PathBuf,
 }
 
+impl Kernel {
+    /// What it is, for people: its version, and the size of its pages; the name of the
+    /// file if the caller has named one.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let Some(package) = &self.package else {
+            let name = self.image.file_name().unwrap_or_default();
+            return name.to_string_lossy().into_owned();
+        };
+        let release = package.trim_start_matches("linux-image-");
+        let version = release.split(['+', '-']).next().unwrap_or(release);
+        format!("Linux {version}, {} pages", self.build.flavour.size())
+    }
+}
+
 /// What is already there: the kernel the caller names (or the one unpacked
 /// before) and busybox; `None` when something has to be downloaded.
 ///
 /// # Errors
 ///
 /// [`Error::Unsuitable`] when the named file is no arm64 kernel.
-pub fn find(
-    workspace: &Workspace,
-    flavour: Flavour,
-    named: Option<&Path>,
-) -> Result<Option<Kernel>> {
+pub fn find(workspace: &Workspace, build: Build, named: Option<&Path>) -> Result<Option<Kernel>> {
     if let Some(path) = named {
         check_image(path)?;
     }
-    let ready = ready(workspace, flavour);
+    let ready = ready(workspace, build);
     // What an earlier release of this program unpacked may lack something.
     if fs::read(ready.join("complete")).ok() != Some(contents().into_bytes()) {
         return Ok(None);
     }
-    assemble(&ready, flavour, named).map(Some)
+    assemble(&ready, build, named).map(Some)
 }
 
 /// What a directory that is complete has unpacked.
@@ -109,25 +178,29 @@ fn contents() -> String {
 pub fn install(
     workspace: &Workspace,
     apt: &mut Apt,
-    flavour: Flavour,
+    build: Build,
     named: Option<&Path>,
 ) -> Result<Kernel> {
     let unpacked = workspace.cache().join("kernel-unpacked");
     let _ = fs::remove_dir_all(&unpacked);
-    let newest = format!("linux-image-arm64{}:arm64", flavour.suffix());
-    let package = apt.dependency(&newest, BACKPORTS)?;
-    let image = format!("{package}:arm64");
-    apt.alone(&[&image, "busybox-static:arm64"], BACKPORTS, &unpacked)?;
+    let suite = build.version.suite();
+    let newest = format!("linux-image-arm64{}:arm64", build.flavour.suffix());
+    let mut parts = apt.parts(&newest, suite)?;
+    let package = image_package(&parts)?;
+    // People are told of the first one.
+    parts.sort_by_key(|part| *part != package);
+    let mut names: Vec<String> = parts.iter().map(|part| format!("{part}:arm64")).collect();
+    names.push("busybox-static:arm64".to_owned());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    apt.alone(&names, suite, &unpacked)?;
 
-    let ready = ready(workspace, flavour);
+    let ready = ready(workspace, build);
     let _ = fs::remove_dir_all(&ready);
     workspace::create_dir(&ready)?;
-    let boot = unpacked.join("boot");
-    let image = first_entry(&boot, "vmlinuz-")?;
-    copy(&image, &ready.join("vmlinuz"))?;
+    let tree = module_tree(&unpacked)?;
+    copy(&image(&unpacked, &tree)?, &ready.join("vmlinuz"))?;
     copy(&busybox(&unpacked)?, &ready.join("busybox"))?;
     let progress = Progress::spinner("unpacking kernel modules");
-    let tree = first_entry(&unpacked.join("lib/modules"), "")?;
     let lists = extract_modules(&tree, &ready)?;
     progress.done();
     for (list, names) in lists {
@@ -137,16 +210,14 @@ pub fn install(
     // Written last: without it the directory counts as not there.
     workspace::write_atomically(&ready.join("complete"), contents().as_bytes())?;
     let _ = fs::remove_dir_all(&unpacked);
-    assemble(&ready, flavour, named)
+    assemble(&ready, build, named)
 }
 
-fn ready(workspace: &Workspace, flavour: Flavour) -> PathBuf {
-    workspace
-        .cache()
-        .join(format!("kernel{}", flavour.suffix()))
+fn ready(workspace: &Workspace, build: Build) -> PathBuf {
+    workspace.cache().join(format!("kernel{}", build.suffix()))
 }
 
-fn assemble(ready: &Path, flavour: Flavour, named: Option<&Path>) -> Result<Kernel> {
+fn assemble(ready: &Path, build: Build, named: Option<&Path>) -> Result<Kernel> {
     // Modules of one kernel do not fit another: a named one must have its
     // drivers built in, or bring them in an initrd of its own.
     let listed = |list: &str| -> Result<Vec<PathBuf>> {
@@ -157,7 +228,7 @@ fn assemble(ready: &Path, flavour: Flavour, named: Option<&Path>) -> Result<Kern
     let package = text(&ready.join("package"))?;
     let image = named.map_or_else(|| ready.join("vmlinuz"), Path::to_owned);
     Ok(Kernel {
-        flavour,
+        build,
         image,
         package: named.is_none().then_some(package),
         iommu: listed("iommu")?,
@@ -204,19 +275,48 @@ fn busybox(unpacked: &Path) -> Result<PathBuf> {
         })
 }
 
-/// The one entry of a directory whose name starts with `prefix`.
-fn first_entry(directory: &Path, prefix: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(directory).map_err(Error::io("cannot list", directory))?;
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| entry.path())
-        .collect();
-    paths.sort();
-    paths.into_iter().next().ok_or_else(|| {
-        let what = format!("no {prefix}* in {}", directory.display());
-        Error::unsuitable(what, "delete target/portcullis-cache and try again")
+/// The package that the kernel is known by, of those that it consists of.
+fn image_package(parts: &[String]) -> Result<String> {
+    let image = parts.iter().find(|part| part.starts_with("linux-image-"));
+    image.cloned().ok_or_else(|| {
+        let what = format!("Debian's newest kernel consists of {parts:?}, none of them an image");
+        Error::unsuitable(what, "name a kernel with --kernel")
     })
+}
+
+/// The kernel's image: up to 6.12 in `/boot`, later on beside the modules.
+fn image(unpacked: &Path, tree: &Path) -> Result<PathBuf> {
+    let mut found = entries(&unpacked.join("boot"));
+    found.extend(entries(tree));
+    let image = found.into_iter().find(|path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("vmlinuz")
+    });
+    image.ok_or_else(|| lacks("image"))
+}
+
+/// The directory of the kernel's modules, which Debian moved to `/usr` after 6.12.
+fn module_tree(unpacked: &Path) -> Result<PathBuf> {
+    let found = ["lib/modules", "usr/lib/modules"]
+        .iter()
+        .flat_map(|place| entries(&unpacked.join(place)))
+        .find(|tree| tree.join("kernel").is_dir());
+    found.ok_or_else(|| lacks("modules"))
+}
+
+fn lacks(what: &str) -> Error {
+    Error::unsuitable(
+        format!("Debian's packages of the kernel hold no {what}"),
+        "delete target/portcullis-cache and try again, or name a kernel with --kernel",
+    )
+}
+
+/// What is in a directory, in the order of the names; nothing if it is not there.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
 }
 
 /// Uncompresses the modules of every list and those they depend on to `to`;
@@ -303,4 +403,78 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         .filter(|name| !name.is_empty())
         .map(|name| String::from_utf8_lossy(name).replace('-', "_"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with empty files of these names.
+    fn unpacked(files: &[&str]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a directory");
+        for file in files {
+            let path = directory.path().join(file);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, b"").expect("a file");
+        }
+        directory
+    }
+
+    #[test]
+    fn kernels_are_found_in_both_layouts() {
+        let old = [
+            "boot/System.map-6.12.95+deb12-arm64",
+            "boot/vmlinuz-6.12.95+deb12-arm64",
+            "lib/modules/6.12.95+deb12-arm64/kernel/net.ko.xz",
+        ];
+        let new = [
+            "bin/busybox",
+            "usr/lib/modules/7.3.4+deb13-arm64/config",
+            "usr/lib/modules/7.3.4+deb13-arm64/vmlinuz",
+            "usr/lib/modules/7.3.4+deb13-arm64/kernel/net.ko.xz",
+        ];
+        for (files, image_at) in [(old.as_slice(), old[1]), (&new, new[2])] {
+            let unpacked = unpacked(files);
+            let root = unpacked.path();
+            let tree = module_tree(root).expect("modules");
+            assert!(tree.join("kernel/net.ko.xz").exists());
+            assert_eq!(image(root, &tree).expect("an image"), root.join(image_at));
+        }
+        // Packages with nothing in them that counts.
+        let unpacked = unpacked(&["usr/share/doc/linux-image-7.3.4+deb13-arm64/copyright"]);
+        assert!(module_tree(unpacked.path()).is_err());
+        assert!(image(unpacked.path(), unpacked.path()).is_err());
+    }
+
+    #[test]
+    fn kernels_have_titles() {
+        let mut kernel = Kernel {
+            build: Build {
+                version: Version::V7,
+                flavour: Flavour::Pages16K,
+            },
+            image: PathBuf::from("/a/vmlinuz"),
+            package: Some("linux-image-7.3.4+deb13-arm64-16k".to_owned()),
+            iommu: Vec::new(),
+            modules: Vec::new(),
+            spare: Vec::new(),
+            virtio: Vec::new(),
+            busybox: PathBuf::new(),
+        };
+        assert_eq!(kernel.title(), "Linux 7.3.4, 16 KiB pages");
+        kernel.package = Some("linux-image-6.12-arm64".to_owned());
+        kernel.build = Build::default();
+        assert_eq!(kernel.title(), "Linux 6.12, 4 KiB pages");
+        kernel.package = None;
+        assert_eq!(kernel.title(), "vmlinuz");
+    }
+
+    #[test]
+    fn each_kernel_has_files_of_its_own() {
+        let suffix = |version, flavour| Build { version, flavour }.suffix();
+        assert_eq!(suffix(Version::V6, Flavour::Pages4K), "");
+        assert_eq!(suffix(Version::V6, Flavour::Pages16K), "-16k");
+        assert_eq!(suffix(Version::V7, Flavour::Pages4K), "-7");
+        assert_eq!(suffix(Version::V7, Flavour::Pages16K), "-7-16k");
+    }
 }

@@ -14,7 +14,7 @@ pub mod toolchain;
 
 use crate::workspace::Workspace;
 use crate::{Error, Result};
-use kernel::{Flavour, Kernel};
+use kernel::{Build, Kernel, Version};
 use qemu::Qemu;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub struct Wishes {
     /// A kernel image to boot; its modules are then not known.
     pub kernel: Option<PathBuf>,
     /// Which of Debian's kernels to get.
-    pub flavour: Flavour,
+    pub build: Build,
 }
 
 /// Everything that is needed to build and boot.
@@ -55,8 +55,9 @@ impl Lab {
         let workspace = Workspace::here();
         let _lock = workspace.lock("set-up")?;
         let qemu = qemu::find(&workspace, wishes.qemu.as_deref())?;
-        let kernel = kernel::find(&workspace, wishes.flavour, wishes.kernel.as_deref())?;
-        announce(qemu.is_none(), kernel.is_none());
+        let kernel = kernel::find(&workspace, wishes.build, wishes.kernel.as_deref())?;
+        let missing = kernel.is_none().then_some(wishes.build.version);
+        announce(qemu.is_none(), missing);
         let mut apt = apt::Apt::new(&workspace);
         let qemu = match qemu {
             Some(qemu) => qemu,
@@ -66,7 +67,7 @@ impl Lab {
             Some(kernel) => kernel,
             None => {
                 let named = wishes.kernel.as_deref();
-                kernel::install(&workspace, &mut apt, wishes.flavour, named)?
+                kernel::install(&workspace, &mut apt, wishes.build, named)?
             }
         };
         let toolchain = toolchain::prepare(&workspace, &mut apt)?;
@@ -79,8 +80,8 @@ impl Lab {
     }
 }
 
-fn announce(qemu: bool, kernel: bool) {
-    if !qemu && !kernel {
+fn announce(qemu: bool, kernel: Option<Version>) {
+    if !qemu && kernel.is_none() {
         return;
     }
     eprintln!("Set-up, once. To be downloaded with apt and unpacked under target/, as no");
@@ -89,8 +90,9 @@ fn announce(qemu: bool, kernel: bool) {
     if qemu {
         eprintln!("  - qemu-system-arm of bookworm-backports and libraries it misses (14 MB)");
     }
-    if kernel {
-        eprintln!("  - the arm64 kernel of bookworm-backports and busybox-static (93 MB)");
+    if let Some(version) = kernel {
+        let (suite, size) = (version.suite(), version.size());
+        eprintln!("  - the arm64 kernel of {suite} and busybox-static ({size} MB)");
     }
 }
 
