@@ -147,20 +147,34 @@ pub fn hostile_its(lab: &Lab) -> Result<PathBuf> {
 ///
 /// As [`Headers::set_up`] and [`Headers::build`].
 pub fn dma_bench(lab: &Lab) -> Result<PathBuf> {
+    module(lab, "dma_bench")
+}
+
+/// The same for the module that has the kernel send commands to the interrupt
+/// translation service.
+///
+/// # Errors
+///
+/// As [`dma_bench`].
+pub fn irq_bench(lab: &Lab) -> Result<PathBuf> {
+    module(lab, "irq_bench")
+}
+
+fn module(lab: &Lab, module: &str) -> Result<PathBuf> {
     let headers = Headers::set_up(&lab.workspace, &lab.kernel)?;
     let _lock = lab.workspace.lock("build")?;
-    let progress = Progress::spinner("building dma_bench.ko");
-    let from = lab.workspace.root().join("payloads/kernel/dma_bench");
-    let name = format!("dma_bench{}", lab.kernel.build.suffix());
+    let progress = Progress::spinner(&format!("building {module}.ko"));
+    let from = lab.workspace.root().join("payloads/kernel").join(module);
+    let name = format!("{module}{}", lab.kernel.build.suffix());
     let to = lab.workspace.output().join(name);
-    for file in ["Kbuild", "dma_bench.c"] {
-        let source = from.join(file);
+    for file in ["Kbuild".to_owned(), format!("{module}.c")] {
+        let source = from.join(&file);
         let bytes = fs::read(&source).map_err(Error::io("cannot read", &source))?;
-        workspace::write_atomically(&to.join(file), &bytes)?;
+        workspace::write_atomically(&to.join(&file), &bytes)?;
     }
     headers.build(&to)?;
     progress.done();
-    Ok(to.join("dma_bench.ko"))
+    Ok(to.join(format!("{module}.ko")))
 }
 
 /// Builds a package and leaves it as the flat image `name`.

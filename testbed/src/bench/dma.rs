@@ -66,7 +66,14 @@ pub fn run(lab: &Lab, machines: &[(Mode, Machine)]) -> Result<Figures> {
             setting.words()
         );
         let progress = Progress::spinner(&what);
-        let (measured, memory) = measure(lab, machine.clone(), *mode, *setting, &symbols)?;
+        let (measured, memory) =
+            measure(lab, machine.clone(), *mode, *setting, &symbols, |stage| {
+                if let Setting::Crowded(_) = setting {
+                    return stage.crowd();
+                }
+                let translated = !matches!(mode, Mode::Identity | Mode::Untranslated);
+                stage.all(*setting == Setting::Lazy, translated)
+            })?;
         figures.add(*mode, *setting, measured);
         if *setting == Setting::Strict && !memory.is_empty() {
             figures.memory.push((*mode, memory));
@@ -75,6 +82,23 @@ pub fn run(lab: &Lab, machines: &[(Mode, Machine)]) -> Result<Figures> {
     }
     limit_crowd(&mut figures.lines);
     Ok(figures)
+}
+
+/// Measures no more than a mapping of 4 KiB and its end, strict, on one CPU.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn block(lab: &Lab, machine: &Machine, mode: Mode) -> Result<Measured> {
+    let symbols = Symbols::load(&build::hypervisor_elf(lab))?;
+    let what = format!("measuring DMA by default: {}", mode.word());
+    let progress = Progress::spinner(&what);
+    let strict = Setting::Strict;
+    let (measured, _) = measure(lab, machine.clone(), mode, strict, &symbols, |stage| {
+        stage.block()
+    })?;
+    progress.done();
+    Ok(measured)
 }
 
 impl Figures {
@@ -125,6 +149,7 @@ fn measure(
     mode: Mode,
     setting: Setting,
     symbols: &Symbols,
+    work: impl FnOnce(&mut Stage) -> Result<Measured>,
 ) -> Result<(Measured, Vec<(String, u64)>)> {
     machine.smmu = !machine.virtio_iommu;
     machine.zero_disk = Some(DISK);
@@ -165,12 +190,7 @@ fn measure(
         window: machine.smmu.then_some(&window),
         code: Code::new(symbols),
     };
-    let measured = if let Setting::Crowded(_) = setting {
-        stage.crowd()?
-    } else {
-        let translated = !matches!(mode, Mode::Identity | Mode::Untranslated);
-        stage.all(setting == Setting::Lazy, translated)?
-    };
+    let measured = work(&mut stage)?;
     stage.agent.tell(&vm, "off")?;
     vm.wait_exit(OFF_TIMEOUT)?;
     logged(mode, setting, &measured)?;

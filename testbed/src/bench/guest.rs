@@ -5,7 +5,7 @@ use crate::agent::{Agent, Reply};
 use crate::build;
 use crate::demo::OFF_TIMEOUT;
 use crate::demo::attack::Range;
-use crate::disk::{self, Disk};
+use crate::disk;
 use crate::machine::{Boot, Machine};
 use crate::net;
 use crate::progress::Progress;
@@ -111,8 +111,9 @@ pub fn run(
 }
 
 fn measure(lab: &Lab, machine: &mut Machine, name: &str) -> Result<Figures> {
-    let disk = Disk::new(&lab.workspace, name)?;
-    machine.disk = Some(disk.path().to_owned());
+    // One with a file behind it answers when the build machine gets to it. On a busy one
+    // so much of the machine's own time goes by that the host resets the disk.
+    machine.zero_disk = Some(disk::SIZE);
     machine.network = true;
     machine.edu = true;
     machine.counted = true;

@@ -5,10 +5,13 @@
 //! `docs/bench.md` for what each row means.
 
 pub mod against;
+pub mod bhb;
 pub mod dma;
 pub mod guest;
+pub mod interrupts;
 pub mod lines;
 pub mod pagetable;
+pub mod parts;
 pub mod profile;
 pub mod report;
 pub mod results;

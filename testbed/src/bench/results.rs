@@ -8,10 +8,11 @@
 
 use super::dma::Figures;
 use super::lines::{Line, Mode};
+use super::parts::Parts;
 use super::symbols::Purpose;
 use super::traffic::Traffic;
 use super::work::{Statistic, Work};
-use super::{Row as Comparison, scale};
+use super::{Row as Comparison, interrupts, scale};
 use crate::setup::Lab;
 use crate::workspace;
 use crate::{Error, Result};
@@ -42,6 +43,12 @@ pub struct Results {
     pub memory: Vec<Memory>,
     /// Few mappings and many.
     pub scale: Vec<Scaled>,
+    /// Commands to the interrupt translation service.
+    #[serde(default)]
+    pub interrupts: Vec<Interrupts>,
+    /// What forgetting the host's branch history on each entry costs.
+    #[serde(default)]
+    pub branch_history: BranchHistory,
     /// The same host with and without the hypervisor.
     pub guest: Vec<Compared>,
     /// The page-table crate and others, on the build machine, in nanoseconds.
@@ -158,6 +165,63 @@ pub struct Scaled {
     pub reached: bool,
 }
 
+/// A call that has Linux send commands to the interrupt translation service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interrupts {
+    /// What is called.
+    pub name: String,
+    /// The commands that Linux sends.
+    pub commands: String,
+    /// Instructions in all, without the hypervisor: the median, as the next ones are.
+    pub native: f64,
+    /// The same with it, and `bhb=off`.
+    pub with: f64,
+    /// The same with it as it is.
+    pub by_default: f64,
+    /// EL2 entries.
+    pub el2_entries: f64,
+    /// Instructions of them at EL2, with `bhb=off`.
+    pub el2_instructions: f64,
+    /// Those of the most expensive call.
+    pub el2_most: f64,
+    /// Instructions at EL2 without `bhb=off`.
+    pub el2_by_default: f64,
+    /// What is to be reached, for people.
+    pub goal: String,
+    /// Whether it is.
+    pub reached: bool,
+}
+
+/// What forgetting the host's branch history costs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BranchHistory {
+    /// Instructions for each entry: the middle one of the rows.
+    pub each: Option<f64>,
+    /// What is to be reached, for people.
+    pub goal: String,
+    /// Whether it is.
+    pub reached: bool,
+    /// Operations with entries and without.
+    pub rows: Vec<Forgotten>,
+}
+
+/// The same of one operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Which one.
+    pub name: String,
+    /// Instructions in all, with `bhb=off` and without.
+    pub all: [f64; 2],
+    /// The same of EL2.
+    pub el2: [f64; 2],
+    /// EL2 entries.
+    pub el2_entries: f64,
+    /// Instructions for each entry; none where there is no entry.
+    pub each: Option<f64>,
+    /// Whether an operation without an entry is what it was.
+    pub reached: bool,
+}
+
 /// One figure with and without.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
@@ -258,13 +322,8 @@ impl Facts {
 impl Results {
     /// Puts everything together.
     #[must_use]
-    pub fn new(
-        facts: Facts,
-        figures: &Figures,
-        scale: &[scale::Row],
-        guest: &[Comparison],
-        pagetable: &[Comparison],
-    ) -> Self {
+    pub fn new(facts: Facts, parts: &Parts) -> Self {
+        let figures = &parts.dma;
         let memory = figures.memory.iter().flat_map(|(mode, all)| {
             all.iter().map(|(what, bytes)| Memory {
                 column: mode.word().to_owned(),
@@ -280,9 +339,15 @@ impl Results {
             goals: figures.lines.iter().flat_map(goals).collect(),
             breakdown: breakdown(figures),
             memory: memory.collect(),
-            scale: scale.iter().map(scale::Row::result).collect(),
-            guest: guest.iter().map(Comparison::result).collect(),
-            pagetable: pagetable.iter().map(Comparison::result).collect(),
+            scale: parts.scale.iter().map(scale::Row::result).collect(),
+            interrupts: parts
+                .interrupts
+                .iter()
+                .map(interrupts::Row::result)
+                .collect(),
+            branch_history: parts.branch_history.result(),
+            guest: parts.guest.iter().map(Comparison::result).collect(),
+            pagetable: parts.pagetable.iter().map(Comparison::result).collect(),
         }
     }
 
@@ -497,6 +562,32 @@ pub(super) mod tests {
                 bytes: 2 << 20,
             }],
             scale: Vec::new(),
+            interrupts: vec![Interrupts {
+                name: "interrupt masked".to_owned(),
+                commands: "1 INV, 1 SYNC".to_owned(),
+                native: 969.0,
+                with: 1_766.0,
+                by_default: 1_844.0,
+                el2_entries: 1.0,
+                el2_instructions: 798.0,
+                el2_most: 803.0,
+                el2_by_default: 876.0,
+                goal: "entries 1".to_owned(),
+                reached: true,
+            }],
+            branch_history: BranchHistory {
+                each: Some(78.0),
+                goal: "<= 80".to_owned(),
+                reached: true,
+                rows: vec![Forgotten {
+                    name: "paravirt: map".to_owned(),
+                    all: [2_000.0, 2_078.0],
+                    el2: [700.0, 778.0],
+                    el2_entries: 1.0,
+                    each: Some(78.0),
+                    reached: true,
+                }],
+            },
             guest: Vec::new(),
             pagetable: Vec::new(),
         }

@@ -202,6 +202,19 @@ impl Stage<'_> {
         Ok(measured)
     }
 
+    /// The smallest mappings alone.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] that keeps the machine from doing its work.
+    pub fn block(&mut self) -> Result<Measured> {
+        let mut measured = Measured::default();
+        self.shell("insmod /lib/dma_bench.ko")?;
+        let (bytes, count) = MAPPINGS[0];
+        self.mappings(bytes, count, &mut measured)?;
+        Ok(measured)
+    }
+
     /// Everything that one CPU does.
     ///
     /// # Errors

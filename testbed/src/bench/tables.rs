@@ -86,6 +86,9 @@ fn el2(results: &Results) -> String {
 /// What the SMMU was told and what it read.
 fn traffic(results: &Results) -> String {
     let columns = present(results, &SMMU);
+    if columns.is_empty() {
+        return String::new();
+    }
     let mut heading = vec!["SMMU: TLBI + SYNC; entries read".to_owned()];
     heading.extend(columns.iter().map(|mode| mode.word().to_owned()));
     let cell = |row: &Row| {

@@ -21,6 +21,10 @@ const SMMU: [&str; 4] = [
     "smmuv3_config_cache_miss",
 ];
 
+/// What the interrupt translation service does: its commands, each in a line of its
+/// own, whose names begin alike.
+pub const ITS_COMMAND: &str = "gicv3_its_cmd_";
+
 /// A log of one machine.
 #[derive(Debug)]
 pub struct Window {
@@ -36,6 +40,22 @@ pub enum Scope {
     Smmu,
     /// The same, and each block of EL2's code as it is executed.
     SmmuAndCode,
+    /// The commands of the interrupt translation service.
+    Its,
+}
+
+impl Scope {
+    /// What QEMU calls it.
+    fn items(self, sees_code: bool) -> Vec<String> {
+        if self == Self::Its {
+            return vec![format!("trace:{ITS_COMMAND}*")];
+        }
+        let mut items: Vec<String> = SMMU.iter().map(|name| format!("trace:{name}")).collect();
+        if self == Self::SmmuAndCode && sees_code {
+            items.extend(["in_asm", "exec", "nochain"].map(str::to_owned));
+        }
+        items
+    }
 }
 
 impl Window {
@@ -76,10 +96,7 @@ impl Window {
         scope: Scope,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<(T, String)> {
-        let mut items: Vec<String> = SMMU.iter().map(|name| format!("trace:{name}")).collect();
-        if scope == Scope::SmmuAndCode && self.sees_code() {
-            items.extend(["in_asm", "exec", "nochain"].map(str::to_owned));
-        }
+        let items = scope.items(self.sees_code());
         // Without any log there is no file yet.
         let before = fs::metadata(&self.path).map_or(0, |file| file.len());
         set(vm, &items.join(","))?;

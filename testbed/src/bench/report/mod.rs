@@ -291,7 +291,13 @@ mod tests {
         save(&sample(), &path).expect("a report");
         let text = std::fs::read_to_string(&path).expect("a report");
         assert_eq!(text.matches("<svg").count(), 6);
-        for part in ["not latencies", "c0ffee", "paravirt", "<table"] {
+        for part in [
+            "not latencies",
+            "c0ffee",
+            "1 INV, 1 SYNC",
+            "2,078",
+            "<table",
+        ] {
             assert!(text.contains(part), "no {part}");
         }
         for part in ["src=", "href=\"http", "<script"] {

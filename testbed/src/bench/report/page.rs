@@ -2,7 +2,7 @@
 
 use super::{COLUMNS, Figure};
 use crate::bench::number;
-use crate::bench::results::{Breakdown, Compared, Facts, Results, Row};
+use crate::bench::results::{BranchHistory, Breakdown, Compared, Facts, Interrupts, Results, Row};
 use crate::bench::symbols::Purpose;
 use crate::bench::tables::{groups, of, present};
 use std::fmt::Write;
@@ -51,6 +51,8 @@ pub fn html(results: &Results, figures: &[Figure]) -> String {
     page.push_str(&el2(results));
     page.push_str(&traffic(results));
     page.push_str(&breakdown(&results.breakdown));
+    page.push_str(&interrupts(&results.interrupts));
+    page.push_str(&branch_history(&results.branch_history));
     page.push_str(&memory(results));
     page.push_str(&goals(results));
     page.push_str(&compared("The same host with and without", &results.guest));
@@ -245,6 +247,82 @@ fn breakdown(all: &[Breakdown]) -> String {
         "From QEMU's log of each block of code executed at EL2, each instruction by the source file of the \
          innermost function it comes from. The last two columns are counted apart from each other.",
         &heading,
+        &rows,
+    )
+}
+
+fn interrupts(all: &[Interrupts]) -> String {
+    let round = |value: f64| number(value.round());
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|one| {
+            vec![
+                escape(&one.name),
+                escape(&one.commands),
+                round(one.native),
+                round(one.with),
+                format!("{:.3}", one.el2_entries),
+                format!(
+                    "{}<small>{} at most</small><small>{} by default</small>",
+                    round(one.el2_instructions),
+                    round(one.el2_most),
+                    round(one.el2_by_default)
+                ),
+                escape(&one.goal),
+                verdict(one.reached),
+            ]
+        })
+        .collect();
+    table(
+        "Commands to the interrupt translation service",
+        "What Linux calls, and which commands it sends for that: instructions of the call without the \
+         hypervisor and with it, its entries to EL2 and the instructions there, with <code>bhb=off</code>.",
+        &[
+            "call", "commands", "native", "with", "entries", "EL2", "goal", "",
+        ]
+        .map(str::to_owned),
+        &rows,
+    )
+}
+
+fn branch_history(all: &BranchHistory) -> String {
+    let round = |value: f64| number(value.round());
+    let rows: Vec<Vec<String>> = all
+        .rows
+        .iter()
+        .map(|one| {
+            let mut cells = vec![escape(&one.name)];
+            cells.extend([one.all, one.el2].concat().into_iter().map(round));
+            cells.extend([
+                format!("{:.3}", one.el2_entries),
+                one.each.map_or_else(|| "–".to_owned(), round),
+                verdict(one.reached),
+            ]);
+            cells
+        })
+        .collect();
+    let heading = [
+        "operation",
+        "bhb=off",
+        "by default",
+        "EL2, bhb=off",
+        "EL2, by default",
+        "entries",
+        "for each",
+        "",
+    ];
+    let text = format!(
+        "On a CPU that needs it, EL2 does so on each entry (Spectre-BHB): {} instructions, goal {}, {}. All other \
+         figures of the modes are measured with <code>bhb=off</code>; by default, an operation takes this much \
+         more, and one without an entry the same.",
+        all.each.map_or_else(|| "–".to_owned(), round),
+        escape(&all.goal),
+        verdict(all.reached)
+    );
+    table(
+        "Forgetting the host's branch history",
+        &text,
+        &heading.map(str::to_owned),
         &rows,
     )
 }
