@@ -220,23 +220,24 @@ where
 
     /// Sends `lpi` where its collection goes; `row` is what is to be, but for
     /// `at`, which is where it goes now.
+    #[inline]
     pub(crate) fn follow(&mut self, lpi: Lpi, row: Row) {
         let to = self.unit.route(row.collection);
         let share = &self.common.share;
         let after = Row { at: to, ..row };
-        self.common.lpis.set_row(share, lpi, Some(after));
+        self.common.lpis.change_row(share, lpi, after);
         if row.at == to {
             return;
         }
         let changed = self.common.configure(self.platform, lpi, to);
-        let command = match (row.at, to) {
-            (Some(_), Some(to)) => Command::MoveInterrupt(row.event, collection_of(to)),
-            (None, Some(to)) => Command::MapInterrupt(row.event, lpi, collection_of(to)),
-            (_, None) => Command::Discard(row.event),
-        };
-        self.tell(command);
+        let event = row.event;
+        match (row.at, to) {
+            (Some(_), Some(to)) => self.tell(Command::MoveInterrupt(event, collection_of(to))),
+            (None, Some(to)) => self.tell(Command::MapInterrupt(event, lpi, collection_of(to))),
+            (_, None) => self.tell(Command::Discard(event)),
+        }
         if changed && let Some(to) = to {
-            self.tell(Command::Invalidate(row.event));
+            self.tell(Command::Invalidate(event));
             // The owner waits for where it was, not for where it goes.
             self.sync(to);
         }

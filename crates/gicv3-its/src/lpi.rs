@@ -241,6 +241,15 @@ impl Lpis {
         memory.store(bits, after);
     }
 
+    /// Says what `lpi`, which is mapped, is mapped from now.
+    #[inline(always)]
+    pub(crate) fn change_row(&self, memory: &impl Memory, lpi: Lpi, row: Row) {
+        if let Some(index) = self.index(lpi) {
+            let at = self.rows.raw() + index * ROW;
+            memory.store_words(PhysAddr::new(at), row.words(HOST));
+        }
+    }
+
     /// Whether no LPI is mapped.
     pub(crate) fn none_is_mapped(&self, memory: &impl Memory) -> bool {
         // At most 512 words.
