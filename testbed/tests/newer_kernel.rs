@@ -51,3 +51,11 @@ fn a_newer_kernel_works_without_an_iommu() {
 fn a_newer_kernel_works_with_an_emulated_smmu() {
     works("nested");
 }
+
+/// Since 6.16 Linux resets its IOMMU at shutdown while the drivers behind it still wait
+/// for their devices. Had those no memory any more, the kernel would say that their
+/// requests are late, a minute later.
+#[test]
+fn a_newer_kernel_works_with_a_virtio_iommu_and_powers_off() {
+    works("paravirt");
+}

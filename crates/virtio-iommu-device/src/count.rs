@@ -26,7 +26,8 @@ pub struct Counts {
     pub interrupts: u64,
     /// Resets begun.
     pub resets: u64,
-    /// Resets after which the back end said that something failed.
+    /// New drivers before which the back end could not forget all that an earlier one
+    /// asked for.
     pub failed_resets: u64,
     /// Times the device came to need a reset, see [`Broken`](crate::Broken).
     pub broken: u64,

@@ -92,6 +92,8 @@ pub struct Device<W> {
     config: Config,
     burst: Burst,
     reset: Reset,
+    /// The back end may still have what an earlier driver asked for.
+    used: bool,
     /// The request that a reset came upon ended, but for a wait.
     unsynced: bool,
     broken: Option<Broken>,
@@ -120,6 +122,7 @@ impl<W: Window> Device<W> {
             counts: Counts::default(),
             registers: Registers::new(),
             reset: Reset::None,
+            used: false,
             unsynced: false,
             broken: None,
             configuration: features::configuration(limits),

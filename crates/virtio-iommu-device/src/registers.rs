@@ -166,10 +166,10 @@ impl<W: Window> Device<W> {
             self.counts.illegal_accesses += 1;
             return Progress::Done;
         }
-        // Whoever comes next helps to complete a reset: it may be another CPU,
+        // The next write helps to complete a reset: it may be another CPU's,
         // and the one that asked for it may never come again.
-        let resetting = self.reset != Reset::None;
-        if resetting && self.go_on_with_reset(iommu) == Progress::Again {
+        let resetting = self.reset == Reset::Settling;
+        if self.go_on_with_reset(iommu) == Progress::Again {
             return self.again();
         }
         // Truncation: the access has 32 bits.

@@ -35,15 +35,17 @@ impl DeviceStatus {
         .union(Self::FAILED);
 }
 
-/// How far a reset is.
+/// What takes longer than one write of Status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reset {
-    /// There is none.
+    /// Nothing does.
     None,
-    /// The back end is in the middle of a request, perhaps.
+    /// A reset: the back end is in the middle of a request, perhaps.
     Settling,
-    /// The back end is being reset.
-    BackEnd,
+    /// A new driver: the back end is to forget what an earlier one asked for.
+    ToForget,
+    /// It is about to.
+    Forgetting,
 }
 
 impl<W: Window> Device<W> {
@@ -51,10 +53,16 @@ impl<W: Window> Device<W> {
     #[must_use]
     pub fn status(&self) -> DeviceStatus {
         match self.reset {
-            Reset::None => self.registers.status,
-            Reset::Settling | Reset::BackEnd => self.registers.status | DeviceStatus::NEEDS_RESET,
+            Reset::Settling => self.registers.status | DeviceStatus::NEEDS_RESET,
+            Reset::None | Reset::ToForget | Reset::Forgetting => self.registers.status,
         }
     }
+
+    /// A write of Status. A reset (2.4) ends what the driver has begun, and no more:
+    /// Linux resets its IOMMU at shutdown before the drivers of what is behind it
+    /// have stopped their devices (since 6.16), and a crashed kernel does not stop
+    /// them at all. What devices reach stays as it is until another driver has agreed
+    /// on features, before which it can attach nothing; it starts with no domain.
 
     pub(crate) fn set_status<P: Platform<Window = W>, I: Iommu>(
         &mut self,
@@ -87,6 +95,14 @@ impl<W: Window> Device<W> {
         if !new.contains(DeviceStatus::FEATURES_OK) && new.contains(DeviceStatus::DRIVER_OK) {
             self.counts.guarded += 1;
             new.remove(DeviceStatus::DRIVER_OK);
+        }
+        if self.used && new.contains(DeviceStatus::FEATURES_OK) {
+            self.used = false;
+            self.reset = Reset::ToForget;
+            if self.go_on_with_reset(iommu) == Progress::Again {
+                // The write comes again, and finds that this was done.
+                return self.again();
+            }
         }
         self.registers.status = new;
         self.look();
@@ -145,64 +161,72 @@ impl<W: Window> Device<W> {
         self.registers = Registers::new();
         self.registers.status = status;
         self.terms.features = Features::empty();
+        // Only a driver that was ready has asked for anything.
+        self.used |= status.contains(DeviceStatus::DRIVER_OK);
         self.reset = Reset::Settling;
         self.look();
     }
 
-    /// Goes on with a reset as far as the work of a call goes.
+    /// Goes on with what takes longer than a write of Status, as far as the work of a
+    /// call goes.
     pub(crate) fn go_on_with_reset<I: Iommu>(&mut self, iommu: &mut I) -> Progress {
-        let mut budget = self.config.work.max(1);
-        let mut spend = || match budget.checked_sub(1) {
-            Some(left) => {
-                budget = left;
-                true
-            }
-            None => false,
+        let progress = match self.reset {
+            Reset::None => return Progress::Done,
+            Reset::Settling => self.finish_reset(iommu),
+            Reset::ToForget | Reset::Forgetting => self.forget(iommu),
         };
-        if self.reset == Reset::Settling {
-            // Nobody waits for the answer, but the back end does one thing after
-            // the other.
-            while self.burst.under_way.is_some() {
-                if !spend() {
-                    return Progress::Again;
-                }
-                match iommu.go_on() {
-                    Step::More => {}
-                    Step::Done(_) => self.burst.under_way = None,
-                    Step::AfterSync => {
-                        self.burst.under_way = None;
-                        self.unsynced = true;
-                    }
-                }
-            }
-            if (self.unsynced || !self.burst.is_empty()) && iommu.sync().is_err() {
-                self.counts.failed_syncs += 1;
-            }
-            self.unsynced = false;
-            self.burst.clear();
+        if progress == Progress::Done {
+            self.reset = Reset::None;
         }
-        let result = loop {
-            if !spend() {
+        progress
+    }
+
+    fn finish_reset<I: Iommu>(&mut self, iommu: &mut I) -> Progress {
+        // Nobody waits for the answer, but the back end does one thing after
+        // the other.
+        let mut budget = self.config.work.max(1);
+        while self.burst.under_way.is_some() {
+            if budget == 0 {
                 return Progress::Again;
             }
-            let step = if self.reset == Reset::BackEnd {
-                iommu.go_on()
-            } else {
-                self.reset = Reset::BackEnd;
-                iommu.reset()
-            };
-            match step {
+            budget -= 1;
+            match iommu.go_on() {
                 Step::More => {}
-                Step::AfterSync => break iommu.sync().is_ok(),
-                Step::Done(result) => break result.is_ok(),
+                Step::Done(_) => self.burst.under_way = None,
+                Step::AfterSync => {
+                    self.burst.under_way = None;
+                    self.unsynced = true;
+                }
             }
-        };
-        if !result {
-            self.counts.failed_resets += 1;
         }
-        self.reset = Reset::None;
+        if (self.unsynced || !self.burst.is_empty()) && iommu.sync().is_err() {
+            self.counts.failed_syncs += 1;
+        }
+        self.unsynced = false;
+        self.burst.clear();
         self.registers.status = DeviceStatus::empty();
         self.broken = None;
         Progress::Done
+    }
+
+    fn forget<I: Iommu>(&mut self, iommu: &mut I) -> Progress {
+        for _ in 0..self.config.work.max(1) {
+            let step = if self.reset == Reset::Forgetting {
+                iommu.go_on()
+            } else {
+                self.reset = Reset::Forgetting;
+                iommu.reset()
+            };
+            let forgotten = match step {
+                Step::More => continue,
+                Step::AfterSync => iommu.sync().is_ok(),
+                Step::Done(result) => result.is_ok(),
+            };
+            if !forgotten {
+                self.counts.failed_resets += 1;
+            }
+            return Progress::Done;
+        }
+        Progress::Again
     }
 }

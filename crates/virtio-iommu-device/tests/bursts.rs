@@ -276,6 +276,7 @@ fn a_reset_comes_at_any_time() {
                 driver.world.book.pace.push_back(Pace::Turns(turns));
                 let idx = driver.used_idx();
                 let _ = driver.world.machine.written();
+                let attached = driver.world.book.attached.clone();
                 while driver.world.write_once(reg::STATUS, Size::Word, 0) == Progress::Again {
                     assert_ne!(driver.world.read(reg::STATUS), 0, "not complete");
                     assert_eq!(driver.world.machine.open_windows(), 0);
@@ -285,11 +286,14 @@ fn a_reset_comes_at_any_time() {
                 assert!(driver.world.machine.written().is_empty(), "touched");
                 assert_eq!(driver.used_idx(), idx);
                 assert!(!driver.world.book.is_busy());
-                assert!(driver.world.book.attached.is_empty());
                 assert!(driver.world.book.waiting.is_empty());
-                assert_eq!(driver.world.book.count(Call::Reset), 2);
-                // And it works again.
+                // Devices go on as they were…
+                assert_eq!(driver.world.book.attached, attached);
+                assert_eq!(driver.world.book.count(Call::Reset), 0);
+                // …until the next driver, for which everything is new.
                 driver.world.bring_up(PLAIN);
+                assert_eq!(driver.world.book.count(Call::Reset), 1);
+                assert!(driver.world.book.attached.is_empty());
                 (driver.available, driver.seen) = (0, 0);
                 assert_eq!(driver.send(&attach(1, 8)), Some(0));
                 assert_eq!(driver.send(&map_page(0)), Some(0));
@@ -298,11 +302,39 @@ fn a_reset_comes_at_any_time() {
     }
 }
 
-/// The CPU that asked for a reset does not come back; another one goes on.
+/// A driver that has agreed on its features, and does no more.
+fn agree(driver: &mut Driver) -> Progress {
+    driver.world.write(reg::STATUS, 0);
+    driver.world.write(reg::STATUS, 3);
+    driver.world.accept(PLAIN);
+    driver.world.write_once(reg::STATUS, Size::Word, 11)
+}
+
+/// The CPU whose driver begins does not come back; another one goes on.
 #[test]
-fn whoever_comes_next_completes_a_reset() {
+fn the_next_write_helps_a_driver_to_begin() {
     let mut driver = with(4, PLAIN);
     driver.world.book.pace.push_back(Pace::Turns(10));
+    assert_eq!(agree(&mut driver), Progress::Again);
+    assert_eq!(driver.world.read(reg::STATUS), 3, "not agreed yet");
+    let again = driver.world.write_once(reg::QUEUE_SEL, Size::Word, 0);
+    assert_eq!(again, Progress::Again);
+    driver.world.write(reg::QUEUE_SEL, 1);
+    assert_eq!(driver.world.book.count(Call::Reset), 1);
+    // The write comes again, and finds that it has nothing to wait for.
+    assert_eq!(driver.world.write(reg::STATUS, 11), 1);
+    assert_eq!(driver.world.read(reg::STATUS), 11);
+    assert_eq!(driver.world.book.count(Call::Reset), 1);
+}
+
+/// A second reset comes while the first one waits for the back end.
+#[test]
+fn the_next_write_completes_a_reset() {
+    let mut driver = with(4, PLAIN);
+    driver.world.book.pace.push_back(Pace::Turns(20));
+    driver.queue(&map_page(0));
+    let _ = driver.world.write_once(reg::QUEUE_NOTIFY, Size::Word, 0);
+    assert!(driver.world.book.is_busy());
     let reset = |driver: &mut Driver| driver.world.write_once(reg::STATUS, Size::Word, 0);
     assert_eq!(reset(&mut driver), Progress::Again);
     assert_eq!(driver.world.read(reg::STATUS) & 64, 64);
@@ -310,19 +342,29 @@ fn whoever_comes_next_completes_a_reset() {
     assert_eq!(again, Progress::Again);
     driver.world.write(reg::QUEUE_SEL, 1);
     assert_eq!(driver.world.read(reg::STATUS), 0);
-    // One that takes longer than a call each time still ends.
+    assert!(!driver.world.book.is_busy());
+}
+
+/// A driver that is reset in the middle of its beginning takes nothing along.
+#[test]
+fn a_reset_in_the_middle_of_a_beginning_ends_it_first() {
     let mut driver = with(4, PLAIN);
-    driver.world.book.pace.extend([Pace::Turns(10); 8]);
-    assert_eq!(driver.world.write(reg::STATUS, 0), 3);
-    assert_eq!(driver.world.book.count(Call::Reset), 2);
+    driver.world.book.pace.push_back(Pace::Turns(10));
+    assert_eq!(agree(&mut driver), Progress::Again);
+    driver.world.write(reg::STATUS, 0);
+    assert_eq!(driver.world.read(reg::STATUS), 0);
+    assert_eq!(driver.world.book.count(Call::Reset), 1);
+    // Nothing is left to forget.
+    assert_eq!(agree(&mut driver), Progress::Done);
+    assert_eq!(driver.world.book.count(Call::Reset), 1);
 }
 
 #[test]
-fn a_reset_that_fails_is_counted() {
+fn what_cannot_be_forgotten_is_counted() {
     let mut driver = with(64, PLAIN);
     driver.world.book.reset_fails = true;
-    driver.world.write(reg::STATUS, 0);
-    assert_eq!(driver.world.read(reg::STATUS), 0);
+    assert_eq!(agree(&mut driver), Progress::Done);
+    assert_eq!(driver.world.read(reg::STATUS), 11);
     assert_eq!(driver.world.device.counts().failed_resets, 1);
 }
 

@@ -325,7 +325,7 @@ fn interrupts_are_acknowledged_by_bit() {
 }
 
 #[test]
-fn a_reset_forgets_everything() {
+fn a_reset_forgets_the_driver_and_leaves_its_devices_alone() {
     let mut driver = Driver::new(PLAIN);
     driver.attached(1);
     driver.world.write(reg::QUEUE_SEL, 1);
@@ -335,15 +335,23 @@ fn a_reset_forgets_everything() {
     assert_eq!(world.read(reg::STATUS), 0);
     assert_eq!(world.read(reg::INTERRUPT_STATUS), 0);
     assert_eq!(world.machine.open_windows(), 0);
-    assert!(world.book.attached.is_empty());
+    assert_eq!(world.book.attached.len(), 1);
     for queue in [0, 1] {
         world.write(reg::QUEUE_SEL, queue);
         assert_eq!(world.read(reg::QUEUE_READY), 0);
     }
     // The layout, too: a queue of no entries.
     world.write(reg::STATUS, 3);
+    // A driver that offers what it cannot have agrees on nothing.
+    world.accept(PLAIN | 1 << 6);
+    world.write(reg::STATUS, 11);
+    assert_eq!((world.read(reg::STATUS), world.book.attached.len()), (3, 1));
     world.accept(PLAIN);
     world.write(reg::STATUS, 11);
+    assert!(
+        world.book.attached.is_empty(),
+        "the next driver starts anew"
+    );
     world.write(reg::QUEUE_READY, 1);
     assert_eq!(world.read(reg::STATUS), 11 | 64);
 }

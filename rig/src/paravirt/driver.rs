@@ -170,10 +170,6 @@ impl<'m> Front<'m> {
             let machine = watched.machine;
             let mut para = machine.para.borrow_mut();
             para.forget_outcomes();
-            // As after power-on.
-            if !machine.scarred.get() && !para.books.current.is_empty() {
-                return Err(Finding::Answer("reset", 1));
-            }
         }
         Ok(())
     }
@@ -298,6 +294,14 @@ impl<'m> Front<'m> {
         ];
         for (offset, value) in steps {
             self.word(watched, offset, value)?;
+            // For a driver that has agreed on its features all is as after power-on.
+            if (offset, value) == (reg::STATUS, 11)
+                && self.device.status().contains(DeviceStatus::FEATURES_OK)
+                && !machine.scarred.get()
+                && !machine.para.borrow().books.current.is_empty()
+            {
+                return Err(Finding::Answer("reset", 1));
+            }
         }
         // Buffers for events.
         let events = self.base + 3 * PAGE_SIZE;

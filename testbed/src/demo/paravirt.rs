@@ -14,7 +14,13 @@ const FILE: &str = "/sys/bus/pci/drivers/dma_bench/0*/domain";
 /// Registers of virtio-mmio (virtio 1.3, 4.2.2), and the SMMU's at the same place.
 const MAGIC: u64 = 0x00;
 const DRIVER_FEATURES: u64 = 0x20;
+const DRIVER_FEATURES_SEL: u64 = 0x24;
 const STATUS: u64 = 0x70;
+/// Bits of Status (2.1), and of the second word of features (6).
+const ACKNOWLEDGE: u64 = 1;
+const DRIVER: u64 = 2;
+const FEATURES_OK: u64 = 8;
+const VERSION_1: u64 = 1;
 /// "virt".
 const MAGIC_VALUE: u64 = 0x7472_6976;
 
@@ -142,26 +148,41 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The host resets its virtio-iommu, with its disk and network unbound. All
-    /// its mappings are gone then.
+    /// The host resets its virtio-iommu, with its disk and network unbound, as Linux
+    /// does when it shuts down: devices go on with what is mapped, and nothing else. Then
+    /// another driver agrees on features with it: all mappings are gone.
     pub(super) fn reset(&mut self, device: Actor, own: u64, memory: &[Target]) -> Result<()> {
         let unbind = "for n in nvme e1000e; do for d in /sys/bus/pci/drivers/$n/0*; do \
                       echo ${d##*/} > /sys/bus/pci/drivers/$n/unbind; done; done";
         self.shell(unbind)?;
+        let mut wrong = Vec::new();
         self.cpu(&format!("poke write {:#x} 0", SMMU + STATUS))?;
+        for target in memory {
+            for access in [Access::Read, Access::Write] {
+                wrong.extend(attack::attack(self.vm, self.agent, device, access, target)?);
+            }
+        }
+        let driver = [
+            (STATUS, ACKNOWLEDGE | DRIVER),
+            (DRIVER_FEATURES_SEL, 1),
+            (DRIVER_FEATURES, VERSION_1),
+            (STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK),
+        ];
+        for (register, value) in driver {
+            self.cpu(&format!("poke write {:#x} {value}", SMMU + register))?;
+        }
         let device = match device {
             Actor::Device { stream } => Actor::Blocked { stream },
             other => other,
         };
-        let mut wrong = Vec::new();
         let own = Target::new("a page of the host's", own);
         for target in memory.iter().chain([&own]) {
             for access in [Access::Read, Access::Write] {
                 wrong.extend(attack::attack(self.vm, self.agent, device, access, target)?);
             }
         }
-        let tried = format!("{} accesses by edu DMA", (memory.len() + 1) * 2);
-        let good = "all blocked and reported, the host's own page too";
+        let tried = format!("{} accesses by edu DMA", memory.len() * 4 + 2);
+        let good = "all blocked and reported; then the host's page, too";
         self.judge("Host resets its virtio-iommu", tried, good, wrong);
         Ok(())
     }
