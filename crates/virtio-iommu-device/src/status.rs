@@ -63,7 +63,6 @@ impl<W: Window> Device<W> {
     /// have stopped their devices (since 6.16), and a crashed kernel does not stop
     /// them at all. What devices reach stays as it is until another driver has agreed
     /// on features, before which it can attach nothing; it starts with no domain.
-
     pub(crate) fn set_status<P: Platform<Window = W>, I: Iommu>(
         &mut self,
         platform: &P,
