@@ -10,8 +10,8 @@
 //! portcullis: event=trace_end records=3 dropped=0 t=2.087533
 //! ```
 //!
-//! `trace=SECONDS,reset` is the host's reset of its virtio-iommu, which detaches all
-//! endpoints. Other lines are not looked at. These are checked as a whole: nothing is mapped
+//! `trace=SECONDS,reset` is the beginning of another driver of the host's virtio-iommu,
+//! which detaches all endpoints. Other lines are not looked at. These are checked as a whole: nothing is mapped
 //! twice, and nothing is unmapped that was not mapped. That there is nothing from
 //! before is so because the record begins with the host.
 

@@ -188,8 +188,10 @@ fn what_the_host_maps_is_recorded() {
         } else {
             assert_eq!(maps, number("domain_counts", "maps"));
             assert_eq!(unmaps, number("domain_counts", "unmaps"));
-            assert_eq!(resets, number("viommu_counts", "resets"));
-            assert!(resets > 0, "the driver resets it at the end");
+            // The driver resets the device, and what it mapped stays until another one
+            // comes.
+            assert_eq!(resets, 0);
+            assert!(number("viommu_counts", "resets") > 0);
         }
     }
 }

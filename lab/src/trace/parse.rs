@@ -9,7 +9,7 @@ pub(super) enum Said {
         domain: u32,
         what: Asked,
     },
-    /// The host reset its virtio-iommu: all endpoints leave their domains.
+    /// Another driver begins: all endpoints leave their domains.
     Reset { nanos: u64 },
     /// The end: how many requests are there, and how many are not.
     End { records: u64, dropped: u64 },
