@@ -197,7 +197,7 @@ impl Hunter {
 fn ops_in(with: With, ops: u64) -> u64 {
     match with {
         With::Nested => ops / 20,
-        With::Paravirt | With::Its => ops / 4,
+        With::Paravirt => ops / 4,
         _ => ops,
     }
 }

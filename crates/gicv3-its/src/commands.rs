@@ -126,7 +126,7 @@ where
         let share = self.common.share.clone();
         let device = self.unit.devices.get(&share, event.device)?;
         let known = usize::from(collection.0) < COLLECTIONS;
-        if !device.has(event.event) || !self.common.lpis.is_host(lpi) || !known {
+        if !device.has(event.event) || !known {
             return None;
         }
         // Truncation: fewer ITSs.

@@ -204,7 +204,8 @@ impl Lpis {
         Row::from_words(memory.load_words(PhysAddr::new(at)))
     }
 
-    /// Whether `event` of the ITS at index `its` may have `lpi`: nothing else has it.
+    /// Whether `event` of the ITS at index `its` may have `lpi`: it is the host's, and
+    /// nothing else has it.
     #[inline]
     pub(crate) fn is_free_for(
         &self,

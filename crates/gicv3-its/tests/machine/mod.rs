@@ -70,6 +70,10 @@ impl Machine {
         self.ram.store(PhysAddr::new(at), value);
     }
 
+    pub fn peek(&self, at: u64) -> u64 {
+        self.ram.load(PhysAddr::new(at))
+    }
+
     fn zero(&self, at: u64, bytes: u64) {
         for word in (at..at + bytes).step_by(8) {
             self.poke(word, 0);
@@ -251,6 +255,11 @@ pub struct Host<'m> {
 impl<'m> Host<'m> {
     /// With every DeviceID up to `highest`, and the first CPU up.
     pub fn new(machine: &'m Machine, highest: u32) -> Self {
+        Self::with_devices(machine, &[(0, highest)])
+    }
+
+    /// With these ranges of DeviceIDs, first and last, and the first CPU up.
+    pub fn with_devices(machine: &'m Machine, devices: &[(u32, u32)]) -> Self {
         let profile = machine.gic.profile();
         quiesce(&Port::Its(machine), &machine).unwrap();
         for cpu in 0..profile.cpus {
@@ -262,13 +271,16 @@ impl<'m> Host<'m> {
             let target = Target::from_word(profile.rdbase(cpu));
             assert!(emulator.add_redistributor(&machine, RedistributorId(cpu as u8), target));
         }
-        let range = DeviceRange {
-            first: DeviceId(0),
-            last: DeviceId(highest),
-        };
+        let ranges: Vec<DeviceRange> = devices
+            .iter()
+            .map(|(first, last)| DeviceRange {
+                first: DeviceId(*first),
+                last: DeviceId(*last),
+            })
+            .collect();
         let cpus = profile.cpus as u8;
         emulator
-            .add_its(&machine, 0, Port::Its(machine), &[range], cpus)
+            .add_its(&machine, 0, Port::Its(machine), &ranges, cpus)
             .unwrap();
         emulator.start(&machine, 0);
         let mut host = Self {
