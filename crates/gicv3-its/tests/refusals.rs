@@ -62,9 +62,10 @@ fn a_device_that_is_not_the_hosts_is_not_mapped() {
     host.send([mapd(FOREIGN, 4), mapti(FOREIGN, 0, 8192, 0)]);
     host.send([mapd(2, 4), mapti(2, 0, 8193, 0)]);
     assert_eq!(machine.gic.mapped(0), [(2, 0, 8193)]);
-    // The entry of a device of its own, for the other one.
+    // What the table has of a device of its own, with another LPI, for the other one.
     let own = machine.peek(DEVICES + 2 * 8);
-    machine.poke(DEVICES + FOREIGN * 8, own);
+    machine.poke(DEVICES + FOREIGN * 8, own + 0x1000);
+    machine.poke(ITT + 0x1000, machine.peek(ITT) - 1);
     host.write(CTLR, 0);
     host.write(CTLR, 1);
     assert_eq!(machine.gic.mapped(0), [(2, 0, 8193)]);
