@@ -3,7 +3,7 @@
 use crate::catalogue::Mutant;
 use anyhow::{Context, bail};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,11 +21,14 @@ pub fn workspace_root() -> PathBuf {
 pub struct Tree {
     root: PathBuf,
     target: PathBuf,
+    /// Held, so that no other run makes its mistakes in the same copy meanwhile.
+    _lock: File,
 }
 
 impl Tree {
     /// Brings the copy number `number` below `target/mutants` up to date with
-    /// the work tree at `from`: what is committed and what is not.
+    /// the work tree at `from`: what is committed and what is not. Waits for
+    /// another run that has the copy.
     ///
     /// # Errors
     /// When git or the file system refuses.
@@ -34,6 +37,7 @@ impl Tree {
         let tree = Self {
             root: place.join(format!("tree-{number}")),
             target: place.join(format!("build-{number}")),
+            _lock: lock(&place, number)?,
         };
         let files = files_of(from)?;
         for file in &files {
@@ -124,6 +128,22 @@ impl Tree {
     }
 }
 
+/// The lock of the copy number `number` below `place`, when no other run holds it.
+fn lock(place: &Path, number: usize) -> anyhow::Result<File> {
+    fs::create_dir_all(place)?;
+    let path = place.join(format!("tree-{number}.lock"));
+    let mut options = File::options();
+    let options = options.create(true).truncate(false).write(true);
+    let file = options
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another run that uses {}", path.display());
+        file.lock().with_context(|| path.display().to_string())?;
+    }
+    Ok(file)
+}
+
 /// What git tracks, and what it would track.
 fn files_of(root: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
     let output = Command::new("git")
@@ -143,4 +163,24 @@ fn files_of(root: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
     let names = String::from_utf8(output.stdout).context("a file's name is no text")?;
     let names = names.split('\0').filter(|name| !name.is_empty());
     Ok(names.map(PathBuf::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A second run that used it would judge its mistakes together with the first's.
+    #[test]
+    fn one_run_at_a_time_has_a_copy() -> anyhow::Result<()> {
+        let place = std::env::temp_dir().join(format!("mutants-lock-{}", std::process::id()));
+        let held = lock(&place, 0)?;
+        let other = File::open(place.join("tree-0.lock"))?;
+        assert!(other.try_lock().is_err());
+        // Another copy is free.
+        drop(lock(&place, 1)?);
+        drop(held);
+        assert!(other.try_lock().is_ok());
+        fs::remove_dir_all(&place)?;
+        Ok(())
+    }
 }
