@@ -181,8 +181,7 @@ impl<W: Window> Device<W> {
     }
 
     fn finish_reset<I: Iommu>(&mut self, iommu: &mut I) -> Progress {
-        // Nobody waits for the answer, but the back end does one thing after
-        // the other.
+        // The answer goes nowhere, but the back end does one thing after the other.
         let mut budget = self.config.work.max(1);
         while self.burst.under_way.is_some() {
             if budget == 0 {

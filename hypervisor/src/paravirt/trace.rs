@@ -10,8 +10,9 @@
 //!
 //! are the time in seconds, what it was, the domain, and then an address and
 //! bytes, or for `attach` and `detach` the endpoint. `reset` has neither: another
-//! driver begins, no endpoint is attached, and nothing is mapped. What takes several turns is
-//! noted when it is done, what waits for the SMMUs' invalidations before these.
+//! driver begins, no endpoint is attached, and nothing is mapped. What takes
+//! several turns is noted when it is done, what waits for the SMMUs' invalidations
+//! before these.
 
 use crate::log::info;
 use crate::memory::Shared;
