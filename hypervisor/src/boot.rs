@@ -21,9 +21,8 @@ use crate::{gic, host, image, inherited, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Conduit, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan,
-    Interrupts, KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict,
-    smmus_to_fence,
+    BootError, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Interrupts,
+    KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict, smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
@@ -71,7 +70,9 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
     // Until the SMMUs are fenced a device may change the tree under our eyes.
     // So it is first read for nothing but to find them, and in earnest when
     // nothing can write it any longer.
-    let found = smmus_to_fence(&Fdt::new(blob)?).registers;
+    let found = smmus_to_fence(&Fdt::new(blob)?);
+    found.require()?;
+    let found = found.registers;
     for (index, registers) in found.iter().enumerate() {
         let pages = devices::smmu_pages(*registers);
         mmu::map_missing(pages, MemoryType::Device, Access::ReadWrite)?;
@@ -97,11 +98,7 @@ fn start(
     let fdt = Fdt::new(blob)?;
     log::set_level(machine.log);
     inherited::set_options(machine.bhb, machine.mpam);
-    if machine.psci.conduit != Conduit::Smc {
-        return Err(Refusal::Conduit);
-    }
-    machine.require_smmu()?;
-    devices::check_registers(machine)?;
+    machine.check_hardware()?;
     if let Some(console) = machine.console {
         use_console(console.registers);
     }

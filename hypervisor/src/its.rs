@@ -123,7 +123,7 @@ fn ranges(machine: &Machine, its: usize) -> ([DeviceRange; DEVICE_RANGE_LIMIT], 
 }
 
 fn control_frame(its: &Its) -> Result<Frame, Refusal> {
-    let refused = Refusal::RegistersInMemory(its.registers);
+    let refused = Refusal::misplaced(its.registers);
     let Ok(frame) = Range::from_size(its.registers.start(), FRAME) else {
         return Err(refused);
     };

@@ -22,14 +22,6 @@ pub enum Refusal {
     Boot(BootError),
     /// The tree changed while the SMMUs were being fenced.
     TreeChanged,
-    /// PSCI is not reached by SMC.
-    Conduit,
-    /// The tree puts registers into RAM.
-    RegistersInMemory(Range<PhysAddr>),
-    /// An ITS or MSI frame lies where something is withheld from everybody.
-    DoorbellWithheld(Range<PhysAddr>),
-    /// An SMMU has less than its two register pages.
-    SmmuTooSmall(Range<PhysAddr>),
     /// A CPU has no redistributor; its affinity.
     NoRedistributor(u64),
     /// An ITS cannot be taken over.
@@ -132,6 +124,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The tree puts registers where they cannot be.
+    pub fn misplaced(range: Range<PhysAddr>) -> Self {
+        Self::Boot(BootError::RegistersInMemory { range })
+    }
+
     /// What is wrong.
     pub fn reason(&self) -> impl fmt::Display + '_ {
         Reason(self)
@@ -152,22 +149,6 @@ impl fmt::Display for Reason<'_> {
             Refusal::Boot(error) => error.reason().fmt(f),
             Refusal::TreeChanged => {
                 f.write_str("the device tree changed while the SMMUs were being stopped")
-            }
-            Refusal::Conduit => f.write_str("PSCI is not called by SMC on this machine"),
-            Refusal::RegistersInMemory(range) => {
-                write!(f, "the device tree puts registers into RAM, at {range}")
-            }
-            Refusal::DoorbellWithheld(range) => {
-                write!(
-                    f,
-                    "the MSI frame {range} overlaps registers that nobody may reach"
-                )
-            }
-            Refusal::SmmuTooSmall(range) => {
-                write!(
-                    f,
-                    "the SMMU at {range} has less than two register pages of 64 KiB"
-                )
             }
             Refusal::NoRedistributor(affinity) => {
                 write!(f, "no GIC redistributor belongs to the CPU {affinity:#x}")
@@ -243,11 +224,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::Boot(error) => return error.fix().fmt(f),
             Refusal::NoTree(_) => "start the image like a Linux kernel, with a device tree in x0",
             Refusal::TreeChanged => "keep devices from writing to memory before the image starts",
-            Refusal::Conduit => "use a machine whose psci node says method = \\\"smc\\\"",
-            Refusal::RegistersInMemory(_)
-            | Refusal::DoorbellWithheld(_)
-            | Refusal::SmmuTooSmall(_)
-            | Refusal::NoRedistributor(_) => {
+            Refusal::NoRedistributor(_) => {
                 "correct the reg property in the device tree"
             }
             Refusal::Its { .. } => "use gic-its=off, without which devices have no MSIs",

@@ -197,6 +197,27 @@ pub enum BootError {
         /// The property.
         property: &'static str,
     },
+    /// The firmware cannot be called from EL2.
+    #[error("PSCI is not called by SMC on this machine")]
+    Conduit,
+    /// The tree puts registers into RAM.
+    #[error("the device tree puts registers into RAM, at {range}")]
+    RegistersInMemory {
+        /// The registers.
+        range: Range<PhysAddr>,
+    },
+    /// An SMMU has less than its two register pages.
+    #[error("the SMMU at {range} has less than two register pages of 64 KiB")]
+    SmmuTooSmall {
+        /// Its registers.
+        range: Range<PhysAddr>,
+    },
+    /// An ITS or MSI frame lies where something is withheld from everybody.
+    #[error("the MSI frame {range} overlaps registers that nobody may reach")]
+    DoorbellWithheld {
+        /// Its registers.
+        range: Range<PhysAddr>,
+    },
     /// Two memory banks overlap.
     #[error("memory bank {first} overlaps memory bank {second}")]
     MemoryOverlap {
@@ -497,6 +518,10 @@ impl fmt::Display for Fix<'_> {
             E::DuplicatePhandle { .. } => "give every node a phandle of its own",
             E::Switchable { .. } => {
                 "leave it out of the tree where firmware keeps it on, or trust the host with trust-power=yes"
+            }
+            E::Conduit => "use a machine whose psci node says method = \\\"smc\\\"",
+            E::RegistersInMemory { .. } | E::SmmuTooSmall { .. } | E::DoorbellWithheld { .. } => {
+                "correct the reg property in the device tree"
             }
             E::MemoryOverlap { .. } => "describe each byte of memory once",
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",

@@ -8,7 +8,7 @@
 use crate::error::BootError;
 use crate::fdt::Fdt;
 use crate::list::List;
-use crate::machine::{Device, Machine, Verdict};
+use crate::machine::{Device, Gic, Machine, Verdict};
 use crate::pieces::pieces_without;
 use crate::text::NodePath;
 use portcullis_addr::{PhysAddr, Range};
@@ -125,6 +125,35 @@ impl HostRegisters {
     /// [`BootError::TooMany`] for more than [`REGISTER_RANGE_LIMIT`] ranges.
     pub fn withhold(&mut self, range: Range<PhysAddr>) -> Result<(), BootError> {
         insert(&mut self.withheld, range)
+    }
+
+    /// Takes away what of the interrupt controller the host's CPUs do not reach by
+    /// themselves, as far as the tree says: every frame of the ITSs and of the
+    /// redistributors, those of CPUs that the tree does not name included. A CPU's
+    /// write to a doorbell would carry a DeviceID that nothing guarantees. With
+    /// `filtered`, also the memory-mapped CPU interface, which the system registers
+    /// replace.
+    ///
+    /// # Errors
+    /// - [`BootError::DoorbellWithheld`] when something that is withheld already,
+    ///   such as an SMMU, is where a doorbell is
+    /// - [`BootError::TooMany`] as for [`withhold`](Self::withhold)
+    pub fn withhold_gic(&mut self, machine: &Machine, filtered: bool) -> Result<(), BootError> {
+        for its in machine.gic.doorbells() {
+            if self.is_withheld(&its.registers) {
+                let range = its.registers;
+                return Err(BootError::DoorbellWithheld { range });
+            }
+        }
+        let Gic::V3(v3) = &machine.gic else {
+            return Ok(());
+        };
+        let compatibility = v3.compatibility.iter().filter(|_| filtered);
+        let its = v3.its.iter().map(|its| &its.registers);
+        for range in compatibility.chain(its).chain(v3.redistributors.iter()) {
+            self.withhold(*range)?;
+        }
+        Ok(())
     }
 
     /// Whether something in `range` is withheld.

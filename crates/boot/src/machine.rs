@@ -11,12 +11,14 @@ mod interrupt;
 mod memory;
 mod msi;
 mod pci;
+mod placement;
 pub(crate) mod power;
 pub(crate) mod reg;
 pub(crate) mod smmu;
 pub(crate) mod stream;
 pub(crate) mod viommu;
 
+pub use binding::bindings_without_dma;
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
 pub use device::{DeviceNote, Verdict, WITHHELD_LIMIT, Withheld};
@@ -26,6 +28,7 @@ pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
 pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
 pub use msi::{MSI_RANGE_LIMIT, MsiRange};
 pub use pci::{BUS_BYTES, PCI_HOST_LIMIT, PciHost};
+pub use placement::SMMU_BYTES;
 pub use power::{SUPPLY_LIMIT, Supplies};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
@@ -146,10 +149,7 @@ impl Machine {
     /// [`BootError::MissingNode`] when no SMMU is enabled.
     pub fn require_smmu(&self) -> Result<(), BootError> {
         if self.smmus.is_empty() {
-            return Err(BootError::MissingNode {
-                what: "SMMU",
-                right: "run on a machine with an SMMUv3, in QEMU with -machine virt,iommu=smmuv3",
-            });
+            return Err(smmu::NO_SMMU);
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use crate::refusal::Refusal;
 use crate::{its, mmu, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{Gic, GicV3, HostIommu, HostRegisters, Interrupt, Machine, Smmu, Trigger};
+use portcullis_boot::{
+    Gic, GicV3, HostIommu, HostRegisters, Interrupt, Machine, SMMU_BYTES, Smmu, Trigger,
+};
 use portcullis_pagetable::{Access, Bbm, MemoryType};
 use smmuv3_driver::{CommandPages, Features};
 
@@ -18,9 +20,6 @@ const FRAME_LIMIT: usize = 512;
 
 /// Bytes of the distributor's frame (IHI 0069, 12.8).
 const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
-
-/// Bytes of the register pages 0 and 1 (IHI 0070, 6.2).
-const SMMU_SIZE: u64 = 0x2_0000;
 
 /// Maps and fences every SMMU; one that cannot be does not keep the others from
 /// it.
@@ -36,15 +35,12 @@ pub(super) fn adopt_smmus(machine: &Machine) -> Result<(), Refusal> {
 /// The part of an SMMU's registers that EL2 uses. What more the tree names is
 /// withheld from the host, but EL2 has few tables for its own map.
 pub(super) fn smmu_pages(registers: Range<PhysAddr>) -> Range<PhysAddr> {
-    Range::from_size(registers.start(), registers.size().min(SMMU_SIZE)).unwrap_or(registers)
+    Range::from_size(registers.start(), registers.size().min(SMMU_BYTES)).unwrap_or(registers)
 }
 
 fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refusal> {
     let registers = found.registers;
-    if registers.size() < SMMU_SIZE {
-        return Err(Refusal::SmmuTooSmall(registers));
-    }
-    outside_memory(machine, registers)?;
+    machine.check_smmu(registers)?;
     let pages = smmu_pages(registers);
     mmu::map_missing(pages, MemoryType::Device, Access::ReadWrite)?;
     let lines = &found.interrupts;
@@ -57,38 +53,6 @@ fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refus
         smmu: registers.start(),
         error,
     })
-}
-
-/// Refuses registers that the tree puts into RAM: EL2 would drive its own
-/// memory, and the host would have as memory what is to be withheld.
-pub(super) fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> Result<(), Refusal> {
-    let pages = registers
-        .page_outward()
-        .ok_or(Refusal::RegistersInMemory(registers))?;
-    if machine.memory.iter().any(|bank| bank.overlaps(&pages)) {
-        return Err(Refusal::RegistersInMemory(registers));
-    }
-    Ok(())
-}
-
-/// Every range of registers that EL2 drives or withholds lies outside RAM.
-pub(super) fn check_registers(machine: &Machine) -> Result<(), Refusal> {
-    let console = machine.console.iter().map(|console| console.registers);
-    let hidden = machine.hidden.iter().copied();
-    for range in console.chain(hidden) {
-        outside_memory(machine, range)?;
-    }
-    let doorbells = machine.gic.doorbells().map(|its| its.registers);
-    for range in doorbells.chain([machine.gic.distributor()]) {
-        outside_memory(machine, range)?;
-    }
-    if let Gic::V3(v3) = &machine.gic {
-        let frames = v3.redistributors.iter().copied();
-        for range in frames.chain(v3.compatibility.iter().copied()) {
-            outside_memory(machine, range)?;
-        }
-    }
-    Ok(())
 }
 
 /// What the SMMUs have in common.
@@ -118,8 +82,8 @@ fn stop_side_queues(
     for offset in pages.offsets(&port) {
         let page = smmu.checked_add(offset.map_err(refused)?);
         let page = page.and_then(|at| Range::from_size(at, CommandPages::SIZE).ok());
-        let page = page.ok_or(Refusal::RegistersInMemory(found.registers))?;
-        outside_memory(machine, page)?;
+        let page = page.ok_or(Refusal::misplaced(found.registers))?;
+        machine.outside_memory(page)?;
         registers.withhold(page)?;
         mmu::map_missing(page, MemoryType::Device, Access::ReadWrite)?;
         let queues = smmu::Port::new(Device::from_mapped(page));
@@ -193,7 +157,7 @@ pub(super) fn probe_its(machine: &Machine) -> Result<Option<its::Probe>, Refusal
 
 fn distributor(v3: &GicV3) -> Result<Device, Refusal> {
     let frame = Range::from_size(v3.distributor.start(), DISTRIBUTOR_SIZE)
-        .map_err(|_| Refusal::RegistersInMemory(v3.distributor))?;
+        .map_err(|_| Refusal::misplaced(v3.distributor))?;
     mmu::map_missing(frame, MemoryType::Device, Access::ReadWrite)?;
     Ok(Device::from_mapped(frame))
 }
@@ -205,7 +169,7 @@ pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<
         // To raise the interrupts of what the host sees, whoever has the GIC.
         let registers = machine.gic.distributor();
         let first = Range::from_size(registers.start(), PAGE_SIZE)
-            .map_err(|_| Refusal::RegistersInMemory(registers))?;
+            .map_err(|_| Refusal::misplaced(registers))?;
         mmu::map_missing(first, MemoryType::Device, Access::ReadWrite)?;
         gic::use_distributor(Device::from_mapped(first));
     }

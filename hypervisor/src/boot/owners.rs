@@ -181,13 +181,11 @@ pub(super) fn make_host(
         dma_bbm: common.bbm,
     };
     // A doorbell that is an SMMU's registers, or another thing that is withheld,
-    // is no doorbell. (The GIC's own registers come behind.)
-    for its in machine.gic.doorbells() {
-        if registers.is_withheld(&its.registers) {
-            return Err(Refusal::DoorbellWithheld(its.registers));
-        }
-    }
-    withhold_gic(machine, registers)?;
+    // is no doorbell.
+    registers.withhold_gic(machine, gic::takes_fiq())?;
+    let mut result = Ok(());
+    gic::filtered_pages(|range| result = result.and(registers.withhold(range)));
+    result?;
     let mut space = HostSpace::new(
         ledger,
         tables,
@@ -252,7 +250,7 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
         for (offset, page) in host.pages() {
             let at = smmu
                 .checked_add(offset.into())
-                .ok_or(Refusal::SmmuTooSmall(found.registers))?;
+                .ok_or(Refusal::misplaced(found.registers))?;
             space
                 .show(Ipa::new(at.raw()), page)
                 .map_err(|error| Refusal::Emulated { smmu, error })?;
@@ -261,26 +259,6 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
     }
     memory::let_tables_grow();
     Ok(())
-}
-
-/// What of the GIC the host's CPUs do not reach by themselves: what is filtered,
-/// and every frame of the ITSs. A CPU's write to a doorbell would carry a DeviceID
-/// that nothing guarantees.
-fn withhold_gic(machine: &Machine, registers: &mut HostRegisters) -> Result<(), Refusal> {
-    let mut result = Ok(());
-    let mut withhold = |range: Range<PhysAddr>| result = result.and(registers.withhold(range));
-    if let Gic::V3(v3) = &machine.gic {
-        if gic::takes_fiq() {
-            // The memory-mapped CPU interface, which the system registers
-            // replace.
-            v3.compatibility.iter().for_each(|range| withhold(*range));
-        }
-        v3.its.iter().for_each(|its| withhold(its.registers));
-        // Also the redistributors of CPUs that the tree does not name.
-        v3.redistributors.iter().for_each(|range| withhold(*range));
-    }
-    gic::filtered_pages(withhold);
-    Ok(result?)
 }
 
 /// Puts the registers of emulated ITSs where the host looks for the physical

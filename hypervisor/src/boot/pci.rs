@@ -1,6 +1,5 @@
 //! A look at the functions behind the PCI host bridges, before the host has them.
 
-use super::devices::outside_memory;
 use crate::log::{info, warning};
 use crate::mmio::Device;
 use crate::mmu::{self, MapError};
@@ -28,7 +27,7 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
         );
         return Ok(());
     };
-    outside_memory(machine, ecam)?;
+    machine.outside_memory(ecam)?;
     let space = Ecam {
         host,
         bus: Cell::new(None),

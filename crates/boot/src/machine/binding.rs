@@ -15,7 +15,6 @@ use crate::fdt::Node;
 /// Bindings with one reason in common.
 struct Harmless {
     /// Why such a device reads and writes no memory.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for readers, and a test"))]
     reason: &'static str,
     models: &'static [&'static str],
 }
@@ -33,7 +32,7 @@ const INTERRUPT_CONTROLLERS: [&str; 9] = [
     "arm,pl390",
 ];
 
-const HARMLESS: [Harmless; 14] = [
+static HARMLESS: [Harmless; 14] = [
     Harmless {
         reason: "an interrupt controller: what it does write is the hypervisor's to look after",
         models: &INTERRUPT_CONTROLLERS,
@@ -139,6 +138,12 @@ const MASTERS: [&[u8]; 5] = [
     b"arm,pl080",
     b"arm,pl081",
 ];
+
+/// The models of devices that do no DMA, each with the reason.
+pub fn bindings_without_dma() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let of = |group: &'static Harmless| group.models.iter().map(|model| (*model, group.reason));
+    HARMLESS.iter().flat_map(of)
+}
 
 /// Whether a node is the GIC or a part of it.
 pub(super) fn is_interrupt_controller(node: &Node<'_>) -> bool {

@@ -116,6 +116,26 @@ pub struct ToFence {
     pub lost: usize,
 }
 
+impl ToFence {
+    /// Refuses a tree without any SMMU that is enabled, before anything else is
+    /// said of it: on such a machine no other reason matters.
+    ///
+    /// # Errors
+    /// [`BootError::MissingNode`]
+    pub fn require(&self) -> Result<(), BootError> {
+        match self.registers.is_empty() && self.lost == 0 {
+            true => Err(NO_SMMU),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The refusal of a machine on which nothing could hold a device back.
+pub(super) const NO_SMMU: BootError = BootError::MissingNode {
+    what: "SMMU",
+    right: "run on a machine with an SMMUv3, in QEMU with -machine virt,iommu=smmuv3",
+};
+
 /// The SMMUs whose DMA is to be stopped, whatever else is wrong with the tree.
 #[must_use]
 pub fn smmus_to_fence(fdt: &Fdt<'_>) -> ToFence {

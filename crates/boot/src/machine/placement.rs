@@ -1,0 +1,64 @@
+//! Where registers may be: what the hypervisor drives or withholds is no RAM.
+
+use super::{Conduit, Gic, Machine};
+use crate::error::BootError;
+use portcullis_addr::{PhysAddr, Range};
+
+/// Bytes of the register pages 0 and 1 of an SMMU (IHI 0070, 6.2).
+pub const SMMU_BYTES: u64 = 0x2_0000;
+
+impl Machine {
+    /// Refuses registers that the tree puts into RAM: the hypervisor would drive
+    /// its own memory, and the host would have as memory what is to be withheld.
+    ///
+    /// # Errors
+    /// [`BootError::RegistersInMemory`]
+    pub fn outside_memory(&self, registers: Range<PhysAddr>) -> Result<(), BootError> {
+        let refused = BootError::RegistersInMemory { range: registers };
+        let pages = registers.page_outward().ok_or(refused)?;
+        match self.memory.iter().any(|bank| bank.overlaps(&pages)) {
+            true => Err(refused),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks the registers of one SMMU before the hypervisor maps them.
+    ///
+    /// # Errors
+    /// [`BootError::SmmuTooSmall`], [`BootError::RegistersInMemory`]
+    pub fn check_smmu(&self, registers: Range<PhysAddr>) -> Result<(), BootError> {
+        if registers.size() < SMMU_BYTES {
+            return Err(BootError::SmmuTooSmall { range: registers });
+        }
+        self.outside_memory(registers)
+    }
+
+    /// Checks what the hypervisor counts on before it looks at any register but
+    /// those of the SMMUs: firmware that it can call, an SMMU, and registers of
+    /// everything that it drives or withholds outside of RAM.
+    ///
+    /// # Errors
+    /// [`BootError::Conduit`], [`BootError::MissingNode`],
+    /// [`BootError::RegistersInMemory`]
+    pub fn check_hardware(&self) -> Result<(), BootError> {
+        if self.psci.conduit != Conduit::Smc {
+            return Err(BootError::Conduit);
+        }
+        self.require_smmu()?;
+        let console = self.console.iter().map(|console| console.registers);
+        for range in console.chain(self.hidden.iter().copied()) {
+            self.outside_memory(range)?;
+        }
+        let doorbells = self.gic.doorbells().map(|its| its.registers);
+        for range in doorbells.chain([self.gic.distributor()]) {
+            self.outside_memory(range)?;
+        }
+        if let Gic::V3(v3) = &self.gic {
+            let frames = v3.redistributors.iter().copied();
+            for range in frames.chain(v3.compatibility.iter().copied()) {
+                self.outside_memory(range)?;
+            }
+        }
+        Ok(())
+    }
+}
