@@ -28,6 +28,16 @@ impl Progress {
         )
     }
 
+    /// A job of a known number of steps.
+    #[must_use]
+    pub fn count(what: &str, total: u64) -> Self {
+        Self::new(
+            what,
+            Some(total),
+            "{spinner} {msg} [{bar:30}] {pos} of {len}, {eta}",
+        )
+    }
+
     /// A job that takes as long as it takes.
     #[must_use]
     pub fn spinner(what: &str) -> Self {

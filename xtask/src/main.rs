@@ -8,6 +8,7 @@ mod proof;
 mod run;
 mod test;
 mod trace;
+mod trees;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,7 @@ enum Command {
     Test(test::Test),
     Bench(bench::Bench),
     Trace(trace::Trace),
+    Trees(trees::Trees),
     Verify(verify::Verify),
     Nested(proof::Nested),
     Paravirt(proof::Paravirt),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
         Command::Trace(trace) => trace.run(),
+        Command::Trees(trees) => trees.run(),
         Command::Verify(verify) => verify.run(),
         Command::Nested(nested) => nested.run(),
         Command::Paravirt(paravirt) => paravirt.run(),

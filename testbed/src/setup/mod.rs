@@ -11,6 +11,7 @@ pub mod headers;
 pub mod kernel;
 pub mod qemu;
 pub mod toolchain;
+pub mod trees;
 
 use crate::workspace::Workspace;
 use crate::{Error, Result};
