@@ -197,14 +197,6 @@ pub enum BootError {
         /// The property.
         property: &'static str,
     },
-    /// Two memory banks overlap.
-    #[error("memory bank {first} overlaps memory bank {second}")]
-    MemoryOverlap {
-        /// The lower bank.
-        first: Range<PhysAddr>,
-        /// The upper bank.
-        second: Range<PhysAddr>,
-    },
     /// Two CPUs have one affinity.
     #[error("two CPUs have affinity {affinity:#x}")]
     DuplicateCpu {
@@ -498,7 +490,6 @@ impl fmt::Display for Fix<'_> {
             E::Switchable { .. } => {
                 "leave it out of the tree where firmware keeps it on, or trust the host with trust-power=yes"
             }
-            E::MemoryOverlap { .. } => "describe each byte of memory once",
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
             E::InterruptParent { .. } => "connect it to the GIC with an SPI",
             E::DuplicateStream { .. } => "name each StreamID of an SMMU in one place only",
