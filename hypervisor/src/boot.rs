@@ -109,6 +109,7 @@ fn start(
         );
         log::drop_console();
     }
+    report_oddities(machine, &fdt);
     let mut registers = REGISTERS.lock();
     registers.find(&fdt, machine)?;
     let features = devices::check_smmus(machine, &mut registers)?;
@@ -251,6 +252,20 @@ fn report(
             bank.start(),
             bank.size()
         );
+    }
+}
+
+/// Says what is odd in the tree, and what was made of it.
+fn report_oddities(machine: &Machine, fdt: &Fdt<'_>) {
+    for (node, odd) in machine.odd.iter() {
+        warning!(
+            "event=tree_odd node={} reason=\"{odd}\" outcome=\"{}\"",
+            fdt.path(node),
+            odd.outcome()
+        );
+    }
+    if machine.odd.more() > 0 {
+        warning!("event=tree_odd more={}", machine.odd.more());
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 use dtoolkit::Node;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use portcullis_testbed::agent::Agent;
 use portcullis_testbed::build;
 use portcullis_testbed::machine::Machine;
 use portcullis_testbed::tree;
@@ -101,4 +102,83 @@ fn a_queue_in_memory_of_firmwares_is_an_error_of_the_hosts() {
         "{}",
         vm.tails()
     );
+}
+
+/// Memory of firmware's inside the machine's RAM.
+const INSIDE: u64 = 0x5c00_0000;
+
+/// `base` and `end` of each line of `/proc/iomem` that says that nobody uses it.
+fn reserved_lines(iomem: &str) -> Vec<(u64, u64)> {
+    let lines = iomem.lines().filter(|line| line.ends_with(": reserved"));
+    let range = |line: &str| {
+        let (range, _) = line.trim().split_once(" : ")?;
+        let (start, last) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some((number(start)?, number(last)? + 1))
+    };
+    lines.filter_map(range).collect()
+}
+
+/// Linux ignores all of `/reserved-memory` when its cells are not the root's
+/// (`drivers/of/fdt.c`, `__reserved_mem_check_root`), and all but the first node. So
+/// it would run into memory that it does not have.
+#[test]
+fn a_host_knows_what_is_reserved_in_cells_that_linux_does_not_read() {
+    let prepared = common::prepared();
+    let directory = tempfile::tempdir_in(prepared.lab.workspace.output()).expect("a directory");
+    let ram = directory.path().join("ram");
+    let mut machine = prepared.machine();
+    machine.memory = "512M".to_owned();
+    machine.ram_file = Some(ram.clone());
+    let watch = Watch::quietly("reserved-cells");
+    let vm = Vm::start_after(&prepared.lab, &machine, &watch, || {
+        tree::edit(&ram, |tree| {
+            let one = 1_u32.to_be_bytes();
+            let cells = [("#address-cells", &one[..]), ("#size-cells", &one)];
+            for (name, start, first) in [
+                ("reserved-memory", INSIDE, true),
+                ("reserved-memory@1", INSIDE + SIZE, false),
+            ] {
+                let mut reserved = node(name, &cells);
+                let reg = [start as u32, SIZE as u32].map(u32::to_be_bytes).concat();
+                let monitor = [("reg", &reg[..]), ("no-map", &[])];
+                reserved.add_child(node(&format!("monitor@{start:x}"), &monitor));
+                let ranges =
+                    DeviceTreeProperty::new("ranges", Vec::<u8>::new()).expect("a property");
+                // The second lacks them.
+                if first {
+                    reserved.add_property(ranges);
+                }
+                tree.root.add_child(reserved);
+            }
+        })
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let mut agent = Agent::wait(&vm).unwrap_or_else(|error| panic!("{error}"));
+    let iomem = agent.ask(&vm, "cat /proc/iomem").expect("a file").data();
+    let iomem = String::from_utf8_lossy(&iomem).into_owned();
+    let reserved = reserved_lines(&iomem);
+    let events = vm.events_since(0);
+    let announced = events
+        .iter()
+        .filter(|event| event.kind() == "memory_reserved")
+        .filter_map(|event| Some((event.number("base")?, event.number("size")?)));
+    let announced: Vec<_> = announced.collect();
+    for expected in [(INSIDE, SIZE), (INSIDE + SIZE, SIZE)] {
+        assert!(
+            announced.contains(&expected),
+            "{announced:x?}\n{}",
+            vm.tails()
+        );
+    }
+    // The image, the pool, and two of firmware's.
+    assert_eq!(announced.len(), 4, "{announced:x?}");
+    for (base, size) in announced {
+        let covers = |(start, end): &(u64, u64)| *start <= base && base + size <= *end;
+        assert!(reserved.iter().any(covers), "{base:#x}\n{iomem}");
+    }
+    // And what is left is the host's to use.
+    let fill = "sh dd if=/dev/zero of=/fill bs=1M count=150 && rm /fill";
+    let reply = agent.ask_within(&vm, fill, PATIENCE).expect("a shell");
+    assert_eq!(reply.get("status"), Some("0"), "{}", vm.tails());
 }

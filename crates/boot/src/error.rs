@@ -218,14 +218,6 @@ pub enum BootError {
         /// Its registers.
         range: Range<PhysAddr>,
     },
-    /// Two memory banks overlap.
-    #[error("memory bank {first} overlaps memory bank {second}")]
-    MemoryOverlap {
-        /// The lower bank.
-        first: Range<PhysAddr>,
-        /// The upper bank.
-        second: Range<PhysAddr>,
-    },
     /// Two CPUs have one affinity.
     #[error("two CPUs have affinity {affinity:#x}")]
     DuplicateCpu {
@@ -523,7 +515,6 @@ impl fmt::Display for Fix<'_> {
             E::RegistersInMemory { .. } | E::SmmuTooSmall { .. } | E::DoorbellWithheld { .. } => {
                 "correct the reg property in the device tree"
             }
-            E::MemoryOverlap { .. } => "describe each byte of memory once",
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
             E::InterruptParent { .. } => "connect it to the GIC with an SPI",
             E::DuplicateStream { .. } => "name each StreamID of an SMMU in one place only",

@@ -11,7 +11,7 @@
 use crate::error::{BootError, Occupant};
 use crate::layout::{Loaded, kernel_memory};
 use crate::list::List;
-use crate::machine::Machine;
+use crate::machine::{Machine, Reserved};
 use crate::pieces::pieces_without;
 use portcullis_addr::{PhysAddr, Range};
 
@@ -26,11 +26,12 @@ type Ranges = List<Range<PhysAddr>, FIRMWARE_LIMIT>;
 /// The RAM that is firmware's: whole pages, none twice.
 #[derive(Clone, Debug)]
 pub struct FirmwareMemory {
-    /// What nodes with `no-map` say. The host's tree has these nodes too.
-    marked: Ranges,
-    /// What only the memory reservation block says. To an operating system
-    /// that would be its own memory, set aside.
-    listed: Ranges,
+    /// What nodes with `no-map` say that the host's tree has too.
+    told: Ranges,
+    /// What the memory reservation block says, which to an operating system would
+    /// be its own memory, set aside; and what nodes say in a way that it does not
+    /// read.
+    untold: Ranges,
 }
 
 impl FirmwareMemory {
@@ -54,11 +55,12 @@ impl FirmwareMemory {
         let own = || own.iter().flatten().copied();
 
         let mut found = Self {
-            marked: List::new(),
-            listed: List::new(),
+            told: List::new(),
+            untold: List::new(),
         };
-        let no_map = |r: &&crate::Reserved| r.no_map && !r.for_driver && !r.by_loader;
-        for reserved in machine.reserved.iter().filter(no_map) {
+        let no_map = |r: &&Reserved| r.no_map && !r.for_driver && !r.by_loader;
+        let no_map = || machine.reserved.iter().filter(no_map);
+        for reserved in no_map() {
             let range = pages(reserved.range);
             if let Some((first, first_range)) = own().find(|(_, own)| own.overlaps(&range)) {
                 return Err(BootError::Overlap {
@@ -68,28 +70,45 @@ impl FirmwareMemory {
                     second_range: reserved.range,
                 });
             }
-            found.marked = add(machine, found.marked, range, core::iter::empty())?;
+            if is_told(machine, reserved) {
+                found.told = add(machine, found.told, range, core::iter::empty())?;
+            }
+        }
+        for reserved in no_map().filter(|reserved| !is_told(machine, reserved)) {
+            let told = found.told;
+            let taken = told.iter().copied();
+            found.untold = add(machine, found.untold, pages(reserved.range), taken)?;
         }
         // A loader rounds what it lists; what is left over of the last page is
         // of no use to anybody.
         for reserved in machine.reserved.iter().filter(|r| r.by_loader) {
-            let marked = found.marked;
-            let taken = own().map(|(_, range)| range).chain(marked.iter().copied());
-            found.listed = add(machine, found.listed, pages(reserved.range), taken)?;
+            let told = found.told;
+            let taken = own().map(|(_, range)| range).chain(told.iter().copied());
+            found.untold = add(machine, found.untold, pages(reserved.range), taken)?;
         }
         Ok(found)
     }
 
     /// All of it.
     pub fn ranges(&self) -> impl Iterator<Item = Range<PhysAddr>> + Clone {
-        self.marked.iter().chain(self.listed.iter()).copied()
+        self.told.iter().chain(self.untold.iter()).copied()
     }
 
-    /// What only the memory reservation block says: the host's tree says it in
-    /// nodes with `no-map`.
-    pub fn listed(&self) -> impl Iterator<Item = Range<PhysAddr>> + Clone {
-        self.listed.iter().copied()
+    /// What no node of the tree tells an operating system: the host's says it in
+    /// nodes of its own with `no-map`.
+    pub fn untold(&self) -> impl Iterator<Item = Range<PhysAddr>> + Clone {
+        self.untold.iter().copied()
     }
+}
+
+/// Whether an operating system leaves alone what a node with `no-map` names. Linux
+/// does not where another node has reserved a part of it to be mapped
+/// (`drivers/of`, `early_init_dt_reserve_memory`).
+fn is_told(machine: &Machine, reserved: &Reserved) -> bool {
+    let mapped = |other: &Reserved| {
+        !other.no_map && !other.by_loader && pages(other.range).overlaps(&reserved.range)
+    };
+    reserved.told && !machine.reserved.iter().any(mapped)
 }
 
 /// Whole pages around `range`. A range that ends at the last byte of the

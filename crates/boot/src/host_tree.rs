@@ -7,6 +7,7 @@
 mod emulated;
 mod interrupts;
 mod power;
+mod reserved;
 mod viommu;
 mod writer;
 
@@ -16,7 +17,7 @@ pub use viommu::ViommuNode;
 
 use crate::args::HostIommu;
 use crate::error::BootError;
-use crate::fdt::{Cells, DEPTH_LIMIT, Fdt, Node, NodeId, Token};
+use crate::fdt::{DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 use crate::list::List;
 use crate::machine::WITHHELD_LIMIT;
@@ -25,7 +26,8 @@ use crate::machine::stream::first_iommu;
 use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT, Supplies};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
-use writer::{Cellular, Name, Writer};
+use reserved::Places;
+use writer::{Name, Writer};
 
 /// Most aliases and symbols that may stand for a node that goes. Each is
 /// looked up by walking the tree.
@@ -74,11 +76,15 @@ pub struct HostTreePlan<'a> {
     pub protected: &'a [Range<PhysAddr>],
     /// What changes of the interrupt controller.
     pub interrupts: Interrupts,
-    /// Memory of firmware's that only the memory reservation block names: each
-    /// range becomes a node `firmware@…` with `no-map`, and the entries it comes
-    /// from go. For Linux, what is in that block is memory like any other that it
-    /// does not give out: it maps it, and refuses `no-map` for it.
+    /// Memory of firmware's that no node of the source says in a way that an
+    /// operating system reads: each range becomes a node `firmware@…` with
+    /// `no-map`.
     pub firmware: List<Range<PhysAddr>, FIRMWARE_LIMIT>,
+    /// Whether the memory reservation block goes. For Linux, what is in it is
+    /// memory like any other that it does not give out: it maps it, and refuses
+    /// `no-map` for it. All of it is firmware's, which nodes say, the
+    /// hypervisor's, or what was loaded for the host, which the host knows of.
+    pub without_reservations: bool,
     /// Nodes whose clocks, power domains and resets the host is to leave on.
     pub supplies: Supplies,
     /// Nodes to add below the root.
@@ -118,6 +124,7 @@ impl<'a> HostTreePlan<'a> {
             protected,
             interrupts: Interrupts::of(machine, false),
             firmware: List::new(),
+            without_reservations: false,
             supplies: machine.supplies,
             add: &[],
         }
@@ -126,17 +133,12 @@ impl<'a> HostTreePlan<'a> {
     /// The same plan, with what the host is to know of firmware's memory.
     #[must_use]
     pub fn with_firmware(mut self, firmware: &FirmwareMemory) -> Self {
-        for range in firmware.listed() {
+        self.without_reservations = true;
+        for range in firmware.untold() {
             // As many slots as there can be such ranges.
             let _ = self.firmware.push(range);
         }
         self
-    }
-
-    /// Whether an entry of the memory reservation block goes.
-    fn drops_reservation(&self, address: u64, size: u64) -> bool {
-        Range::from_size(PhysAddr::new(address), size)
-            .is_ok_and(|entry| self.firmware.iter().any(|range| range.overlaps(&entry)))
     }
 
     /// Whether there is anything to add to `/reserved-memory`.
@@ -154,7 +156,7 @@ impl<'a> HostTreePlan<'a> {
     /// # Errors
     /// - [`BootError::OutputTooSmall`] when `out` is not large enough
     /// - [`BootError::CellsTooSmall`] when a protected range cannot be written
-    ///   with the cells of `/reserved-memory`
+    ///   with the cells of the root
     /// - [`BootError::TooMany`] for too many SMMUs or modules, or more
     ///   than [`PATH_LIMIT`] aliases and symbols for them
     /// - [`BootError::UnknownName`] for an added property whose name is not
@@ -174,19 +176,17 @@ impl<'a> HostTreePlan<'a> {
         let mut copy = Copier {
             plan: self,
             source: *source,
-            writer: Writer::new(source, out, |address, size| {
-                !self.drops_reservation(address, size)
-            })?,
+            writer: Writer::new(source, out, !self.without_reservations)?,
             chosen: id(b"/chosen"),
             aliases: id(b"/aliases"),
             symbols: id(b"/__symbols__"),
-            reserved: id(b"/reserved-memory"),
+            reserved: Places::of(source)?,
             smmus,
             its: self.interrupts.dropped(source),
             dropped: self.dropped(source)?,
             paths: 0,
         };
-        copy.tree()?;
+        copy.walk(source.root().id(), None)?;
         copy.writer.finish()
     }
 
@@ -206,6 +206,7 @@ impl<'a> HostTreePlan<'a> {
         let reserved = self.protected.len().saturating_add(self.firmware.len());
         let fixed = reserved.saturating_mul(96).saturating_add(1024);
         let fixed = fixed.saturating_add(smmus);
+        let fixed = fixed.saturating_add(reserved::bytes_needed(source));
         let fixed = fixed.saturating_add(power::bytes_needed(source, &self.supplies));
         let added = self.add.iter().map(text);
         added.fold(source.used().saturating_add(fixed), usize::saturating_add)
@@ -255,7 +256,7 @@ struct Copier<'p, 's, 'o> {
     chosen: Option<NodeId>,
     aliases: Option<NodeId>,
     symbols: Option<NodeId>,
-    reserved: Option<NodeId>,
+    reserved: Places,
     /// Phandles of all SMMUs that go, the disabled ones included.
     smmus: List<u32, { SMMU_LIMIT + HIDDEN_LIMIT }>,
     /// Phandles of the ITSs that go.
@@ -266,28 +267,37 @@ struct Copier<'p, 's, 'o> {
 }
 
 impl<'s> Copier<'_, 's, '_> {
-    fn tree(&mut self) -> Result<(), BootError> {
-        let mut open = List::<NodeId, DEPTH_LIMIT>::new();
-        let mut cursor = 0;
+    /// Copies a node with everything in it. `around` is the node around it in the
+    /// source.
+    fn walk(&mut self, node: NodeId, around: Option<NodeId>) -> Result<(), BootError> {
+        let mut open = List::<NodeId, { DEPTH_LIMIT + 1 }>::new();
+        if let Some(around) = around {
+            let _ = open.push(around);
+        }
+        let outside = open.len();
+        let mut cursor = node.0 as usize;
         // Depth inside a node that is left out; 0 outside of any.
         let mut skipped = 0usize;
         while let Some(placed) = self.source.token(cursor) {
             cursor = placed.next;
             match placed.token {
                 Token::Begin { .. } if skipped > 0 => skipped += 1,
-                Token::Begin { name } => {
+                Token::Begin { .. } => {
                     let Some(node) = self.source.node_at(placed.at) else {
                         break;
                     };
                     let around = open.iter().next_back().copied();
                     let in_chosen = self.chosen.is_some() && around == self.chosen;
-                    if self.plan.drops(&node, in_chosen) {
+                    if around.is_some() && around == self.reserved.first {
+                        self.reserved_first()?;
+                    }
+                    if self.plan.drops(&node, in_chosen) || self.reserved.moves(node.id()) {
                         skipped = 1;
                         continue;
                     }
                     // The check of the tree kept it within the limit.
                     let _ = open.push(node.id());
-                    self.writer.begin(name)?;
+                    self.writer.begin(self.reserved.name(&node))?;
                     self.new_properties(node)?;
                 }
                 Token::Prop { .. } if skipped > 0 => {}
@@ -297,6 +307,10 @@ impl<'s> Copier<'_, 's, '_> {
                     value,
                 } => {
                     let node = open.iter().next_back().copied();
+                    let around = open.iter().rev().nth(1).copied();
+                    if self.reserved_property((around, node), (name, name_offset), value)? {
+                        continue;
+                    }
                     if let Some(streams) = self.translated(node, name, value) {
                         let name = Name::Source(name_offset);
                         self.writer.property_cells(name, streams)?;
@@ -312,6 +326,9 @@ impl<'s> Copier<'_, 's, '_> {
                     self.writer.end()?;
                 }
                 Token::End => break,
+            }
+            if matches!(placed.token, Token::EndNode) && skipped == 0 && open.len() == outside {
+                break;
             }
         }
         Ok(())
@@ -434,24 +451,27 @@ impl<'s> Copier<'_, 's, '_> {
         if let Some(emulated) = self.plan.emulated(node.id()) {
             emulated::properties(&mut self.writer, &self.source, emulated)?;
         }
-        if Some(node.id()) == self.reserved && self.plan.reserves() {
+        if Some(node.id()) == self.reserved.first {
             self.reserved_header(Some(node))?;
+        }
+        if node.id() == self.source.root().id() {
+            self.root_cells(node)?;
         }
         Ok(())
     }
 
     /// What is new behind the children of a node that stays.
     fn new_children(&mut self, node: NodeId) -> Result<(), BootError> {
-        if Some(node) == self.reserved {
-            self.protected_ranges()?;
+        if Some(node) == self.reserved.first {
+            self.reserved_last()?;
         }
         if node != self.source.root().id() {
             return Ok(());
         }
-        if self.reserved.is_none() && self.plan.reserves() {
+        if self.reserved.first.is_none() && self.plan.reserves() {
             self.writer.begin(b"reserved-memory")?;
             self.reserved_header(None)?;
-            self.protected_ranges()?;
+            self.reserved_last()?;
             self.writer.end()?;
         }
         if let Some(viommu) = &self.plan.viommu {
@@ -468,62 +488,21 @@ impl<'s> Copier<'_, 's, '_> {
         Ok(())
     }
 
-    /// The cells of `/reserved-memory`. Its own; where it has none and nothing
-    /// in it depends on the default, the root's, which Linux insists on.
-    fn reserved_cells(&self) -> Result<Cells, BootError> {
-        let root = self.source.root().cells()?;
-        let Some(node) = self.reserved.and_then(|id| self.source.node(id)) else {
-            return Ok(root);
-        };
-        match node.given_cells()? {
-            (None, None) if node.children().next().is_none() => Ok(root),
-            _ => node.cells(),
-        }
-    }
-
-    /// Adds what `/reserved-memory` must have and `node` lacks.
-    fn reserved_header(&mut self, node: Option<Node<'_>>) -> Result<(), BootError> {
-        let cells = self.reserved_cells()?;
-        let lacks = |name: &str| node.is_none_or(|node| node.property(name.as_bytes()).is_none());
-        for (name, count) in [
-            ("#address-cells", cells.address),
-            ("#size-cells", cells.size),
+    /// Gives the root the cells that it lacks. What they are then by the
+    /// specification (2.3.5) is not what Linux takes them for.
+    fn root_cells(&mut self, root: Node<'s>) -> Result<(), BootError> {
+        let cells = root.cells()?;
+        let (address, size) = root.given_cells()?;
+        for (name, given, count) in [
+            ("#address-cells", address, cells.address),
+            ("#size-cells", size, cells.size),
         ] {
-            if lacks(name) {
+            if given.is_none() {
                 // At most 3.
                 let count = u32::try_from(count).unwrap_or(0);
                 self.writer
                     .property(Name::New(name), &count.to_be_bytes())?;
             }
-        }
-        if lacks("ranges") {
-            self.writer.property(Name::New("ranges"), &[])?;
-        }
-        Ok(())
-    }
-
-    fn protected_ranges(&mut self) -> Result<(), BootError> {
-        let cells = self.reserved_cells()?;
-        let ours = self
-            .plan
-            .protected
-            .iter()
-            .map(|range| ("portcullis", range));
-        let firmware = self.plan.firmware.iter().map(|range| ("firmware", range));
-        for (what, range) in ours.chain(firmware) {
-            let too_small = || BootError::CellsTooSmall {
-                range: *range,
-                node: crate::text::NodePath::start_of(b"/reserved-memory"),
-            };
-            let mut reg = Cellular::default();
-            let fits =
-                reg.push(range.start().raw(), cells.address) && reg.push(range.size(), cells.size);
-            let value = reg.bytes().filter(|_| fits).ok_or_else(too_small)?;
-            self.writer
-                .begin(writer::unit_name(what, range.start().raw()).as_bytes())?;
-            self.writer.property(Name::New("reg"), value)?;
-            self.writer.property(Name::New("no-map"), &[])?;
-            self.writer.end()?;
         }
         Ok(())
     }

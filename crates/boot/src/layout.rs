@@ -275,4 +275,4 @@ impl Map<'_> {
 }
 
 // The quadratic walk in `gaps` stays small.
-const _: () = assert!(BANK_LIMIT * (RESERVED_LIMIT + OWN_LIMIT) < 4096);
+const _: () = assert!(BANK_LIMIT * (RESERVED_LIMIT + OWN_LIMIT) < 8192);

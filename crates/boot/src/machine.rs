@@ -10,10 +10,12 @@ mod gic;
 mod interrupt;
 mod memory;
 mod msi;
+mod odd;
 mod pci;
 mod placement;
 pub(crate) mod power;
 pub(crate) mod reg;
+pub(crate) mod reserved;
 pub(crate) mod smmu;
 pub(crate) mod stream;
 pub(crate) mod viommu;
@@ -25,11 +27,13 @@ pub use device::{DeviceNote, Verdict, WITHHELD_LIMIT, Withheld};
 pub use emulated::{HostLineList, HostLines};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
-pub use memory::{BANK_LIMIT, RESERVED_LIMIT, Reserved};
+pub use memory::BANK_LIMIT;
 pub use msi::{MSI_RANGE_LIMIT, MsiRange};
+pub use odd::{ODDITY_LIMIT, Odd, Oddities};
 pub use pci::{BUS_BYTES, PCI_HOST_LIMIT, PciHost};
 pub use placement::SMMU_BYTES;
 pub use power::{SUPPLY_LIMIT, Supplies};
+pub use reserved::{RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use viommu::{Viommu, endpoint};
@@ -118,6 +122,8 @@ pub struct Machine {
     pub mmio_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
     /// The host's kernel and ramdisk.
     pub modules: Modules,
+    /// What is odd in the tree and does no harm.
+    pub odd: Oddities,
 }
 
 impl Machine {
@@ -160,6 +166,7 @@ impl Machine {
     /// As [`from_fdt`](Self::from_fdt).
     pub fn from_tree(fdt: &Fdt<'_>) -> Result<Self, BootError> {
         let args = BootArgs::from_fdt(fdt)?;
+        let mut odd = Oddities::default();
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
@@ -192,8 +199,8 @@ impl Machine {
             log: args.log,
             bhb: args.bhb,
             mpam: args.mpam,
-            memory: memory::banks(fdt)?,
-            reserved: memory::reserved(fdt)?,
+            memory: memory::banks(fdt, &mut odd)?,
+            reserved: reserved::read(fdt, &mut odd)?,
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
             console,
@@ -210,6 +217,7 @@ impl Machine {
             host_lines,
             viommu,
             hidden,
+            odd,
         };
         let devices = device::read(fdt, machine.rules())?;
         machine.withheld = devices.withheld;

@@ -227,11 +227,6 @@ fn memory() {
         reason(|t| t.at(memory).set("reg", wraps)),
         "reg of /memory@40000000 holds 0xfffffffffffff000"
     );
-    let twice = reg(&[(0x8000_0000, 0x10_0000), (0x4000_0000, 0x4010_0000)]);
-    assert_eq!(
-        reason(|t| t.at(memory).set("reg", twice)),
-        "memory bank 0x40000000..0x80100000 overlaps memory bank 0x80000000..0x80100000"
-    );
     let many: Vec<_> = (0..=BANK_LIMIT as u64).map(|i| (i << 20, 0x1000)).collect();
     assert_eq!(
         refusal(|t| t.at(memory).set("reg", reg(&many))),
@@ -277,7 +272,7 @@ fn reserved_memory() {
             .with("ranges", [])
     };
     let one = |at: u64| Tree::new(&format!("fw@{at:x}")).with("reg", reg(&[(at, 0x1000)]));
-    let mut tree = machine().child(reserved(vec![one(0x6000_0000).with("no-map", [])]));
+    let tree = machine().child(reserved(vec![one(0x6000_0000).with("no-map", [])]));
     let found = Machine::from_fdt(&tree.flatten_with(&[(0x4000_0000, 0x800)])).unwrap();
     let found: Vec<_> = found.reserved.iter().copied().collect();
     assert_eq!(found.len(), 2);
@@ -286,15 +281,6 @@ fn reserved_memory() {
     assert_eq!(found[1].range, range(0x6000_0000, 0x1000));
     assert!(found[1].no_map && !found[1].by_loader);
 
-    tree.at("reserved-memory").remove("ranges");
-    let error = Machine::from_fdt(&tree.flatten()).unwrap_err();
-    assert_eq!(
-        (error.to_string(), error.fix().to_string()),
-        (
-            "the address 0x60000000 of /reserved-memory/fw@60000000 is not in the ranges of the bus around it".into(),
-            "add a ranges property to the bus that covers it".into()
-        )
-    );
     let many = (0..=RESERVED_LIMIT as u64).map(|i| one(0x4000_0000 + i * 0x1000));
     let tree = machine().child(reserved(many.collect()));
     assert_eq!(

@@ -76,13 +76,8 @@ pub(super) fn unit_name(what: &str, address: u64) -> UnitName {
 }
 
 impl<'s, 'o> Writer<'s, 'o> {
-    /// Starts a tree with those memory reservations of `source`, by address and
-    /// size, that `keeps`.
-    pub fn new(
-        source: &Fdt<'s>,
-        out: &'o mut [u8],
-        keeps: impl Fn(u64, u64) -> bool,
-    ) -> Result<Self, BootError> {
+    /// Starts a tree, with the memory reservations of `source` or without.
+    pub fn new(source: &Fdt<'s>, out: &'o mut [u8], reservations: bool) -> Result<Self, BootError> {
         let mut writer = Self {
             source: *source,
             out,
@@ -90,7 +85,7 @@ impl<'s, 'o> Writer<'s, 'o> {
             structure: 0,
         };
         // The header's 40 bytes leave it aligned to 8.
-        for (address, size) in source.reservations().filter(|(at, size)| keeps(*at, *size)) {
+        for (address, size) in source.reservations().filter(|_| reservations) {
             writer.bytes(&address.to_be_bytes())?;
             writer.bytes(&size.to_be_bytes())?;
         }
@@ -128,7 +123,8 @@ impl<'s, 'o> Writer<'s, 'o> {
         Ok(())
     }
 
-    fn property_header(&mut self, name: Name<'_>, len: usize) -> Result<(), BootError> {
+    /// Starts a property whose value of `len` bytes is written next; a multiple of 4.
+    pub fn property_header(&mut self, name: Name<'_>, len: usize) -> Result<(), BootError> {
         let offset = match name {
             Name::Source(offset) => offset,
             Name::New(name) => self.offset_of(name).ok_or(BootError::UnknownName {
@@ -200,7 +196,8 @@ impl<'s, 'o> Writer<'s, 'o> {
         self.bytes([0; 3].get(..padding).unwrap_or_default())
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), BootError> {
+    /// Writes a part of a value.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), BootError> {
         let too_small = self.too_small();
         let end = self.at.checked_add(bytes.len()).ok_or(too_small)?;
         let slot = self.out.get_mut(self.at..end).ok_or(too_small)?;

@@ -10,6 +10,7 @@
 use super::binding::{does_dma, does_no_dma, is_pci};
 use super::pci::{self, PCI_HOST_LIMIT, PciHost};
 use super::reg::{for_each_pci_window, for_each_register};
+use super::reserved::is_parent;
 use super::smmu::{is_monitor, is_smmu};
 use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
 use crate::args::ALLOW_LIMIT;
@@ -116,7 +117,6 @@ pub(crate) fn for_each_device<'a>(
     each: &mut dyn FnMut(Device<'a>) -> Result<(), BootError>,
 ) -> Result<(), BootError> {
     let chosen = fdt.find(b"/chosen").map(|node| node.id());
-    let reserved = fdt.find(b"/reserved-memory").map(|node| node.id());
     let mut ancestry = Ancestry::empty(fdt);
     let mut around = [Around {
         enabled: true,
@@ -139,7 +139,8 @@ pub(crate) fn for_each_device<'a>(
         let enabled = outer.enabled && node.is_enabled();
         let memory = node.property(b"device_type") == Some(b"memory\0");
         let module = parent.is_some() && parent == chosen && is_module(&node);
-        if memory || module || Some(node.id()) == reserved {
+        let reserved = depth == 2 && is_parent(&node);
+        if memory || module || reserved {
             skip = Some(depth);
             continue;
         }

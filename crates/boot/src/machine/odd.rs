@@ -1,0 +1,79 @@
+//! What is odd in a tree and does no harm: what is made of it is one line of the
+//! log, and the boot goes on.
+
+use crate::fdt::NodeId;
+use crate::list::List;
+use core::fmt;
+
+/// Most oddities of which the log tells. The rest is counted.
+pub const ODDITY_LIMIT: usize = 32;
+
+/// What is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Odd {
+    /// Some memory is in two entries of RAM.
+    MemoryTwice,
+    /// `/reserved-memory` is not as operating systems want it.
+    ReservedMemoryRewritten,
+    /// A further `/reserved-memory`.
+    SecondReservedMemory,
+    /// A child of `/reserved-memory` whose `reg` says nothing.
+    ReservedUnreadable,
+}
+
+impl Odd {
+    /// What became of it.
+    #[must_use]
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::MemoryTwice => "it counts once",
+            Self::ReservedMemoryRewritten => "the host's has the cells of the root",
+            Self::SecondReservedMemory => "the host has its children in the first",
+            Self::ReservedUnreadable => "nothing is reserved for it",
+        }
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MemoryTwice => "it names memory that is named before",
+            Self::ReservedMemoryRewritten => {
+                "its name, cells or ranges are not those that Linux reads"
+            }
+            Self::SecondReservedMemory => "there is a node for reserved memory before it",
+            Self::ReservedUnreadable => "its reg has an entry that is no range of memory",
+        })
+    }
+}
+
+/// What was odd, in the order in which it was read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Oddities {
+    list: List<(NodeId, Odd), ODDITY_LIMIT>,
+    more: usize,
+}
+
+impl Oddities {
+    /// Notes one. The same is not noted twice.
+    pub(super) fn add(&mut self, node: NodeId, odd: Odd) {
+        if self.iter().any(|known| known == (node, odd)) {
+            return;
+        }
+        if self.list.push((node, odd)).is_err() {
+            self.more = self.more.saturating_add(1);
+        }
+    }
+
+    /// Each with its node.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, Odd)> {
+        self.list.iter().copied()
+    }
+
+    /// How many more there were than the list holds.
+    #[must_use]
+    pub fn more(&self) -> usize {
+        self.more
+    }
+}
