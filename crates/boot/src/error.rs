@@ -224,15 +224,6 @@ pub enum BootError {
         /// The affinity fields of MPIDR_EL1.
         affinity: u64,
     },
-    /// An interrupt is not one that the interrupt controller could deliver to
-    /// the hypervisor.
-    #[error("{node} interrupts through {parent}, which is not the GIC")]
-    InterruptParent {
-        /// The node with the interrupt.
-        node: NodePath,
-        /// Its interrupt parent.
-        parent: NodePath,
-    },
     /// A stream of an SMMU is named twice.
     #[error("stream {stream:#x} belongs to {first} and to {second}")]
     DuplicateStream {
@@ -242,24 +233,6 @@ pub enum BootError {
         first: NodePath,
         /// The other node.
         second: NodePath,
-    },
-    /// One property names an SMMU and an IOMMU of another kind.
-    #[error("{property} of {node} names an SMMUv3 and another IOMMU")]
-    MixedIommus {
-        /// The node.
-        node: NodePath,
-        /// The property.
-        property: &'static str,
-    },
-    /// A stream belongs to an SMMU that firmware disabled.
-    #[error("{property} of {node} names the SMMU {smmu}, which is disabled")]
-    DisabledSmmu {
-        /// The node with the stream.
-        node: NodePath,
-        /// The property.
-        property: &'static str,
-        /// The SMMU.
-        smmu: NodePath,
     },
     /// The machine has no console that the hypervisor could use under that
     /// name.
@@ -516,10 +489,7 @@ impl fmt::Display for Fix<'_> {
                 "correct the reg property in the device tree"
             }
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
-            E::InterruptParent { .. } => "connect it to the GIC with an SPI",
             E::DuplicateStream { .. } => "name each StreamID of an SMMU in one place only",
-            E::MixedIommus { .. } => "put the entries of one kind into one property",
-            E::DisabledSmmu { .. } => "enable the SMMU or remove the reference",
             E::Console { .. } => {
                 "name an alias such as serial1, the path of an arm,pl011 node, or stdout"
             }

@@ -23,7 +23,7 @@ use crate::list::List;
 use crate::machine::WITHHELD_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
-use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT, Supplies};
+use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT, STREAM_RANGE_LIMIT, Supplies};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use reserved::Places;
@@ -63,6 +63,8 @@ pub struct HostTreePlan<'a> {
     /// A node that goes with everything in it and every alias for it: the
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
+    /// The nodes that name streams of the host's.
+    pub streams: List<NodeId, STREAM_RANGE_LIMIT>,
     /// More nodes that go, with everything in them and every alias for them:
     /// devices that may do DMA and that no SMMU confines.
     pub hide_nodes: List<NodeId, WITHHELD_LIMIT>,
@@ -111,7 +113,15 @@ impl<'a> HostTreePlan<'a> {
     /// The edits of the identity mode, whatever the machine's is.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
+        let mut streams = List::new();
+        for range in machine.streams.iter() {
+            if !streams.iter().any(|node| *node == range.node) {
+                // As many slots as ranges.
+                let _ = streams.push(range.node);
+            }
+        }
         Self {
+            streams,
             emulated: List::new(),
             viommu: None,
             hide_nodes: machine.withheld,
@@ -335,7 +345,7 @@ impl<'s> Copier<'_, 's, '_> {
     }
 
     /// What a property becomes that names streams which the virtio-iommu has
-    /// numbers for: those of an enabled node, which were checked.
+    /// numbers for: those of a node that has streams of the host's, which were checked.
     fn translated<'v>(
         &self,
         node: Option<NodeId>,
@@ -343,10 +353,8 @@ impl<'s> Copier<'_, 's, '_> {
         value: &'v [u8],
     ) -> Option<impl ExactSizeIterator<Item = u32> + use<'v>> {
         let viommu = self.plan.viommu?;
-        viommu.translate(name, value).filter(|_| {
-            let node = node.and_then(|node| self.source.node(node));
-            node.is_some_and(|node| node.is_enabled())
-        })
+        let has_streams = self.plan.streams.iter().any(|known| Some(*known) == node);
+        viommu.translate(name, value).filter(|_| has_streams)
     }
 
     /// Whether a property of a node that stays goes.

@@ -169,8 +169,8 @@ impl Machine {
         let mut odd = Oddities::default();
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
-        let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
-        let streams = stream::read(fdt, &smmus)?;
+        let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts, &mut odd)?;
+        let streams = stream::read(fdt, &smmus, &mut odd)?;
         let host_lines = match args.host_iommu {
             HostIommu::Nested => emulated::host_lines(&smmus)?,
             HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
@@ -180,7 +180,7 @@ impl Machine {
             HostIommu::Identity | HostIommu::Nested => None,
         };
         let mut supplies = power::read(fdt, &smmus, args.trust_power)?;
-        let mut console = console::read(fdt, &args, &interrupts)?;
+        let mut console = console::read(fdt, &args)?;
         let mut console_unused = None;
         // One that is shared is the host's to keep.
         if let Some(Console { node, .. }) = console.filter(|console| console.dedicated)

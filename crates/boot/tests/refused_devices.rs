@@ -36,52 +36,6 @@ fn smmu_properties() {
         ("#iommu-cells of /smmu@9050000 holds 0x2".into(), "1".into())
     );
     assert_eq!(
-        refusal(|t| t.at(smmu).set("interrupt-names", *b"eventq\0")),
-        (
-            "interrupt-names of /smmu@9050000 has 7 bytes".into(),
-            "one name for each of its interrupts".into()
-        )
-    );
-    assert_eq!(
-        reason(|t| t.at(smmu).set("interrupts", cells(&[0, 74, 1, 0, 77]))),
-        "interrupts of /smmu@9050000 has 20 bytes"
-    );
-    assert_eq!(
-        refusal(|t| t.at(smmu).set("interrupts", cells(&[0, 74, 1, 0, 77, 2]))),
-        (
-            "interrupts of /smmu@9050000 holds 0x2".into(),
-            "1 (rising edge) or 4 (high level)".into()
-        )
-    );
-    assert_eq!(
-        reason(|t| t.at(smmu).set("interrupts", cells(&[0, 988, 1]))),
-        "interrupts of /smmu@9050000 holds 0x3dc"
-    );
-    assert_eq!(
-        reason(|t| t.at(smmu).set("interrupts", cells(&[4, 0, 1]))),
-        "interrupts of /smmu@9050000 holds 0x4"
-    );
-    assert_eq!(
-        reason(|t| t.at(smmu).set("interrupt-parent", cells(&[3]))),
-        "/smmu@9050000 interrupts through /intc@8000000/its@8080000, which is not the GIC"
-    );
-    assert_eq!(
-        refusal(|t| t.at(smmu).set("interrupt-parent", cells(&[77]))),
-        (
-            "interrupt-parent of /smmu@9050000 refers to phandle 0x4d, which no node has".into(),
-            "name the phandle of a node that exists".into()
-        )
-    );
-    let many: Vec<u32> = (0..65).flat_map(|i| [0, i, 4]).collect();
-    let names = "x\0".repeat(65);
-    assert_eq!(
-        reason(|t| {
-            t.at(smmu).set("interrupts", cells(&many));
-            t.at(smmu).set("interrupt-names", names);
-        }),
-        "the device tree has more than 64 interrupts of one node"
-    );
-    assert_eq!(
         reason(|t| t.at("psci").set("phandle", cells(&[2]))),
         "/smmu@9050000 and /psci both have phandle 0x2"
     );
@@ -124,11 +78,6 @@ fn stream_properties() {
         let value = cells(value);
         reason(|t| t.at("pcie@10000000").set("iommu-map", value))
     };
-    assert_eq!(map(&[0, 2, 0]), "iommu-map of /pcie@10000000 has 12 bytes");
-    assert_eq!(
-        map(&[0, 9, 0, 1]),
-        "iommu-map of /pcie@10000000 refers to phandle 0x9, which no node has"
-    );
     assert_eq!(map(&[0, 2, 0, 0]), "iommu-map of /pcie@10000000 holds 0x0");
     assert_eq!(
         map(&[1, 2, 0, 0x1_0000]),
@@ -138,32 +87,12 @@ fn stream_properties() {
         map(&[0, 2, 0xffff_ffff, 2]),
         "iommu-map of /pcie@10000000 holds 0xffffffff"
     );
-    assert_eq!(
-        map(&[0, 2, 0, 1, 1, 3, 1, 1]),
-        "iommu-map of /pcie@10000000 names an SMMUv3 and another IOMMU"
-    );
-    assert_eq!(
-        reason(|t| t.at("dma@c000000").set("iommus", cells(&[2]))),
-        "iommus of /dma@c000000 has 4 bytes"
-    );
     let many: Vec<u32> = (0..=STREAM_RANGE_LIMIT as u32)
         .flat_map(|i| [2, 0x2000 + i])
         .collect();
     assert_eq!(
         reason(|t| t.at("dma@c000000").set("iommus", cells(&many))),
         "the device tree has more than 128 ranges of streams"
-    );
-    assert_eq!(
-        refusal(|t| t.at("smmu@9050000").set("status", *b"disabled\0")),
-        (
-            "iommu-map of /pcie@10000000 names the SMMU /smmu@9050000, which is disabled".into(),
-            "enable the SMMU or remove the reference".into()
-        )
-    );
-    let foreign: Vec<u32> = (0..257).flat_map(|_| [3]).collect();
-    assert_eq!(
-        reason(|t| t.at("dma@c000000").set("iommus", cells(&foreign))),
-        "the device tree has more than 256 references to IOMMUs other than SMMUv3"
     );
 }
 

@@ -160,13 +160,19 @@ pub(super) fn does_no_dma(node: &Node<'_>) -> bool {
     known.any(|known| known.as_bytes() == model) && !says_dma(node)
 }
 
-/// Whether the node itself says that the device does DMA: a coherency property
-/// only means something for one that does.
+/// Whether the node itself says that the device does DMA: a coherency property, an
+/// IOMMU or channels for others only mean something for one that does.
 fn says_dma(node: &Node<'_>) -> bool {
+    const SIGNS: [&[u8]; 5] = [
+        b"dma-coherent",
+        b"dma-noncoherent",
+        b"iommus",
+        b"iommu-map",
+        b"#dma-cells",
+    ];
     // The tables and queues of an ITS are its DMA.
     let its = node.is_compatible(b"arm,gic-v3") || node.is_compatible(b"arm,gic-v3-its");
-    !its && (node.property(b"dma-coherent").is_some()
-        || node.property(b"dma-noncoherent").is_some())
+    !its && SIGNS.iter().any(|sign| node.property(sign).is_some())
 }
 
 /// Whether the device is known to do DMA.

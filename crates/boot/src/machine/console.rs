@@ -1,7 +1,6 @@
 //! The UART for the hypervisor's log (Linux binding `serial/pl011.yaml`;
 //! Devicetree Specification v0.4, section 3.6 for `stdout-path`).
 
-use super::interrupt::{Interrupt, Resolver};
 use super::memory::in_memory;
 use super::reg::first;
 use crate::args::{BootArgs, ConsoleChoice};
@@ -15,8 +14,6 @@ use portcullis_addr::{PhysAddr, Range};
 pub struct Console {
     /// Its registers.
     pub registers: Range<PhysAddr>,
-    /// Its interrupt, where the tree gives one.
-    pub interrupt: Option<Interrupt>,
     /// Whether it is the hypervisor's alone: `console=` names a UART that is
     /// not the standard output. The host does not see it then.
     pub dedicated: bool,
@@ -59,11 +56,7 @@ fn stdout<'a>(fdt: &Fdt<'a>) -> Option<Node<'a>> {
 }
 
 /// The console that the command line asks for.
-pub(super) fn read<'a>(
-    fdt: &Fdt<'a>,
-    args: &BootArgs<'_>,
-    interrupts: &Resolver<'a>,
-) -> Result<Option<Console>, BootError> {
+pub(super) fn read(fdt: &Fdt<'_>, args: &BootArgs<'_>) -> Result<Option<Console>, BootError> {
     let stdout = stdout(fdt).filter(is_pl011);
     let node = match args.console {
         ConsoleChoice::Stdout => match stdout {
@@ -80,7 +73,6 @@ pub(super) fn read<'a>(
     };
     Ok(Some(Console {
         registers: first(fdt, node)?,
-        interrupt: interrupts.first(node)?,
         dedicated: stdout.is_none_or(|stdout| stdout.id() != node.id()),
         node: node.id(),
     }))

@@ -1,7 +1,6 @@
 //! The interrupt controller (Linux bindings `arm,gic-v3.yaml` and
 //! `arm,gic.yaml`).
 
-use super::interrupt::{Interrupt, Resolver};
 use super::reg::{first, registers};
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId};
@@ -48,8 +47,6 @@ pub struct GicV3 {
     pub compatibility: List<Range<PhysAddr>, 3>,
     /// The interrupt translation services.
     pub its: List<Its, ITS_LIMIT>,
-    /// The maintenance interrupt, a PPI.
-    pub maintenance: Option<Interrupt>,
     /// Its node.
     pub node: NodeId,
 }
@@ -65,8 +62,6 @@ pub struct GicV2 {
     pub virtualization: List<Range<PhysAddr>, 2>,
     /// The frames that turn a write into an SPI.
     pub frames: List<Its, ITS_LIMIT>,
-    /// The maintenance interrupt, a PPI.
-    pub maintenance: Option<Interrupt>,
     /// Its node.
     pub node: NodeId,
 }
@@ -192,7 +187,6 @@ fn v3(fdt: &Fdt<'_>, node: Node<'_>) -> Result<GicV3, BootError> {
         stride,
         compatibility,
         its,
-        maintenance: Resolver::new(fdt, node.id()).first(node)?,
         node: node.id(),
     })
 }
@@ -219,7 +213,6 @@ fn v2(fdt: &Fdt<'_>, node: Node<'_>) -> Result<GicV2, BootError> {
         cpu_interface: cpu_interface.ok_or_else(|| node.bad_length("reg", "GICD and GICC"))?,
         virtualization,
         frames,
-        maintenance: Resolver::new(fdt, node.id()).first(node)?,
         node: node.id(),
     })
 }

@@ -20,6 +20,12 @@ pub enum Odd {
     SecondReservedMemory,
     /// A child of `/reserved-memory` whose `reg` says nothing.
     ReservedUnreadable,
+    /// An interrupt of an SMMU's does not go to the GIC by itself.
+    InterruptElsewhere,
+    /// An SMMU has more interrupts than names for them.
+    InterruptUnnamed,
+    /// A device names an SMMU, and not only SMMUs that translate what it does.
+    StreamsUnclear,
 }
 
 impl Odd {
@@ -31,6 +37,11 @@ impl Odd {
             Self::ReservedMemoryRewritten => "the host's has the cells of the root",
             Self::SecondReservedMemory => "the host has its children in the first",
             Self::ReservedUnreadable => "nothing is reserved for it",
+            Self::InterruptElsewhere => {
+                "its events are looked for when the hypervisor runs for another reason"
+            }
+            Self::InterruptUnnamed => "the rest is not used",
+            Self::StreamsUnclear => "it is taken for a device without an SMMU",
         }
     }
 }
@@ -44,6 +55,11 @@ impl fmt::Display for Odd {
             }
             Self::SecondReservedMemory => "there is a node for reserved memory before it",
             Self::ReservedUnreadable => "its reg has an entry that is no range of memory",
+            Self::InterruptElsewhere => "an interrupt of it is not one of the GIC's own",
+            Self::InterruptUnnamed => "it has more interrupts than interrupt-names",
+            Self::StreamsUnclear => {
+                "not all of its IOMMUs are SMMUs that are enabled, or not all of it can be read"
+            }
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use super::interrupt::{Interrupt, Resolver};
 use super::memory::in_memory;
+use super::odd::{Odd, Oddities};
 use super::reg::{first, registers};
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId};
@@ -66,14 +67,18 @@ pub(crate) fn is_monitor(node: &Node<'_>) -> bool {
 }
 
 /// Every SMMU of the tree.
-pub(super) fn read<'a>(fdt: &Fdt<'a>, interrupts: &Resolver<'a>) -> Result<Found, BootError> {
+pub(super) fn read<'a>(
+    fdt: &Fdt<'a>,
+    interrupts: &Resolver<'a>,
+    odd: &mut Oddities,
+) -> Result<Found, BootError> {
     let mut found = Found {
         smmus: List::new(),
         hidden: List::new(),
     };
     for (_, node) in fdt.nodes() {
         if is_smmu(&node) && node.is_enabled() {
-            let smmu = one(fdt, node, interrupts)?;
+            let smmu = one(fdt, node, interrupts, odd)?;
             found.smmus.push(smmu).map_err(|_| BootError::TooMany {
                 what: "SMMUs",
                 limit: SMMU_LIMIT,
@@ -156,7 +161,12 @@ pub fn smmus_to_fence(fdt: &Fdt<'_>) -> ToFence {
     found
 }
 
-fn one<'a>(fdt: &Fdt<'a>, node: Node<'a>, resolver: &Resolver<'a>) -> Result<Smmu, BootError> {
+fn one<'a>(
+    fdt: &Fdt<'a>,
+    node: Node<'a>,
+    resolver: &Resolver<'a>,
+    odd: &mut Oddities,
+) -> Result<Smmu, BootError> {
     // Without it no property could name a stream.
     match node.u32("#iommu-cells")? {
         Some(1) | None => {}
@@ -171,15 +181,15 @@ fn one<'a>(fdt: &Fdt<'a>, node: Node<'a>, resolver: &Resolver<'a>) -> Result<Smm
             Some(b"cmdq-sync") => &mut interrupts.sync,
             Some(b"gerror") => &mut interrupts.gerror,
             Some(b"combined") => &mut interrupts.combined,
-            Some(_) => return Ok(()),
-            None => {
-                let right = "one name for each of its interrupts";
-                return Err(node.bad_length("interrupt-names", right));
-            }
+            Some(_) => return,
+            None => return odd.add(node.id(), Odd::InterruptUnnamed),
         };
-        *slot = Some(interrupt);
-        Ok(())
-    })?;
+        // Its events are looked for without it.
+        if interrupt.is_none() {
+            odd.add(node.id(), Odd::InterruptElsewhere);
+        }
+        *slot = interrupt;
+    });
     Ok(Smmu {
         registers: first(fdt, node)?,
         interrupts,

@@ -1,7 +1,8 @@
 //! Which devices use which streams (Linux bindings `pci/pci-iommu.yaml` for
 //! `iommu-map` and `iommu/iommu.txt` for `iommus`).
 
-use super::smmu::{SMMU_LIMIT, Smmu, is_smmu};
+use super::odd::{Odd, Oddities};
+use super::smmu::{SMMU_LIMIT, Smmu};
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId, take_cells};
 use crate::list::List;
@@ -29,11 +30,14 @@ pub struct StreamRange {
     pub node: NodeId,
 }
 
-/// Which IOMMUs a property refers to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mentions {
-    pub smmu: bool,
-    pub other: bool,
+/// What a node says of where its streams go.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mentions {
+    /// It names an SMMU that is enabled.
+    smmu: bool,
+    /// It names something else, or cannot be read: some of what it does may pass
+    /// no SMMU that the hypervisor drives.
+    other: bool,
 }
 
 struct Reader<'a, 'm> {
@@ -43,10 +47,13 @@ struct Reader<'a, 'm> {
     foreign: usize,
 }
 
-/// Every stream that an enabled node of the tree names.
+/// Every stream that an enabled node of the tree names, unless the node also names
+/// another IOMMU, such as an SMMU that is disabled: what it does is not confined
+/// then, and none of its streams is one of the host's.
 pub(super) fn read(
     fdt: &Fdt<'_>,
     smmus: &List<Smmu, SMMU_LIMIT>,
+    odd: &mut Oddities,
 ) -> Result<List<StreamRange, STREAM_RANGE_LIMIT>, BootError> {
     let mut reader = Reader {
         fdt: *fdt,
@@ -55,63 +62,76 @@ pub(super) fn read(
         foreign: 0,
     };
     for (_, node) in fdt.nodes().filter(|(_, node)| node.is_enabled()) {
-        reader.direct(node)?;
-        reader.map(node)?;
+        let before = reader.streams.len();
+        let mut mentions = Mentions::default();
+        reader.direct(node, &mut mentions)?;
+        reader.map(node, &mut mentions)?;
+        if mentions.other && mentions.smmu {
+            odd.add(node.id(), Odd::StreamsUnclear);
+        }
+        while mentions.other && reader.streams.len() > before {
+            reader.streams.pop();
+        }
     }
     Ok(reader.streams)
 }
 
 impl<'a> Reader<'a, '_> {
     /// `iommus`: a phandle and as many cells as that IOMMU wants, repeated.
-    fn direct(&mut self, node: Node<'a>) -> Result<(), BootError> {
-        let name = "iommus";
-        let Some(mut rest) = node.property(b"iommus") else {
-            return Ok(());
-        };
-        let right = "a phandle and #iommu-cells cells, repeated";
-        let short = || node.bad_length(name, right);
-        let mut mentions = Mentions::default();
+    fn direct(&mut self, node: Node<'a>, mentions: &mut Mentions) -> Result<(), BootError> {
+        let mut rest = node.property(b"iommus").unwrap_or_default();
         while !rest.is_empty() {
-            let phandle = take_cells(&mut rest, 1).ok_or_else(short)?;
-            let phandle = u32::try_from(phandle).unwrap_or_default();
-            match self.smmu(node, name, phandle)? {
-                Some(smmu) => {
-                    mentions.smmu = true;
-                    let stream = take_cells(&mut rest, 1).ok_or_else(short)?;
-                    self.add(node, name, smmu, stream, 1)?;
+            let Some(phandle) = take_cells(&mut rest, 1) else {
+                mentions.other = true;
+                break;
+            };
+            let Some(smmu) = self.smmu(phandle) else {
+                mentions.other = true;
+                // Where the next one starts is the other IOMMU's to say.
+                match self.cells_of(phandle).and_then(|bytes| rest.get(bytes..)) {
+                    Some(after) => rest = after,
+                    None => break,
                 }
+                continue;
+            };
+            mentions.smmu = true;
+            match take_cells(&mut rest, 1) {
+                Some(stream) => self.add(node, "iommus", smmu, stream, 1)?,
                 None => {
                     mentions.other = true;
-                    let iommu = self.fdt.by_phandle(phandle);
-                    let cells = match iommu.map(|iommu| iommu.u32("#iommu-cells")) {
-                        Some(cells) => cells?.unwrap_or(0),
-                        None => 0,
-                    };
-                    let bytes = usize::try_from(cells).ok().and_then(|n| n.checked_mul(4));
-                    let after = bytes.and_then(|bytes| rest.get(bytes..));
-                    rest = after.ok_or_else(short)?;
+                    break;
                 }
             }
         }
-        self.only_one_kind(node, name, mentions)
+        Ok(())
     }
 
     /// `iommu-map`: first requester ID, phandle, first StreamID, length,
     /// repeated; requester IDs are masked by `iommu-map-mask` first.
-    fn map(&mut self, node: Node<'a>) -> Result<(), BootError> {
+    fn map(&mut self, node: Node<'a>, mentions: &mut Mentions) -> Result<(), BootError> {
         let name = "iommu-map";
         let Some(mut rest) = node.property(b"iommu-map") else {
             return Ok(());
         };
-        let short = || node.bad_length(name, "entries of four cells");
-        let mask = node.u32("iommu-map-mask")?.unwrap_or(0xffff) & 0xffff;
-        let mut mentions = Mentions::default();
+        let Ok(mask) = node.u32("iommu-map-mask") else {
+            mentions.other = true;
+            return Ok(());
+        };
+        let mask = mask.unwrap_or(0xffff) & 0xffff;
         while !rest.is_empty() {
-            let mut cell = || take_cells(&mut rest, 1).ok_or_else(short);
-            let (requester, phandle, stream, length) = (cell()?, cell()?, cell()?, cell()?);
-            let phandle = u32::try_from(phandle).unwrap_or_default();
-            let Some(smmu) = self.smmu(node, name, phandle)? else {
+            let mut cell = || take_cells(&mut rest, 1);
+            let (Some(requester), Some(phandle), Some(stream), Some(length)) =
+                (cell(), cell(), cell(), cell())
+            else {
                 mentions.other = true;
+                break;
+            };
+            let Some(smmu) = self.smmu(phandle) else {
+                mentions.other = true;
+                // An entry of another IOMMU may have more cells.
+                if self.cells_of(phandle) != Some(4) {
+                    break;
+                }
                 continue;
             };
             mentions.smmu = true;
@@ -126,40 +146,25 @@ impl<'a> Reader<'a, '_> {
                 self.add(node, name, smmu, stream, length)?;
             }
         }
-        self.only_one_kind(node, name, mentions)
+        Ok(())
     }
 
-    /// The SMMU with that phandle; `None` for an IOMMU of another kind.
-    fn smmu(
-        &mut self,
-        node: Node<'a>,
-        property: &'static str,
-        phandle: u32,
-    ) -> Result<Option<usize>, BootError> {
-        let known = |smmu: &Smmu| smmu.phandle == Some(phandle);
-        if let Some(index) = self.smmus.iter().position(known) {
-            return Ok(Some(index));
-        }
+    /// The SMMU that is enabled and has that phandle.
+    fn smmu(&self, phandle: u64) -> Option<usize> {
+        let known = |smmu: &Smmu| smmu.phandle.map(u64::from) == Some(phandle);
+        self.smmus.iter().position(known)
+    }
+
+    /// Bytes behind the phandle of another IOMMU. `None` where that cannot be
+    /// found, or only by walking the tree too often.
+    fn cells_of(&mut self, phandle: u64) -> Option<usize> {
         self.foreign += 1;
         if self.foreign > FOREIGN_LIMIT {
-            return Err(BootError::TooMany {
-                what: "references to IOMMUs other than SMMUv3",
-                limit: FOREIGN_LIMIT,
-            });
+            return None;
         }
-        match self.fdt.by_phandle(phandle) {
-            None => Err(BootError::DanglingPhandle {
-                node: self.fdt.path(node.id()),
-                property,
-                phandle,
-            }),
-            Some(iommu) if is_smmu(&iommu) => Err(BootError::DisabledSmmu {
-                node: self.fdt.path(node.id()),
-                property,
-                smmu: self.fdt.path(iommu.id()),
-            }),
-            Some(_) => Ok(None),
-        }
+        let iommu = self.fdt.by_phandle(u32::try_from(phandle).ok()?)?;
+        let cells = iommu.u32("#iommu-cells").ok().flatten()?;
+        usize::try_from(cells).ok()?.checked_mul(4)
     }
 
     fn add(
@@ -197,26 +202,11 @@ impl<'a> Reader<'a, '_> {
             limit: STREAM_RANGE_LIMIT,
         })
     }
-
-    fn only_one_kind(
-        &self,
-        node: Node<'a>,
-        property: &'static str,
-        mentions: Mentions,
-    ) -> Result<(), BootError> {
-        if mentions.smmu && mentions.other {
-            return Err(BootError::MixedIommus {
-                node: self.fdt.path(node.id()),
-                property,
-            });
-        }
-        Ok(())
-    }
 }
 
 /// The phandle of the first IOMMU that the property `name` refers to, when it
 /// is `iommus` or `iommu-map`. In a tree that [`read`] accepted it speaks for
-/// all of them: no property of an enabled node mixes SMMUs and others.
+/// all of them: a node that has streams there names nothing else.
 pub(crate) fn first_iommu(name: &[u8], mut value: &[u8]) -> Option<u32> {
     match name {
         b"iommus" => {}
