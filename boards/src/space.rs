@@ -89,9 +89,7 @@ pub(crate) fn build(
         &arena,
         &arena,
         registers.pages(),
-        machine
-            .doorbells()
-            .filter_map(|its| Range::from_size(its.target, 4).ok()),
+        machine.doorbells().map(|its| its.target),
     )?;
     let reaches = |range: &Range<PhysAddr>| {
         let pages = [range.start().raw(), range.end().raw() - 1];

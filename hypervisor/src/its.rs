@@ -242,6 +242,16 @@ pub fn take_over(
                 its: its.registers.start(),
                 error,
             })?;
+        if its.id_in_address {
+            emulator.show_product(index);
+            warning!(
+                "event=doorbell_open its={} window={} reason=\"the DeviceID is in the address that a \
+                 device writes to\" cost=\"each of the host's devices can raise the interrupts of \
+                 every other\"",
+                its.registers.start(),
+                its.doorbell,
+            );
+        }
         HostMachine::make_shown(index)?.ok_or(Refusal::PoolExhausted)?;
         emulator.start(&HostMachine, index);
     }

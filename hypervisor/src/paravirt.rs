@@ -124,7 +124,7 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     .ok_or(ParavirtError::TooMany)?;
     // Devices get the page of the one register.
     let doorbells = machine.doorbells();
-    let doorbells = doorbells.filter_map(|its| Range::from_size(its.target, 4).ok());
+    let doorbells = doorbells.map(|its| its.target);
     let domains = Domains::new(*ledger, Owner::HOST, unit, places, doorbells)
         .ok_or(ParavirtError::TooMany)?;
     let config = Config {

@@ -140,16 +140,20 @@ impl HostRegisters {
     /// - [`BootError::TooMany`] as for [`withhold`](Self::withhold)
     pub fn withhold_gic(&mut self, machine: &Machine, filtered: bool) -> Result<(), BootError> {
         for its in machine.gic.doorbells() {
-            if self.is_withheld(&its.registers) {
-                let range = its.registers;
-                return Err(BootError::DoorbellWithheld { range });
+            for range in [its.registers, its.doorbell] {
+                if self.is_withheld(&range) {
+                    return Err(BootError::DoorbellWithheld { range });
+                }
             }
         }
         let Gic::V3(v3) = &machine.gic else {
             return Ok(());
         };
         let compatibility = v3.compatibility.iter().filter(|_| filtered);
-        let its = v3.its.iter().map(|its| &its.registers);
+        let its = v3
+            .its
+            .iter()
+            .flat_map(|its| [&its.registers, &its.doorbell]);
         for range in compatibility.chain(its).chain(v3.redistributors.iter()) {
             self.withhold(*range)?;
         }

@@ -3,7 +3,9 @@
 
 mod support;
 
-use portcullis_boot::{Fdt, HostTreePlan, Interrupt, Machine, Odd, Trigger, Verdict, Withheld};
+use portcullis_boot::{
+    Fdt, HostRegisters, HostTreePlan, Interrupt, Machine, Odd, Trigger, Verdict, Withheld,
+};
 use support::{Tree, cells, changed, listing, range, reg, strings};
 
 const DMA: &str = "dma@c000000";
@@ -268,4 +270,81 @@ fn a_node_without_registers_loses_what_names_a_disabled_smmu() {
                 .any(|line| line.starts_with("/dma@c000000 iommus"))
         );
     }
+}
+
+// The interrupt controller.
+
+/// TI's K3: an ITS of one frame, behind a window in which a write's address says
+/// whose it is (`arch/arm64/boot/dts/ti/k3-j721e-main.dtsi`).
+fn with_window(tree: &mut Tree) {
+    let its = tree.at("intc@8000000/its@8080000");
+    its.set("reg", reg(&[(0x808_0000, 0x1_0000)]));
+    its.set(
+        "socionext,synquacer-pre-its",
+        cells(&[0x100_0000, 0x40_0000]),
+    );
+}
+
+#[test]
+fn a_window_before_the_its_is_its_doorbell() {
+    let machine = read(with_window);
+    let its = *machine.doorbells().next().unwrap();
+    let window = range(0x100_0000, 0x40_0000);
+    assert_eq!(its.registers, range(0x808_0000, 0x1_0000));
+    assert_eq!((its.doorbell, its.target), (window, window));
+    assert!(its.id_in_address);
+    assert!(!read(|_| {}).doorbells().any(|its| its.id_in_address));
+}
+
+/// A CPU that writes there would raise any device's interrupt.
+#[test]
+fn the_window_is_for_devices_alone() {
+    let blob = changed(|tree| {
+        with_window(tree);
+        // A flash that claims to be there too.
+        tree.children.push(
+            Tree::new("flash@1000000")
+                .text("compatible", "cfi-flash")
+                .with("reg", reg(&[(0x100_0000, 0x80_0000)])),
+        );
+    });
+    let fdt = Fdt::new(&blob).unwrap();
+    let machine = Machine::from_tree(&fdt).unwrap();
+    let mut registers = HostRegisters::new();
+    registers.find(&fdt, &machine).unwrap();
+    registers.withhold_gic(&machine, true).unwrap();
+    let window = range(0x100_0000, 0x40_0000);
+    assert!(registers.is_withheld(&window));
+    assert!(!registers.pages().any(|pages| pages.overlaps(&window)));
+    let rest = range(0x140_0000, 0x40_0000);
+    assert!(registers.pages().any(|pages| pages.covers(&rest)));
+}
+
+#[test]
+fn a_window_in_ram_or_of_no_size_is_refused() {
+    let with = |value: &[u32]| {
+        let value = cells(value);
+        let blob = changed(|tree| {
+            with_window(tree);
+            tree.at("intc@8000000/its@8080000")
+                .set("socionext,synquacer-pre-its", value);
+        });
+        Machine::from_fdt(&blob).and_then(|machine| machine.check_hardware())
+    };
+    assert_eq!(with(&[0x100_0000, 0x40_0000]), Ok(()));
+    for wrong in [
+        &[0x4100_0000, 0x40_0000][..],
+        &[0x100_0000],
+        &[0x100_0000, 0],
+        &[0x100_0800, 0x1000],
+    ] {
+        assert!(with(wrong).is_err(), "{wrong:x?}");
+    }
+    // One frame, and no window.
+    let blob = changed(|tree| {
+        with_window(tree);
+        tree.at("intc@8000000/its@8080000")
+            .remove("socionext,synquacer-pre-its");
+    });
+    assert!(Machine::from_fdt(&blob).is_err());
 }

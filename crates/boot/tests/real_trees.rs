@@ -35,7 +35,7 @@ fn the_machine_behind_the_tree() {
     let its = gic.its.get(0).unwrap();
     assert_eq!(its.registers, range(0x808_0000, 0x2_0000));
     assert_eq!(its.doorbell, range(0x809_0000, 0x1_0000));
-    assert_eq!(its.target.raw(), 0x809_0040);
+    assert_eq!(its.target, range(0x809_0040, 4));
     let console = machine.console.unwrap();
     assert_eq!(console.registers, range(0x904_0000, 0x1000));
     assert!(console.dedicated);
@@ -114,7 +114,7 @@ fn gicv2_with_its_frame() {
     assert_eq!(gic.virtualization.len(), 2);
     let frame = gic.frames.get(0).unwrap();
     assert_eq!(frame.doorbell, range(0x802_0000, 0x1000));
-    assert_eq!(frame.target.raw(), 0x802_0040);
+    assert_eq!(frame.target, range(0x802_0040, 4));
 }
 
 /// The lines on devices that the host does not get.

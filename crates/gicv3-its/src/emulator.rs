@@ -228,6 +228,16 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         Ok(())
     }
 
+    /// Shows the owner which product the ITS at index `its` is, before
+    /// [`start`](Self::start): where devices write to a window before it, drivers
+    /// find that by the product, and not by the tree alone (Linux, `gic-v3-its`,
+    /// `socionext,synquacer-pre-its`).
+    pub fn show_product(&mut self, its: usize) {
+        if let Some(unit) = self.units.get_mut(its).and_then(Option::as_mut) {
+            unit.iidr = unit.physical.iidr();
+        }
+    }
+
     /// Shows what every register of the ITS at index `its` reads as. To be
     /// called once, before the owner runs; what is not shown must read as 0.
     pub fn start(&self, platform: &impl Platform<Window = W>, its: usize) {

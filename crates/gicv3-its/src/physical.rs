@@ -168,6 +168,11 @@ impl<R: Registers> Physical<R> {
         self.typer
     }
 
+    /// `GITS_IIDR`.
+    pub(crate) fn iidr(&self) -> u32 {
+        self.registers.read32(reg::IIDR)
+    }
+
     /// The 64 bits at `offset` of the identification registers, which is a
     /// multiple of 8 from 0xffd0 on, of an ITS of architecture revision 3.
     pub(crate) fn id_registers(&self, offset: u32) -> u64 {

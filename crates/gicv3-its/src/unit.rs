@@ -21,7 +21,8 @@ pub const DEVICE_RANGE_LIMIT: usize = 32;
 const EVENT_BITS: u8 = 16;
 
 /// `GITS_IIDR`: Arm, no product. The workarounds that drivers have for a
-/// vendor's ITS are EL2's to apply to the physical one.
+/// vendor's ITS are EL2's to apply to the physical one, but for
+/// [`Emulator::show_product`](crate::Emulator::show_product).
 const IIDR: u32 = 0x43b;
 
 /// DeviceIDs that follow each other.
@@ -89,6 +90,8 @@ pub(crate) struct Unit<R, W> {
     /// Bits of an EventID that the owner is offered.
     pub(crate) event_bits: u8,
     typer: u64,
+    /// `GITS_IIDR` as the owner sees it.
+    pub(crate) iidr: u32,
     pub(crate) enabled: bool,
     pub(crate) cbaser: u64,
     /// Offsets of the next command to write and to read.
@@ -146,6 +149,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
             range_count: ranges.len(),
             event_bits,
             typer: shown,
+            iidr: IIDR,
             enabled: false,
             cbaser: 0,
             cwriter: 0,
@@ -223,7 +227,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
             reg::CTLR_QUIESCENT
         };
         // GITS_IIDR is the upper half.
-        let value = u64::from(IIDR) << 32 | u64::from(control);
+        let value = u64::from(self.iidr) << 32 | u64::from(control);
         platform.show(its, reg::CTLR, value);
     }
 

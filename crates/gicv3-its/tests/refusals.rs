@@ -22,6 +22,21 @@ fn running<'m>(machine: &'m Machine, devices: &[(u32, u32)]) -> Host<'m> {
 }
 
 #[test]
+fn the_product_is_shown_only_where_drivers_have_to_know_it() {
+    let machine = Machine::new(Profile::qemu());
+    let mut host = Host::with_devices(&machine, &[(0, 0x3ff)]);
+    let product = || machine.shown.borrow()[&CTLR] >> 32;
+    assert_eq!(product(), 0x43b);
+    host.emulator.show_product(0);
+    host.emulator.start(&&machine, 0);
+    assert_eq!(
+        product(),
+        u64::from(gicv3_its::Registers::read32(&Port::Its(&machine), 4))
+    );
+    assert_ne!(product(), 0x43b);
+}
+
+#[test]
 fn a_device_has_no_more_events_than_are_offered() {
     let machine = Machine::new(Profile::qemu());
     let mut host = running(&machine, &[(0, 0x3ff)]);

@@ -192,10 +192,8 @@ pub(super) fn make_host(
         Shared::new(true),
         Shared::new(common.coherent),
         registers.pages(),
-        // The frame is 64 KiB; devices get the page of the one register.
-        machine
-            .doorbells()
-            .filter_map(|its| Range::from_size(its.target, 4).ok()),
+        // A frame is 64 KiB; devices get the page of the one register.
+        machine.doorbells().map(|its| its.target),
     )?;
     let dma = space.dma();
     let stage2 = Stage2 {

@@ -3,7 +3,7 @@
 
 use super::reg::{first, registers};
 use crate::error::BootError;
-use crate::fdt::{Fdt, Node, NodeId};
+use crate::fdt::{Fdt, Node, NodeId, take_cells};
 use crate::list::List;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 
@@ -22,12 +22,15 @@ pub const DOORBELL_SIZE: u64 = 0x1_0000;
 pub struct Its {
     /// Its registers.
     pub registers: Range<PhysAddr>,
-    /// The part of them that devices write to raise an interrupt, with
-    /// nothing else in it: one 64 KiB frame of an ITS, one 4 KiB page of a
-    /// GICv2m.
+    /// Where devices write to raise an interrupt, with nothing else in it: one 64
+    /// KiB frame of an ITS, one 4 KiB page of a GICv2m, or the window before an ITS.
     pub doorbell: Range<PhysAddr>,
-    /// The address in it that a device writes to.
-    pub target: PhysAddr,
+    /// The addresses in it that devices write to: four bytes, or the whole window.
+    pub target: Range<PhysAddr>,
+    /// Whether the DeviceID is in the address, as it is with a window before the
+    /// ITS: whoever reaches the window can raise every interrupt of this ITS, and
+    /// nothing keeps the interrupts of one owner's devices from another's.
+    pub id_in_address: bool,
     /// Its phandle, by which devices refer to it.
     pub phandle: Option<u32>,
 }
@@ -159,7 +162,7 @@ fn v3(fdt: &Fdt<'_>, node: Node<'_>) -> Result<GicV3, BootError> {
         None => None,
         Some(value) => {
             let stride = match value.len() {
-                4 | 8 => crate::fdt::take_cells(&mut &*value, value.len() / 4),
+                4 | 8 => take_cells(&mut &*value, value.len() / 4),
                 _ => None,
             };
             let right = "one or two cells";
@@ -170,17 +173,7 @@ fn v3(fdt: &Fdt<'_>, node: Node<'_>) -> Result<GicV3, BootError> {
             Some(stride)
         }
     };
-    let its = frames(fdt, node, b"arm,gic-v3-its", |node, registers| {
-        let doorbell = registers.start().checked_add(DOORBELL_SIZE);
-        let doorbell = doorbell.and_then(|start| Range::from_size(start, DOORBELL_SIZE).ok());
-        let doorbell = doorbell
-            .filter(|doorbell| registers.covers(doorbell) && doorbell.is_aligned(DOORBELL_SIZE));
-        let doorbell = doorbell.ok_or_else(|| {
-            let right = "at least two frames of 64 KiB, aligned to 64 KiB";
-            node.bad_value("reg", registers.start().raw(), right)
-        })?;
-        Ok((doorbell, 0x40))
-    })?;
+    let its = frames(fdt, node, b"arm,gic-v3-its", its_doorbell)?;
     Ok(GicV3 {
         distributor: first(fdt, node)?,
         redistributors,
@@ -206,7 +199,11 @@ fn v2(fdt: &Fdt<'_>, node: Node<'_>) -> Result<GicV2, BootError> {
             let right = "at least one page, aligned to it";
             node.bad_value("reg", registers.start().raw(), right)
         })?;
-        Ok((page, 0x40))
+        Ok(Doorbell {
+            frame: page,
+            target: register(page, SETSPI)?,
+            id_in_address: false,
+        })
     })?;
     Ok(GicV2 {
         distributor: first(fdt, node)?,
@@ -217,13 +214,69 @@ fn v2(fdt: &Fdt<'_>, node: Node<'_>) -> Result<GicV2, BootError> {
     })
 }
 
-/// The children of the GIC that take messages. `doorbell` finds the page and
-/// the offset of the register in it.
+/// Where devices write.
+struct Doorbell {
+    frame: Range<PhysAddr>,
+    target: Range<PhysAddr>,
+    id_in_address: bool,
+}
+
+/// Offset of `GITS_TRANSLATER` in its frame (IHI 0069, 12.18) and of `MSI_SETSPI_NS`
+/// in that of a GICv2m (Arm Server Base System Architecture, appendix E).
+const TRANSLATER: u64 = 0x40;
+const SETSPI: u64 = 0x40;
+
+/// The 32-bit register at an offset of a frame.
+fn register(frame: Range<PhysAddr>, offset: u64) -> Result<Range<PhysAddr>, BootError> {
+    let at = frame.start().checked_add(offset);
+    let range = at.and_then(|at| Range::from_size(at, 4).ok());
+    range.ok_or(BootError::RegistersInMemory { range: frame })
+}
+
+/// The doorbell of an ITS: its second frame, or the window that Socionext's
+/// interconnect and TI's K3 have in its place (Linux binding `arm,gic-v3.yaml`,
+/// `socionext,synquacer-pre-its`: address and size). There a write of four bytes at
+/// offset 4 * n is one of the device n.
+fn its_doorbell(node: Node<'_>, registers: Range<PhysAddr>) -> Result<Doorbell, BootError> {
+    const WINDOW: &str = "socionext,synquacer-pre-its";
+    if let Some(mut window) = node.property(WINDOW.as_bytes()) {
+        let right = "the address and size of a window, both multiples of 4 KiB, in a cell each";
+        let wrong = || node.bad_length(WINDOW, right);
+        let (address, size) = (take_cells(&mut window, 1), take_cells(&mut window, 1));
+        let (address, size) = (address.ok_or_else(wrong)?, size.ok_or_else(wrong)?);
+        let window = Range::from_size(PhysAddr::new(address), size).ok();
+        let window = window.filter(|window| window.is_aligned(PAGE_SIZE));
+        let window = window.ok_or_else(|| node.bad_value(WINDOW, address, right))?;
+        if registers.size() < DOORBELL_SIZE {
+            let right = "at least the frame of 64 KiB with its registers";
+            return Err(node.bad_value("reg", registers.start().raw(), right));
+        }
+        return Ok(Doorbell {
+            frame: window,
+            target: window,
+            id_in_address: true,
+        });
+    }
+    let frame = registers.start().checked_add(DOORBELL_SIZE);
+    let frame = frame.and_then(|start| Range::from_size(start, DOORBELL_SIZE).ok());
+    let frame = frame.filter(|frame| registers.covers(frame) && frame.is_aligned(DOORBELL_SIZE));
+    let frame = frame.ok_or_else(|| {
+        let right = "at least two frames of 64 KiB, aligned to 64 KiB";
+        node.bad_value("reg", registers.start().raw(), right)
+    })?;
+    Ok(Doorbell {
+        frame,
+        target: register(frame, TRANSLATER)?,
+        id_in_address: false,
+    })
+}
+
+/// The children of the GIC that take messages; `doorbell` finds where.
 fn frames(
     fdt: &Fdt<'_>,
     gic: Node<'_>,
     model: &[u8],
-    doorbell: impl Fn(Node<'_>, Range<PhysAddr>) -> Result<(Range<PhysAddr>, u64), BootError>,
+    doorbell: impl Fn(Node<'_>, Range<PhysAddr>) -> Result<Doorbell, BootError>,
 ) -> Result<List<Its, ITS_LIMIT>, BootError> {
     let mut list = List::new();
     for node in gic.children() {
@@ -231,11 +284,12 @@ fn frames(
             continue;
         }
         let registers = first(fdt, node)?;
-        let (doorbell, offset) = doorbell(node, registers)?;
+        let found = doorbell(node, registers)?;
         let its = Its {
             registers,
-            doorbell,
-            target: PhysAddr::new(doorbell.start().raw() | offset),
+            doorbell: found.frame,
+            target: found.target,
+            id_in_address: found.id_in_address,
             phandle: node.phandle(),
         };
         list.push(its).map_err(|_| BootError::TooMany {

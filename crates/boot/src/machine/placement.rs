@@ -49,7 +49,8 @@ impl Machine {
         for range in console.chain(self.hidden.iter().copied()) {
             self.outside_memory(range)?;
         }
-        let doorbells = self.gic.doorbells().map(|its| its.registers);
+        let doorbells = self.gic.doorbells();
+        let doorbells = doorbells.flat_map(|its| [its.registers, its.doorbell]);
         for range in doorbells.chain([self.gic.distributor()]) {
             self.outside_memory(range)?;
         }
