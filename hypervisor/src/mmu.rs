@@ -226,8 +226,8 @@ const SLOTS: u64 = (1 << 48) - (2 << 20);
 /// Pages of one CPU.
 const SLOTS_EACH: usize = SLOT_SETS * SLOT_WAYS;
 
-// All CPUs' pages, and one more behind them, are in one table.
-const _: () = assert!(MAX_CPUS * SLOTS_EACH < 512);
+// All CPUs' pages are in one table.
+const _: () = assert!(MAX_CPUS * SLOTS_EACH <= 512);
 
 /// The table of level 3 for [`SLOTS`]; 0 while there is none.
 static SLOT_TABLE: AtomicU64 = AtomicU64::new(0);
@@ -236,13 +236,13 @@ fn slot(index: usize) -> u64 {
     SLOTS + index as u64 * PAGE_SIZE
 }
 
-/// Makes the table for the slots. `anchor`, a page of EL2's own, is mapped behind
-/// the last of them, so that the table is never freed; the entries before it are
-/// written here and by nobody else.
+/// Makes the table for the slots, by mapping `anchor`, a page of EL2's own, to the
+/// last of them. From then on entries of the table are written here and by nobody
+/// else. It is never freed, since nothing in it is ever unmapped.
 pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
     const TABLE: u64 = 0b11;
     const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-    let at = slot(MAX_CPUS * SLOTS_EACH);
+    let at = slot(MAX_CPUS * SLOTS_EACH - 1);
     let page = Range::from_size(Va::new(at), PAGE_SIZE).map_err(|_| Error::InputTooLarge)?;
     let mut guard = MAP.lock();
     let map = guard.as_mut().ok_or(Error::Unfinished)?;
@@ -292,7 +292,7 @@ pub fn enter_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
 /// What a slot says of the page that it has, and how that is mapped.
 #[inline(always)]
 fn key_of(page: PhysAddr, memory: MemoryType) -> u64 {
-    page.raw() | u64::from(memory == MemoryType::NormalNonCacheable)
+    page.raw() | 0b10 | u64::from(memory == MemoryType::NormalNonCacheable)
 }
 
 /// The set that a page can be in.
@@ -324,7 +324,7 @@ fn enter_other_page(page: PhysAddr, memory: MemoryType) -> Option<u64> {
         memory,
         access: Access::ReadWrite,
     });
-    slot.page.store(u64::MAX, Ordering::Relaxed);
+    slot.page.store(0, Ordering::Relaxed);
     OwnMemory.store(entry, 0);
     dsb_sy();
     // Twice: see `invalidate_host_tlb`.

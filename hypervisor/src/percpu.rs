@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// CPUs that the image has room for. Each costs its stacks only when the device
 /// tree names it.
-pub const MAX_CPUS: usize = 32;
+pub const MAX_CPUS: usize = 64;
 
 /// Mask of the affinity fields of MPIDR_EL1: Aff3 in 39:32, Aff2..0 in 23:0.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -78,8 +78,9 @@ pub const SLOT_WAYS: usize = 2;
 /// See [`enter_page`](crate::mmu::enter_page).
 #[derive(Debug)]
 pub struct Slot {
-    /// Physical address of the page, plus 1 where it is not cacheable; all ones
-    /// while there is none.
+    /// Physical address of the page, plus 2, plus 1 where it is not cacheable; 0 while
+    /// there is none. That makes the whole block zero at first, so that the image does
+    /// not have it.
     pub page: AtomicU64,
     /// Where the slot is at EL2, for as long as the machine runs.
     pub at: AtomicU64,
@@ -88,7 +89,7 @@ pub struct Slot {
 impl Slot {
     const fn empty() -> Self {
         Self {
-            page: AtomicU64::new(u64::MAX),
+            page: AtomicU64::new(0),
             at: AtomicU64::new(0),
         }
     }

@@ -7,7 +7,7 @@ use crate::fdt::{Fdt, NodeId};
 use crate::list::List;
 
 /// Most CPUs.
-pub const CPU_LIMIT: usize = 32;
+pub const CPU_LIMIT: usize = 64;
 
 /// A CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
