@@ -20,10 +20,10 @@ use crate::error::BootError;
 use crate::fdt::{DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 use crate::list::List;
-use crate::machine::WITHHELD_LIMIT;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
 use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT, STREAM_RANGE_LIMIT, Supplies};
+use crate::machine::{PointedTo, WITHHELD_LIMIT};
 use crate::module::is_module;
 use portcullis_addr::{PhysAddr, Range};
 use reserved::Places;
@@ -68,6 +68,10 @@ pub struct HostTreePlan<'a> {
     /// More nodes that go, with everything in them and every alias for them:
     /// devices that may do DMA and that no SMMU confines.
     pub hide_nodes: List<NodeId, WITHHELD_LIMIT>,
+    /// Which of these stay all the same, disabled, with everything in them: what
+    /// points to one points to something that the host does not have, and not to
+    /// nothing.
+    pub disabled: PointedTo,
     /// The node of the host's kernel, whose `bootargs` become those of
     /// `/chosen`.
     pub kernel: NodeId,
@@ -125,6 +129,7 @@ impl<'a> HostTreePlan<'a> {
             emulated: List::new(),
             viommu: None,
             hide_nodes: machine.withheld,
+            disabled: machine.pointed_to,
             hide_node: machine
                 .console
                 .filter(|console| console.dedicated)
@@ -211,6 +216,9 @@ impl<'a> HostTreePlan<'a> {
         // A node of a protected range takes 84 bytes and what is new of an SMMU
         // 156; the bootargs of the kernel are in the source already.
         let smmus = self.emulated.len().saturating_mul(160);
+        // A `status` takes 24.
+        let disabled = self.hide_nodes.len().saturating_mul(24);
+        let smmus = smmus.saturating_add(disabled);
         // A virtio-iommu takes 176.
         let smmus = smmus.saturating_add(192);
         let reserved = self.protected.len().saturating_add(self.firmware.len());
@@ -248,13 +256,26 @@ impl<'a> HostTreePlan<'a> {
         self.emulated.iter().find(|emulated| emulated.node == node)
     }
 
+    /// Whether a node stays as a disabled one.
+    fn disables(&self, node: NodeId) -> bool {
+        let hidden = self.hidden(node);
+        hidden.is_some_and(|index| self.disabled.contains(index))
+    }
+
+    /// The place of a node among those that are withheld.
+    fn hidden(&self, node: NodeId) -> Option<usize> {
+        self.hide_nodes.iter().position(|hidden| *hidden == node)
+    }
+
     /// Whether a node and everything in it is left out.
     fn drops(&self, node: &Node<'_>, in_chosen: bool) -> bool {
         is_monitor(node)
             || (is_smmu(node) && self.emulated(node.id()).is_none())
             || self.interrupts.drops(node)
             || self.hide_node == Some(node.id())
-            || self.hide_nodes.iter().any(|hidden| *hidden == node.id())
+            || self
+                .hidden(node.id())
+                .is_some_and(|index| !self.disabled.contains(index))
             || (in_chosen && is_module(node))
     }
 }
@@ -371,6 +392,9 @@ impl<'s> Copier<'_, 's, '_> {
         if node.is_some() && (node == self.aliases || node == self.symbols) {
             return self.is_dropped_path(value);
         }
+        if name == b"status" && node.is_some_and(|id| self.plan.disables(id)) {
+            return Ok(true);
+        }
         if emulated::replaces(name) && node.is_some_and(|id| self.plan.emulated(id).is_some()) {
             return Ok(true);
         }
@@ -451,6 +475,9 @@ impl<'s> Copier<'_, 's, '_> {
                 number("linux,initrd-start", start)?;
                 number("linux,initrd-end", end)?;
             }
+        }
+        if self.plan.disables(node.id()) {
+            self.writer.property(Name::New("status"), b"disabled\0")?;
         }
         if let Some(stride) = self.plan.interrupts.stride_of(node.id()) {
             let name = Name::New("redistributor-stride");

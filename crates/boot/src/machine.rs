@@ -23,7 +23,7 @@ pub(crate) mod viommu;
 pub use binding::bindings_without_dma;
 pub use console::Console;
 pub use cpu::{CPU_LIMIT, Conduit, Cpu, Psci, PsciVersion};
-pub use device::{DeviceNote, Verdict, WITHHELD_LIMIT, Withheld};
+pub use device::{DeviceNote, PointedTo, Verdict, WITHHELD_LIMIT, Withheld};
 pub use emulated::{HostLineList, HostLines};
 pub use gic::{DOORBELL_SIZE, Gic, GicV2, GicV3, ITS_LIMIT, Its, REDISTRIBUTOR_LIMIT};
 pub use interrupt::{INTERRUPT_LIMIT, Interrupt, Trigger};
@@ -113,6 +113,9 @@ pub struct Machine {
     /// included: whoever reaches their registers may reach all memory. They go
     /// from the host's tree.
     pub withheld: List<NodeId, WITHHELD_LIMIT>,
+    /// Those of them that others may point to, since they have a phandle or a node
+    /// in them has: they stay in the host's tree, disabled.
+    pub pointed_to: PointedTo,
     /// The PCI host bridges that are the host's, since SMMUs confine what is
     /// behind them.
     pub pci_hosts: List<PciHost, PCI_HOST_LIMIT>,
@@ -207,6 +210,7 @@ impl Machine {
             console_unused,
             supplies,
             withheld: List::new(),
+            pointed_to: PointedTo::default(),
             pci_hosts: List::new(),
             allow_unconfined: allowed(fdt, &args)?,
             mmio_allow: args.mmio_allow,
@@ -221,6 +225,7 @@ impl Machine {
         };
         let devices = device::read(fdt, machine.rules())?;
         machine.withheld = devices.withheld;
+        machine.pointed_to = devices.pointed_to;
         machine.pci_hosts = devices.pci_hosts;
         if let Gic::V3(v3) = &machine.gic
             && args.gic_its

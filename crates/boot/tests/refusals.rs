@@ -339,7 +339,7 @@ fn cpus() {
             t.at("cpus").children.push(cpu);
         }
     };
-    assert_eq!(reason(many), "the device tree has more than 32 CPUs");
+    assert_eq!(reason(many), "the device tree has more than 64 CPUs");
 }
 
 #[test]

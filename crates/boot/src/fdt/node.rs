@@ -96,6 +96,33 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// This node and every node in it.
+    pub(crate) fn within(&self) -> impl Iterator<Item = Node<'a>> + use<'a> {
+        let fdt = self.fdt;
+        let mut cursor = Some(self.at);
+        let mut depth = 0usize;
+        core::iter::from_fn(move || {
+            loop {
+                let placed = fdt.token(cursor?)?;
+                cursor = Some(placed.next);
+                match placed.token {
+                    Token::Begin { .. } => {
+                        depth = depth.checked_add(1)?;
+                        return Some(Node::at(fdt, placed.at));
+                    }
+                    Token::EndNode => {
+                        depth = depth.checked_sub(1)?;
+                        if depth == 0 {
+                            cursor = None;
+                        }
+                    }
+                    Token::Prop { .. } => {}
+                    Token::End => cursor = None,
+                }
+            }
+        })
+    }
+
     /// The first child called `name`, or called that before its unit address
     /// when `name` has none.
     #[must_use]

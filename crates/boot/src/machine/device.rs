@@ -202,11 +202,33 @@ impl Rules<'_> {
     }
 }
 
+/// Which of the devices that are withheld others may point to, by their index in the
+/// list of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PointedTo([u64; WITHHELD_LIMIT.div_ceil(64)]);
+
+impl PointedTo {
+    fn add(&mut self, index: usize) {
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word |= 1 << (index % 64);
+        }
+    }
+
+    /// Whether others may point to the device at `index`.
+    #[must_use]
+    pub fn contains(&self, index: usize) -> bool {
+        let word = self.0.get(index / 64).copied().unwrap_or(0);
+        word >> (index % 64) & 1 != 0
+    }
+}
+
 /// What is to be known of the devices of a machine.
 pub(super) struct Found {
     /// The nodes that go from the host's tree, with everything in them: all that
     /// are withheld but for what is the hypervisor's, which has other reasons to.
     pub withheld: List<NodeId, WITHHELD_LIMIT>,
+    /// Those of them that others may point to.
+    pub pointed_to: PointedTo,
     /// The PCI host bridges that stay, behind SMMUs.
     pub pci_hosts: List<PciHost, PCI_HOST_LIMIT>,
 }
@@ -215,17 +237,23 @@ pub(super) struct Found {
 pub(super) fn read(fdt: &Fdt<'_>, rules: Rules<'_>) -> Result<Found, BootError> {
     let mut hosts = List::new();
     let mut found = List::new();
+    let mut pointed_to = PointedTo::default();
     for_each_device(fdt, rules, &mut |device| match device.verdict {
-        Verdict::Withheld(Withheld::DoesDma | Withheld::Unknown) => found
-            .push(device.node.id())
-            .map_err(|_| BootError::TooMany {
+        Verdict::Withheld(Withheld::DoesDma | Withheld::Unknown) => {
+            let node = device.node;
+            if node.within().any(|inside| inside.phandle().is_some()) {
+                pointed_to.add(found.len());
+            }
+            found.push(node.id()).map_err(|_| BootError::TooMany {
                 what: "devices without an SMMU",
                 limit: WITHHELD_LIMIT,
-            }),
+            })
+        }
         _ => pci::add(&mut hosts, &device, || fdt.path(device.node.id())),
     })?;
     Ok(Found {
         withheld: found,
+        pointed_to,
         pci_hosts: hosts,
     })
 }
