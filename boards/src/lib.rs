@@ -12,6 +12,7 @@ pub mod corpus;
 pub mod loader;
 pub mod masters;
 pub mod nodes;
+pub mod record;
 mod space;
 pub mod start;
 pub mod table;

@@ -36,7 +36,7 @@ fn groups<'b>(boards: &[&'b Board]) -> Vec<Group<'b>> {
 const COLUMNS: [&str; 4] = [MODES[0], MODES[1], MODES[2], "as it is"];
 
 /// The range of a number, in percent or as it is.
-fn span(numbers: impl Iterator<Item = usize> + Clone) -> String {
+pub(crate) fn span(numbers: impl Iterator<Item = usize> + Clone) -> String {
     let (least, most) = (numbers.clone().min(), numbers.max());
     match (least, most) {
         (Some(least), Some(most)) if least == most => format!("{least}"),

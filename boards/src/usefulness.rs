@@ -5,7 +5,7 @@ use crate::start::Started;
 use dtoolkit::model::DeviceTreeNode;
 use dtoolkit::{Node, Property};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the host of a board can use.
 #[derive(Clone, Debug, Serialize)]
@@ -18,7 +18,7 @@ pub struct Use {
     pub confined: usize,
     /// Those of them that lack a supplier, with the first that is missing.
     pub lacking: Vec<Lack>,
-    /// The bindings of the suppliers that are missing, and how many devices lack one.
+    /// The bindings of all suppliers that are missing, and how often.
     pub missing: BTreeMap<String, usize>,
 }
 
@@ -42,7 +42,7 @@ impl Use {
         }
         let lack = self.lacking.first()?;
         Some(format!(
-            "{} of {} devices behind SMMUs lack a supplier: {} has {} of {}, which is withheld",
+            "{} of {} devices behind SMMUs lack a supplier: for {}, {} of {} are withheld",
             self.lacking.len(),
             self.confined,
             lack.device,
@@ -76,22 +76,22 @@ impl Use {
                 of_use.withheld += usize::from(!stays.contains(place.path.as_str()));
             }
         }
-        let mut suppliers = Suppliers {
+        let suppliers = Suppliers {
             nodes: &source,
             stays: &stays,
-            known: BTreeMap::new(),
         };
         for path in &started.confined {
             let Some(index) = source.by_path(path) else {
                 continue;
             };
-            if let Some((property, supplier)) = suppliers.missing(index, 0) {
-                let node = source.get(supplier).node;
+            let missing = suppliers.missing(index);
+            for (_, supplier) in &missing {
+                let node = source.get(*supplier).node;
                 let model = strings(node, "compatible").into_iter().next();
-                *of_use
-                    .missing
-                    .entry(model.unwrap_or_else(|| node.name().to_owned()))
-                    .or_default() += 1;
+                let model = model.unwrap_or_else(|| node.name().to_owned());
+                *of_use.missing.entry(model).or_default() += 1;
+            }
+            if let Some((property, supplier)) = missing.into_iter().next() {
                 of_use.lacking.push(Lack {
                     device: path.clone(),
                     property,
@@ -118,46 +118,41 @@ fn counts(node: &DeviceTreeNode, path: &str) -> bool {
         && path != "/"
 }
 
-/// Longest chain of suppliers that is followed.
-const DEPTH: usize = 32;
-
 /// What is known of suppliers.
 struct Suppliers<'n, 't> {
     nodes: &'n Nodes<'t>,
     stays: &'n BTreeSet<&'n str>,
-    known: BTreeMap<usize, Option<(String, usize)>>,
 }
 
 impl Suppliers<'_, '_> {
-    /// The first supplier of a node, or of its suppliers, that does not stay, and the
-    /// property that names it.
-    fn missing(&mut self, index: usize, depth: usize) -> Option<(String, usize)> {
-        if let Some(known) = self.known.get(&index) {
-            return known.clone();
-        }
-        // A ring of suppliers ends where it began.
-        self.known.insert(index, None);
-        if depth > DEPTH {
-            return None;
-        }
-        let mut found = None;
-        for (property, supplier) in self.direct(index) {
-            let place = self.nodes.get(supplier);
-            // One that firmware disables is not the hypervisor's doing.
-            if !place.enabled {
-                continue;
+    /// Every supplier of a node, of its suppliers and of the nodes that these are in,
+    /// that does not stay, with the property that names it, those that are named first
+    /// before others.
+    fn missing(&self, index: usize) -> Vec<(String, usize)> {
+        let mut seen = BTreeSet::from([index]);
+        let mut missing = Vec::new();
+        let mut open = VecDeque::from([index]);
+        while let Some(next) = open.pop_front() {
+            for (property, supplier) in self.direct(next) {
+                let place = self.nodes.get(supplier);
+                // One that firmware disables is not the hypervisor's doing.
+                if !place.enabled || !seen.insert(supplier) {
+                    continue;
+                }
+                if !self.stays.contains(place.path.as_str()) {
+                    missing.push((property, supplier));
+                }
+                open.push_back(supplier);
+                // A regulator is of no use without what it is a part of.
+                let around = self.nodes.upward(supplier).skip(1);
+                for outer in around.take_while(|outer| *outer != 0) {
+                    if seen.insert(outer) {
+                        open.push_back(outer);
+                    }
+                }
             }
-            found = if self.stays.contains(place.path.as_str()) {
-                self.missing(supplier, depth + 1)
-            } else {
-                Some((property, supplier))
-            };
-            if found.is_some() {
-                break;
-            }
         }
-        self.known.insert(index, found.clone());
-        found
+        missing
     }
 
     /// Every supplier that a node names: what Linux waits for before it probes.
