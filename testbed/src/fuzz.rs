@@ -4,7 +4,7 @@ use crate::progress::Progress;
 use crate::setup::{run, run_watched};
 use crate::workspace::{self, Workspace};
 use crate::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The release of cargo-fuzz that was tried.
@@ -63,6 +63,16 @@ pub const TARGETS: [Target; 6] = [
 /// [`Error::Program`] when an input made the target fail, with what libFuzzer
 /// said about it, or when there is no C++ compiler.
 pub fn short_run(workspace: &Workspace, target: Target) -> Result<()> {
+    let corpus = workspace.root().join("fuzz/corpus").join(target.name);
+    run_from(workspace, target, &corpus)
+}
+
+/// The same from the inputs in `corpus`.
+///
+/// # Errors
+///
+/// As [`short_run`].
+pub fn run_from(workspace: &Workspace, target: Target, corpus: &Path) -> Result<()> {
     let _lock = workspace.lock("fuzzing")?;
     let tools = install(workspace)?;
     let found = workspace.target().join("fuzz/found").join(target.name);
@@ -78,7 +88,7 @@ pub fn short_run(workspace: &Workspace, target: Target) -> Result<()> {
     command
         .args(["fuzz", "run", target.name, "--sanitizer", "none"])
         .arg(&found)
-        .arg(workspace.root().join("fuzz/corpus").join(target.name))
+        .arg(corpus)
         .args(["--", "-seed=1", "-timeout=20"])
         .arg(format!("-runs={}", target.runs))
         .arg(format!("-max_len={}", target.longest))
