@@ -80,7 +80,7 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
     // All are known before the first is touched, so that one that does not
     // answer does not save the others. It is refused below, by name.
     smmu::fence_all();
-    let machine = MACHINE.try_call_once(|| Machine::from_fdt(blob))?;
+    let machine = MACHINE.try_call_once(|| Machine::from_fdt_below(blob, devices::reach()))?;
     devices::adopt_smmus(machine)?;
     let registers = machine.smmus.iter().map(|smmu| &smmu.registers);
     if !registers.eq(found.iter()) {
@@ -145,10 +145,11 @@ fn start(
         .bytes_needed(&fdt) as u64;
     let its = devices::probe_its(machine)?;
     let its_bytes = its.map_or(0, |probed| probed.bytes);
-    let pool_bytes = owners::pool_bytes(machine, &features, &firmware) + its_bytes;
+    let ledger_bytes = owners::all_ledger_bytes(machine);
+    let pool_bytes = ledger_bytes + owners::pool_bytes(machine, &features, &firmware) + its_bytes;
     let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
-    memory::set_pool(layout.pool)?;
+    memory::set_pool(layout.pool, ledger_bytes)?;
     owners::make_stacks(machine)?;
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
@@ -160,7 +161,7 @@ fn start(
         HostTreePlan::new(machine, &protected, features.coherent).with_firmware(&firmware);
     plan.interrupts = Interrupts::of(machine, gic::hides_virtual_lpis());
     let tree_bytes = write_host_tree(&fdt, &layout, &plan)?;
-    report_devices(machine, &fdt, &registers)?;
+    report_devices(machine, &fdt, &registers, &features)?;
     mmu::unmap(tree)?;
     let sharing = owners::make_host(machine, &features, ledger, &mut registers)?;
     report(machine, &protected, &firmware, sharing);
@@ -227,6 +228,14 @@ fn report(
 ) {
     let own = protected.iter().copied().zip(["image", "pool"]);
     let firmware = firmware.ranges().map(|range| (range, "firmware"));
+    if machine.memory_lost > 0 {
+        warning!(
+            "event=memory_unreachable bytes={:#x} above={} reason=\"not all of the CPUs and SMMUs \
+             reach it\" outcome=\"it is left out of the host's memory\"",
+            machine.memory_lost,
+            machine.memory_end
+        );
+    }
     for (range, what) in own.chain(firmware) {
         info!(
             "event=memory_reserved base={} size={:#x} what={what}",
@@ -277,6 +286,7 @@ fn report_devices(
     machine: &Machine,
     fdt: &Fdt<'_>,
     registers: &HostRegisters,
+    features: &devices::Common,
 ) -> Result<(), Refusal> {
     machine.for_each_note(fdt, |note| {
         let (base, size) = (note.range.start(), note.range.size());
@@ -291,6 +301,14 @@ fn report_devices(
                  have it read and write all memory, the hypervisor's too\""
             ),
         }
+    })?;
+    let end = PhysAddr::new(1 << features.cpu_bits.min(63));
+    registers.for_each_above(fdt, machine, end, |path, range| {
+        warning!(
+            "event=device_cut node={path} base={} size={:#x} reason=\"the CPUs' stage 2 ends at {end}\"",
+            range.start(),
+            range.size()
+        );
     })?;
     registers.for_each_cut(fdt, machine, |path, range| {
         warning!(

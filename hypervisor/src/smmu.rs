@@ -261,6 +261,14 @@ pub fn port(index: usize) -> Option<Port> {
     Some(Port(instance.registers))
 }
 
+/// Address bits that each SMMU that is known can output, as far as it says so.
+pub fn output_bits() -> impl Iterator<Item = u8> {
+    instances().filter_map(|instance| {
+        let features = Features::probe(&Port(instance.registers)).ok()?;
+        Some(features.output_bits())
+    })
+}
+
 /// What an SMMU can do.
 ///
 /// # Errors

@@ -143,7 +143,8 @@ fn a_host_knows_what_is_reserved_in_cells_that_linux_does_not_read() {
                 let reg = [start as u32, SIZE as u32].map(u32::to_be_bytes).concat();
                 let monitor = [("reg", &reg[..]), ("no-map", &[])];
                 reserved.add_child(node(&format!("monitor@{start:x}"), &monitor));
-                let ranges = DeviceTreeProperty::new("ranges", Vec::<u8>::new()).expect("a property");
+                let ranges =
+                    DeviceTreeProperty::new("ranges", Vec::<u8>::new()).expect("a property");
                 // The second lacks them.
                 if first {
                     reserved.add_property(ranges);

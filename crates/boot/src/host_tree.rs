@@ -6,6 +6,7 @@
 
 mod emulated;
 mod interrupts;
+mod memory;
 mod power;
 mod reserved;
 mod viommu;
@@ -85,6 +86,8 @@ pub struct HostTreePlan<'a> {
     /// `no-map` for it. All of it is firmware's, which nodes say, the
     /// hypervisor's, or what was loaded for the host, which the host knows of.
     pub without_reservations: bool,
+    /// Where RAM ends: what the source names above is left out.
+    pub memory_end: PhysAddr,
     /// Nodes whose clocks, power domains and resets the host is to leave on.
     pub supplies: Supplies,
     /// Nodes to add below the root.
@@ -125,6 +128,7 @@ impl<'a> HostTreePlan<'a> {
             interrupts: Interrupts::of(machine, false),
             firmware: List::new(),
             without_reservations: false,
+            memory_end: machine.memory_end,
             supplies: machine.supplies,
             add: &[],
         }
@@ -291,7 +295,10 @@ impl<'s> Copier<'_, 's, '_> {
                     if around.is_some() && around == self.reserved.first {
                         self.reserved_first()?;
                     }
-                    if self.plan.drops(&node, in_chosen) || self.reserved.moves(node.id()) {
+                    if self.plan.drops(&node, in_chosen)
+                        || self.reserved.moves(node.id())
+                        || self.is_left_out(around, &node)
+                    {
                         skipped = 1;
                         continue;
                     }
@@ -308,7 +315,10 @@ impl<'s> Copier<'_, 's, '_> {
                 } => {
                     let node = open.iter().next_back().copied();
                     let around = open.iter().rev().nth(1).copied();
-                    if self.reserved_property((around, node), (name, name_offset), value)? {
+                    let place = (around, node);
+                    if self.reserved_property(place, (name, name_offset), value)?
+                        || self.memory_property(place, (name, name_offset), value)?
+                    {
                         continue;
                     }
                     if let Some(streams) = self.translated(node, name, value) {

@@ -75,6 +75,11 @@ pub struct Machine {
     pub mpam: bool,
     /// RAM, by address; whole pages only.
     pub memory: List<Range<PhysAddr>, BANK_LIMIT>,
+    /// Where RAM ends for all who are to share it: what the tree names above is left
+    /// out of [`memory`](Self::memory) and of the host's tree.
+    pub memory_end: PhysAddr,
+    /// Bytes of RAM that are left out.
+    pub memory_lost: u64,
     /// Memory that somebody else uses.
     pub reserved: List<Reserved, RESERVED_LIMIT>,
     /// The CPUs that are enabled, in the order of the tree.
@@ -137,6 +142,15 @@ impl Machine {
         Self::from_tree(&Fdt::new(blob)?)
     }
 
+    /// As [`from_fdt`](Self::from_fdt), without the RAM at `end` and above, a
+    /// multiple of 4 KiB.
+    ///
+    /// # Errors
+    /// As [`from_fdt`](Self::from_fdt).
+    pub fn from_fdt_below(blob: &[u8], end: PhysAddr) -> Result<Self, BootError> {
+        Self::from_tree_below(&Fdt::new(blob)?, end)
+    }
+
     /// Everything that turns a write of a device of the host's into an interrupt.
     pub fn doorbells(&self) -> impl Iterator<Item = &Its> {
         let has = match self.gic {
@@ -165,6 +179,10 @@ impl Machine {
     /// # Errors
     /// As [`from_fdt`](Self::from_fdt).
     pub fn from_tree(fdt: &Fdt<'_>) -> Result<Self, BootError> {
+        Self::from_tree_below(fdt, PhysAddr::new(u64::MAX))
+    }
+
+    fn from_tree_below(fdt: &Fdt<'_>, memory_end: PhysAddr) -> Result<Self, BootError> {
         let args = BootArgs::from_fdt(fdt)?;
         let mut odd = Oddities::default();
         let gic = gic::read(fdt)?;
@@ -189,6 +207,8 @@ impl Machine {
             console = None;
             console_unused = Some(fdt.path(node));
         }
+        let all = memory::banks(fdt, &mut odd)?;
+        let (memory, memory_lost) = memory::below(&all, memory_end);
         let mut machine = Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
@@ -199,7 +219,9 @@ impl Machine {
             log: args.log,
             bhb: args.bhb,
             mpam: args.mpam,
-            memory: memory::banks(fdt, &mut odd)?,
+            memory,
+            memory_end,
+            memory_lost,
             reserved: reserved::read(fdt, &mut odd)?,
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,

@@ -91,9 +91,28 @@ pub(super) fn check_registers(machine: &Machine) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What one table at level 1 translates: 512 GiB.
+const ONE_ROOT: PhysAddr = PhysAddr::new(1 << 39);
+
+/// Input bits with which a walk starts at level 0. With fewer it starts at level 1,
+/// in tables side by side (DDI 0487, D8.2), of which QEMU's SMMUv3 reads the first
+/// alone: it masks the address after it has added the table's offset (10.0,
+/// `hw/arm/smmu-common.c`, `smmu_ptw_64_s2`).
+const ROOT_AT_LEVEL_0: u8 = 44;
+
+/// What is above this address, not all of the CPUs and SMMUs reach: RAM there would
+/// be of use to nobody. What else is wrong with an SMMU is said later, by name.
+pub(super) fn reach() -> PhysAddr {
+    let bits = smmu::output_bits().fold(mmu::physical_bits(), u8::min);
+    PhysAddr::new(1 << bits.min(63))
+}
+
 /// What the SMMUs have in common.
 pub(super) struct Common {
+    /// Address bits of the devices' tables.
     pub(super) bits: u8,
+    /// Address bits of the CPUs' tables.
+    pub(super) cpu_bits: u8,
     pub(super) bbm: Bbm,
     pub(super) coherent: bool,
     /// Bits of the largest StreamID.
@@ -139,10 +158,15 @@ pub(super) fn check_smmus(
         stop_side_queues(machine, found, registers)?;
     }
     let ram_end = ram_end(machine);
-    let need = portcullis_isolation::input_bits(ram_end.max(registers.end()), 48);
+    let cpu_bits = mmu::physical_bits();
+    let mut need = portcullis_isolation::input_bits(ram_end.max(registers.end()), 48);
+    if ram_end > ONE_ROOT {
+        need = need.max(ROOT_AT_LEVEL_0);
+    }
     let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
     let mut common = Common {
         bits: need,
+        cpu_bits: need.min(cpu_bits),
         bbm: Bbm::Level2,
         coherent: true,
         stream_bits: 0,
@@ -163,9 +187,7 @@ pub(super) fn check_smmus(
         common.bbm = common.bbm.min(bbm(&features));
         common.coherent &= features.coherent() && found.coherent;
     }
-    let cpu_bits = mmu::physical_bits();
-    common.bits = common.bits.min(cpu_bits);
-    if common.bits < ram_bits {
+    if common.bits.min(cpu_bits) < ram_bits {
         return Err(Refusal::CpuReach {
             have: cpu_bits,
             need: ram_bits,
