@@ -212,16 +212,6 @@ pub enum BootError {
         /// Its interrupt parent.
         parent: NodePath,
     },
-    /// A stream of an SMMU is named twice.
-    #[error("stream {stream:#x} belongs to {first} and to {second}")]
-    DuplicateStream {
-        /// The first StreamID that both name.
-        stream: u32,
-        /// One node.
-        first: NodePath,
-        /// The other node.
-        second: NodePath,
-    },
     /// One property names an SMMU and an IOMMU of another kind.
     #[error("{property} of {node} names an SMMUv3 and another IOMMU")]
     MixedIommus {
@@ -492,7 +482,6 @@ impl fmt::Display for Fix<'_> {
             }
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
             E::InterruptParent { .. } => "connect it to the GIC with an SPI",
-            E::DuplicateStream { .. } => "name each StreamID of an SMMU in one place only",
             E::MixedIommus { .. } => "put the entries of one kind into one property",
             E::DisabledSmmu { .. } => "enable the SMMU or remove the reference",
             E::Console { .. } => {

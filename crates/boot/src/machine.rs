@@ -111,6 +111,9 @@ pub struct Machine {
     pub hidden: List<Range<PhysAddr>, HIDDEN_LIMIT>,
     /// Every stream that a device of the tree can use; none twice.
     pub streams: List<StreamRange, STREAM_RANGE_LIMIT>,
+    /// The nodes that name some of them. Of streams that several name, the first has
+    /// the range.
+    pub stream_nodes: List<NodeId, STREAM_RANGE_LIMIT>,
     /// Devices that no SMMU confines and that may do DMA, disabled ones
     /// included: whoever reaches their registers may reach all memory. They go
     /// from the host's tree.
@@ -188,7 +191,7 @@ impl Machine {
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
-        let streams = stream::read(fdt, &smmus)?;
+        let (streams, stream_nodes) = stream::read(fdt, &smmus, &mut odd)?;
         let host_lines = match args.host_iommu {
             HostIommu::Nested => emulated::host_lines(&smmus)?,
             HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
@@ -233,6 +236,7 @@ impl Machine {
             allow_unconfined: allowed(fdt, &args)?,
             mmio_allow: args.mmio_allow,
             streams,
+            stream_nodes,
             modules: Modules::read(fdt)?,
             gic,
             smmus,
@@ -249,7 +253,7 @@ impl Machine {
             && !v3.its.is_empty()
         {
             let withheld = |node| machine.withheld.iter().any(|withheld| *withheld == node);
-            machine.msis = msi::read(fdt, v3, withheld)?;
+            machine.msis = msi::read(fdt, v3, withheld, &mut machine.odd)?;
             machine.gic_its = true;
             machine.its_tables = args.its_tables;
         }
@@ -258,7 +262,7 @@ impl Machine {
 
     fn rules(&self) -> Rules<'_> {
         Rules {
-            streams: &self.streams,
+            streams: &self.stream_nodes,
             allowed: &self.allow_unconfined,
             console: self
                 .console

@@ -12,7 +12,7 @@ use super::pci::{self, PCI_HOST_LIMIT, PciHost};
 use super::reg::{for_each_pci_window, for_each_register};
 use super::reserved::is_parent;
 use super::smmu::{is_monitor, is_smmu};
-use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
+use super::stream::STREAM_RANGE_LIMIT;
 use crate::args::ALLOW_LIMIT;
 use crate::error::BootError;
 use crate::fdt::{Ancestry, DEPTH_LIMIT, Fdt, Node, NodeId};
@@ -94,7 +94,8 @@ impl<'a> Device<'a> {
 /// What decides on devices, beside the tree.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules<'m> {
-    pub streams: &'m List<StreamRange, STREAM_RANGE_LIMIT>,
+    /// Nodes that name streams.
+    pub streams: &'m List<NodeId, STREAM_RANGE_LIMIT>,
     /// Nodes that the command line allows.
     pub allowed: &'m List<NodeId, ALLOW_LIMIT>,
     /// The UART that is the hypervisor's alone.
@@ -181,7 +182,7 @@ impl Rules<'_> {
         if is_smmu(node) || is_monitor(node) || self.console == Some(id) {
             return Verdict::Withheld(Withheld::Kept);
         }
-        if self.streams.iter().any(|stream| stream.node == id) {
+        if self.streams.iter().any(|node| *node == id) {
             return Verdict::Confined;
         }
         if does_no_dma(node) {

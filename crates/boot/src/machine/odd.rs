@@ -20,6 +20,12 @@ pub enum Odd {
     SecondReservedMemory,
     /// A child of `/reserved-memory` whose `reg` says nothing.
     ReservedUnreadable,
+    /// A node names a stream twice.
+    StreamTwice,
+    /// A node names a stream of another node's.
+    StreamShared,
+    /// A map of requester IDs has an entry for none, or for more than there are.
+    MapEntry,
 }
 
 impl Odd {
@@ -31,6 +37,11 @@ impl Odd {
             Self::ReservedMemoryRewritten => "the host's has the cells of the root",
             Self::SecondReservedMemory => "the host has its children in the first",
             Self::ReservedUnreadable => "nothing is reserved for it",
+            Self::StreamTwice => "it counts once",
+            Self::StreamShared => {
+                "the SMMU does not tell the two devices apart, nor does the hypervisor"
+            }
+            Self::MapEntry => "the entry counts for the requester IDs that there are",
         }
     }
 }
@@ -44,6 +55,9 @@ impl fmt::Display for Odd {
             }
             Self::SecondReservedMemory => "there is a node for reserved memory before it",
             Self::ReservedUnreadable => "its reg has an entry that is no range of memory",
+            Self::StreamTwice => "it names a StreamID twice",
+            Self::StreamShared => "it names a StreamID that a node before it names",
+            Self::MapEntry => "a map of it has an entry without requester IDs from 0 to 0xffff",
         })
     }
 }

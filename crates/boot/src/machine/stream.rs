@@ -1,6 +1,7 @@
 //! Which devices use which streams (Linux bindings `pci/pci-iommu.yaml` for
 //! `iommu-map` and `iommu/iommu.txt` for `iommus`).
 
+use super::odd::{Odd, Oddities};
 use super::smmu::{SMMU_LIMIT, Smmu, is_smmu};
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId, take_cells};
@@ -36,37 +37,59 @@ pub(crate) struct Mentions {
     pub other: bool,
 }
 
+/// Every stream, none twice, and the nodes that name some. Of streams that several
+/// nodes name, the first has them.
+pub(super) type Found = (
+    List<StreamRange, STREAM_RANGE_LIMIT>,
+    List<NodeId, STREAM_RANGE_LIMIT>,
+);
+
 struct Reader<'a, 'm> {
     fdt: Fdt<'a>,
     smmus: &'m List<Smmu, SMMU_LIMIT>,
     streams: List<StreamRange, STREAM_RANGE_LIMIT>,
     foreign: usize,
+    /// What was odd in the node that is read.
+    odd: List<Odd, 4>,
 }
 
 /// Every stream that an enabled node of the tree names.
 pub(super) fn read(
     fdt: &Fdt<'_>,
     smmus: &List<Smmu, SMMU_LIMIT>,
-) -> Result<List<StreamRange, STREAM_RANGE_LIMIT>, BootError> {
+    odd: &mut Oddities,
+) -> Result<Found, BootError> {
+    let mut nodes = List::new();
     let mut reader = Reader {
         fdt: *fdt,
         smmus,
         streams: List::new(),
         foreign: 0,
+        odd: List::new(),
     };
     for (_, node) in fdt.nodes().filter(|(_, node)| node.is_enabled()) {
-        reader.direct(node)?;
-        reader.map(node)?;
+        let direct = reader.direct(node)?;
+        let map = reader.map(node)?;
+        for found in core::mem::take(&mut reader.odd).iter() {
+            odd.add(node.id(), *found);
+        }
+        if direct || map {
+            nodes.push(node.id()).map_err(|_| BootError::TooMany {
+                what: "nodes with streams",
+                limit: STREAM_RANGE_LIMIT,
+            })?;
+        }
     }
-    Ok(reader.streams)
+    Ok((reader.streams, nodes))
 }
 
 impl<'a> Reader<'a, '_> {
-    /// `iommus`: a phandle and as many cells as that IOMMU wants, repeated.
-    fn direct(&mut self, node: Node<'a>) -> Result<(), BootError> {
+    /// `iommus`: a phandle and as many cells as that IOMMU wants, repeated. Whether
+    /// it names streams.
+    fn direct(&mut self, node: Node<'a>) -> Result<bool, BootError> {
         let name = "iommus";
         let Some(mut rest) = node.property(b"iommus") else {
-            return Ok(());
+            return Ok(false);
         };
         let right = "a phandle and #iommu-cells cells, repeated";
         let short = || node.bad_length(name, right);
@@ -93,16 +116,19 @@ impl<'a> Reader<'a, '_> {
                 }
             }
         }
-        self.only_one_kind(node, name, mentions)
+        self.only_one_kind(node, name, mentions)?;
+        Ok(mentions.smmu)
     }
 
     /// `iommu-map`: first requester ID, phandle, first StreamID, length,
     /// repeated; requester IDs are masked by `iommu-map-mask` first.
-    fn map(&mut self, node: Node<'a>) -> Result<(), BootError> {
+    /// Whether it names streams.
+    fn map(&mut self, node: Node<'a>) -> Result<bool, BootError> {
         let name = "iommu-map";
         let Some(mut rest) = node.property(b"iommu-map") else {
-            return Ok(());
+            return Ok(false);
         };
+        let mut named = false;
         let short = || node.bad_length(name, "entries of four cells");
         let mask = node.u32("iommu-map-mask")?.unwrap_or(0xffff) & 0xffff;
         let mut mentions = Mentions::default();
@@ -116,17 +142,18 @@ impl<'a> Reader<'a, '_> {
             };
             mentions.smmu = true;
             if length == 0 || requester + length > 0x1_0000 {
-                let right = "at least one requester ID and none above 0xffff";
-                return Err(node.bad_value(name, length, right));
+                let _ = self.odd.push(Odd::MapEntry);
             }
             // What is above the mask is never looked up.
             let reachable = (u64::from(mask) + 1).saturating_sub(requester);
             let length = length.min(reachable);
             if length > 0 {
+                named = true;
                 self.add(node, name, smmu, stream, length)?;
             }
         }
-        self.only_one_kind(node, name, mentions)
+        self.only_one_kind(node, name, mentions)?;
+        Ok(named)
     }
 
     /// The SMMU with that phandle; `None` for an IOMMU of another kind.
@@ -176,26 +203,39 @@ impl<'a> Reader<'a, '_> {
         });
         let (first, last) =
             ids.ok_or_else(|| node.bad_value(property, first, "StreamIDs of 32 bits"))?;
-        let twice =
-            |other: &&StreamRange| other.smmu == smmu && other.first <= last && first <= other.last;
-        if let Some(other) = self.streams.iter().find(twice) {
-            return Err(BootError::DuplicateStream {
-                stream: first.max(other.first),
-                first: self.fdt.path(other.node),
-                second: self.fdt.path(node.id()),
-            });
+        let pcie = property == "iommu-map";
+        let mut next = Some(first);
+        while let Some(at) = next.filter(|at| *at <= last) {
+            let has = |other: &&mut StreamRange| {
+                other.smmu == smmu && (other.first..=other.last).contains(&at)
+            };
+            if let Some(other) = self.streams.iter_mut().find(has) {
+                let _ = self.odd.push(match other.node == node.id() {
+                    true => Odd::StreamTwice,
+                    false => Odd::StreamShared,
+                });
+                // Of a PCIe device's, whoever else has it.
+                other.pcie |= pcie;
+                next = other.last.checked_add(1);
+                continue;
+            }
+            let above = self.streams.iter().filter(|other| other.smmu == smmu);
+            let above = above.map(|other| other.first).filter(|other| *other > at);
+            let end = above.min().map_or(last, |above| last.min(above - 1));
+            let range = StreamRange {
+                smmu,
+                first: at,
+                last: end,
+                pcie,
+                node: node.id(),
+            };
+            self.streams.push(range).map_err(|_| BootError::TooMany {
+                what: "ranges of streams",
+                limit: STREAM_RANGE_LIMIT,
+            })?;
+            next = end.checked_add(1);
         }
-        let range = StreamRange {
-            smmu,
-            first,
-            last,
-            pcie: property == "iommu-map",
-            node: node.id(),
-        };
-        self.streams.push(range).map_err(|_| BootError::TooMany {
-            what: "ranges of streams",
-            limit: STREAM_RANGE_LIMIT,
-        })
+        Ok(())
     }
 
     fn only_one_kind(
