@@ -80,7 +80,7 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
     // All are known before the first is touched, so that one that does not
     // answer does not save the others. It is refused below, by name.
     smmu::fence_all();
-    let machine = MACHINE.try_call_once(|| Machine::from_fdt_below(blob, devices::reach()))?;
+    let machine = MACHINE.try_call_once(|| Machine::from_fdt_on(blob, &devices::Board))?;
     devices::adopt_smmus(machine)?;
     let registers = machine.smmus.iter().map(|smmu| &smmu.registers);
     if !registers.eq(found.iter()) {

@@ -16,6 +16,7 @@ pub(crate) mod power;
 pub(crate) mod reg;
 pub(crate) mod reserved;
 pub(crate) mod smmu;
+mod spare;
 pub(crate) mod stream;
 pub(crate) mod viommu;
 
@@ -32,6 +33,7 @@ pub use pci::{BUS_BYTES, PCI_HOST_LIMIT, PciHost};
 pub use power::{SUPPLY_LIMIT, Supplies};
 pub use reserved::{RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
+pub use spare::Hardware;
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use viommu::{Viommu, endpoint};
 
@@ -45,6 +47,7 @@ use crate::module::Modules;
 use crate::text::{NodePath, Word};
 use device::Rules;
 use portcullis_addr::{PhysAddr, Range};
+use spare::{Spare, TreeAlone};
 
 /// Everything the hypervisor needs to know about the machine before it starts
 /// the host.
@@ -145,13 +148,14 @@ impl Machine {
         Self::from_tree(&Fdt::new(blob)?)
     }
 
-    /// As [`from_fdt`](Self::from_fdt), without the RAM at `end` and above, a
-    /// multiple of 4 KiB.
+    /// As [`from_fdt`](Self::from_fdt), for a machine that can be asked: without the
+    /// RAM that not all reach, and with SPIs that no node names for the host's
+    /// SMMUs or virtio-iommu where the physical SMMUs have none to spare.
     ///
     /// # Errors
     /// As [`from_fdt`](Self::from_fdt).
-    pub fn from_fdt_below(blob: &[u8], end: PhysAddr) -> Result<Self, BootError> {
-        Self::from_tree_below(&Fdt::new(blob)?, end)
+    pub fn from_fdt_on(blob: &[u8], hardware: &dyn Hardware) -> Result<Self, BootError> {
+        Self::from_tree_on(&Fdt::new(blob)?, hardware)
     }
 
     /// Everything that turns a write of a device of the host's into an interrupt.
@@ -182,22 +186,23 @@ impl Machine {
     /// # Errors
     /// As [`from_fdt`](Self::from_fdt).
     pub fn from_tree(fdt: &Fdt<'_>) -> Result<Self, BootError> {
-        Self::from_tree_below(fdt, PhysAddr::new(u64::MAX))
+        Self::from_tree_on(fdt, &TreeAlone)
     }
 
-    fn from_tree_below(fdt: &Fdt<'_>, memory_end: PhysAddr) -> Result<Self, BootError> {
+    fn from_tree_on(fdt: &Fdt<'_>, hardware: &dyn Hardware) -> Result<Self, BootError> {
         let args = BootArgs::from_fdt(fdt)?;
         let mut odd = Oddities::default();
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
         let (streams, stream_nodes) = stream::read(fdt, &smmus, &mut odd)?;
+        let spare = Spare::new(fdt, &gic, hardware);
         let host_lines = match args.host_iommu {
-            HostIommu::Nested => emulated::host_lines(&smmus)?,
+            HostIommu::Nested => emulated::host_lines(&smmus, &spare, &mut odd)?,
             HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
         };
         let viommu = match args.host_iommu {
-            HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams)?,
+            HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams, &spare, &mut odd)?,
             HostIommu::Identity | HostIommu::Nested => None,
         };
         let mut supplies = power::read(fdt, &smmus, args.trust_power)?;
@@ -211,6 +216,7 @@ impl Machine {
             console_unused = Some(fdt.path(node));
         }
         let all = memory::banks(fdt, &mut odd)?;
+        let memory_end = hardware.memory_end();
         let (memory, memory_lost) = memory::below(&all, memory_end);
         let mut machine = Self {
             host_iommu: args.host_iommu,

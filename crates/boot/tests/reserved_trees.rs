@@ -14,7 +14,7 @@ use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{
     Fdt, FirmwareMemory, HostTreePlan, KernelHeader, KernelPages, Loaded, Machine, Odd,
 };
-use support::{Tree, cells, listing, machine, range, reg};
+use support::{Board, Tree, cells, listing, machine, range, reg};
 
 const IMAGE: u64 = 0x4020_0000;
 
@@ -407,7 +407,7 @@ fn memory_that_not_all_reach_is_left_out() {
     tree.at("memory@40000000").set("reg", both);
     let blob = tree.flatten();
     let fdt = Fdt::new(&blob).unwrap();
-    let machine = Machine::from_fdt_below(&blob, PhysAddr::new(end)).unwrap();
+    let machine = Machine::from_fdt_on(&blob, &Board { end, spis: 0 }).unwrap();
     let expected = [
         range(0x4000_0000, 0x4000_0000),
         range(end - 0x4000_0000, 0x4000_0000),

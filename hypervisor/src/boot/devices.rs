@@ -9,7 +9,9 @@ use crate::refusal::Refusal;
 use crate::{its, mmu, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{Gic, GicV3, HostIommu, HostRegisters, Interrupt, Machine, Smmu, Trigger};
+use portcullis_boot::{
+    Gic, GicV3, Hardware, HostIommu, HostRegisters, Interrupt, Machine, Smmu, Trigger,
+};
 use portcullis_pagetable::{Access, Bbm, MemoryType};
 use smmuv3_driver::{CommandPages, Features};
 
@@ -100,11 +102,26 @@ const ONE_ROOT: PhysAddr = PhysAddr::new(1 << 39);
 /// `hw/arm/smmu-common.c`, `smmu_ptw_64_s2`).
 const ROOT_AT_LEVEL_0: u8 = 44;
 
-/// What is above this address, not all of the CPUs and SMMUs reach: RAM there would
-/// be of use to nobody. What else is wrong with an SMMU is said later, by name.
-pub(super) fn reach() -> PhysAddr {
-    let bits = smmu::output_bits().fold(mmu::physical_bits(), u8::min);
-    PhysAddr::new(1 << bits.min(63))
+/// The machine that this runs on.
+pub(super) struct Board;
+
+impl Hardware for Board {
+    /// What is above, not all of the CPUs and SMMUs reach: RAM there would be of use
+    /// to nobody. What else is wrong with an SMMU is said later, by name.
+    fn memory_end(&self) -> PhysAddr {
+        let bits = smmu::output_bits().fold(mmu::physical_bits(), u8::min);
+        PhysAddr::new(1 << bits.min(63))
+    }
+
+    fn spi_end(&self, registers: Range<PhysAddr>) -> u32 {
+        let Ok(first) = Range::from_size(registers.start(), PAGE_SIZE) else {
+            return 0;
+        };
+        if mmu::map_missing(first, MemoryType::Device, Access::ReadWrite).is_err() {
+            return 0;
+        }
+        gic::spi_end(&Device::from_mapped(first))
+    }
 }
 
 /// What the SMMUs have in common.

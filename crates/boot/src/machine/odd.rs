@@ -24,6 +24,8 @@ pub enum Odd {
     StreamTwice,
     /// A node names a stream of another node's.
     StreamShared,
+    /// An SMMU has no interrupt that the hypervisor leaves alone.
+    NoSpareInterrupt,
     /// A map of requester IDs has an entry for none, or for more than there are.
     MapEntry,
 }
@@ -41,6 +43,7 @@ impl Odd {
             Self::StreamShared => {
                 "the SMMU does not tell the two devices apart, nor does the hypervisor"
             }
+            Self::NoSpareInterrupt => "the host's interrupts are on an SPI that no node names",
             Self::MapEntry => "the entry counts for the requester IDs that there are",
         }
     }
@@ -57,6 +60,7 @@ impl fmt::Display for Odd {
             Self::ReservedUnreadable => "its reg has an entry that is no range of memory",
             Self::StreamTwice => "it names a StreamID twice",
             Self::StreamShared => "it names a StreamID that a node before it names",
+            Self::NoSpareInterrupt => "it has no SPI that the hypervisor does not listen to",
             Self::MapEntry => "a map of it has an entry without requester IDs from 0 to 0xffff",
         })
     }
