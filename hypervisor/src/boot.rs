@@ -143,7 +143,9 @@ fn start(
     let tree_bytes = HostTreePlan::new(machine, &places, true)
         .with_firmware(&firmware)
         .bytes_needed(&fdt) as u64;
+    // Before anything is stored in memory that firmware may have given them.
     let its = devices::probe_its(machine)?;
+    let lpis_coherent = devices::stop_lpis(machine)?;
     let its_bytes = its.map_or(0, |probed| probed.bytes);
     let ledger_bytes = owners::all_ledger_bytes(machine);
     let pool_bytes = ledger_bytes + owners::pool_bytes(machine, &features, &firmware) + its_bytes;
@@ -154,7 +156,7 @@ fn start(
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
     let ledger = owners::make_ledger(machine, &protected, &firmware)?;
-    devices::take_gic(machine, its)?;
+    devices::take_gic(machine, its, lpis_coherent)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
     let mut plan =

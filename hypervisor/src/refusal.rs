@@ -30,6 +30,13 @@ pub enum Refusal {
     DoorbellWithheld(Range<PhysAddr>),
     /// An SMMU has less than its two register pages.
     SmmuTooSmall(Range<PhysAddr>),
+    /// An SMMU's registers do not answer as one's.
+    SmmuSilent {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// How they do.
+        how: &'static str,
+    },
     /// A CPU has no redistributor; its affinity.
     NoRedistributor(u64),
     /// An ITS cannot be taken over.
@@ -169,6 +176,9 @@ impl fmt::Display for Reason<'_> {
                     "the SMMU at {range} has less than two register pages of 64 KiB"
                 )
             }
+            Refusal::SmmuSilent { smmu, how } => {
+                write!(f, "the SMMU at {smmu} answers {how}")
+            }
             Refusal::NoRedistributor(affinity) => {
                 write!(f, "no GIC redistributor belongs to the CPU {affinity:#x}")
             }
@@ -258,6 +268,10 @@ impl fmt::Display for Fix<'_> {
             } => "use less memory, or an SMMU whose output size reaches all of it",
             Refusal::Probe { .. } => {
                 "use an SMMUv3 with stage 2 and AArch64 tables; QEMU has it from machine virt-9.2 on"
+            }
+            Refusal::SmmuSilent { .. } => {
+                "have firmware give it power and clock, or disable its node, without which its \
+                 devices are withheld"
             }
             Refusal::Fence { .. } | Refusal::BringUp { .. } | Refusal::SideQueues { .. } => {
                 "check that the SMMU is powered and that nothing else drives it"

@@ -22,7 +22,8 @@ const FRAME_LIMIT: usize = 512;
 const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 
 /// Bytes of the register pages 0 and 1 (IHI 0070, 6.2).
-const SMMU_SIZE: u64 = 0x2_0000;
+const SMMU_SIZE: u64 = 2 * SMMU_PAGE;
+const SMMU_PAGE: u64 = 0x1_0000;
 
 /// Maps and fences every SMMU; one that cannot be does not keep the others from
 /// it.
@@ -43,7 +44,9 @@ pub(super) fn smmu_pages(registers: Range<PhysAddr>) -> Range<PhysAddr> {
 
 fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refusal> {
     let registers = found.registers;
-    if registers.size() < SMMU_SIZE {
+    // The host's SMMU has both pages.
+    let one = found.page_0_only && machine.host_iommu != HostIommu::Nested;
+    if registers.size() < if one { SMMU_PAGE } else { SMMU_SIZE } {
         return Err(Refusal::SmmuTooSmall(registers));
     }
     outside_memory(machine, registers)?;
@@ -55,7 +58,12 @@ fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refus
         event: intid(lines.event.or(lines.combined)),
         error: intid(lines.gerror.or(lines.combined)),
     };
-    smmu::adopt(index, Device::from_mapped(pages), lines).map_err(|error| Refusal::Fence {
+    let device = Device::from_mapped(pages);
+    if let Some(how) = smmu::silence(device) {
+        let smmu = registers.start();
+        return Err(Refusal::SmmuSilent { smmu, how });
+    }
+    smmu::adopt(index, device, found.page_0_only, lines).map_err(|error| Refusal::Fence {
         smmu: registers.start(),
         error,
     })
@@ -237,9 +245,33 @@ fn distributor(v3: &GicV3) -> Result<Device, Refusal> {
     Ok(Device::from_mapped(frame))
 }
 
+/// Has every redistributor let go of the tables that an earlier kernel or firmware
+/// gave it, also those of CPUs that the tree does not name: they may be in memory
+/// that becomes the hypervisor's. The ITSs are stopped. Whether each of them sees the
+/// caches.
+pub(super) fn stop_lpis(machine: &Machine) -> Result<bool, Refusal> {
+    let mut coherent = true;
+    if let Gic::V3(v3) = &machine.gic {
+        for region in v3.redistributors.iter() {
+            for_each_frame(*region, v3.stride, |frame| {
+                coherent &= its::quiesce_redistributor(&frame).map_err(|error| Refusal::Lpis {
+                    redistributor: frame.range().start(),
+                    error,
+                })?;
+                Ok(())
+            })?;
+        }
+    }
+    Ok(coherent)
+}
+
 /// Takes the SMMUs' interrupts, where the GIC lets us, and the LPIs and ITSs, of
-/// which `probed` is known.
-pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<(), Refusal> {
+/// which `probed` is known. `coherent` is whether the redistributors see the caches.
+pub(super) fn take_gic(
+    machine: &Machine,
+    probed: Option<its::Probe>,
+    coherent: bool,
+) -> Result<(), Refusal> {
     if machine.host_iommu != HostIommu::Identity {
         // To raise the interrupts of what the host sees, whoever has the GIC.
         let registers = machine.gic.distributor();
@@ -255,14 +287,8 @@ pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<
     let distributor = distributor(v3)?;
     let mut frames = [None; MAX_CPUS];
     let mut others = Others::new();
-    let mut coherent = true;
     for region in v3.redistributors.iter() {
         for_each_frame(*region, v3.stride, |frame| {
-            // Also those of CPUs that the tree does not name.
-            coherent &= its::quiesce_redistributor(&frame).map_err(|error| Refusal::Lpis {
-                redistributor: frame.range().start(),
-                error,
-            })?;
             match gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
                 Some(slot) => *slot = Some(frame),
                 None => others.add(frame),
