@@ -2,10 +2,12 @@
 //! which the hypervisor uses it.
 
 mod binding;
+mod boot_dma;
 mod console;
 mod cpu;
 mod device;
 mod emulated;
+mod firmware_calls;
 mod gic;
 mod interrupt;
 mod memory;
@@ -45,6 +47,7 @@ use crate::fdt::{Fdt, NodeId};
 use crate::list::List;
 use crate::module::Modules;
 use crate::text::{NodePath, Word};
+use boot_dma::Framebuffers;
 use device::Rules;
 use portcullis_addr::{PhysAddr, Range};
 use spare::{Spare, TreeAlone};
@@ -195,7 +198,11 @@ impl Machine {
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts)?;
-        let (streams, stream_nodes) = stream::read(fdt, &smmus, &mut odd)?;
+        let (mut streams, mut stream_nodes) = stream::read(fdt, &smmus, &mut odd)?;
+        for parent in reserved::parents(fdt) {
+            boot_dma::take_streams(fdt, &parent, &mut streams, &mut stream_nodes, &mut odd);
+        }
+        let framebuffers = Framebuffers::of(fdt);
         let spare = Spare::new(fdt, &gic, hardware);
         let host_lines = match args.host_iommu {
             HostIommu::Nested => emulated::host_lines(&smmus, &spare, &mut odd)?,
@@ -231,7 +238,7 @@ impl Machine {
             memory,
             memory_end,
             memory_lost,
-            reserved: reserved::read(fdt, &mut odd)?,
+            reserved: reserved::read(fdt, &framebuffers, &mut odd)?,
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
             console,
@@ -253,6 +260,19 @@ impl Machine {
         };
         let devices = device::read(fdt, machine.rules())?;
         machine.withheld = devices.withheld;
+        let full = BootError::TooMany {
+            what: "devices without an SMMU",
+            limit: WITHHELD_LIMIT,
+        };
+        if !firmware_calls::withhold(fdt, &mut machine.withheld, &mut machine.odd) {
+            return Err(full);
+        }
+        // Until the host asks for it, no device of its own reaches anything.
+        let stopped = machine.viommu.is_some() && machine.streams.iter().any(|s| !s.pcie);
+        for node in framebuffers.nodes.iter().filter(|_| stopped) {
+            machine.odd.add(*node, Odd::FramebufferStopped);
+            machine.withheld.push(*node).map_err(|_| full)?;
+        }
         machine.pci_hosts = devices.pci_hosts;
         if let Gic::V3(v3) = &machine.gic
             && args.gic_its
