@@ -15,7 +15,6 @@ fn combined(mode: &str) -> Tree {
     let smmu = tree.at("smmu@9050000");
     smmu.set("interrupts", cells(&[0, 74, 4]));
     smmu.set("interrupt-names", *b"eventq\0");
-    let mut tree = tree;
     tree.at("chosen")
         .set("bootargs", [mode.as_bytes(), b"\0"].concat());
     tree
