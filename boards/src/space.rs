@@ -9,7 +9,7 @@ use portcullis_pagetable::{Bbm, Geometry, GeometryError, Granule};
 use std::sync::atomic::AtomicU32;
 
 /// Bits of the addresses of CPUs and SMMUs.
-const BITS: u8 = 48;
+pub(crate) const BITS: u8 = 48;
 
 /// Why there is no host.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +75,10 @@ pub(crate) fn build(
     let ends = machine.memory.iter().map(|bank| bank.end());
     let ram_end = ends.max().unwrap_or(PhysAddr::new(0));
     let bits = input_bits(ram_end.max(registers.end()), 48).min(BITS);
+    let geometry = Geometry::stage2(Granule::Size4K, bits, bits)?;
     let tables = HostTables {
-        geometry: Geometry::stage2(Granule::Size4K, bits, bits)?,
+        geometry,
+        cpu_geometry: geometry,
         cpu_bbm: Bbm::Level2,
         dma_bbm: Bbm::Level2,
     };

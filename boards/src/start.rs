@@ -3,13 +3,28 @@
 
 use crate::loader::Loaded;
 use crate::space::{self, SpaceError};
+use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{
-    BootError, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Interrupts,
+    BootError, DeviceNote, Fdt, FirmwareMemory, Hardware, HostRegisters, HostTreePlan, Interrupts,
     KernelHeader, Layout, Machine, NodePath, Occupant, Verdict, smmus_to_fence,
 };
 
 /// Bytes of the hypervisor's memory: more than any machine needs that is tried here.
 const POOL: u64 = 16 << 20;
+
+/// What a board's registers would say that its tree does not.
+struct Board;
+
+impl Hardware for Board {
+    fn memory_end(&self) -> PhysAddr {
+        PhysAddr::new(1 << space::BITS)
+    }
+
+    fn spi_end(&self, _: Range<PhysAddr>) -> u32 {
+        // As many SPIs as there can be (IHI 0069, 12.9.38).
+        1020
+    }
+}
 
 /// Why a tree is refused.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +64,9 @@ pub fn start(loaded: &Loaded) -> Result<Started, Refusal> {
     let found = smmus_to_fence(&fdt);
     found.require()?;
     let found = found.registers;
-    let machine = Machine::from_fdt(&loaded.blob)?;
+    let machine = Machine::from_fdt_on(&loaded.blob, &Board)?;
     for smmu in machine.smmus.iter() {
-        machine.check_smmu(smmu.registers)?;
+        machine.check_smmu(smmu)?;
     }
     let registers = machine.smmus.iter().map(|smmu| &smmu.registers);
     if !registers.eq(found.iter()) {

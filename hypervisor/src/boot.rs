@@ -81,7 +81,7 @@ fn boot(tree_at: PhysAddr) -> Result<(Ipa, u64), Refusal> {
     // All are known before the first is touched, so that one that does not
     // answer does not save the others. It is refused below, by name.
     smmu::fence_all();
-    let machine = MACHINE.try_call_once(|| Machine::from_fdt(blob))?;
+    let machine = MACHINE.try_call_once(|| Machine::from_fdt_on(blob, &devices::Board))?;
     devices::adopt_smmus(machine)?;
     let registers = machine.smmus.iter().map(|smmu| &smmu.registers);
     if !registers.eq(found.iter()) {
@@ -140,24 +140,27 @@ fn start(
     let tree_bytes = HostTreePlan::new(machine, &places, true)
         .with_firmware(&firmware)
         .bytes_needed(&fdt) as u64;
+    // Before anything is stored in memory that firmware may have given them.
     let its = devices::probe_its(machine)?;
+    let lpis_coherent = devices::stop_lpis(machine)?;
     let its_bytes = its.map_or(0, |probed| probed.bytes);
-    let pool_bytes = owners::pool_bytes(machine, &features, &firmware) + its_bytes;
+    let ledger_bytes = owners::all_ledger_bytes(machine);
+    let pool_bytes = ledger_bytes + owners::pool_bytes(machine, &features, &firmware) + its_bytes;
     let layout = Layout::plan(machine, &loaded, pool_bytes, tree_bytes)?;
     mmu::map(layout.pool, MemoryType::Normal, Access::ReadWrite)?;
-    memory::set_pool(layout.pool)?;
+    memory::set_pool(layout.pool, ledger_bytes)?;
     owners::make_stacks(machine)?;
 
     let protected: [_; PROTECTED] = [image::range(), layout.pool];
     let ledger = owners::make_ledger(machine, &protected, &firmware)?;
-    devices::take_gic(machine, its)?;
+    devices::take_gic(machine, its, lpis_coherent)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
     let mut plan =
         HostTreePlan::new(machine, &protected, features.coherent).with_firmware(&firmware);
     plan.interrupts = Interrupts::of(machine, gic::hides_virtual_lpis());
     let tree_bytes = write_host_tree(&fdt, &layout, &plan)?;
-    report_devices(machine, &fdt, &registers)?;
+    report_devices(machine, &fdt, &registers, &features)?;
     mmu::unmap(tree)?;
     let sharing = owners::make_host(machine, &features, ledger, &mut registers)?;
     report(machine, &protected, &firmware, sharing);
@@ -224,6 +227,14 @@ fn report(
 ) {
     let own = protected.iter().copied().zip(["image", "pool"]);
     let firmware = firmware.ranges().map(|range| (range, "firmware"));
+    if machine.memory_lost > 0 {
+        warning!(
+            "event=memory_unreachable bytes={:#x} above={} reason=\"not all of the CPUs and SMMUs \
+             reach it\" outcome=\"it is left out of the host's memory\"",
+            machine.memory_lost,
+            machine.memory_end
+        );
+    }
     for (range, what) in own.chain(firmware) {
         info!(
             "event=memory_reserved base={} size={:#x} what={what}",
@@ -274,6 +285,7 @@ fn report_devices(
     machine: &Machine,
     fdt: &Fdt<'_>,
     registers: &HostRegisters,
+    features: &devices::Common,
 ) -> Result<(), Refusal> {
     machine.for_each_note(fdt, |note| {
         let (base, size) = (note.range.start(), note.range.size());
@@ -288,6 +300,14 @@ fn report_devices(
                  have it read and write all memory, the hypervisor's too\""
             ),
         }
+    })?;
+    let end = PhysAddr::new(1 << features.cpu_bits.min(63));
+    registers.for_each_above(fdt, machine, end, |path, range| {
+        warning!(
+            "event=device_cut node={path} base={} size={:#x} reason=\"the CPUs' stage 2 ends at {end}\"",
+            range.start(),
+            range.size()
+        );
     })?;
     registers.for_each_cut(fdt, machine, |path, range| {
         warning!(

@@ -172,6 +172,13 @@ pub fn owns(intid: u32) -> bool {
     GIC.get().is_some_and(|gic| gic.owned.contains(intid))
 }
 
+/// One more than the INTID of the last SPI (IHI 0069, `GICD_TYPER.ITLinesNumber`).
+#[must_use]
+pub fn spi_end(distributor: &Device) -> u32 {
+    let lines = distributor.read32(GICD_TYPER) & 0x1f;
+    ((lines + 1) * 32).min(1020)
+}
+
 /// Whether this distributor has a single security state, so that Group 0 can be
 /// the hypervisor's.
 #[must_use]

@@ -29,13 +29,17 @@ static TABLES: OwnTables = OwnTables(UnsafeCell::new([0; OWN_TABLES * PAGE_SIZE 
 static TABLE_POOL: Mutex<Option<Pool<1>>> = Mutex::new(None);
 
 /// Bitmap words of the main pool: 1.25 GiB at most. `dma-tables` takes up to 1 GiB
-/// of it and `trace` 64 MiB. A ledger for 16 TiB takes 16 MiB, and in nested mode
-/// each SMMU with 65,536 streams 4 MiB.
+/// of it and `trace` 64 MiB, and in nested mode each SMMU with 65,536 streams 4 MiB.
+/// The ledger, a thousandth of RAM, is set aside before it.
 const POOL_WORDS: usize = 5120;
 
 static POOL: Mutex<Pool<POOL_WORDS>> = Mutex::new(Pool::empty());
 static POOL_START: AtomicU64 = AtomicU64::new(0);
 static POOL_WORDS_GIVEN: AtomicU64 = AtomicU64::new(0);
+/// Bytes at the start that the allocator does not have, and how many of them are
+/// given out.
+static ASIDE: AtomicU64 = AtomicU64::new(0);
+static ASIDE_USED: AtomicU64 = AtomicU64::new(0);
 
 /// Where EL2's own tables lie, inside the image.
 fn own_tables() -> Option<Range<PhysAddr>> {
@@ -53,12 +57,16 @@ pub fn let_tables_grow() {
     TABLES_FROM_POOL.store(true, Ordering::Relaxed);
 }
 
-/// Hands the page pool to the allocator. `range` is mapped at EL2.
+/// Hands the page pool to the allocator, but for its first `aside` bytes, whole
+/// pages, which [`take_aside`] gives out. `range` is mapped at EL2.
 ///
 /// # Errors
 /// [`PoolError::TooLarge`]; nothing can be allocated then.
-pub fn set_pool(range: Range<PhysAddr>) -> Result<(), PoolError> {
-    POOL.lock().give(range)?;
+pub fn set_pool(range: Range<PhysAddr>, aside: u64) -> Result<(), PoolError> {
+    let start = PhysAddr::new(range.start().raw().saturating_add(aside));
+    let rest = Range::new(start, range.end()).map_err(|_| PoolError::Unaligned(range))?;
+    POOL.lock().give(rest)?;
+    ASIDE.store(aside, Ordering::Relaxed);
     POOL_START.store(range.start().raw(), Ordering::Relaxed);
     POOL_WORDS_GIVEN.store(range.size() / 8, Ordering::Relaxed);
     #[cfg(feature = "digest")]
@@ -85,8 +93,28 @@ pub fn with_unused_pages(with: impl FnOnce(&mut dyn Iterator<Item = PhysAddr>)) 
 /// Pages that are given out and pages there are.
 #[must_use]
 pub fn pool_use() -> (usize, usize) {
+    let pages = |bytes: &AtomicU64| (bytes.load(Ordering::Relaxed) / PAGE_SIZE) as usize;
     let pool = POOL.lock();
-    (pool.used_pages(), pool.pages())
+    (
+        pool.used_pages() + pages(&ASIDE_USED),
+        pool.pages() + pages(&ASIDE),
+    )
+}
+
+/// As [`take_pages`], of what was set aside: for tables that are as large as RAM
+/// makes them. Called by the boot alone.
+pub fn take_aside(count: usize, value: u64) -> Option<Range<PhysAddr>> {
+    let (used, all) = (
+        ASIDE_USED.load(Ordering::Relaxed),
+        ASIDE.load(Ordering::Relaxed),
+    );
+    let bytes = count as u64 * PAGE_SIZE;
+    let after = used.checked_add(bytes).filter(|after| *after <= all)?;
+    let start = POOL_START.load(Ordering::Relaxed).checked_add(used)?;
+    let range = Range::from_size(PhysAddr::new(start), bytes).ok()?;
+    ASIDE_USED.store(after, Ordering::Relaxed);
+    fill(range, value);
+    Some(range)
 }
 
 /// `count` pages that are never given back, every word of them `value`.

@@ -22,6 +22,13 @@ pub enum Refusal {
     Boot(BootError),
     /// The tree changed while the SMMUs were being fenced.
     TreeChanged,
+    /// An SMMU's registers do not answer as one's.
+    SmmuSilent {
+        /// Its registers.
+        smmu: PhysAddr,
+        /// How they do.
+        how: &'static str,
+    },
     /// A CPU has no redistributor; its affinity.
     NoRedistributor(u64),
     /// An ITS cannot be taken over.
@@ -150,6 +157,9 @@ impl fmt::Display for Reason<'_> {
             Refusal::TreeChanged => {
                 f.write_str("the device tree changed while the SMMUs were being stopped")
             }
+            Refusal::SmmuSilent { smmu, how } => {
+                write!(f, "the SMMU at {smmu} answers {how}")
+            }
             Refusal::NoRedistributor(affinity) => {
                 write!(f, "no GIC redistributor belongs to the CPU {affinity:#x}")
             }
@@ -235,6 +245,10 @@ impl fmt::Display for Fix<'_> {
             } => "use less memory, or an SMMU whose output size reaches all of it",
             Refusal::Probe { .. } => {
                 "use an SMMUv3 with stage 2 and AArch64 tables; QEMU has it from machine virt-9.2 on"
+            }
+            Refusal::SmmuSilent { .. } => {
+                "have firmware give it power and clock, or disable its node, without which its \
+                 devices are withheld"
             }
             Refusal::Fence { .. } | Refusal::BringUp { .. } | Refusal::SideQueues { .. } => {
                 "check that the SMMU is powered and that nothing else drives it"

@@ -12,7 +12,7 @@ pub use bring_up::{BringUpError, bring_up};
 pub use host::{absent, present, store};
 pub use serve::{interrupt, needs_polling, poll, print_lines, report};
 
-use crate::emulated::HostSide;
+use crate::emulated::{HostSide, PAGE_1};
 use crate::gic;
 use crate::lock::Mutex;
 use crate::memory::Shared;
@@ -21,33 +21,49 @@ use crate::sysreg::now_us;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use portcullis_boot::SMMU_LIMIT;
 use smmuv3_driver::{Clock, Features, Registers, Smmu};
-use smmuv3_spec::reg::CR0ACK;
+use smmuv3_spec::reg::{CR0ACK, IDR0};
 use spin::Once;
 
 /// One SMMU's registers.
 #[derive(Clone, Copy, Debug)]
-pub struct Port(Device);
+pub struct Port {
+    registers: Device,
+    /// Whether what belongs in page 1 is in page 0.
+    page_0_only: bool,
+}
 
 impl Port {
     /// The registers of an SMMU, or of one of its further pages.
     #[must_use]
     pub const fn new(registers: Device) -> Self {
-        Self(registers)
+        Self {
+            registers,
+            page_0_only: false,
+        }
+    }
+
+    #[inline]
+    fn at(&self, offset: u32) -> u64 {
+        // Of offsets that are known when this is built, one below page 1 costs nothing.
+        if offset >= PAGE_1 && self.page_0_only {
+            return smmuv3_driver::in_page_0(offset).into();
+        }
+        offset.into()
     }
 }
 
 impl Registers for Port {
     fn read32(&self, offset: u32) -> u32 {
-        self.0.read32(offset.into())
+        self.registers.read32(self.at(offset))
     }
     fn write32(&self, offset: u32, value: u32) {
-        self.0.write32(offset.into(), value);
+        self.registers.write32(self.at(offset), value);
     }
     fn read64(&self, offset: u32) -> u64 {
-        self.0.read64(offset.into())
+        self.registers.read64(self.at(offset))
     }
     fn write64(&self, offset: u32, value: u64) {
-        self.0.write64(offset.into(), value);
+        self.registers.write64(self.at(offset), value);
     }
 }
 
@@ -100,6 +116,8 @@ struct State {
 struct Instance {
     index: usize,
     registers: Device,
+    /// Whether what belongs in page 1 is in page 0.
+    page_0_only: AtomicBool,
     lines: Once<Lines>,
     state: Once<Mutex<State>>,
     /// The host's side of the emulated one, before there is a state.
@@ -111,6 +129,13 @@ struct Instance {
 }
 
 impl Instance {
+    fn port(&self) -> Port {
+        Port {
+            registers: self.registers,
+            page_0_only: self.page_0_only.load(Ordering::Relaxed),
+        }
+    }
+
     fn lines(&self) -> Lines {
         self.lines.get().copied().unwrap_or(Lines::NONE)
     }
@@ -151,7 +176,7 @@ pub fn with_driver<T>(
 pub fn stream_tables(mut each: impl FnMut(u64, u32)) {
     use smmuv3_spec::reg::{STRTAB_BASE, STRTAB_BASE_CFG};
     for instance in instances() {
-        let port = Port(instance.registers);
+        let port = instance.port();
         each(port.read64(STRTAB_BASE), port.read32(STRTAB_BASE_CFG));
     }
 }
@@ -187,25 +212,46 @@ pub fn fence_all() -> Fenced {
 pub fn fence_rest() -> Fenced {
     while let Some(slot) = SMMUS.get(NEXT_TO_FENCE.fetch_add(1, Ordering::Relaxed)) {
         let Some(instance) = slot.get() else { continue };
-        match smmuv3_driver::fence(&Port(instance.registers), &SystemCounter) {
+        match smmuv3_driver::fence(&instance.port(), &SystemCounter) {
             Ok(()) => DONE.fetch_add(1, Ordering::Relaxed),
             Err(_) => FAILED.fetch_add(1, Ordering::Relaxed),
         };
     }
     Fenced {
         done: DONE.load(Ordering::Relaxed),
-        failed: FAILED.load(Ordering::Relaxed),
+        failed: FAILED.load(Ordering::Relaxed) + SILENT.load(Ordering::Relaxed).count_ones(),
     }
 }
 
+/// How registers answer that no SMMU has: one without power or clock, or nothing at
+/// all. `None` for an SMMU; its IDR0 has a bit on, and none that is reserved.
+#[must_use]
+pub fn silence(registers: Device) -> Option<&'static str> {
+    match registers.tolerant().read32(IDR0.into()) {
+        None => Some("with an external abort"),
+        Some(0) => Some("with zeros"),
+        Some(u32::MAX) => Some("with ones"),
+        Some(_) => None,
+    }
+}
+
+/// One bit for each SMMU that does not answer.
+static SILENT: AtomicU32 = AtomicU32::new(0);
+
 /// Makes an SMMU known, so that [`fence_all`] reaches it from now on. Its
-/// registers are mapped. One that is known already stays as it is.
+/// registers are mapped. One that is known already stays as it is; one that does not
+/// answer is counted as one that was not fenced, and left alone.
 pub fn register(index: usize, registers: Device) {
     if let Some(slot) = SMMUS.get(index) {
+        if slot.get().is_none() && silence(registers).is_some() {
+            SILENT.fetch_or(1 << index, Ordering::Relaxed);
+            return;
+        }
         KNOWN.fetch_max(index + 1, Ordering::Relaxed);
         slot.call_once(|| Instance {
             index,
             registers,
+            page_0_only: AtomicBool::new(false),
             lines: Once::new(),
             state: Once::new(),
             host: Once::new(),
@@ -214,20 +260,22 @@ pub fn register(index: usize, registers: Device) {
     }
 }
 
-/// Makes an SMMU known with its interrupts, and fences it.
+/// Makes an SMMU known with its interrupts and where its registers are, and fences it.
 ///
 /// # Errors
 /// The SMMU did not answer in time.
 pub fn adopt(
     index: usize,
     registers: Device,
+    page_0_only: bool,
     lines: Lines,
 ) -> Result<(), smmuv3_driver::FenceError> {
     register(index, registers);
     if let Some(instance) = SMMUS.get(index).and_then(Once::get) {
+        instance.page_0_only.store(page_0_only, Ordering::Relaxed);
         instance.lines.call_once(|| lines);
     }
-    smmuv3_driver::fence(&Port(registers), &SystemCounter)
+    smmuv3_driver::fence(&Port::new(registers), &SystemCounter)
 }
 
 /// Whether every SMMU that was taken over still translates, or is known to be
@@ -258,7 +306,15 @@ pub fn guard() {
 #[must_use]
 pub fn port(index: usize) -> Option<Port> {
     let instance = SMMUS.get(index)?.get()?;
-    Some(Port(instance.registers))
+    Some(instance.port())
+}
+
+/// Address bits that each SMMU that is known can output, as far as it says so.
+pub fn output_bits() -> impl Iterator<Item = u8> {
+    instances().filter_map(|instance| {
+        let features = Features::probe(&instance.port()).ok()?;
+        Some(features.output_bits())
+    })
 }
 
 /// What an SMMU can do.
@@ -267,7 +323,7 @@ pub fn port(index: usize) -> Option<Port> {
 /// As [`Features::probe`].
 pub fn probe(index: usize) -> Result<Features, smmuv3_driver::ProbeError> {
     match SMMUS.get(index).and_then(Once::get) {
-        Some(instance) => Features::probe(&Port(instance.registers)),
+        Some(instance) => Features::probe(&instance.port()),
         None => Err(smmuv3_driver::ProbeError::NoStage2),
     }
 }

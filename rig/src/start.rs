@@ -124,6 +124,7 @@ fn host_space<'m>(
     let dma_bbm = level(sound || machine.mutant == Mutant::WrongBbm);
     let tables = HostTables {
         geometry,
+        cpu_geometry: geometry,
         cpu_bbm: level(setup.cpu_bbm || machine.mutant == Mutant::WrongBbm),
         dma_bbm,
     };

@@ -182,3 +182,48 @@ fn a_host_knows_what_is_reserved_in_cells_that_linux_does_not_read() {
     let reply = agent.ask_within(&vm, fill, PATIENCE).expect("a shell");
     assert_eq!(reply.get("status"), Some("0"), "{}", vm.tails());
 }
+
+/// Firmware's picture is in memory that is marked `no-map`, as on most boards: the
+/// host's driver maps it all the same (Linux, `simplefb` and `simpledrm`).
+#[test]
+fn a_host_draws_on_the_picture_that_firmware_left() {
+    let prepared = common::prepared();
+    let directory = tempfile::tempdir_in(prepared.lab.workspace.output()).expect("a directory");
+    let ram = directory.path().join("ram");
+    let mut machine = prepared.machine();
+    machine.memory = "512M".to_owned();
+    machine.ram_file = Some(ram.clone());
+    let watch = Watch::quietly("framebuffer");
+    let vm = Vm::start_after(&prepared.lab, &machine, &watch, || {
+        tree::edit(&ram, |tree| {
+            let two = 2_u32.to_be_bytes();
+            let cells = [
+                ("#address-cells", &two[..]),
+                ("#size-cells", &two),
+                ("ranges", &[]),
+            ];
+            let mut reserved = node("reserved-memory", &cells);
+            let reg = [INSIDE, SIZE].map(u64::to_be_bytes).concat();
+            let splash = [("reg", &reg[..]), ("no-map", &[])];
+            reserved.add_child(node(&format!("splash@{INSIDE:x}"), &splash));
+            tree.root.add_child(reserved);
+            let [width, height, stride] = [640_u32, 480, 640 * 4].map(u32::to_be_bytes);
+            tree.root.add_child(node(
+                &format!("framebuffer@{INSIDE:x}"),
+                &[
+                    ("compatible", b"simple-framebuffer\0"),
+                    ("reg", &reg),
+                    ("width", &width),
+                    ("height", &height),
+                    ("stride", &stride),
+                    ("format", b"a8r8g8b8\0"),
+                ],
+            ));
+        })
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let mut agent = Agent::wait(&vm).unwrap_or_else(|error| panic!("{error}"));
+    let draw = "sh [ -c /dev/fb0 ] && busybox dd if=/dev/zero of=/dev/fb0 bs=1M count=1";
+    let reply = agent.ask(&vm, draw).expect("a shell");
+    assert_eq!(reply.get("status"), Some("0"), "{}", vm.tails());
+}

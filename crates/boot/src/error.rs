@@ -224,16 +224,6 @@ pub enum BootError {
         /// The affinity fields of MPIDR_EL1.
         affinity: u64,
     },
-    /// A stream of an SMMU is named twice.
-    #[error("stream {stream:#x} belongs to {first} and to {second}")]
-    DuplicateStream {
-        /// The first StreamID that both name.
-        stream: u32,
-        /// One node.
-        first: NodePath,
-        /// The other node.
-        second: NodePath,
-    },
     /// The machine has no console that the hypervisor could use under that
     /// name.
     #[error("console={name} names no PL011 of the device tree")]
@@ -489,7 +479,6 @@ impl fmt::Display for Fix<'_> {
                 "correct the reg property in the device tree"
             }
             E::DuplicateCpu { .. } => "give every cpu node the affinity of its own CPU in reg",
-            E::DuplicateStream { .. } => "name each StreamID of an SMMU in one place only",
             E::Console { .. } => {
                 "name an alias such as serial1, the path of an arm,pl011 node, or stdout"
             }

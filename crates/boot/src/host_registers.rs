@@ -114,6 +114,33 @@ impl HostRegisters {
         })
     }
 
+    /// Calls `each` with every enabled device that is the host's and that has
+    /// registers at `end` or above: the host has its node, and not what is there.
+    ///
+    /// # Errors
+    /// None that reading the tree did not have.
+    pub fn for_each_above(
+        &self,
+        fdt: &Fdt<'_>,
+        machine: &Machine,
+        end: PhysAddr,
+        mut each: impl FnMut(NodePath, Range<PhysAddr>),
+    ) -> Result<(), BootError> {
+        if self.end() <= end {
+            return Ok(());
+        }
+        machine.for_each_device(fdt, |device: Device<'_>| {
+            if device.enabled && !matches!(device.verdict, Verdict::Withheld(_)) {
+                device.for_each_range(&mut |range| {
+                    if range.end() > end {
+                        each(fdt.path(device.node.id()), range);
+                    }
+                });
+            }
+            Ok(())
+        })
+    }
+
     fn allow(&mut self, range: Range<PhysAddr>) -> Result<(), BootError> {
         insert(&mut self.allowed, range)
     }

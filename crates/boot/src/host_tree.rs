@@ -6,6 +6,7 @@
 
 mod emulated;
 mod interrupts;
+mod memory;
 mod power;
 mod reserved;
 mod viommu;
@@ -91,6 +92,8 @@ pub struct HostTreePlan<'a> {
     /// `no-map` for it. All of it is firmware's, which nodes say, the
     /// hypervisor's, or what was loaded for the host, which the host knows of.
     pub without_reservations: bool,
+    /// Where RAM ends: what the source names above is left out.
+    pub memory_end: PhysAddr,
     /// Nodes whose clocks, power domains and resets the host is to leave on.
     pub supplies: Supplies,
     /// Nodes to add below the root.
@@ -117,15 +120,8 @@ impl<'a> HostTreePlan<'a> {
     /// The edits of the identity mode, whatever the machine's is.
     #[must_use]
     pub fn identity(machine: &Machine, protected: &'a [Range<PhysAddr>]) -> Self {
-        let mut streams = List::new();
-        for range in machine.streams.iter() {
-            if !streams.iter().any(|node| *node == range.node) {
-                // As many slots as ranges.
-                let _ = streams.push(range.node);
-            }
-        }
         Self {
-            streams,
+            streams: machine.stream_nodes,
             emulated: List::new(),
             viommu: None,
             hide_nodes: machine.withheld,
@@ -140,6 +136,7 @@ impl<'a> HostTreePlan<'a> {
             interrupts: Interrupts::of(machine, false),
             firmware: List::new(),
             without_reservations: false,
+            memory_end: machine.memory_end,
             supplies: machine.supplies,
             add: &[],
         }
@@ -322,7 +319,10 @@ impl<'s> Copier<'_, 's, '_> {
                     if around.is_some() && around == self.reserved.first {
                         self.reserved_first()?;
                     }
-                    if self.plan.drops(&node, in_chosen) || self.reserved.moves(node.id()) {
+                    if self.plan.drops(&node, in_chosen)
+                        || self.reserved.moves(node.id())
+                        || self.is_left_out(around, &node)
+                    {
                         skipped = 1;
                         continue;
                     }
@@ -339,7 +339,10 @@ impl<'s> Copier<'_, 's, '_> {
                 } => {
                     let node = open.iter().next_back().copied();
                     let around = open.iter().rev().nth(1).copied();
-                    if self.reserved_property((around, node), (name, name_offset), value)? {
+                    let place = (around, node);
+                    if self.reserved_property(place, (name, name_offset), value)?
+                        || self.memory_property(place, (name, name_offset), value)?
+                    {
                         continue;
                     }
                     if let Some(streams) = self.translated(node, name, value) {

@@ -51,8 +51,8 @@ pub use layout::{BLOCK, Layout, Loaded};
 pub use list::{Full, List};
 pub use machine::{
     BANK_LIMIT, BUS_BYTES, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, DeviceNote, Gic, GicV2,
-    GicV3, HIDDEN_LIMIT, HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt, Its,
-    MSI_RANGE_LIMIT, Machine, MsiRange, ODDITY_LIMIT, Odd, Oddities, PCI_HOST_LIMIT, PciHost,
+    GicV3, HIDDEN_LIMIT, Hardware, HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt,
+    Its, MSI_RANGE_LIMIT, Machine, MsiRange, ODDITY_LIMIT, Odd, Oddities, PCI_HOST_LIMIT, PciHost,
     PointedTo, Psci, PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved, SMMU_BYTES,
     SMMU_LIMIT, STREAM_RANGE_LIMIT, SUPPLY_LIMIT, Smmu, SmmuInterrupts, StreamRange, Supplies,
     ToFence, Trigger, Verdict, Viommu, WITHHELD_LIMIT, Withheld, bindings_without_dma, endpoint,

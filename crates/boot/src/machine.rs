@@ -2,10 +2,12 @@
 //! which the hypervisor uses it.
 
 mod binding;
+mod boot_dma;
 mod console;
 mod cpu;
 mod device;
 mod emulated;
+mod firmware_calls;
 mod gic;
 mod interrupt;
 mod memory;
@@ -17,6 +19,7 @@ pub(crate) mod power;
 pub(crate) mod reg;
 pub(crate) mod reserved;
 pub(crate) mod smmu;
+mod spare;
 pub(crate) mod stream;
 pub(crate) mod viommu;
 
@@ -35,6 +38,7 @@ pub use placement::SMMU_BYTES;
 pub use power::{SUPPLY_LIMIT, Supplies};
 pub use reserved::{RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
+pub use spare::Hardware;
 pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
 pub use viommu::{Viommu, endpoint};
 
@@ -46,8 +50,10 @@ use crate::fdt::{Fdt, NodeId};
 use crate::list::List;
 use crate::module::Modules;
 use crate::text::{NodePath, Word};
+use boot_dma::Framebuffers;
 use device::Rules;
 use portcullis_addr::{PhysAddr, Range};
+use spare::{Spare, TreeAlone};
 
 /// Everything the hypervisor needs to know about the machine before it starts
 /// the host.
@@ -78,6 +84,11 @@ pub struct Machine {
     pub mpam: bool,
     /// RAM, by address; whole pages only.
     pub memory: List<Range<PhysAddr>, BANK_LIMIT>,
+    /// Where RAM ends for all who are to share it: what the tree names above is left
+    /// out of [`memory`](Self::memory) and of the host's tree.
+    pub memory_end: PhysAddr,
+    /// Bytes of RAM that are left out.
+    pub memory_lost: u64,
     /// Memory that somebody else uses.
     pub reserved: List<Reserved, RESERVED_LIMIT>,
     /// The CPUs that are enabled, in the order of the tree.
@@ -109,6 +120,9 @@ pub struct Machine {
     pub hidden: List<Range<PhysAddr>, HIDDEN_LIMIT>,
     /// Every stream that a device of the tree can use; none twice.
     pub streams: List<StreamRange, STREAM_RANGE_LIMIT>,
+    /// The nodes that name some of them. Of streams that several name, the first has
+    /// the range.
+    pub stream_nodes: List<NodeId, STREAM_RANGE_LIMIT>,
     /// Devices that no SMMU confines and that may do DMA, disabled ones
     /// included: whoever reaches their registers may reach all memory. They go
     /// from the host's tree.
@@ -143,6 +157,16 @@ impl Machine {
         Self::from_tree(&Fdt::new(blob)?)
     }
 
+    /// As [`from_fdt`](Self::from_fdt), for a machine that can be asked: without the
+    /// RAM that not all reach, and with SPIs that no node names for the host's
+    /// SMMUs or virtio-iommu where the physical SMMUs have none to spare.
+    ///
+    /// # Errors
+    /// As [`from_fdt`](Self::from_fdt).
+    pub fn from_fdt_on(blob: &[u8], hardware: &dyn Hardware) -> Result<Self, BootError> {
+        Self::from_tree_on(&Fdt::new(blob)?, hardware)
+    }
+
     /// Everything that turns a write of a device of the host's into an interrupt.
     pub fn doorbells(&self) -> impl Iterator<Item = &Its> {
         let has = match self.gic {
@@ -168,18 +192,27 @@ impl Machine {
     /// # Errors
     /// As [`from_fdt`](Self::from_fdt).
     pub fn from_tree(fdt: &Fdt<'_>) -> Result<Self, BootError> {
+        Self::from_tree_on(fdt, &TreeAlone)
+    }
+
+    fn from_tree_on(fdt: &Fdt<'_>, hardware: &dyn Hardware) -> Result<Self, BootError> {
         let args = BootArgs::from_fdt(fdt)?;
         let mut odd = Oddities::default();
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts, &mut odd)?;
-        let streams = stream::read(fdt, &smmus, &mut odd)?;
+        let (mut streams, mut stream_nodes) = stream::read(fdt, &smmus, &mut odd)?;
+        for parent in reserved::parents(fdt) {
+            boot_dma::take_streams(fdt, &parent, &mut streams, &mut stream_nodes, &mut odd);
+        }
+        let framebuffers = Framebuffers::of(fdt);
+        let spare = Spare::new(fdt, &gic, hardware);
         let host_lines = match args.host_iommu {
-            HostIommu::Nested => emulated::host_lines(&smmus)?,
+            HostIommu::Nested => emulated::host_lines(&smmus, &spare, &mut odd)?,
             HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
         };
         let viommu = match args.host_iommu {
-            HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams)?,
+            HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams, &spare, &mut odd)?,
             HostIommu::Identity | HostIommu::Nested => None,
         };
         let mut supplies = power::read(fdt, &smmus, args.trust_power)?;
@@ -192,6 +225,9 @@ impl Machine {
             console = None;
             console_unused = Some(fdt.path(node));
         }
+        let all = memory::banks(fdt, &mut odd)?;
+        let memory_end = hardware.memory_end();
+        let (memory, memory_lost) = memory::below(&all, memory_end);
         let mut machine = Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
@@ -202,8 +238,10 @@ impl Machine {
             log: args.log,
             bhb: args.bhb,
             mpam: args.mpam,
-            memory: memory::banks(fdt, &mut odd)?,
-            reserved: reserved::read(fdt, &mut odd)?,
+            memory,
+            memory_end,
+            memory_lost,
+            reserved: reserved::read(fdt, &framebuffers, &mut odd)?,
             cpus: cpu::cpus(fdt)?,
             psci: cpu::psci(fdt)?,
             console,
@@ -215,6 +253,7 @@ impl Machine {
             allow_unconfined: allowed(fdt, &args)?,
             mmio_allow: args.mmio_allow,
             streams,
+            stream_nodes,
             modules: Modules::read(fdt)?,
             gic,
             smmus,
@@ -225,14 +264,27 @@ impl Machine {
         };
         let devices = device::read(fdt, machine.rules())?;
         machine.withheld = devices.withheld;
-        machine.pointed_to = devices.pointed_to;
+        let full = BootError::TooMany {
+            what: "devices without an SMMU",
+            limit: WITHHELD_LIMIT,
+        };
+        if !firmware_calls::withhold(fdt, &mut machine.withheld, &mut machine.odd) {
+            return Err(full);
+        }
+        // Until the host asks for it, no device of its own reaches anything.
+        let stopped = machine.viommu.is_some() && machine.streams.iter().any(|s| !s.pcie);
+        for node in framebuffers.nodes.iter().filter(|_| stopped) {
+            machine.odd.add(*node, Odd::FramebufferStopped);
+            machine.withheld.push(*node).map_err(|_| full)?;
+        }
+        machine.pointed_to = PointedTo::of(fdt, &machine.withheld);
         machine.pci_hosts = devices.pci_hosts;
         if let Gic::V3(v3) = &machine.gic
             && args.gic_its
             && !v3.its.is_empty()
         {
             let withheld = |node| machine.withheld.iter().any(|withheld| *withheld == node);
-            machine.msis = msi::read(fdt, v3, withheld)?;
+            machine.msis = msi::read(fdt, v3, withheld, &mut machine.odd)?;
             machine.gic_its = true;
             machine.its_tables = args.its_tables;
         }
@@ -241,7 +293,7 @@ impl Machine {
 
     fn rules(&self) -> Rules<'_> {
         Rules {
-            streams: &self.streams,
+            streams: &self.stream_nodes,
             allowed: &self.allow_unconfined,
             console: self
                 .console

@@ -14,7 +14,7 @@ use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{
     Fdt, FirmwareMemory, HostTreePlan, KernelHeader, KernelPages, Loaded, Machine, Odd,
 };
-use support::{Tree, cells, listing, machine, range, reg};
+use support::{Board, Tree, cells, listing, machine, range, reg};
 
 const IMAGE: u64 = 0x4020_0000;
 
@@ -388,4 +388,42 @@ fn memory_that_is_named_twice_counts_once() {
     let banks: Vec<_> = machine.memory.iter().copied().collect();
     assert_eq!(banks, [range(0x4000_0000, 0x4010_1000)]);
     assert_eq!(odd(&tree), [Odd::MemoryTwice]);
+}
+
+/// What CPUs or SMMUs cannot address is nobody's: QEMU's SMMUv3 has 44 bits, and a
+/// machine may have RAM above (`-m 20T`).
+#[test]
+fn memory_that_not_all_reach_is_left_out() {
+    let bank = |start: u64, size: u64| {
+        Tree::new(&format!("memory@{start:x}"))
+            .text("device_type", "memory")
+            .with("reg", reg(&[(start, size)]))
+    };
+    let end = 1 << 44;
+    let mut tree = machine()
+        .child(bank(end - 0x4000_0000, 0x8000_0000))
+        .child(bank(end + 0x4000_0000, 0x4000_0000));
+    let both = reg(&[(0x4000_0000, 0x4000_0000), (end << 1, 0x1000)]);
+    tree.at("memory@40000000").set("reg", both);
+    let blob = tree.flatten();
+    let fdt = Fdt::new(&blob).unwrap();
+    let machine = Machine::from_fdt_on(&blob, &Board { end, spis: 0 }).unwrap();
+    let expected = [
+        range(0x4000_0000, 0x4000_0000),
+        range(end - 0x4000_0000, 0x4000_0000),
+    ];
+    assert!(machine.memory.iter().eq(&expected));
+    assert_eq!(machine.memory_lost, 0x8000_0000 + 0x1000);
+    let plan = HostTreePlan::new(&machine, &[], true);
+    let mut out = vec![0; plan.bytes_needed(&fdt)];
+    let size = plan.write(&fdt, &mut out).unwrap();
+    let host = Machine::from_fdt(&{
+        // The host's tree names no module.
+        let mut tree = Tree::read(&out[..size]);
+        *tree.at("chosen") = support::machine().at("chosen").clone();
+        tree.flatten()
+    });
+    assert!(host.unwrap().memory.iter().eq(&expected));
+    let lines = listing(&out[..size]);
+    assert!(!lines.iter().any(|line| line == "/memory@100040000000"));
 }

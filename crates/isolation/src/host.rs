@@ -70,8 +70,11 @@ pub enum Sharing {
 /// What the two kinds of walker need.
 #[derive(Clone, Copy, Debug)]
 pub struct HostTables {
-    /// Shape of the tables, the same for both.
+    /// Shape of the devices' tables: what every SMMU reaches, and no less than RAM.
     pub geometry: Geometry,
+    /// Shape of the CPUs' tables: no less than that, and more where registers lie
+    /// higher than the SMMUs reach.
+    pub cpu_geometry: Geometry,
     /// What the CPUs promise on changing block sizes.
     pub cpu_bbm: Bbm,
     /// What every SMMU promises.
@@ -84,7 +87,8 @@ impl HostTables {
     pub fn sharing(&self) -> Sharing {
         let level_1 = self.geometry.start_level() <= SHARED_LEVEL
             && self.geometry.granule() == Granule::Size4K;
-        if level_1 && self.cpu_bbm == Bbm::Level2 && self.dma_bbm == Bbm::Level2 {
+        let same = self.geometry == self.cpu_geometry;
+        if same && level_1 && self.cpu_bbm == Bbm::Level2 && self.dma_bbm == Bbm::Level2 {
             Sharing::Shared
         } else {
             Sharing::Separate
@@ -185,7 +189,7 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> HostSpace<'a, C, D> {
     ) -> Result<Self, TableError<Ipa>> {
         let mut space = Self {
             ledger,
-            cpu: Table::new(tables.geometry, tables.cpu_bbm, cpu_memory)?,
+            cpu: Table::new(tables.cpu_geometry, tables.cpu_bbm, cpu_memory)?,
             dma: Table::new(tables.geometry, tables.dma_bbm, dma_memory)?,
             sharing: tables.sharing(),
             shared: SharedEntries([0; 64]),

@@ -50,6 +50,7 @@ impl Fixture {
             arena: Arena::new(PhysAddr::new(0x10_0000_0000), 4 << 20),
             tables: HostTables {
                 geometry: Geometry::stage2(Granule::Size4K, 40, 40).unwrap(),
+                cpu_geometry: Geometry::stage2(Granule::Size4K, 40, 40).unwrap(),
                 cpu_bbm: bbm,
                 dma_bbm: bbm,
             },
@@ -206,6 +207,26 @@ fn sharing_needs_level_2_on_both_sides() {
     assert_eq!(tables.sharing(), Sharing::Shared);
     tables.cpu_bbm = Bbm::Level1;
     assert_eq!(tables.sharing(), Sharing::Separate);
+}
+
+/// Registers above what the SMMUs reach are the CPUs' all the same, on a machine
+/// whose CPUs have more address bits: the root is at another level there (DDI 0487,
+/// D8.2: 40 bits start at level 1 with two tables, 44 at level 0).
+#[test]
+fn cpus_may_reach_further_than_devices() {
+    let mut fixture = Fixture::new(Bbm::Level2);
+    fixture.tables.cpu_geometry = Geometry::stage2(Granule::Size4K, 44, 44).unwrap();
+    assert_eq!(fixture.tables.sharing(), Sharing::Separate);
+    fixture.with(|space| {
+        assert_reach(space, RAM, true, true);
+        assert_reach(space, 0x80_0000_0000, true, false);
+        assert_reach(space, 0x17f_ffff_f000, true, false);
+        assert_reach(space, 0x180_0000_0000, false, false);
+    });
+    Fixture::new(Bbm::Level2).with(|space| {
+        assert_reach(space, 0xff_ffff_f000, true, false);
+        assert_reach(space, 0x100_0000_0000, false, false);
+    });
 }
 
 #[test]

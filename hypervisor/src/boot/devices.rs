@@ -10,7 +10,7 @@ use crate::{its, mmu, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    Gic, GicV3, HostIommu, HostRegisters, Interrupt, Machine, SMMU_BYTES, Smmu, Trigger,
+    Gic, GicV3, Hardware, HostIommu, HostRegisters, Interrupt, Machine, SMMU_BYTES, Smmu, Trigger,
 };
 use portcullis_pagetable::{Access, Bbm, MemoryType};
 use smmuv3_driver::{CommandPages, Features};
@@ -40,7 +40,7 @@ pub(super) fn smmu_pages(registers: Range<PhysAddr>) -> Range<PhysAddr> {
 
 fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refusal> {
     let registers = found.registers;
-    machine.check_smmu(registers)?;
+    machine.check_smmu(found)?;
     let pages = smmu_pages(registers);
     mmu::map_missing(pages, MemoryType::Device, Access::ReadWrite)?;
     let lines = &found.interrupts;
@@ -49,15 +49,54 @@ fn adopt_smmu(machine: &Machine, index: usize, found: &Smmu) -> Result<(), Refus
         event: intid(lines.event.or(lines.combined)),
         error: intid(lines.gerror.or(lines.combined)),
     };
-    smmu::adopt(index, Device::from_mapped(pages), lines).map_err(|error| Refusal::Fence {
+    let device = Device::from_mapped(pages);
+    if let Some(how) = smmu::silence(device) {
+        let smmu = registers.start();
+        return Err(Refusal::SmmuSilent { smmu, how });
+    }
+    smmu::adopt(index, device, found.page_0_only, lines).map_err(|error| Refusal::Fence {
         smmu: registers.start(),
         error,
     })
 }
 
+/// What one table at level 1 translates: 512 GiB.
+const ONE_ROOT: PhysAddr = PhysAddr::new(1 << 39);
+
+/// Input bits with which a walk starts at level 0. With fewer it starts at level 1,
+/// in tables side by side (DDI 0487, D8.2), of which QEMU's SMMUv3 reads the first
+/// alone: it masks the address after it has added the table's offset (10.0,
+/// `hw/arm/smmu-common.c`, `smmu_ptw_64_s2`).
+const ROOT_AT_LEVEL_0: u8 = 44;
+
+/// The machine that this runs on.
+pub(super) struct Board;
+
+impl Hardware for Board {
+    /// What is above, not all of the CPUs and SMMUs reach: RAM there would be of use
+    /// to nobody. What else is wrong with an SMMU is said later, by name.
+    fn memory_end(&self) -> PhysAddr {
+        let bits = smmu::output_bits().fold(mmu::physical_bits(), u8::min);
+        PhysAddr::new(1 << bits.min(63))
+    }
+
+    fn spi_end(&self, registers: Range<PhysAddr>) -> u32 {
+        let Ok(first) = Range::from_size(registers.start(), PAGE_SIZE) else {
+            return 0;
+        };
+        if mmu::map_missing(first, MemoryType::Device, Access::ReadWrite).is_err() {
+            return 0;
+        }
+        gic::spi_end(&Device::from_mapped(first))
+    }
+}
+
 /// What the SMMUs have in common.
 pub(super) struct Common {
+    /// Address bits of the devices' tables.
     pub(super) bits: u8,
+    /// Address bits of the CPUs' tables.
+    pub(super) cpu_bits: u8,
     pub(super) bbm: Bbm,
     pub(super) coherent: bool,
     /// Bits of the largest StreamID.
@@ -103,10 +142,15 @@ pub(super) fn check_smmus(
         stop_side_queues(machine, found, registers)?;
     }
     let ram_end = ram_end(machine);
-    let need = portcullis_isolation::input_bits(ram_end.max(registers.end()), 48);
+    let cpu_bits = mmu::physical_bits();
+    let mut need = portcullis_isolation::input_bits(ram_end.max(registers.end()), 48);
+    if ram_end > ONE_ROOT {
+        need = need.max(ROOT_AT_LEVEL_0);
+    }
     let ram_bits = (64 - ram_end.raw().saturating_sub(1).leading_zeros()) as u8;
     let mut common = Common {
         bits: need,
+        cpu_bits: need.min(cpu_bits),
         bbm: Bbm::Level2,
         coherent: true,
         stream_bits: 0,
@@ -127,9 +171,7 @@ pub(super) fn check_smmus(
         common.bbm = common.bbm.min(bbm(&features));
         common.coherent &= features.coherent() && found.coherent;
     }
-    let cpu_bits = mmu::physical_bits();
-    common.bits = common.bits.min(cpu_bits);
-    if common.bits < ram_bits {
+    if common.bits.min(cpu_bits) < ram_bits {
         return Err(Refusal::CpuReach {
             have: cpu_bits,
             need: ram_bits,
@@ -162,9 +204,33 @@ fn distributor(v3: &GicV3) -> Result<Device, Refusal> {
     Ok(Device::from_mapped(frame))
 }
 
+/// Has every redistributor let go of the tables that an earlier kernel or firmware
+/// gave it, also those of CPUs that the tree does not name: they may be in memory
+/// that becomes the hypervisor's. The ITSs are stopped. Whether each of them sees the
+/// caches.
+pub(super) fn stop_lpis(machine: &Machine) -> Result<bool, Refusal> {
+    let mut coherent = true;
+    if let Gic::V3(v3) = &machine.gic {
+        for region in v3.redistributors.iter() {
+            for_each_frame(*region, v3.stride, |frame| {
+                coherent &= its::quiesce_redistributor(&frame).map_err(|error| Refusal::Lpis {
+                    redistributor: frame.range().start(),
+                    error,
+                })?;
+                Ok(())
+            })?;
+        }
+    }
+    Ok(coherent)
+}
+
 /// Takes the SMMUs' interrupts, where the GIC lets us, and the LPIs and ITSs, of
-/// which `probed` is known.
-pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<(), Refusal> {
+/// which `probed` is known. `coherent` is whether the redistributors see the caches.
+pub(super) fn take_gic(
+    machine: &Machine,
+    probed: Option<its::Probe>,
+    coherent: bool,
+) -> Result<(), Refusal> {
     if machine.host_iommu != HostIommu::Identity {
         // To raise the interrupts of what the host sees, whoever has the GIC.
         let registers = machine.gic.distributor();
@@ -180,14 +246,8 @@ pub(super) fn take_gic(machine: &Machine, probed: Option<its::Probe>) -> Result<
     let distributor = distributor(v3)?;
     let mut frames = [None; MAX_CPUS];
     let mut others = Others::new();
-    let mut coherent = true;
     for region in v3.redistributors.iter() {
         for_each_frame(*region, v3.stride, |frame| {
-            // Also those of CPUs that the tree does not name.
-            coherent &= its::quiesce_redistributor(&frame).map_err(|error| Refusal::Lpis {
-                redistributor: frame.range().start(),
-                error,
-            })?;
             match gic::cpu_of(&frame).and_then(|cpu| frames.get_mut(cpu)) {
                 Some(slot) => *slot = Some(frame),
                 None => others.add(frame),

@@ -60,8 +60,23 @@ pub(super) fn ram_pages(machine: &Machine) -> u64 {
         .sum()
 }
 
+/// Bytes of the whole ledger.
+pub(super) fn all_ledger_bytes(machine: &Machine) -> u64 {
+    machine.memory.iter().map(ledger_bytes).sum()
+}
+
+/// Bytes of the tables of level 1 for RAM: one for each 512 GiB that a bank is in,
+/// for CPUs and for devices. The first ones are among [`POOL_BASE`].
+fn upper_bytes(machine: &Machine) -> u64 {
+    let spans = machine.memory.iter().map(|bank| {
+        let last = bank.end().raw().saturating_sub(1);
+        (last >> 39) - (bank.start().raw() >> 39) + 1
+    });
+    spans.sum::<u64>() * 2 * PAGE_SIZE
+}
+
+/// Bytes of the pool but for the ledger.
 pub(super) fn pool_bytes(machine: &Machine, common: &Common, firmware: &FirmwareMemory) -> u64 {
-    let ledger: u64 = machine.memory.iter().map(ledger_bytes).sum();
     let cpus = machine.cpus.len() as u64 * (STACK + FATAL_STACK + 2 * PAGE_SIZE);
     let smmus = machine.smmus.len() as u64;
     // What the host sees, and the entries of its streams.
@@ -73,7 +88,7 @@ pub(super) fn pool_bytes(machine: &Machine, common: &Common, firmware: &Firmware
         }
     };
     let holes = firmware.ranges().count() as u64 * POOL_HOLE;
-    ledger + cpus + POOL_BASE + smmus * POOL_SMMU + holes + seen
+    cpus + POOL_BASE + upper_bytes(machine) + smmus * POOL_SMMU + holes + seen
 }
 
 /// Bytes of the stream table entries when the host gives each stream of its
@@ -128,7 +143,7 @@ fn stack(size: u64) -> Result<u64, Refusal> {
 fn ledger_words(count: u64, fill: u64) -> Result<&'static [AtomicU32], Refusal> {
     let count = usize::try_from(count).map_err(|_| Refusal::PoolExhausted)?;
     let pages = (count * 4).div_ceil(PAGE_SIZE as usize);
-    let memory = memory::take_pages(pages, fill).ok_or(Refusal::PoolExhausted)?;
+    let memory = memory::take_aside(pages, fill).ok_or(Refusal::PoolExhausted)?;
     // SAFETY: the pages are initialised, are given to nobody else and are never
     // given back; atomic words may be shared between CPUs.
     Ok(unsafe { core::slice::from_raw_parts(memory.start().raw() as *const AtomicU32, count) })
@@ -177,6 +192,7 @@ pub(super) fn make_host(
     let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
     let tables = HostTables {
         geometry,
+        cpu_geometry: Geometry::stage2(Granule::Size4K, common.cpu_bits, common.cpu_bits)?,
         cpu_bbm: mmu::bbm(),
         dma_bbm: common.bbm,
     };

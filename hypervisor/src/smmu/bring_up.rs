@@ -2,7 +2,7 @@
 
 use super::host::Emulated;
 use super::serve::{Reporter, note_lines};
-use super::{Port, SMMUS, State, SystemCounter};
+use super::{SMMUS, State, SystemCounter};
 use crate::lock::Mutex;
 use crate::log::{info, warning};
 use crate::memory::Shared;
@@ -37,7 +37,7 @@ pub fn bring_up(
         return Ok(());
     };
     let mut driver = Smmu::new(
-        Port(instance.registers),
+        instance.port(),
         Shared::new(coherent),
         SystemCounter,
         Config {

@@ -64,6 +64,7 @@ pub(super) fn host(
             let ledger = Ledger::new(&banks)?;
             let tables = HostTables {
                 geometry,
+                cpu_geometry: geometry,
                 cpu_bbm: Bbm::Level0,
                 dma_bbm: bbm,
             };

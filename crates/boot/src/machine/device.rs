@@ -12,7 +12,7 @@ use super::pci::{self, PCI_HOST_LIMIT, PciHost};
 use super::reg::{for_each_pci_window, for_each_register};
 use super::reserved::is_parent;
 use super::smmu::{is_monitor, is_smmu};
-use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
+use super::stream::STREAM_RANGE_LIMIT;
 use crate::args::ALLOW_LIMIT;
 use crate::error::BootError;
 use crate::fdt::{Ancestry, DEPTH_LIMIT, Fdt, Node, NodeId};
@@ -94,7 +94,8 @@ impl<'a> Device<'a> {
 /// What decides on devices, beside the tree.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules<'m> {
-    pub streams: &'m List<StreamRange, STREAM_RANGE_LIMIT>,
+    /// Nodes that name streams.
+    pub streams: &'m List<NodeId, STREAM_RANGE_LIMIT>,
     /// Nodes that the command line allows.
     pub allowed: &'m List<NodeId, ALLOW_LIMIT>,
     /// The UART that is the hypervisor's alone.
@@ -181,7 +182,7 @@ impl Rules<'_> {
         if is_smmu(node) || is_monitor(node) || self.console == Some(id) {
             return Verdict::Withheld(Withheld::Kept);
         }
-        if self.streams.iter().any(|stream| stream.node == id) {
+        if self.streams.iter().any(|node| *node == id) {
             return Verdict::Confined;
         }
         if does_no_dma(node) {
@@ -208,6 +209,19 @@ impl Rules<'_> {
 pub struct PointedTo([u64; WITHHELD_LIMIT.div_ceil(64)]);
 
 impl PointedTo {
+    /// Those of `withheld` that have a phandle, or a node in them has.
+    pub(super) fn of(fdt: &Fdt<'_>, withheld: &List<NodeId, WITHHELD_LIMIT>) -> Self {
+        let mut found = Self::default();
+        for (index, node) in withheld.iter().enumerate() {
+            let node = fdt.node(*node);
+            let mut within = node.iter().flat_map(Node::within);
+            if within.any(|inside| inside.phandle().is_some()) {
+                found.add(index);
+            }
+        }
+        found
+    }
+
     fn add(&mut self, index: usize) {
         if let Some(word) = self.0.get_mut(index / 64) {
             *word |= 1 << (index % 64);
@@ -227,8 +241,6 @@ pub(super) struct Found {
     /// The nodes that go from the host's tree, with everything in them: all that
     /// are withheld but for what is the hypervisor's, which has other reasons to.
     pub withheld: List<NodeId, WITHHELD_LIMIT>,
-    /// Those of them that others may point to.
-    pub pointed_to: PointedTo,
     /// The PCI host bridges that stay, behind SMMUs.
     pub pci_hosts: List<PciHost, PCI_HOST_LIMIT>,
 }
@@ -237,23 +249,17 @@ pub(super) struct Found {
 pub(super) fn read(fdt: &Fdt<'_>, rules: Rules<'_>) -> Result<Found, BootError> {
     let mut hosts = List::new();
     let mut found = List::new();
-    let mut pointed_to = PointedTo::default();
     for_each_device(fdt, rules, &mut |device| match device.verdict {
-        Verdict::Withheld(Withheld::DoesDma | Withheld::Unknown) => {
-            let node = device.node;
-            if node.within().any(|inside| inside.phandle().is_some()) {
-                pointed_to.add(found.len());
-            }
-            found.push(node.id()).map_err(|_| BootError::TooMany {
+        Verdict::Withheld(Withheld::DoesDma | Withheld::Unknown) => found
+            .push(device.node.id())
+            .map_err(|_| BootError::TooMany {
                 what: "devices without an SMMU",
                 limit: WITHHELD_LIMIT,
-            })
-        }
+            }),
         _ => pci::add(&mut hosts, &device, || fdt.path(device.node.id())),
     })?;
     Ok(Found {
         withheld: found,
-        pointed_to,
         pci_hosts: hosts,
     })
 }

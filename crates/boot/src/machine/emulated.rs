@@ -6,7 +6,9 @@
 //! for one at the end of a CMD_SYNC (IHI 0070, 3.18.2 and 4.7.3), so that the
 //! SMMU asserts neither `priq` nor `cmdq-sync`: software alone raises them.
 
+use super::odd::{Odd, Oddities};
 use super::smmu::{SMMU_LIMIT, Smmu};
+use super::spare::Spare;
 use crate::error::BootError;
 use crate::list::List;
 
@@ -80,16 +82,47 @@ pub(super) fn spare_lines(
     }
 }
 
+/// One line that is no SMMU's and that no node names, for `smmu`, which has none to
+/// spare.
+///
+/// # Errors
+/// [`BootError::NoSpareInterrupt`] when the distributor has no such SPI.
+pub(super) fn foreign_line(
+    smmus: &List<Smmu, SMMU_LIMIT>,
+    smmu: &Smmu,
+    given: &HostLineList,
+    spare: &Spare<'_>,
+    odd: &mut Oddities,
+) -> Result<HostLines, BootError> {
+    let none = BootError::NoSpareInterrupt { node: smmu.path };
+    let taken = |intid| {
+        let listened = smmus
+            .iter()
+            .any(|smmu| listened(smmu).contains(&Some(intid)));
+        let mut given = given.iter();
+        listened || given.any(|lines| [lines.event(), lines.error()].contains(&intid))
+    };
+    let line = spare.find(taken).ok_or(none)?;
+    odd.add(smmu.node, Odd::NoSpareInterrupt);
+    Ok(HostLines::Combined(line))
+}
+
 /// The lines of each SMMU's likeness, in the order of the SMMUs.
 ///
 /// # Errors
-/// [`BootError::NoSpareInterrupt`] for an SMMU whose tree has no SPI but those
-/// that the hypervisor listens to.
-pub(super) fn host_lines(smmus: &List<Smmu, SMMU_LIMIT>) -> Result<HostLineList, BootError> {
+/// [`BootError::NoSpareInterrupt`] when there is no SPI but those that the
+/// hypervisor listens to and those that others have.
+pub(super) fn host_lines(
+    smmus: &List<Smmu, SMMU_LIMIT>,
+    spare: &Spare<'_>,
+    odd: &mut Oddities,
+) -> Result<HostLineList, BootError> {
     let mut all = HostLineList::new();
     for smmu in smmus.iter() {
-        let lines = spare_lines(smmus, smmu, &all);
-        let lines = lines.ok_or(BootError::NoSpareInterrupt { node: smmu.path })?;
+        let lines = match spare_lines(smmus, smmu, &all) {
+            Some(lines) => lines,
+            None => foreign_line(smmus, smmu, &all, spare, odd)?,
+        };
         // As many slots as SMMUs.
         let _ = all.push(lines);
     }

@@ -61,6 +61,22 @@ pub(super) fn banks(
     Ok(pages)
 }
 
+/// The part of `banks` below `end`, and how many bytes are left out.
+pub(super) fn below(
+    banks: &List<Range<PhysAddr>, BANK_LIMIT>,
+    end: PhysAddr,
+) -> (List<Range<PhysAddr>, BANK_LIMIT>, u64) {
+    let (mut below, mut lost) = (List::new(), 0u64);
+    for bank in banks.iter() {
+        let kept = Range::new(bank.start(), bank.end().min(end)).ok();
+        let size = kept.as_ref().map_or(0, Range::size);
+        lost = lost.saturating_add(bank.size() - size);
+        // As many slots as banks.
+        let _ = kept.map(|kept| below.push(kept));
+    }
+    (below, lost)
+}
+
 /// Adds `bank`, joined with what it overlaps or touches. Whether it overlapped
 /// something.
 fn add(

@@ -7,6 +7,7 @@
 //! one without the other.
 
 use super::gic::{GicV3, ITS_LIMIT, Its};
+use super::odd::{Odd, Oddities};
 use crate::error::BootError;
 use crate::fdt::{Fdt, Node, NodeId, take_cells};
 use crate::list::List;
@@ -41,6 +42,7 @@ pub(super) fn read(
     fdt: &Fdt<'_>,
     gic: &GicV3,
     withheld: impl Fn(NodeId) -> bool,
+    odd: &mut Oddities,
 ) -> Result<List<MsiRange, MSI_RANGE_LIMIT>, BootError> {
     let mut reader = Reader {
         fdt: *fdt,
@@ -52,7 +54,7 @@ pub(super) fn read(
             continue;
         }
         match node.property(b"msi-map") {
-            Some(map) => reader.map(node, map)?,
+            Some(map) => reader.map(node, map, odd)?,
             None => reader.parent(node)?,
         }
     }
@@ -62,7 +64,12 @@ pub(super) fn read(
 impl<'a> Reader<'a, '_> {
     /// `msi-map`: first requester ID, phandle, first DeviceID, length, repeated;
     /// requester IDs are masked by `msi-map-mask` first.
-    fn map(&mut self, node: Node<'a>, mut rest: &'a [u8]) -> Result<(), BootError> {
+    fn map(
+        &mut self,
+        node: Node<'a>,
+        mut rest: &'a [u8],
+        odd: &mut Oddities,
+    ) -> Result<(), BootError> {
         let short = || node.bad_length("msi-map", "entries of four cells");
         let mask = node.u32("msi-map-mask")?.unwrap_or(0xffff) & 0xffff;
         while !rest.is_empty() {
@@ -72,8 +79,7 @@ impl<'a> Reader<'a, '_> {
                 continue;
             };
             if length == 0 || requester + length > 0x1_0000 {
-                let right = "at least one requester ID and none above 0xffff";
-                return Err(node.bad_value("msi-map", length, right));
+                odd.add(node.id(), Odd::MapEntry);
             }
             // What is above the mask is never looked up.
             let reachable = (u64::from(mask) + 1).saturating_sub(requester);

@@ -26,6 +26,20 @@ pub enum Odd {
     InterruptUnnamed,
     /// A device names an SMMU, and not only SMMUs that translate what it does.
     StreamsUnclear,
+    /// A node names a stream twice.
+    StreamTwice,
+    /// A node names a stream of another node's.
+    StreamShared,
+    /// An SMMU has no interrupt that the hypervisor leaves alone.
+    NoSpareInterrupt,
+    /// A service of firmware's is called in a way that the hypervisor denies.
+    FirmwareCalls,
+    /// A device used memory before the boot by an address of an IOMMU's.
+    BootDmaElsewhere,
+    /// A framebuffer of firmware's is shown through an SMMU that blocks it at first.
+    FramebufferStopped,
+    /// A map of requester IDs has an entry for none, or for more than there are.
+    MapEntry,
 }
 
 impl Odd {
@@ -42,6 +56,14 @@ impl Odd {
             }
             Self::InterruptUnnamed => "the rest is not used",
             Self::StreamsUnclear => "it is taken for a device without an SMMU",
+            Self::StreamTwice => "it counts once",
+            Self::StreamShared => {
+                "the SMMU does not tell the two devices apart, nor does the hypervisor"
+            }
+            Self::NoSpareInterrupt => "the host's interrupts are on an SPI that no node names",
+            Self::FirmwareCalls | Self::FramebufferStopped => "the host does not have it",
+            Self::BootDmaElsewhere => "the host has none of its streams",
+            Self::MapEntry => "the entry counts for the requester IDs that there are",
         }
     }
 }
@@ -60,6 +82,15 @@ impl fmt::Display for Odd {
             Self::StreamsUnclear => {
                 "not all of its IOMMUs are SMMUs that are enabled, or not all of it can be read"
             }
+            Self::StreamTwice => "it names a StreamID twice",
+            Self::StreamShared => "it names a StreamID that a node before it names",
+            Self::NoSpareInterrupt => "it has no SPI that the hypervisor does not listen to",
+            Self::FirmwareCalls => "firmware is called for it, which the hypervisor denies",
+            Self::BootDmaElsewhere => "iommu-addresses has it use memory by an address of its own",
+            Self::FramebufferStopped => {
+                "what shows it may be behind an SMMU that blocks it until its driver asks"
+            }
+            Self::MapEntry => "a map of it has an entry without requester IDs from 0 to 0xffff",
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Where registers may be: what the hypervisor drives or withholds is no RAM.
 
-use super::{Conduit, Gic, Machine};
+use super::{Conduit, Gic, Machine, Smmu};
+use crate::args::HostIommu;
 use crate::error::BootError;
 use portcullis_addr::{PhysAddr, Range};
 
@@ -22,12 +23,15 @@ impl Machine {
         }
     }
 
-    /// Checks the registers of one SMMU before the hypervisor maps them.
+    /// Checks the registers of one SMMU before the hypervisor maps them. One that has
+    /// page 0 alone will do where the host does not see it.
     ///
     /// # Errors
     /// [`BootError::SmmuTooSmall`], [`BootError::RegistersInMemory`]
-    pub fn check_smmu(&self, registers: Range<PhysAddr>) -> Result<(), BootError> {
-        if registers.size() < SMMU_BYTES {
+    pub fn check_smmu(&self, smmu: &Smmu) -> Result<(), BootError> {
+        let registers = smmu.registers;
+        let one = smmu.page_0_only && self.host_iommu != HostIommu::Nested;
+        if registers.size() < if one { SMMU_BYTES / 2 } else { SMMU_BYTES } {
             return Err(BootError::SmmuTooSmall { range: registers });
         }
         self.outside_memory(registers)

@@ -12,6 +12,8 @@
 //! [`Reserved::told`] says whether an operating system reads it too; what it does
 //! not, the host's tree says once more.
 
+use super::boot_dma::Framebuffers;
+use super::memory::in_memory;
 use super::odd::{Odd, Oddities};
 use super::reg::{physical, translated};
 use crate::error::BootError;
@@ -81,9 +83,11 @@ const MAPPED_BY_DRIVERS: [(&[u8], &str); 11] = [
 ];
 
 fn is_for_driver(node: &Node<'_>) -> bool {
-    MAPPED_BY_DRIVERS
-        .iter()
-        .any(|(model, _)| node.is_compatible(model))
+    // A device of the host's uses it by DMA already.
+    node.property(b"iommu-addresses").is_some()
+        || MAPPED_BY_DRIVERS
+            .iter()
+            .any(|(model, _)| node.is_compatible(model))
 }
 
 /// Whether a child of the root holds reserved memory: its name is that, with or
@@ -148,7 +152,11 @@ fn push(list: &mut All, reserved: Reserved) -> Result<(), BootError> {
 
 /// The memory reservation block and the children of `/reserved-memory` that
 /// have a `reg`. Those with a size only are placed by the operating system.
-pub(super) fn read(fdt: &Fdt<'_>, odd: &mut Oddities) -> Result<All, BootError> {
+pub(super) fn read(
+    fdt: &Fdt<'_>,
+    framebuffers: &Framebuffers,
+    odd: &mut Oddities,
+) -> Result<All, BootError> {
     let mut list = List::new();
     for (address, size) in fdt.reservations() {
         if size == 0 {
@@ -170,7 +178,21 @@ pub(super) fn read(fdt: &Fdt<'_>, odd: &mut Oddities) -> Result<All, BootError> 
             odd.add(parent.id(), Odd::ReservedMemoryRewritten);
         }
         for node in parent.children().filter(Node::is_enabled) {
-            child(fdt, &parent, node, &mut list, odd)?;
+            child((fdt, framebuffers), &parent, node, &mut list, odd)?;
+        }
+    }
+    // Some are not reserved, and memory all the same.
+    for range in framebuffers.ranges.iter() {
+        let reserved = Reserved {
+            range: *range,
+            no_map: false,
+            by_loader: false,
+            for_driver: true,
+            told: true,
+        };
+        let covered = list.iter().any(|other| other.range.covers(range));
+        if !covered && in_memory(fdt, range) {
+            push(&mut list, reserved)?;
         }
     }
     Ok(list)
@@ -178,7 +200,7 @@ pub(super) fn read(fdt: &Fdt<'_>, odd: &mut Oddities) -> Result<All, BootError> 
 
 /// Adds what the `reg` of one child says.
 fn child<'a>(
-    fdt: &Fdt<'a>,
+    (fdt, framebuffers): (&Fdt<'a>, &Framebuffers),
     parent: &Node<'a>,
     node: Node<'a>,
     list: &mut All,
@@ -213,7 +235,7 @@ fn child<'a>(
             range,
             no_map: node.property(b"no-map").is_some(),
             by_loader: false,
-            for_driver: is_for_driver(&node),
+            for_driver: is_for_driver(&node) || framebuffers.are_in(&node, &range),
             told: is_first && range.is_aligned(PAGE_SIZE),
         };
         push(list, reserved)?;

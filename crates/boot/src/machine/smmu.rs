@@ -37,6 +37,9 @@ pub struct SmmuInterrupts {
 pub struct Smmu {
     /// Its registers, page 0 and page 1.
     pub registers: Range<PhysAddr>,
+    /// Whether what belongs in page 1 is in page 0:
+    /// `cavium,cn9900-broken-page1-regspace`.
+    pub page_0_only: bool,
     /// Its interrupts.
     pub interrupts: SmmuInterrupts,
     /// Whether its walks and queue accesses are coherent with the CPUs'
@@ -192,6 +195,9 @@ fn one<'a>(
     });
     Ok(Smmu {
         registers: first(fdt, node)?,
+        page_0_only: node
+            .property(b"cavium,cn9900-broken-page1-regspace")
+            .is_some(),
         interrupts,
         coherent: is_coherent(fdt, node),
         phandle: node.phandle(),

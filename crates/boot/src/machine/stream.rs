@@ -38,13 +38,24 @@ struct Mentions {
     /// It names something else, or cannot be read: some of what it does may pass
     /// no SMMU that the hypervisor drives.
     other: bool,
+    /// It names streams.
+    streams: bool,
 }
+
+/// Every stream, none twice, and the nodes that name some. Of streams that several
+/// nodes name, the first has them.
+pub(super) type Found = (
+    List<StreamRange, STREAM_RANGE_LIMIT>,
+    List<NodeId, STREAM_RANGE_LIMIT>,
+);
 
 struct Reader<'a, 'm> {
     fdt: Fdt<'a>,
     smmus: &'m List<Smmu, SMMU_LIMIT>,
     streams: List<StreamRange, STREAM_RANGE_LIMIT>,
     foreign: usize,
+    /// What was odd in the node that is read.
+    odd: List<Odd, 4>,
 }
 
 /// Every stream that an enabled node of the tree names, unless the node also names
@@ -54,26 +65,37 @@ pub(super) fn read(
     fdt: &Fdt<'_>,
     smmus: &List<Smmu, SMMU_LIMIT>,
     odd: &mut Oddities,
-) -> Result<List<StreamRange, STREAM_RANGE_LIMIT>, BootError> {
+) -> Result<Found, BootError> {
+    let mut nodes = List::new();
     let mut reader = Reader {
         fdt: *fdt,
         smmus,
         streams: List::new(),
         foreign: 0,
+        odd: List::new(),
     };
     for (_, node) in fdt.nodes().filter(|(_, node)| node.is_enabled()) {
         let before = reader.streams.len();
         let mut mentions = Mentions::default();
         reader.direct(node, &mut mentions)?;
         reader.map(node, &mut mentions)?;
+        for found in core::mem::take(&mut reader.odd).iter() {
+            odd.add(node.id(), *found);
+        }
         if mentions.other && mentions.smmu {
             odd.add(node.id(), Odd::StreamsUnclear);
         }
         while mentions.other && reader.streams.len() > before {
             reader.streams.pop();
         }
+        if mentions.streams && !mentions.other {
+            nodes.push(node.id()).map_err(|_| BootError::TooMany {
+                what: "nodes with streams",
+                limit: STREAM_RANGE_LIMIT,
+            })?;
+        }
     }
-    Ok(reader.streams)
+    Ok((reader.streams, nodes))
 }
 
 impl<'a> Reader<'a, '_> {
@@ -96,7 +118,10 @@ impl<'a> Reader<'a, '_> {
             };
             mentions.smmu = true;
             match take_cells(&mut rest, 1) {
-                Some(stream) => self.add(node, "iommus", smmu, stream, 1)?,
+                Some(stream) => {
+                    mentions.streams = true;
+                    self.add(node, "iommus", smmu, stream, 1)?;
+                }
                 None => {
                     mentions.other = true;
                     break;
@@ -136,13 +161,13 @@ impl<'a> Reader<'a, '_> {
             };
             mentions.smmu = true;
             if length == 0 || requester + length > 0x1_0000 {
-                let right = "at least one requester ID and none above 0xffff";
-                return Err(node.bad_value(name, length, right));
+                let _ = self.odd.push(Odd::MapEntry);
             }
             // What is above the mask is never looked up.
             let reachable = (u64::from(mask) + 1).saturating_sub(requester);
             let length = length.min(reachable);
             if length > 0 {
+                mentions.streams = true;
                 self.add(node, name, smmu, stream, length)?;
             }
         }
@@ -181,26 +206,39 @@ impl<'a> Reader<'a, '_> {
         });
         let (first, last) =
             ids.ok_or_else(|| node.bad_value(property, first, "StreamIDs of 32 bits"))?;
-        let twice =
-            |other: &&StreamRange| other.smmu == smmu && other.first <= last && first <= other.last;
-        if let Some(other) = self.streams.iter().find(twice) {
-            return Err(BootError::DuplicateStream {
-                stream: first.max(other.first),
-                first: self.fdt.path(other.node),
-                second: self.fdt.path(node.id()),
-            });
+        let pcie = property == "iommu-map";
+        let mut next = Some(first);
+        while let Some(at) = next.filter(|at| *at <= last) {
+            let has = |other: &&mut StreamRange| {
+                other.smmu == smmu && (other.first..=other.last).contains(&at)
+            };
+            if let Some(other) = self.streams.iter_mut().find(has) {
+                let _ = self.odd.push(match other.node == node.id() {
+                    true => Odd::StreamTwice,
+                    false => Odd::StreamShared,
+                });
+                // Of a PCIe device's, whoever else has it.
+                other.pcie |= pcie;
+                next = other.last.checked_add(1);
+                continue;
+            }
+            let above = self.streams.iter().filter(|other| other.smmu == smmu);
+            let above = above.map(|other| other.first).filter(|other| *other > at);
+            let end = above.min().map_or(last, |above| last.min(above - 1));
+            let range = StreamRange {
+                smmu,
+                first: at,
+                last: end,
+                pcie,
+                node: node.id(),
+            };
+            self.streams.push(range).map_err(|_| BootError::TooMany {
+                what: "ranges of streams",
+                limit: STREAM_RANGE_LIMIT,
+            })?;
+            next = end.checked_add(1);
         }
-        let range = StreamRange {
-            smmu,
-            first,
-            last,
-            pcie: property == "iommu-map",
-            node: node.id(),
-        };
-        self.streams.push(range).map_err(|_| BootError::TooMany {
-            what: "ranges of streams",
-            limit: STREAM_RANGE_LIMIT,
-        })
+        Ok(())
     }
 }
 

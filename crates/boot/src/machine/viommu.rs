@@ -10,8 +10,10 @@
 //! stream is its StreamID, with the index of its SMMU in the upper four bits: on
 //! a machine with one SMMU the StreamID itself.
 
-use super::emulated::spare_lines;
+use super::emulated::{foreign_line, spare_lines};
+use super::odd::Oddities;
 use super::smmu::{SMMU_LIMIT, Smmu};
+use super::spare::Spare;
 use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
 use super::{HostLineList, Machine};
 use crate::error::BootError;
@@ -70,13 +72,16 @@ impl Machine {
 /// The virtio-iommu in the place of `smmus`; `None` where there are none.
 ///
 /// # Errors
-/// - [`BootError::NoSpareInterrupt`] when no SMMU has an SPI to spare
+/// - [`BootError::NoSpareInterrupt`] when no SMMU has an SPI to spare and every
+///   other one is a device's
 /// - [`BootError::PropertyValue`] when the first SMMU's registers are no page
 /// - [`BootError::StreamTooLarge`] for a StreamID that makes no endpoint number
 pub(super) fn read(
     fdt: &Fdt<'_>,
     smmus: &List<Smmu, SMMU_LIMIT>,
     streams: &List<StreamRange, STREAM_RANGE_LIMIT>,
+    spare: &Spare<'_>,
+    odd: &mut Oddities,
 ) -> Result<Option<Viommu>, BootError> {
     let Some(first) = smmus.get(0) else {
         return Ok(None);
@@ -104,8 +109,11 @@ pub(super) fn read(
     let none = HostLineList::new();
     let lines = smmus
         .iter()
-        .find_map(|smmu| spare_lines(smmus, smmu, &none))
-        .ok_or(BootError::NoSpareInterrupt { node: first.path })?;
+        .find_map(|smmu| spare_lines(smmus, smmu, &none));
+    let lines = match lines {
+        Some(lines) => lines,
+        None => foreign_line(smmus, first, &none, spare, odd)?,
+    };
     Ok(Some(Viommu {
         registers: page,
         line: lines.event(),

@@ -2,11 +2,30 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use portcullis_addr::{PhysAddr, Range};
-use portcullis_boot::{Fdt, Machine};
+use portcullis_boot::{Fdt, Hardware, Machine};
 
 /// `start..start + size`.
 pub fn range(start: u64, size: u64) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(start), size).unwrap()
+}
+
+/// What a machine says of itself.
+pub struct Board {
+    /// Where RAM ends that all reach.
+    pub end: u64,
+    /// One more than the INTID of its last SPI.
+    pub spis: u32,
+}
+
+impl Hardware for Board {
+    fn memory_end(&self) -> PhysAddr {
+        PhysAddr::new(self.end)
+    }
+
+    fn spi_end(&self, registers: Range<PhysAddr>) -> u32 {
+        assert_eq!(registers.start(), PhysAddr::new(0x800_0000));
+        self.spis
+    }
 }
 
 /// Big-endian cells.

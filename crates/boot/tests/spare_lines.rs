@@ -1,0 +1,140 @@
+//! SMMUs with no interrupt to spare: the host's are on an SPI that the distributor has
+//! and that nothing in the tree names. (tegra264 and versal-net have one line for
+//! all, `combined`.)
+
+mod support;
+
+use portcullis_boot::{BootError, Fdt, HostLines, HostTreePlan, Machine, Odd};
+use support::{Board, Tree, cells, machine};
+
+const MODES: [&str; 2] = ["host-iommu=nested", "host-iommu=paravirt"];
+
+/// A machine whose SMMU has one line, to which the hypervisor listens.
+fn combined(mode: &str) -> Tree {
+    let mut tree = machine();
+    let smmu = tree.at("smmu@9050000");
+    smmu.set("interrupts", cells(&[0, 74, 4]));
+    smmu.set("interrupt-names", *b"eventq\0");
+    tree.at("chosen")
+        .set("bootargs", [mode.as_bytes(), b"\0"].concat());
+    tree
+}
+
+fn on(spis: u32) -> Board {
+    Board {
+        end: u64::MAX,
+        spis,
+    }
+}
+
+/// The INTID that the host gets where 288 are implemented.
+fn line(tree: &Tree) -> Option<u32> {
+    let machine = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap();
+    let line = machine.host_lines.iter().next();
+    line.map(HostLines::event)
+        .or(machine.viommu.map(|viommu| viommu.line))
+}
+
+#[test]
+fn the_highest_that_no_node_names() {
+    for mode in MODES {
+        let mut tree = combined(mode);
+        assert_eq!(line(&tree), Some(287), "{mode}");
+        let blob = tree.flatten();
+        let machine = Machine::from_fdt_on(&blob, &on(288)).unwrap();
+        let odd: Vec<_> = machine.odd.iter().map(|(_, odd)| odd).collect();
+        assert_eq!(odd, [Odd::NoSpareInterrupt]);
+        // The host's tree has it as SPI 255, an edge.
+        let fdt = Fdt::new(&blob).unwrap();
+        let plan = HostTreePlan::new(&machine, &[], true);
+        let mut out = vec![0; plan.bytes_needed(&fdt)];
+        let size = plan.write(&fdt, &mut out).unwrap();
+        let host = Fdt::new(&out[..size]).unwrap();
+        let named = host
+            .nodes()
+            .any(|(_, node)| node.property(b"interrupts") == Some(&cells(&[0, 255, 1])[..]));
+        assert!(named, "{mode}");
+        // One of its own goes first.
+        let smmu = tree.at("smmu@9050000");
+        smmu.set("interrupts", cells(&[0, 74, 4, 0, 75, 1]));
+        smmu.set("interrupt-names", *b"eventq\0priq\0");
+        assert_eq!(line(&tree), Some(32 + 75), "{mode}");
+    }
+}
+
+/// Whatever a node says of an SPI, in whatever property, leaves it alone.
+#[test]
+fn what_a_node_names_is_left_alone() {
+    let named = [
+        ("interrupts", cells(&[0, 254, 4, 0, 255, 4])),
+        (
+            "interrupts-extended",
+            cells(&[7, 1, 1, 0, 254, 4, 1, 0, 255, 4]),
+        ),
+        // A bus address of no cells, and one of two.
+        (
+            "interrupt-map",
+            cells(&[0, 0, 0, 1, 1, 0, 254, 4, 0, 0, 0, 2, 1, 0, 0, 0, 255, 4]),
+        ),
+        ("mbi-ranges", cells(&[286, 2])),
+        ("marvell,spi-ranges", cells(&[254, 2])),
+        ("qcom,pdc-ranges", cells(&[0, 254, 2])),
+        ("ti,interrupt-ranges", cells(&[0, 286, 2])),
+        ("msi-ranges", cells(&[1, 0, 254, 1, 2])),
+    ];
+    for (name, value) in named {
+        let mut tree = combined(MODES[0]);
+        tree.children.push(Tree::new("device").with(name, value));
+        assert_eq!(line(&tree), Some(285), "{name}");
+    }
+    for (first, size) in [
+        ("arm,msi-base-spi", "arm,msi-num-spis"),
+        ("al,msi-base-spi", "al,msi-num-spis"),
+    ] {
+        let mut tree = combined(MODES[0]);
+        let node = Tree::new("device")
+            .with(first, cells(&[200]))
+            .with(size, cells(&[88]));
+        tree.children.push(node);
+        assert_eq!(line(&tree), Some(199), "{first}");
+    }
+    // Numbers that are none.
+    let mut tree = combined(MODES[0]);
+    let node = Tree::new("device")
+        .with("interrupts", cells(&[0, u32::MAX, 4, 1, 255, 4]))
+        .with("mbi-ranges", cells(&[u32::MAX, u32::MAX, 7]))
+        .with("interrupts-extended", cells(&[1]));
+    tree.children.push(node);
+    assert_eq!(line(&tree), Some(287));
+}
+
+#[test]
+fn each_smmu_has_one_of_its_own() {
+    let mut tree = combined(MODES[0]);
+    let mut second = tree.at("smmu@9050000").clone();
+    second.name = "smmu@9150000".into();
+    second.set("reg", support::reg(&[(0x915_0000, 0x2_0000)]));
+    second.set("phandle", cells(&[9]));
+    second.set("interrupts", cells(&[0, 255, 4]));
+    tree.children.push(second);
+    let machine = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap();
+    let lines: Vec<_> = machine.host_lines.iter().copied().collect();
+    assert_eq!(lines, [HostLines::Combined(286), HostLines::Combined(285)]);
+}
+
+#[test]
+fn there_may_be_none() {
+    for mode in MODES {
+        let blob = combined(mode).flatten();
+        for spis in [0, 32] {
+            let error = Machine::from_fdt_on(&blob, &on(spis)).unwrap_err();
+            assert!(matches!(error, BootError::NoSpareInterrupt { .. }));
+        }
+        // A distributor in RAM is not asked.
+        let mut tree = combined(mode);
+        tree.at("memory@40000000")
+            .set("reg", support::reg(&[(0, 0x8000_0000)]));
+        let error = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap_err();
+        assert!(matches!(error, BootError::NoSpareInterrupt { .. }));
+    }
+}
