@@ -173,14 +173,17 @@ fn add_memory(tree: &mut DeviceTree) -> Result<()> {
 
 /// Every range that the tree reserves.
 fn reserved(tree: &DeviceTree) -> Vec<(u64, u64)> {
-    let nodes = Nodes::of(&tree.root);
     let reservations = tree.memory_reservations.iter();
     let mut all: Vec<_> = reservations.map(|r| (r.address(), r.size())).collect();
-    for (index, place) in nodes.iter().enumerate() {
-        if place.path.starts_with("/reserved-memory/") {
-            all.extend(nodes.registers(index));
+    // Addresses in it are physical ones, whatever its `ranges` says: so Linux reads it.
+    if let Some(parent) = (&tree.root).child("reserved-memory") {
+        let cells = Cells::of(parent);
+        for node in parent.children() {
+            let reg = value(node, "reg").unwrap_or_default();
+            all.extend(entries(&reg, [cells.address, cells.size]).map(|[at, size]| (at, size)));
         }
     }
+    all.retain(|(_, size)| *size > 0);
     all
 }
 
