@@ -3,7 +3,7 @@
 //! plain accesses of the same registers give. What the hypervisor does not carry out is
 //! an external abort.
 
-use crate::{GICD, GICR, SMMU};
+use crate::{GICD, GICR, SMMU, other};
 use core::arch::asm;
 use portcullis_hostile::{Checks, DATA, NONE, exception, read, read8, read64, write, write64};
 
@@ -66,6 +66,7 @@ pub fn at_gic(checks: &mut Checks) {
     at_redistributor(checks);
     stack_pointer(checks);
     refused(checks);
+    rewritten(checks);
 }
 
 /// Four words that differ, and one behind.
@@ -298,7 +299,75 @@ fn stack_pointer(checks: &mut Checks) {
         (value, after),
         (first, PRIORITIES + 16),
     );
+    let (value, after): (u64, u64);
+    // SAFETY: likewise, of the stack pointer that is EL0's.
+    unsafe {
+        asm!("msr spsel, #0", "mov sp, {a}", "ldr {v:w}, [sp, #4]!", "mov {a}, sp",
+             "msr spsel, #1", a = inout(reg) PRIORITIES - 4 => after, v = out(reg) value);
+    }
+    checks.equal("load_from_sp_el0", (value, after), (first, PRIORITIES));
 }
+
+/// Another CPU rewrites the instruction between its abort and the moment at which the
+/// hypervisor reads it. What is carried out is one that was there, as a whole, or the CPU
+/// gets an abort; and the hypervisor goes on.
+fn rewritten(checks: &mut Checks) {
+    const LOAD_POST: u32 = 0xb840_4420; // ldr w0, [x1], #4
+    const LOAD_PAIR_POST: u32 = 0x28c1_0820; // ldp w0, w2, [x1], #8
+    const EXCLUSIVE: u32 = 0x885f_7c20; // ldxr w0, [x1]
+    const NOP: u32 = 0xd503_201f;
+    /// Loads that are waited for, and rounds at most: most find something else there.
+    const LOADS: u32 = 4000;
+    const ROUNDS: u32 = 50_000_000;
+    let [first, second, ..] = set_priorities();
+    let here: u64;
+    // SAFETY: the address of an instruction that may be rewritten: this kernel runs with
+    // translation off.
+    unsafe {
+        asm!("adrp {h}, rewritten_instruction", "add {h}, {h}, :lo12:rewritten_instruction",
+             h = out(reg) here);
+    }
+    if !other::rewrite(here, [LOAD_POST, NOP, LOAD_PAIR_POST, EXCLUSIVE]) {
+        return;
+    }
+    let (mut wrong, mut loaded) = (0, 0);
+    for _ in 0..ROUNDS {
+        if loaded == LOADS {
+            break;
+        }
+        let (mut one, mut two, mut at) = (OLD, OLD, PRIORITIES);
+        let caught = exception(|| {
+            // SAFETY: whichever of the four it is.
+            unsafe {
+                asm!("bl rewritten_instruction", inout("x0") one, inout("x1") at,
+                     inout("x2") two, out("x30") _);
+            }
+        });
+        let whole = match at.wrapping_sub(PRIORITIES) {
+            0 => (one, two) == (OLD, OLD),
+            4 => (caught, one, two) == (NONE, first, OLD),
+            8 => (caught, one, two) == (NONE, first, second),
+            _ => false,
+        };
+        wrong += u32::from(!whole || ![NONE, DATA].contains(&caught));
+        loaded += u32::from(at != PRIORITIES);
+    }
+    other::end();
+    checks.equal("rewritten_instruction", wrong, 0);
+    checks.equal("rewritten_instruction_loads", loaded, LOADS);
+}
+
+core::arch::global_asm!(
+    r#"
+    .text
+    .global rewritten_instruction
+    .balign 64
+rewritten_instruction:
+    ldr     w0, [x1], #4
+    ret
+    .balign 64
+    "#
+);
 
 /// What is not carried out; no register of the CPU's or the GIC's changes.
 fn refused(checks: &mut Checks) {
