@@ -79,9 +79,8 @@ fn attacks_on(cpu: &str, arguments: &str, hollow: bool) -> Vec<Event> {
     assert!(count("cpu_fault") >= faults, "{}", vm.tails());
     assert_eq!(count("smc_denied"), 3, "{}", vm.tails());
     for reason in refused_accesses(cpu) {
-        let named = |event: &Event| {
-            event.kind() == "access_refused" && event.get("reason") == Some(reason)
-        };
+        let named =
+            |event: &Event| event.kind() == "access_refused" && event.get("reason") == Some(reason);
         assert!(events.iter().any(named), "{reason}\n{}", vm.tails());
     }
     let exits = events
