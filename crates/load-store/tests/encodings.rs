@@ -152,3 +152,24 @@ fn the_stack_pointer_is_no_target() {
         assert!(Access::decode(instruction).is_ok(), "{instruction:#010x}");
     }
 }
+
+/// What cannot have caused an abort may be there only since, and is worth another try;
+/// what can have is what was executed.
+#[test]
+fn only_what_never_aborts_may_be_new() {
+    for (instruction, may_be_new) in [
+        (0xd503_201f, true),  // NOP
+        (0xd420_0000, true),  // BRK #0
+        (0xf980_0020, true),  // PRFM
+        (0xe940_0820, true),  // nothing that is known
+        (0xc85f_7c20, false), // LDXR
+        (0xb820_0020, false), // LDADD
+        (0x0c40_7020, false), // LD1
+        (0xd50b_7420, false), // DC ZVA
+        (0xf840_8421, false), // LDR X1, [X1], #8
+    ] {
+        let refused = Access::decode(instruction).expect_err("refused");
+        assert_eq!(refused.may_be_new(), may_be_new, "{instruction:#010x}");
+    }
+    assert!(Refused::Another.may_be_new() && !Refused::CrossesPage.may_be_new());
+}
