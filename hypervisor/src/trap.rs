@@ -138,8 +138,9 @@ fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
         Class::DataAbort => data_abort(cpu, frame, esr),
         Class::InstructionAbort => {
             cpu.count(Reason::FetchAbort);
-            report_cpu_fault(cpu, frame, esr, fault_ipa(esr), "execute");
-            host::inject_abort(frame, esr, read_sysreg!("far_el2"));
+            let far = read_sysreg!("far_el2");
+            report_cpu_fault(cpu, frame, (esr, far), fault_ipa(esr), "execute");
+            host::inject_abort(frame, esr, far);
         }
         Class::Other => {
             cpu.count(Reason::Other);
@@ -212,7 +213,8 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     #[cfg(feature = "provoke")]
     crate::provoke::maybe(frame, esr, ipa.unwrap_or(0));
     let write = esr >> 6 & 1 != 0;
-    report_cpu_fault(cpu, frame, esr, ipa, if write { "write" } else { "read" });
+    let access = if write { "write" } else { "read" };
+    report_cpu_fault(cpu, frame, (esr, far), ipa, access);
     host::inject_abort(frame, esr, far);
 }
 
@@ -236,14 +238,20 @@ impl core::fmt::Display for Address {
     }
 }
 
-fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: Option<u64>, access: &str) {
+fn report_cpu_fault(
+    cpu: &percpu::PerCpu,
+    frame: &Frame,
+    (esr, far): (u64, u64),
+    ipa: Option<u64>,
+    access: &str,
+) {
     if let Some(dropped) = CPU_FAULTS.take() {
         warning!(
             "event=cpu_fault cpu={:#x} address={} access={access} va={:#x} pc={:#x} \
              el={} walk={} entries={} dropped={dropped}",
             cpu.mpidr.load(core::sync::atomic::Ordering::Relaxed),
             Address(ipa),
-            read_sysreg!("far_el2"),
+            far,
             frame.elr,
             frame.spsr >> 2 & 3,
             // S1PTW: the host's own table walk went there.

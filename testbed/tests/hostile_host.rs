@@ -102,6 +102,7 @@ fn refused_accesses(cpu: &str) -> Vec<&'static str> {
         "an exclusive access to an emulated register",
         "a load or store of SIMD structures at an emulated register",
         "an access to emulated registers that crosses a page",
+        "a cache instruction on an emulated register",
     ];
     if cpu != "cortex-a57" {
         all.push("an atomic instruction on an emulated register");

@@ -3,7 +3,7 @@
 //! plain accesses of the same registers give. What the hypervisor does not carry out is
 //! an external abort.
 
-use crate::{GICD, GICR, SMMU, other};
+use crate::{GICD, GICR, SMMU, other, stage1};
 use core::arch::asm;
 use portcullis_hostile::{Checks, DATA, NONE, exception, read, read8, read64, write, write64};
 
@@ -66,6 +66,7 @@ pub fn at_gic(checks: &mut Checks) {
     at_redistributor(checks);
     stack_pointer(checks);
     refused(checks);
+    with_translation(checks);
     rewritten(checks);
 }
 
@@ -368,6 +369,40 @@ rewritten_instruction:
     .balign 64
     "#
 );
+
+/// The same by this kernel's own translation, which the instruction is read through;
+/// and where that says that registers are memory.
+fn with_translation(checks: &mut Checks) {
+    let [first, second, ..] = set_priorities();
+    let at = stage1::AS_MEMORY + PRIORITIES;
+    let mut all = [(NONE, [OLD; 2], 0); 4];
+    let mut zeroed = NONE;
+    stage1::with(|| {
+        all = [
+            general!("ldr {v:w}, [{a}], #4", PRIORITIES, OLD, OLD),
+            general!("ldp {v:w}, {w:w}, [{a}], #8", at, OLD, OLD),
+            // Not aligned: as plain loads of 32 bits there are, each reads as zero.
+            general!("ldp {v:w}, {w:w}, [{a}], #8", at + 2, OLD, OLD),
+            general!("ldr {v:w}, [{a}]", at + 2, OLD, OLD),
+        ];
+        zeroed = general!("dc zva, {a}", at, OLD, OLD).0;
+    });
+    let [post, pair, odd, plain] = all;
+    checks.equal(
+        "translated_post",
+        post,
+        (NONE, [first, OLD], PRIORITIES + 4),
+    );
+    checks.equal("translated_pair", pair, (NONE, [first, second], at + 8));
+    let wanted = if plain.0 == NONE {
+        (NONE, [plain.1[0]; 2], at + 10)
+    } else {
+        (plain.0, [OLD; 2], at + 2)
+    };
+    checks.equal("translated_odd_pair", odd, wanted);
+    checks.equal("translated_zeroing", zeroed, DATA);
+    checks.equal("translated_zeroing", set_priorities()[0], first);
+}
 
 /// What is not carried out; no register of the CPU's or the GIC's changes.
 fn refused(checks: &mut Checks) {
