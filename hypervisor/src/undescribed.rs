@@ -5,10 +5,10 @@
 //! says where that agrees with what hardware says of the abort; `portcullis-load-store`
 //! decides. Each access of a register goes to the device in the way that a plain one of
 //! its width does, with the syndrome that hardware would give that: what the device
-//! ignores or refuses of the one, it does of the other, and the way itself is no longer.
-//! Also where the host's data is big-endian: SCTLR_EL1.EE and E0E are looked at for
-//! neither. What is refused gets the external abort that it would get without all
-//! this, and a line in the log.
+//! ignores or refuses of the one, it does of the other, and the code of that way is as it
+//! would be without this module. Also where the host's data is big-endian: SCTLR_EL1.EE
+//! and E0E are looked at for neither. What is refused gets the external abort that it
+//! would get without all this, and a line in the log.
 
 use crate::log::{RateLimit, warning};
 use crate::percpu::{PerCpu, Reason};
@@ -30,8 +30,9 @@ static REFUSED: RateLimit = RateLimit::new();
 enum Reject {
     #[error("{0}")]
     Refused(#[from] Refused),
-    /// It was fetched from there a moment ago, so that another CPU has changed the
-    /// tables since, or they permit nothing but execution.
+    /// The host's translation of the PC, or of the address that was accessed, is gone.
+    /// It was there a moment ago, so that another CPU has changed the tables since, or
+    /// they permit EL1 no load there.
     #[error("an access to an emulated register by an instruction that cannot be read")]
     Untranslated,
     /// EL2 reads nothing but memory of the host's, which devices are not.
@@ -68,20 +69,17 @@ pub fn carry_out(cpu: &PerCpu, frame: &mut Frame, esr: u64, ipa: Option<u64>) ->
         return false;
     }
     let far = read_sysreg!("far_el2");
-    // As in `nested::store`: where the address translates no longer, or to something
-    // else, the access is done again under the new tables.
-    let Some(ipa) = ipa.or_else(|| host_ipa(far)) else {
-        cpu.count(Reason::Other);
-        return true;
+    // Only a permission fault leaves it open (see `nested::store`).
+    let emulated = match ipa.or_else(|| host_ipa(far)) {
+        Some(ipa) if nested::is_register(ipa) => Some(ipa),
+        Some(ipa) if !shown && (gic::is_filtered(ipa) || paravirt::is_register(ipa)) => Some(ipa),
+        _ => None,
     };
-    let emulated =
-        nested::is_register(ipa) || !shown && (gic::is_filtered(ipa) || paravirt::is_register(ipa));
-    if !emulated {
-        if shown {
-            cpu.count(Reason::Other);
-        }
-        return shown;
-    }
+    let Some(ipa) = emulated else {
+        // Pages that the host may not write have registers. Where the address translates
+        // no longer, or to something else, the access is done again under the new tables.
+        return shown && send_back(cpu, frame.elr, Reject::Untranslated);
+    };
     let direction = if esr & 1 << 6 != 0 {
         Direction::Store
     } else {
@@ -138,8 +136,8 @@ fn place(instruction: u32, frame: &mut Frame, abort: Abort) -> Result<Placed, Re
 /// Whether the host's CPU is to do once more what is at `pc` now. Where `reject` says
 /// that it cannot have caused the abort, another CPU has rewritten it between the abort
 /// and the load, as kernels do with breakpoints, and the new instruction does not come
-/// here. One that does at the same address gets an abort: that a CPU does for ever what
-/// EL2 does not understand helps nobody.
+/// here. One that does at the same address gets an abort: a CPU that does for ever what
+/// EL2 does not understand would hang without a word.
 fn send_back(cpu: &PerCpu, pc: u64, reject: Reject) -> bool {
     let again = reject.may_be_new() && cpu.sent_back.load(Ordering::Relaxed) != pc;
     let next = if again { pc } else { u64::MAX };
