@@ -259,6 +259,13 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
     true
 }
 
+/// Whether `ipa` is in the page of its registers.
+#[must_use]
+pub fn is_register(ipa: u64) -> bool {
+    let registers = PARAVIRT.get().map(|paravirt| paravirt.registers);
+    registers.is_some_and(|registers| registers.contains(PhysAddr::new(ipa)))
+}
+
 /// What a load makes of a value: some repeat its sign (DDI 0487, ESR_EL2: SSE,
 /// SF, SAS).
 fn extended(value: u64, esr: u64) -> u64 {
