@@ -14,7 +14,7 @@
 
 mod emulate;
 
-pub use emulate::{Access, Outcome, mmio, sysreg_trap};
+pub use emulate::{Access, Outcome, is_filtered, mmio, sysreg_trap};
 
 use crate::lock::Mutex;
 use crate::log::{RateLimit, warning};

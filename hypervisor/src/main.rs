@@ -16,6 +16,7 @@
 //! | `inherited` | what an earlier stage may have left in registers |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
 //! | `lock`, `log` | locks in order, and the log |
+//! | `undescribed`, `vector` | accesses that no syndrome describes |
 //! | `fixup` | accesses that survive an external abort |
 //! | `fatal` | when EL2 itself fails |
 #![no_std]
@@ -50,3 +51,5 @@ mod refusal;
 mod smmu;
 mod sysreg;
 mod trap;
+mod undescribed;
+mod vector;

@@ -56,6 +56,12 @@ pub fn store(cpu: &PerCpu, frame: &mut Frame, esr: u64, far: u64) -> bool {
     true
 }
 
+/// Whether registers of an emulated SMMU or ITS are at `ipa`, reserved ones among them.
+#[must_use]
+pub fn is_register(ipa: u64) -> bool {
+    smmu::absent(ipa) || its::is_register(ipa)
+}
+
 /// Answers an access to registers that are reserved, and absent from stage 2:
 /// they read as zero and ignore writes (IHI 0070, 6.1). `false` when the address
 /// is none of an emulated SMMU or ITS.

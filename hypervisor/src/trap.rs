@@ -4,8 +4,8 @@
 use crate::fatal::park_if_failed;
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
-use crate::sysreg::{host_ipa, read_sysreg};
-use crate::{gic, host, nested, paravirt, psci, smmu};
+use crate::sysreg::{host_ipa, isb, read_sysreg, write_sysreg};
+use crate::{gic, host, nested, paravirt, psci, smmu, undescribed};
 use portcullis_cpu::{Class, Midr, SError, SErrorAnswer, Syndrome};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
@@ -75,6 +75,47 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
     }
 }
 
+/// What became of an access that was put in the place of the host's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Described {
+    /// It is done, and this is what a load gets.
+    Done(u64),
+    /// It is to be done again.
+    Again,
+    /// It ends in an abort.
+    Aborted,
+}
+
+/// Handles an access between a device and a register that holds `value`, as if
+/// hardware had said of it what `abort`, `va` and `ipa` say. It comes to the emulation
+/// in the same way as an access of the host's, whose own way is no longer for that.
+///
+/// What hardware has said of an earlier abort is lost.
+pub fn described(spsr: u64, abort: Syndrome, va: u64, ipa: u64, value: u64) -> Described {
+    const STEP: u64 = 4;
+    let mut frame = Frame {
+        x: [0; 31],
+        elr: 0,
+        spsr,
+        _pad: 0,
+    };
+    frame.x[0] = value;
+    // SAFETY: they describe an exception to EL2, and nothing else uses them.
+    unsafe {
+        write_sysreg!("esr_el2", abort.0);
+        write_sysreg!("far_el2", va);
+        write_sysreg!("hpfar_el2", ipa >> 8 & 0xfff_ffff_fff0);
+    }
+    isb();
+    lower_sync(&mut frame);
+    match frame.elr {
+        STEP => Described::Done(frame.x[0]),
+        0 => Described::Again,
+        // The vector of the host's.
+        _ => Described::Aborted,
+    }
+}
+
 #[inline(never)]
 fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
     match Syndrome(esr).class() {
@@ -97,8 +138,9 @@ fn other_sync(cpu: &'static percpu::PerCpu, frame: &mut Frame, esr: u64) {
         Class::DataAbort => data_abort(cpu, frame, esr),
         Class::InstructionAbort => {
             cpu.count(Reason::FetchAbort);
-            report_cpu_fault(cpu, frame, esr, fault_ipa(esr), "execute");
-            host::inject_abort(frame, esr, read_sysreg!("far_el2"));
+            let far = read_sysreg!("far_el2");
+            report_cpu_fault(cpu, frame, (esr, far), fault_ipa(esr), "execute");
+            host::inject_abort(frame, esr, far);
         }
         Class::Other => {
             cpu.count(Reason::Other);
@@ -164,11 +206,15 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
     if ipa.is_some_and(|ipa| nested::reserved(cpu, frame, esr, ipa)) {
         return;
     }
+    if undescribed::carry_out(cpu, frame, esr, ipa) {
+        return;
+    }
     cpu.count(Reason::DataAbort);
     #[cfg(feature = "provoke")]
     crate::provoke::maybe(frame, esr, ipa.unwrap_or(0));
     let write = esr >> 6 & 1 != 0;
-    report_cpu_fault(cpu, frame, esr, ipa, if write { "write" } else { "read" });
+    let access = if write { "write" } else { "read" };
+    report_cpu_fault(cpu, frame, (esr, far), ipa, access);
     host::inject_abort(frame, esr, far);
 }
 
@@ -192,14 +238,20 @@ impl core::fmt::Display for Address {
     }
 }
 
-fn report_cpu_fault(cpu: &percpu::PerCpu, frame: &Frame, esr: u64, ipa: Option<u64>, access: &str) {
+fn report_cpu_fault(
+    cpu: &percpu::PerCpu,
+    frame: &Frame,
+    (esr, far): (u64, u64),
+    ipa: Option<u64>,
+    access: &str,
+) {
     if let Some(dropped) = CPU_FAULTS.take() {
         warning!(
             "event=cpu_fault cpu={:#x} address={} access={access} va={:#x} pc={:#x} \
              el={} walk={} entries={} dropped={dropped}",
             cpu.mpidr.load(core::sync::atomic::Ordering::Relaxed),
             Address(ipa),
-            read_sysreg!("far_el2"),
+            far,
             frame.elr,
             frame.spsr >> 2 & 3,
             // S1PTW: the host's own table walk went there.

@@ -1,6 +1,8 @@
 //! Running a command for a bounded time.
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,13 +18,15 @@ pub(crate) struct Done {
     pub(crate) took: Duration,
 }
 
-/// Runs `command` to its end, or stops it after `patience`.
+/// Runs `command` to its end, or stops it after `patience`, with all that it has
+/// started: cargo's tests hold its pipes and would go on without it.
 pub(crate) fn run(command: &mut Command, patience: Duration) -> io::Result<Done> {
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()?;
     // Both are read all the time: a full pipe would stop the child.
     let output = child.stdout.take().map(collect);
@@ -32,7 +36,8 @@ pub(crate) fn run(command: &mut Command, patience: Duration) -> io::Result<Done>
             break Some(status);
         }
         if start.elapsed() > patience {
-            child.kill()?;
+            // It is not waited for yet, so that its number is nobody else's.
+            kill_process_group(Pid::from_child(&child), Signal::KILL)?;
             child.wait()?;
             break None;
         }
@@ -58,4 +63,19 @@ fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
         let _ = pipe.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shell's child has the pipe, and would have it for a minute.
+    #[test]
+    fn what_a_command_started_is_stopped_with_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & wait"]);
+        let done = run(&mut command, Duration::from_millis(200)).unwrap();
+        assert!(done.status.is_none());
+        assert!(done.took < Duration::from_secs(30), "{:?}", done.took);
+    }
 }

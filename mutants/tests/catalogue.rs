@@ -36,6 +36,7 @@ fn there_are_enough_and_each_says_what_is_wrong() {
             "ownership",
             "isolation",
             "cpu",
+            "load-store",
             "virtio-iommu-device",
         ];
         let inside = |room: &str| mutant.file.starts_with(format!("crates/{room}/src"));

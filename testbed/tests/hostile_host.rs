@@ -78,6 +78,11 @@ fn attacks_on(cpu: &str, arguments: &str, hollow: bool) -> Vec<Event> {
     let count = |kind: &str| events.iter().filter(|event| event.kind() == kind).count();
     assert!(count("cpu_fault") >= faults, "{}", vm.tails());
     assert_eq!(count("smc_denied"), 3, "{}", vm.tails());
+    for reason in refused_accesses(cpu) {
+        let named =
+            |event: &Event| event.kind() == "access_refused" && event.get("reason") == Some(reason);
+        assert!(events.iter().any(named), "{reason}\n{}", vm.tails());
+    }
     let exits = events
         .iter()
         .find(|event| event.kind() == "exit_counts")
@@ -89,6 +94,20 @@ fn attacks_on(cpu: &str, arguments: &str, hollow: bool) -> Vec<Event> {
     assert_eq!(exits.number("refused_calls"), Some(4));
     assert!(exits.number("refused_gic_writes") >= Some(4));
     events
+}
+
+/// Why accesses to emulated registers are not carried out.
+fn refused_accesses(cpu: &str) -> Vec<&'static str> {
+    let mut all = vec![
+        "an exclusive access to an emulated register",
+        "a load or store of SIMD structures at an emulated register",
+        "an access to emulated registers that crosses a page",
+        "a cache instruction on an emulated register",
+    ];
+    if cpu != "cortex-a57" {
+        all.push("an atomic instruction on an emulated register");
+    }
+    all
 }
 
 /// A bank of RAM where the machine has nothing, too small for the hypervisor to put

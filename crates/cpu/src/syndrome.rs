@@ -38,6 +38,20 @@ pub struct Syndrome(pub u64);
 impl Syndrome {
     const S1PTW: u64 = 1 << 7;
 
+    /// A data abort with the fault status of this one, of a load or store of X0 with
+    /// `1 << log2` bytes, which ISV says is all there is to know (DDI 0487, ESR_EL2: SAS,
+    /// SRT of 0, SF).
+    #[must_use]
+    pub const fn of_plain_access(self, log2: u8, store: bool) -> Self {
+        const DATA_ABORT: u64 = 0x24 << 26;
+        const IL: u64 = 1 << 25;
+        const ISV: u64 = 1 << 24;
+        const SF: u64 = 1 << 15;
+        let size = ((log2 & 3) as u64) << 22;
+        let write = (store as u64) << 6;
+        Self(DATA_ABORT | IL | ISV | size | SF | write | self.fault_status() as u64)
+    }
+
     /// What kind of exception it is.
     #[must_use]
     pub const fn class(self) -> Class {
@@ -123,6 +137,19 @@ mod tests {
         ] {
             assert_eq!(Syndrome(class << 26 | 0x3f).class(), name);
         }
+    }
+
+    #[test]
+    fn a_plain_access_is_described_as_hardware_does() {
+        // STP X1, X2 to a page that is not writable, level 3; then a word of it.
+        let pair = Syndrome(0x9200_004f);
+        assert_eq!(pair.of_plain_access(3, true), Syndrome(0x93c0_804f));
+        assert_eq!(pair.of_plain_access(2, true), Syndrome(0x9380_804f));
+        // A load of a byte from an absent page, level 2.
+        let load = Syndrome(0x9200_0006).of_plain_access(0, false);
+        assert_eq!(load, Syndrome(0x9300_8006));
+        assert_eq!(load.class(), Class::DataAbort);
+        assert!(load.has_ipa() && !load.is_permission_fault());
     }
 
     /// Every status that DDI 0487 lists for HPFAR_EL2, and no other.

@@ -174,41 +174,69 @@ pub fn mmio(cpu: &PerCpu, frame: &mut Frame, access: Access) -> Outcome {
     if frame.spsr & AARCH32 != 0 {
         return Outcome::Elsewhere;
     }
-    let address = PhysAddr::new(access.ipa);
-    if gic.distributor.range().contains(address) {
-        let offset = access.ipa - gic.distributor.range().start().raw();
-        to_distributor(cpu, frame, access, gic, offset);
-        return Outcome::Done;
-    }
-    for (index, redistributor) in gic.redistributors.iter().enumerate() {
-        let Some(redistributor) = redistributor else {
-            continue;
-        };
-        let offset = access.ipa.wrapping_sub(redistributor.range().start().raw());
-        if redistributor.range().contains(address) {
-            return match offset.checked_sub(SGI_FRAME) {
-                None => to_rd_frame(cpu, frame, access, (index, redistributor), offset),
-                Some(rest) => {
-                    to_sgi_frame(cpu, frame, access, gic, redistributor, rest);
-                    Outcome::Done
-                }
-            };
+    match gic.place(access.ipa) {
+        Some(Place::Distributor(offset)) => to_distributor(cpu, frame, access, gic, offset),
+        Some(Place::Rd(redistributor, offset)) => {
+            return to_rd_frame(cpu, frame, access, redistributor, offset);
         }
+        Some(Place::Sgi(redistributor, rest)) => {
+            to_sgi_frame(cpu, frame, access, gic, redistributor, rest);
+        }
+        Some(Place::Other(other)) => to_other(cpu, frame, access, other),
+        Some(Place::Hidden) => refuse(cpu, frame, access),
+        None => return Outcome::Elsewhere,
     }
-    if let Some(other) = gic.others.at(address) {
-        to_other(cpu, frame, access, other);
-        return Outcome::Done;
+    Outcome::Done
+}
+
+/// Whether `ipa` is in a filtered page.
+#[must_use]
+pub fn is_filtered(ipa: u64) -> bool {
+    GIC.get().is_some_and(|gic| gic.place(ipa).is_some())
+}
+
+/// A filtered page, and where in it.
+enum Place<'a> {
+    Distributor(u64),
+    /// The RD frame of the CPU with this index.
+    Rd((usize, &'a Device), u64),
+    Sgi(&'a Device, u64),
+    /// A redistributor of a CPU that the host does not have.
+    Other(&'a Device),
+    /// The frames for virtual LPIs, which the host does not have.
+    Hidden,
+}
+
+impl Gic {
+    #[inline(always)]
+    fn place(&self, ipa: u64) -> Option<Place<'_>> {
+        let address = PhysAddr::new(ipa);
+        if self.distributor.range().contains(address) {
+            let offset = ipa - self.distributor.range().start().raw();
+            return Some(Place::Distributor(offset));
+        }
+        for (index, redistributor) in self.redistributors.iter().enumerate() {
+            let Some(redistributor) = redistributor else {
+                continue;
+            };
+            if redistributor.range().contains(address) {
+                let offset = ipa.wrapping_sub(redistributor.range().start().raw());
+                return Some(match offset.checked_sub(SGI_FRAME) {
+                    None => Place::Rd((index, redistributor), offset),
+                    Some(rest) => Place::Sgi(redistributor, rest),
+                });
+            }
+        }
+        if let Some(other) = self.others.at(address) {
+            return Some(Place::Other(other));
+        }
+        let behind = |redistributor: &Device| {
+            let start = redistributor.range().start().raw();
+            super::has_virtual_lpis(redistributor) && ipa.wrapping_sub(start) < MOST_FRAMES
+        };
+        let hidden = self.redistributors.iter().flatten().any(behind);
+        hidden.then_some(Place::Hidden)
     }
-    let behind = |redistributor: &Device| {
-        let start = redistributor.range().start().raw();
-        super::has_virtual_lpis(redistributor) && access.ipa.wrapping_sub(start) < MOST_FRAMES
-    };
-    if gic.redistributors.iter().flatten().any(behind) {
-        // The frames for virtual LPIs, which the host does not have.
-        refuse(cpu, frame, access);
-        return Outcome::Done;
-    }
-    Outcome::Elsewhere
 }
 
 /// An access that reads as zero and writes nothing.

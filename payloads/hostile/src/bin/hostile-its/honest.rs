@@ -22,11 +22,15 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// Expects every interrupt where it belongs.
 pub fn check(checks: &mut Checks, places: &Places, its: &mut Its, here: Redistributor) {
+    let target = its.target(here.frame, here.number());
+    checks.equal("honest_undescribed_start", its.start_undescribed(), true);
+    let end = its.put([command::mapc(0, target), command::sync(target)]);
+    let went = its.go_undescribed(end);
+    checks.equal("honest_undescribed_commands", went, (true, Outcome::Done));
     its.start();
     here.wake();
     here.start(0);
     lpi::drain();
-    let target = its.target(here.frame, here.number());
     let set_up = its.run([
         command::mapc(0, target),
         command::invall(0),

@@ -3,6 +3,7 @@
 //! side to do.
 
 use crate::places::{clear, own};
+use core::arch::asm;
 use portcullis_hostile::{read, read64, write, write64};
 
 const CTLR: u64 = 0x0;
@@ -210,6 +211,43 @@ impl Its {
         self.next = 0;
     }
 
+    /// Writes both registers of the queue with one instruction, which no syndrome
+    /// describes; where it would go on.
+    fn set_queue_at_once(&mut self, at: u64) -> u64 {
+        let pages = own::QUEUE_BYTES / 0x1000;
+        let base = VALID | NOT_CACHED | at | (pages - 1);
+        let mut register = self.base + CBASER;
+        // SAFETY: two registers of the machine.
+        unsafe {
+            asm!("stp {base}, xzr, [{at}], #16", base = in(reg) base, at = inout(reg) register);
+        }
+        self.next = 0;
+        register
+    }
+
+    /// As [`Self::start`], by accesses that no syndrome describes; whether the registers
+    /// are as plain ones leave them, and those accesses have moved on.
+    pub fn start_undescribed(&mut self) -> bool {
+        self.start();
+        let registers = || [CBASER, CWRITER, CREADR].map(|n| read64(self.base + n));
+        let plain = registers();
+        self.off();
+        write64(self.base + CBASER, 0);
+        let moved = self.set_queue_at_once(own::QUEUE) == self.base + CREADR;
+        self.on();
+        let registers = [CBASER, CWRITER, CREADR].map(|n| read64(self.base + n));
+        moved && registers == plain
+    }
+
+    /// Has the queue carried out up to byte `end` by such an access; whether it has
+    /// moved on, and what came of the commands.
+    pub fn go_undescribed(&self, end: u64) -> (bool, Outcome) {
+        let mut register = self.base + CWRITER;
+        // SAFETY: a register of the machine.
+        unsafe { asm!("str {end}, [{at}], #-8", end = in(reg) end, at = inout(reg) register) }
+        (register == self.base + CBASER, self.wait(end))
+    }
+
     /// Turns it on with empty tables of this kernel's own.
     pub fn start(&mut self) {
         self.off();
@@ -235,13 +273,19 @@ impl Its {
 
     /// Puts commands into the queue and has them carried out.
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Outcome {
+        let end = self.put(commands);
+        self.go(end)
+    }
+
+    /// Puts commands into the queue; where it ends then.
+    pub fn put(&mut self, commands: impl IntoIterator<Item = Command>) -> u64 {
         for command in commands {
             for (n, word) in (0..).zip(command) {
                 write64(own::QUEUE + self.next + n * 8, word);
             }
             self.next = (self.next + 32) % own::QUEUE_BYTES;
         }
-        self.go(self.next)
+        self.next
     }
 
     /// Has the queue carried out up to byte `end`.

@@ -339,8 +339,9 @@ impl Attack<'_> {
         }
         for at in [CTLR, CBASER, CWRITER, BASER] {
             let at = base + at;
-            // Accesses that no syndrome describes, and some that are not aligned.
-            // SAFETY: abort or do what a store there does.
+            // A pair, of which the hypervisor reads the instruction; one that it refuses;
+            // and some that are not aligned.
+            // SAFETY: does what two stores there do.
             exception(|| unsafe {
                 asm!("stp {v}, {v}, [{a}]", v = in(reg) u64::MAX, a = in(reg) at);
             });

@@ -2,7 +2,7 @@
 //! its memory is none: what is expected is that the device needs a reset (virtio
 //! 1.2, 2.1.2), and that the hypervisor goes on.
 
-use crate::{Checks, HOLLOW, NONE, SMMU, exception, read, write, write64};
+use crate::{Checks, HOLLOW, NONE, SMMU, exception, read, undescribed, write, write64};
 use core::cell::UnsafeCell;
 
 const MAGIC: u32 = 0x7472_6976;
@@ -33,8 +33,16 @@ pub fn is_there() -> bool {
     exception(|| _ = read(SMMU)) == NONE && read(SMMU) == MAGIC
 }
 
-/// Where the three parts of a queue lie.
+/// Starts the device with the three parts of a queue at these addresses.
 fn start(parts: [u64; 3]) {
+    start_by(parts, |register, at| {
+        write(register, at as u32);
+        write(register + 4, (at >> 32) as u32);
+    });
+}
+
+/// As [`start`]; `place` writes the two registers with an address.
+fn start_by(parts: [u64; 3], place: fn(u64, u64)) {
     write(STATUS, 0);
     write(STATUS, 3);
     // VIRTIO_F_VERSION_1, and what the device has of its own.
@@ -46,8 +54,7 @@ fn start(parts: [u64; 3]) {
     write(QUEUE_SEL, 0);
     write(QUEUE_NUM, ENTRIES);
     for (register, at) in QUEUE_PARTS.into_iter().zip(parts) {
-        write(register, at as u32);
-        write(register + 4, (at >> 32) as u32);
+        place(register, at);
     }
     write(QUEUE_READY, 1);
     write(STATUS, RUNNING);
@@ -56,18 +63,22 @@ fn start(parts: [u64; 3]) {
 pub fn attack(checks: &mut Checks) {
     let own = RINGS.0.get() as u64;
     let [descriptors, available, used] = [own, own + 4096, own + 8192];
+    undescribed::at_viommu(checks);
+    // A queue that is set up by pairs of registers, and a notification that moves on.
+    one_chain(own, descriptors, available);
+    write(used, 0);
+    start_by([descriptors, available, used], undescribed::store_halves);
+    let after = undescribed::store_post(QUEUE_NOTIFY, 0);
+    checks.equal("viommu_notify_post", after, QUEUE_NOTIFY + 4);
+    checks.equal("viommu_pairs_lead_to_the_queue", read(used) >> 16, 1);
+    checks.equal("viommu_pairs", read(STATUS) & NEEDS_RESET, 0);
     // Each part of a queue where nothing answers.
     for hollow in 0..3 {
         let mut parts = [descriptors, available, used];
         if let Some(part) = parts.get_mut(hollow) {
             *part = HOLLOW;
         }
-        // One chain: a request and its answer.
-        write64(descriptors, own + 0x400);
-        write64(descriptors + 8, 36 | 1 << 32 | 1 << 48);
-        write64(descriptors + 16, own + 0x424);
-        write64(descriptors + 24, 4 | 2 << 32);
-        write(available, 1 << 16);
+        one_chain(own, descriptors, available);
         start(parts);
         write(QUEUE_NOTIFY, 0);
         let status = read(STATUS) & NEEDS_RESET;
@@ -91,4 +102,13 @@ pub fn attack(checks: &mut Checks) {
     }
     write(STATUS, 0);
     checks.equal("viommu_reset", read(STATUS), 0);
+}
+
+/// One chain: a request and its answer.
+fn one_chain(own: u64, descriptors: u64, available: u64) {
+    write64(descriptors, own + 0x400);
+    write64(descriptors + 8, 36 | 1 << 32 | 1 << 48);
+    write64(descriptors + 16, own + 0x424);
+    write64(descriptors + 24, 4 | 2 << 32);
+    write(available, 1 << 16);
 }
