@@ -104,16 +104,6 @@ impl<T> Mutex<T> {
     }
 }
 
-impl<'a, T> MutexGuard<'a, T> {
-    /// Keeps the value for ever.
-    pub fn leak(self) -> &'a mut T {
-        let value = self.mutex.value.get();
-        core::mem::forget(self);
-        // SAFETY: the turn is this guard's, and is never handed on.
-        unsafe { &mut *value }
-    }
-}
-
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 

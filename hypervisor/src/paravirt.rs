@@ -6,6 +6,7 @@
 
 mod faults;
 mod platform;
+mod slots;
 mod smmus;
 mod trace;
 
@@ -20,16 +21,16 @@ use crate::percpu::{PerCpu, Reason};
 use crate::smmu;
 use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
-use core::mem::MaybeUninit;
 use platform::HostMachine;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
 use portcullis_dma_domain::{Endpoint, Iommu};
 use portcullis_isolation::{
-    Domains, EndpointRange, Places, Slot, SmmuDomain, SmmuUnit, SmmuUnitConfig,
+    Domains, EndpointRange, Slots, SmmuDomain, SmmuUnit, SmmuUnitConfig, Smmus, Trouble,
 };
 use portcullis_ownership::Owner;
 use portcullis_pagetable::{Bbm, Geometry, Granule};
+use slots::SlotPages;
 use smmus::HostSmmus;
 use smmuv3_spec::{StreamId, Vmid};
 use spin::Once;
@@ -38,9 +39,6 @@ use virtio_iommu_device::{Config, Device, Progress, Size};
 
 type Domain = SmmuDomain<Tables, HostSmmus>;
 type Unit = SmmuUnit<'static, Tables, HostSmmus>;
-
-/// Most domains of the host's at a time.
-const DOMAINS: usize = 128;
 
 /// VMID of the first of them; those below are the CPUs' and the devices' of the
 /// other modes.
@@ -54,18 +52,15 @@ const IOVA_BITS: u8 = 39;
 /// interrupts, and comes again.
 const TRIES: u32 = 4096;
 
-/// Written before they are used: an array of `None` would lie in the image, since
-/// it is not all zero.
-static PLACES: Mutex<[MaybeUninit<Option<Slot<Domain>>>; DOMAINS]> =
-    Mutex::new([const { MaybeUninit::uninit() }; DOMAINS]);
 static ENDPOINTS: Once<([EndpointRange; STREAM_RANGE_LIMIT], usize)> = Once::new();
 static PARAVIRT: Once<Paravirt> = Once::new();
 static REFUSED: RateLimit = RateLimit::new();
+static FULL: RateLimit = RateLimit::new();
 
 /// What one lock holds together.
 struct State {
     device: Device<LentRing>,
-    domains: Domains<'static, Unit>,
+    domains: Domains<'static, Unit, SlotPages>,
     trace: Option<Trace>,
 }
 
@@ -90,9 +85,9 @@ pub enum ParavirtError {
     /// The driver could not be told of the limits.
     #[error("the limits of a domain: {0}")]
     Limits(#[from] virtio_iommu_device::BadLimits),
-    /// It was made before.
-    #[error("there is one already")]
-    Twice,
+    /// The pool has no memory for the first domains.
+    #[error("no memory for domains")]
+    Domains,
 }
 
 /// Makes the virtio-iommu, in front of SMMUs in which every stream aborts.
@@ -104,17 +99,18 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     let Some(viommu) = machine.viommu else {
         return Ok(());
     };
-    let (Some(ledger), Some(places)) = (machine::ledger(), places()) else {
-        return Err(ParavirtError::Twice);
+    let memory = SlotPages::new(coherent);
+    let (Some(ledger), Some(first)) = (machine::ledger(), memory.first()) else {
+        return Err(ParavirtError::Domains);
     };
     let (endpoints, count) = ENDPOINTS.call_once(|| endpoints(machine));
+    let endpoints = endpoints.get(..*count).unwrap_or_default();
     let config = SmmuUnitConfig {
         geometry: Geometry::stage2(Granule::Size4K, bits.min(IOVA_BITS), bits)?,
         bbm,
         first_vmid: FIRST_VMID,
-        slots: DOMAINS,
+        slots: vmids(endpoints).saturating_sub(FIRST_VMID.0.into()),
     };
-    let endpoints = endpoints.get(..*count).unwrap_or_default();
     let unit = SmmuUnit::new(
         config,
         endpoints,
@@ -125,15 +121,23 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     // Devices get the page of the one register.
     let doorbells = machine.doorbells();
     let doorbells = doorbells.filter_map(|its| Range::from_size(its.target, 4).ok());
-    let domains = Domains::new(*ledger, Owner::HOST, unit, places, doorbells)
-        .ok_or(ParavirtError::TooMany)?;
+    let domains = Domains::new(
+        *ledger,
+        Owner::HOST,
+        unit,
+        Slots::growing(first, memory),
+        doorbells,
+    )
+    .ok_or(ParavirtError::TooMany)?;
     let config = Config {
         // Linux would put the two descriptors of each request into a table of
         // their own: one more page to hold, and a detour.
         indirect: false,
         ..Config::default()
     };
-    let device = Device::new(&domains.limits(), &config)?;
+    let limits = domains.limits();
+    let most = limits.domains.1.saturating_add(1);
+    let device = Device::new(&limits, &config)?;
     let trace = match machine.trace {
         0 => None,
         bytes => Some(Trace::new(bytes).ok_or(ParavirtError::Trace(bytes))?),
@@ -148,7 +152,7 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
         }),
     });
     info!(
-        "event=viommu_ready registers={} line={} domains={DOMAINS} iova_bits={} table_bytes={:#x}",
+        "event=viommu_ready registers={} line={} domains={most} iova_bits={} table_bytes={:#x}",
         viommu.registers.start(),
         viommu.line,
         bits.min(IOVA_BITS),
@@ -157,17 +161,11 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     Ok(())
 }
 
-/// The places for domains, empty; `None` when somebody has them already.
-fn places() -> Option<Places<'static, Domain>> {
-    let places: &'static mut [_; DOMAINS] = MutexGuard::leak(PLACES.try_lock()?);
-    for place in places.iter_mut() {
-        place.write(None);
-    }
-    let first = places.as_mut_ptr();
-    // SAFETY: each of them was just written; the lock is never given back, so
-    // that this is the only reference, and a MaybeUninit is laid out as what
-    // it holds.
-    Some(unsafe { core::slice::from_raw_parts_mut(first.cast(), DOMAINS) })
+/// How many VMIDs each SMMU that has some of `endpoints` tells apart.
+fn vmids(endpoints: &[EndpointRange]) -> usize {
+    let smmus = endpoints.iter().map(|range| range.smmu);
+    let bits = smmus.filter_map(|smmu| HostSmmus.at(smmu, |smmu| smmu.features().vmid_bits()));
+    1 << bits.min().unwrap_or(0).min(16)
 }
 
 /// The streams of the tree, as endpoints.
@@ -240,13 +238,13 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
             }
             None => device.write(&paravirt.machine, domains, offset, size, value),
         };
-        let refused = domains.take_not_owned();
+        let trouble = domains.take_trouble();
         drop(state);
         if progress == Progress::Done {
             frame.skip();
         }
-        if let Some(memory) = refused {
-            report_refused(memory);
+        if let Some(trouble) = trouble {
+            report_trouble(trouble);
         }
     } else {
         let value = device.read(offset, size);
@@ -293,7 +291,32 @@ impl Paravirt {
 }
 
 #[cold]
-fn report_refused(memory: Range<PhysAddr>) {
+fn report_trouble(trouble: Trouble) {
+    let memory = match trouble {
+        Trouble::NotOwned(memory) => memory,
+        Trouble::NoRoom(domain, endpoint) => {
+            if let Some(dropped) = FULL.take() {
+                warning!(
+                    "event=domain_refused domain={domain} endpoint={endpoint} \
+                     reason=\"the memory for tables of domains is used up\" \
+                     fix=\"more than dma-tables={:#x}\" dropped={dropped}",
+                    DMA_TABLES.limit(),
+                );
+            }
+            return;
+        }
+        Trouble::NoTables(domain) => {
+            if let Some(dropped) = FULL.take() {
+                warning!(
+                    "event=map_refused domain={domain} \
+                     reason=\"the memory for tables of domains is used up\" \
+                     fix=\"more than dma-tables={:#x}\" dropped={dropped}",
+                    DMA_TABLES.limit(),
+                );
+            }
+            return;
+        }
+    };
     if let Some(dropped) = REFUSED.take() {
         warning!(
             "event=map_refused address={} size={:#x} reason=\"it is not the host's memory\" \

@@ -11,6 +11,7 @@ pub(crate) mod op;
 pub(crate) mod para;
 mod sequences;
 pub(crate) mod soft;
+mod spare;
 pub(crate) mod watched;
 mod world;
 
@@ -29,12 +30,14 @@ use driver::Front;
 use look::endpoint_of;
 use portcullis_dma_domain::{Access, DmaUnit, Iommu};
 use portcullis_isolation::{
-    Domains, EndpointRange, HostSpace, Ledger, Slot, SmmuUnit, SmmuUnitConfig, Smmus,
+    Chunk, Directory, Domains, EndpointRange, HostSpace, Ledger, Slot, Slots, SmmuUnit,
+    SmmuUnitConfig, Smmus,
 };
 use portcullis_ownership::Owner;
 use portcullis_pagetable::{Bbm, Geometry};
 use smmuv3_spec::{StreamId, Vmid};
 use soft::SoftUnit;
+use spare::Spare;
 use std::cell::RefCell;
 use virtio_iommu_device::{Config, Device};
 use watched::Watched;
@@ -56,6 +59,9 @@ pub struct Para {
 
 /// Domains that there can be.
 const SLOTS: usize = 4;
+
+/// Those of them that always have room.
+const FIRST_SLOTS: usize = 2;
 
 /// The first VMID of the domains.
 const FIRST_VMID: Vmid = Vmid(5);
@@ -143,7 +149,13 @@ fn play<'m, U: DmaUnit>(
     root: u64,
     program: &[Op],
 ) -> Result<(), Stopped> {
-    let mut places: Vec<Option<Slot<U::Domain>>> = (0..SLOTS).map(|_| None).collect();
+    let mut first: [Option<Slot<U::Domain>>; FIRST_SLOTS] = [const { None }; FIRST_SLOTS];
+    let mut chunk: Chunk<U::Domain> = [const { None }; _];
+    let mut directory: Directory<'_, U::Domain> = [const { None }; _];
+    let spare = Spare {
+        chunk: Some(&mut chunk),
+        directory: Some(&mut directory),
+    };
     let count = machine.paravirt.map_or(0, |para| para.doorbells);
     let bells: Vec<_> = [DOORBELL, DOORBELLS]
         .into_iter()
@@ -153,7 +165,7 @@ fn play<'m, U: DmaUnit>(
         ledger,
         Owner::HOST,
         unit,
-        &mut places,
+        Slots::growing(&mut first, spare),
         bells.iter().cloned().map(range),
     );
     let domains = domains.ok_or(Finding::Failed("making domains"))?;

@@ -7,29 +7,12 @@ mod unmap;
 
 use portcullis_addr::{Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
-    DmaDomain, DmaUnit, DomainId, Endpoint, Iommu, Limits, Refusal, Request, Reserved,
+    DmaDomain, DmaUnit, DomainId, Endpoint, FlushFirst, Iommu, Limits, Refusal, Request, Reserved,
     ReservedKind, Step, SyncError,
 };
 use portcullis_ownership::{Ledger, Owner};
 
-/// Room for one domain, and what is known of it.
-pub struct Slot<D> {
-    domain: D,
-    /// How many endpoints are in it.
-    endpoints: u32,
-    /// An invalidation failed. Nothing of it is used again.
-    dead: bool,
-}
-
-impl<D> Slot<D> {
-    /// The domain.
-    pub fn domain(&self) -> &D {
-        &self.domain
-    }
-}
-
-/// Where domains are kept, one place for each number.
-pub type Places<'a, D> = &'a mut [Option<Slot<D>>];
+use crate::slots::{NoMore, Slot, SlotMemory, Slots};
 
 /// What was done and refused. Counters wrap at 2^64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,13 +59,28 @@ enum Job {
     Reset(close::Resetting),
 }
 
+/// Most domains that are waited for together.
+const DIRTY: usize = 32;
+
 /// Domains in which something was taken away that may still be in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dirty {
     None,
     /// As nearly always, one.
     One(usize),
-    Many,
+    /// Those in `Domains::many`, so many of them.
+    Many(usize),
+}
+
+/// What the owner's driver was refused, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It wanted to map memory that the owner does not have.
+    NotOwned(Range<PhysAddr>),
+    /// There was no memory for another domain, which is the one of this endpoint.
+    NoRoom(DomainId, Endpoint),
+    /// There was no memory for the tables of another mapping in this domain.
+    NoTables(DomainId),
 }
 
 /// Domains of one owner, in front of whatever translates.
@@ -90,11 +88,11 @@ enum Dirty {
 /// A page can be mapped only while it is the owner's, and each mapping counts in
 /// the ledger until the invalidation that ends it has completed. So a page that
 /// a device can reach is neither given away nor made protected.
-pub struct Domains<'a, U: DmaUnit> {
+pub struct Domains<'a, U: DmaUnit, M = NoMore> {
     ledger: Ledger<'a>,
     owner: Owner,
     unit: U,
-    places: Places<'a, U::Domain>,
+    slots: Slots<'a, U::Domain, M>,
     /// The first `fixed` of them are mapped where they are, in every domain; the
     /// others lie beyond what endpoints can address.
     doorbells: [Option<Range<PhysAddr>>; DOORBELLS],
@@ -108,16 +106,17 @@ pub struct Domains<'a, U: DmaUnit> {
     /// Nobody uses them any more; all that is left to do is to count them down.
     free: bool,
     dirty: Dirty,
+    many: [usize; DIRTY],
     /// A completion failed of which nobody was told yet.
     failed: bool,
     counts: Counts,
-    /// The last mapping refused because it is not the owner's, to be reported.
-    not_owned: Option<Range<PhysAddr>>,
+    /// The last that is to be reported.
+    trouble: Option<Trouble>,
 }
 
-impl<'a, U: DmaUnit> Domains<'a, U> {
+impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     /// No domain yet: every endpoint of `unit` is blocked. There are as many
-    /// domains as both `places`, which are empty, and `unit` take.
+    /// domains as both `slots`, which have none, and `unit` take.
     ///
     /// `doorbells` are whole pages of registers that every domain has where they
     /// are, for message-signalled interrupts; those beyond what endpoints can
@@ -126,7 +125,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         ledger: Ledger<'a>,
         owner: Owner,
         unit: U,
-        places: Places<'a, U::Domain>,
+        slots: Slots<'a, U::Domain, M>,
         doorbells: impl Iterator<Item = Range<PhysAddr>>,
     ) -> Option<Self> {
         let mut kept = [None; DOORBELLS];
@@ -148,7 +147,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             ledger,
             owner,
             unit,
-            places,
+            slots,
             doorbells: kept,
             fixed,
             around_doorbells: around,
@@ -157,9 +156,10 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
             holding: 0,
             free: false,
             dirty: Dirty::None,
+            many: [0; DIRTY],
             failed: false,
             counts: Counts::default(),
-            not_owned: None,
+            trouble: None,
         })
     }
 
@@ -175,19 +175,18 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
 
     /// Every domain that there is, with its number.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Slot<U::Domain>)> {
-        let all = self.places.iter().enumerate();
-        all.filter_map(|(index, place)| Some((index, place.as_ref()?)))
+        self.slots.iter()
     }
 
-    /// Memory that the owner wanted to map and does not have, since this was
-    /// last asked for: the last of it.
-    pub fn take_not_owned(&mut self) -> Option<Range<PhysAddr>> {
-        self.not_owned.take()
+    /// What the owner's driver was refused since this was last asked for, if the
+    /// log is to say so: the last of it.
+    pub fn take_trouble(&mut self) -> Option<Trouble> {
+        self.trouble.take()
     }
 
     /// How many domains there can be.
     fn limit(&self) -> usize {
-        self.places.len().min(self.unit.slots())
+        self.slots.limit().min(self.unit.slots())
     }
 
     fn index(&self, id: DomainId) -> Option<usize> {
@@ -196,7 +195,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
 
     #[inline(always)]
     fn slot(&mut self, index: usize) -> Option<&mut Slot<U::Domain>> {
-        self.places.get_mut(index)?.as_mut()
+        self.slots.get_mut(index)
     }
 
     /// The domain of a request that must exist and work.
@@ -211,7 +210,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     }
 
     #[inline(always)]
-    fn doorbells(&self) -> impl Iterator<Item = Range<PhysAddr>> + use<'_, U> {
+    fn doorbells(&self) -> impl Iterator<Item = Range<PhysAddr>> + use<'_, 'a, U, M> {
         self.doorbells.iter().map_while(|doorbell| *doorbell)
     }
 
@@ -282,13 +281,34 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         self.holding < HELD && !self.free
     }
 
+    /// Notes that something is about to be taken away from the domain `index`.
     #[inline(always)]
-    fn mark_dirty(&mut self, index: usize) {
-        self.dirty = match self.dirty {
-            Dirty::None => Dirty::One(index),
-            Dirty::One(other) if other == index => Dirty::One(index),
-            Dirty::One(_) | Dirty::Many => Dirty::Many,
+    fn mark_dirty(&mut self, index: usize) -> Result<(), FlushFirst> {
+        match self.dirty {
+            Dirty::None => self.dirty = Dirty::One(index),
+            Dirty::One(other) if other == index => {}
+            _ => return self.mark_another(index),
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn mark_another(&mut self, index: usize) -> Result<(), FlushFirst> {
+        let mut count = match self.dirty {
+            Dirty::None => 0,
+            Dirty::One(other) => {
+                self.many[0] = other;
+                1
+            }
+            Dirty::Many(count) => count,
         };
+        if !self.many.iter().take(count).any(|other| *other == index) {
+            *self.many.get_mut(count).ok_or(FlushFirst)? = index;
+            count += 1;
+        }
+        self.dirty = Dirty::Many(count);
+        Ok(())
     }
 
     #[inline(always)]
@@ -324,7 +344,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
         let done = match self.dirty {
             Dirty::None => return Ok(()),
             Dirty::One(index) => self.flush_one(index),
-            Dirty::Many => self.flush_many(),
+            Dirty::Many(count) => self.flush_many(count),
         };
         self.dirty = Dirty::None;
         self.counts.syncs += 1;
@@ -347,11 +367,12 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
 
     #[cold]
     #[inline(never)]
-    fn flush_many(&mut self) -> bool {
-        (0..self.limit()).fold(true, |done, index| {
+    fn flush_many(&mut self, count: usize) -> bool {
+        let many = self.many;
+        many.iter().take(count).fold(true, |done, index| {
             // One that failed before has failed whoever waited for it.
-            let works = self.slot(index).is_some_and(|slot| !slot.dead);
-            let flushed = !works || self.flush_one(index);
+            let works = self.slot(*index).is_some_and(|slot| !slot.dead);
+            let flushed = !works || self.flush_one(*index);
             done && flushed
         })
     }
@@ -410,7 +431,7 @@ impl<'a, U: DmaUnit> Domains<'a, U> {
     }
 }
 
-impl<U: DmaUnit> Iommu for Domains<'_, U> {
+impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Iommu for Domains<'a, U, M> {
     fn limits(&self) -> Limits {
         let last = self.limit().saturating_sub(1);
         Limits {

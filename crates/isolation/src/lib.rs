@@ -19,16 +19,18 @@
 mod domains;
 mod host;
 mod shown;
+mod slots;
 mod smmu_domain;
 mod smmu_unit;
 mod smmus;
 mod stage;
 mod windows;
 
-pub use domains::{Counts, Domains, Places, Slot};
+pub use domains::{Counts, Domains, Trouble};
 pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
 pub use portcullis_ownership::Ledger;
 pub use shown::ShowError;
+pub use slots::{Chunk, Directory, NoMore, Slot, SlotMemory, Slots};
 pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus, Stage1Domain, StageDomain};
 pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig, Stage1Unit, StageUnit};
 pub use smmus::{SmmuError, invalidate_smmus};

@@ -1,178 +1,16 @@
 //! Domains in front of two SMMUs, one of which fails.
 
-#[path = "../../smmuv3-driver/tests/common/mod.rs"]
-mod common;
+mod world;
 
-use common::Fake;
-use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_dma_domain::{
-    Access, DmaUnit, DomainId, Endpoint, Iommu, Refusal, Request, Reserved, Step,
-};
-use portcullis_isolation::{Domains, EndpointRange, SmmuUnit, SmmuUnitConfig, Smmus};
-use portcullis_memory::Arena;
-use portcullis_ownership::{Bank, Entry, Ledger, Owner};
-use portcullis_pagetable::{Bbm, Geometry, Granule};
-use smmuv3_driver::{Config, Smmu};
-use smmuv3_spec::{StreamId, Vmid};
-use std::cell::RefCell;
-use std::sync::atomic::AtomicU32;
-
-type Driver<'a> = Smmu<&'a Fake, &'a Fake, &'a Fake>;
-
-#[derive(Clone, Copy)]
-struct Near<'a, 'b>(&'b [RefCell<Driver<'a>>]);
-
-impl<'a> Smmus for Near<'a, '_> {
-    type Registers = &'a Fake;
-    type Memory = &'a Fake;
-    type Clock = &'a Fake;
-
-    fn at<T>(&self, index: usize, with: impl FnOnce(&mut Driver<'a>) -> T) -> Option<T> {
-        self.0
-            .get(index)
-            .map(|driver| with(&mut driver.borrow_mut()))
-    }
-}
-
-type Unit<'a, 'b> = SmmuUnit<'a, &'a Arena, Near<'a, 'b>>;
-
-/// On the SMMU that fails.
-const A: Endpoint = Endpoint(5);
-/// On the other.
-const E: Endpoint = Endpoint(0x105);
-const F: Endpoint = Endpoint(0x106);
-const RAM: u64 = 0x4000_0000;
-const AT: u64 = 0x20_0000;
-
-struct World<'w> {
-    arena: &'w Arena,
-    drivers: &'w [RefCell<Driver<'w>>],
-    domains: Domains<'w, Unit<'w, 'w>>,
-    ledger: Ledger<'w>,
-}
-
-fn pages(start: u64, count: u64) -> Range<PhysAddr> {
-    Range::from_size(PhysAddr::new(start), count * PAGE_SIZE).expect("a range")
-}
-
-/// With two banks of RAM that touch, of 512 pages each.
-fn world(doorbell: Option<u64>, test: impl FnOnce(&mut World<'_>)) {
-    let fakes = [Fake::new(), Fake::new()];
-    let drivers: Vec<_> = fakes
-        .iter()
-        .map(|fake| RefCell::new(Smmu::new(fake, fake, fake, Config::default()).expect("an SMMU")))
-        .collect();
-    let arena = Arena::new(PhysAddr::new(0x1_0000_0000), 0x40_0000);
-    let host = Entry::initial(Owner::HOST);
-    let entries: Vec<AtomicU32> = (0..0x400).map(|_| AtomicU32::new(host)).collect();
-    let (low, high) = entries.split_at(0x200);
-    let groups: Vec<AtomicU32> = (0..0x40).map(|_| AtomicU32::new(0)).collect();
-    let (low_groups, high_groups) = groups.split_at(0x20);
-    let banks = [
-        Bank::new(pages(RAM, 0x200), low, low_groups).expect("a bank"),
-        Bank::new(pages(RAM + 0x20_0000, 0x200), high, high_groups).expect("a bank"),
-    ];
-    let ledger = Ledger::new(&banks).expect("a ledger");
-    let endpoints = [0, 1].map(|smmu| EndpointRange {
-        first: Endpoint(smmu * 0x100),
-        count: 0x100,
-        smmu: smmu as usize,
-        stream: StreamId(0),
-    });
-    let config = SmmuUnitConfig {
-        geometry: Geometry::stage2(Granule::Size4K, 39, 44).expect("a geometry"),
-        bbm: Bbm::Level2,
-        first_vmid: Vmid(2),
-        slots: 4,
-    };
-    let unit = SmmuUnit::new(config, &endpoints, &arena, Near(&drivers)).expect("a unit");
-    let mut places: Vec<_> = (0..4).map(|_| None).collect();
-    let doorbells = doorbell.map(|at| Range::from_size(PhysAddr::new(at), 4).expect("a range"));
-    let domains = Domains::new(
-        ledger,
-        Owner::HOST,
-        unit,
-        &mut places,
-        doorbells.into_iter(),
-    );
-    test(&mut World {
-        arena: &arena,
-        drivers: &drivers,
-        domains: domains.expect("domains"),
-        ledger,
-    });
-}
-
-impl World<'_> {
-    fn end(&mut self, mut step: Step) -> Result<(), Refusal> {
-        loop {
-            match step {
-                Step::Done(result) => return result,
-                Step::AfterSync => return self.domains.sync().map_err(|_| Refusal::Failed),
-                Step::More => step = self.domains.go_on(),
-            }
-        }
-    }
-
-    fn ask(&mut self, request: Request) -> Result<(), Refusal> {
-        let step = self.domains.begin(request);
-        self.end(step)
-    }
-
-    fn attach(&mut self, domain: u32, endpoint: Endpoint) -> Result<(), Refusal> {
-        let domain = DomainId(domain);
-        self.ask(Request::Attach { domain, endpoint })
-    }
-
-    fn detach(&mut self, domain: u32, endpoint: Endpoint) -> Result<(), Refusal> {
-        let domain = DomainId(domain);
-        self.ask(Request::Detach { domain, endpoint })
-    }
-
-    fn map(&mut self, domain: u32, at: u64, to: u64, count: u64) -> Result<(), Refusal> {
-        self.ask(Request::Map {
-            domain: DomainId(domain),
-            iova: Range::from_size(Iova::new(at), count * PAGE_SIZE).expect("a range"),
-            to: Ipa::new(to),
-            access: Access::READ | Access::WRITE,
-        })
-    }
-
-    fn unmap_later(&mut self, domain: u32, at: u64, count: u64) -> Step {
-        self.domains.begin(Request::Unmap {
-            domain: DomainId(domain),
-            iova: Range::from_size(Iova::new(at), count * PAGE_SIZE).expect("a range"),
-        })
-    }
-
-    fn unmap(&mut self, domain: u32, at: u64, count: u64) -> Result<(), Refusal> {
-        let step = self.unmap_later(domain, at, count);
-        self.end(step)
-    }
-
-    /// The SMMU of `A` fails.
-    fn fail(&self) {
-        self.drivers[0].borrow_mut().fence().expect("it answers");
-    }
-
-    fn count(&self, page: u64) -> u32 {
-        self.ledger
-            .entry(PhysAddr::new(page))
-            .expect("RAM")
-            .dma_count()
-    }
-
-    fn root_of(&self, smmu: usize, stream: u32) -> Option<PhysAddr> {
-        let attached = self.drivers[smmu].borrow().attached(StreamId(stream));
-        attached.map(|(_, root)| root)
-    }
-}
+use portcullis_addr::{Iova, Ipa, PAGE_SIZE, Range};
+use portcullis_dma_domain::{Access, DmaUnit, DomainId, Iommu, Refusal, Request, Reserved, Step};
+use world::{A, AT, E, F, RAM, SMALL, Shape, world};
 
 /// The number of a domain whose SMMU failed is not given out again, so that no
 /// stream is left walking tables that were given back.
 #[test]
 fn what_a_failed_smmu_may_hold_keeps_its_number() {
-    world(None, |world| {
+    world(SMALL, |world| {
         world.attach(0, A).expect("attached");
         world.fail();
         let step = world.domains.reset();
@@ -193,7 +31,7 @@ fn what_a_failed_smmu_may_hold_keeps_its_number() {
 /// try.
 #[test]
 fn leaving_a_failed_smmu_is_no_way_to_end_a_domain() {
-    world(None, |world| {
+    world(SMALL, |world| {
         world.attach(0, A).expect("attached");
         world.attach(0, E).expect("attached");
         world.fail();
@@ -210,7 +48,7 @@ fn leaving_a_failed_smmu_is_no_way_to_end_a_domain() {
 
 #[test]
 fn an_endpoint_that_cannot_come_harms_nobody() {
-    world(None, |world| {
+    world(SMALL, |world| {
         world.attach(0, E).expect("attached");
         world.fail();
         assert_eq!(world.attach(0, A), Err(Refusal::Failed));
@@ -223,7 +61,7 @@ fn an_endpoint_that_cannot_come_harms_nobody() {
 
 #[test]
 fn one_that_failed_is_no_reason_for_others_to_fail() {
-    world(None, |world| {
+    world(SMALL, |world| {
         for (domain, endpoint) in [(0, A), (1, E), (2, F)] {
             world.attach(domain, endpoint).expect("attached");
             let page = RAM + u64::from(domain) * PAGE_SIZE;
@@ -249,7 +87,7 @@ fn one_that_failed_is_no_reason_for_others_to_fail() {
 /// Two mappings may be one run in the tables and lie in two banks.
 #[test]
 fn banks_that_touch_are_let_go_of_apart() {
-    world(None, |world| {
+    world(SMALL, |world| {
         world.attach(0, E).expect("attached");
         let border = RAM + 0x20_0000;
         world.map(0, AT, border - PAGE_SIZE, 1).expect("mapped");
@@ -265,7 +103,7 @@ fn banks_that_touch_are_let_go_of_apart() {
 /// cache together.
 #[test]
 fn no_table_comes_where_one_is_about_to_go() {
-    world(None, |world| {
+    world(SMALL, |world| {
         world.attach(0, E).expect("attached");
         world.map(0, 0x3f_f000, RAM, 1).expect("mapped");
         world.map(0, 0x60_0000, RAM, 1).expect("mapped");
@@ -282,7 +120,8 @@ fn no_table_comes_where_one_is_about_to_go() {
 /// An interrupt controller may lie where no device can address it.
 #[test]
 fn a_doorbell_out_of_reach_is_the_owners_to_map() {
-    world(Some(0x80_0000_0000), |world| {
+    let doorbell = Some(0x80_0000_0000);
+    world(Shape { doorbell, ..SMALL }, |world| {
         world.attach(0, E).expect("attached");
         assert_eq!(world.domains.reserved(E, 0), None::<Reserved>);
         let request = Request::Map {

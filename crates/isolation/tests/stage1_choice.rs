@@ -11,7 +11,7 @@ use portcullis_dma_domain::{
     Request, Step,
 };
 use portcullis_isolation::{
-    CommonStage, Domains, EndpointRange, Ledger, NoCommonStage, SmmuUnit, SmmuUnitConfig,
+    CommonStage, Domains, EndpointRange, Ledger, NoCommonStage, Slots, SmmuUnit, SmmuUnitConfig,
     Stage1Domain, Stage1Unit,
 };
 use portcullis_memory::Allocator;
@@ -213,7 +213,14 @@ fn an_owner_maps_its_pages_and_rings_the_doorbell() {
     let doorbell = Range::from_size(PhysAddr::new(DOORBELL), 4).unwrap();
     let mut places: [Option<_>; 3] = Default::default();
     let doorbells = std::iter::once(doorbell);
-    let mut domains = Domains::new(ledger, Owner::HOST, unit, &mut places, doorbells).unwrap();
+    let mut domains = Domains::new(
+        ledger,
+        Owner::HOST,
+        unit,
+        Slots::fixed(&mut places),
+        doorbells,
+    )
+    .unwrap();
 
     let (domain, endpoint) = (DomainId(1), Endpoint(0));
     machine.allow(0, A, DOORBELL, true);

@@ -30,6 +30,12 @@ impl Limit {
         self.left.store(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes that its user may take.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// Bytes that are taken, and the most that ever were.
     #[must_use]
     pub fn used(&self) -> (u64, u64) {

@@ -6,7 +6,9 @@ use super::zone::ZoneRef;
 use super::{Machine, MachineError, Shape, stream};
 use portcullis_addr::{Iova, Ipa, Range};
 use portcullis_dma_domain::{Access, DomainId, Endpoint, Iommu, Refusal, Request, Step};
-use portcullis_isolation::{Domains, EndpointRange, Ledger, Slot, SmmuUnit, SmmuUnitConfig, Smmus};
+use portcullis_isolation::{
+    Domains, EndpointRange, Ledger, Slot, Slots, SmmuUnit, SmmuUnitConfig, Smmus,
+};
 use portcullis_ownership::Owner;
 use smmuv3_spec::Vmid;
 use std::cell::RefCell;
@@ -117,8 +119,14 @@ pub(super) fn with<T>(
     let banks = [machine.bank()?];
     let ledger = Ledger::new(&banks)?;
     let mut places: Vec<Option<Slot<_>>> = (0..slots).map(|_| None).collect();
-    let iommu = Domains::new(ledger, Owner::HOST, unit, &mut places, std::iter::empty())
-        .ok_or(MachineError::Stuck("take its doorbells"))?;
+    let iommu = Domains::new(
+        ledger,
+        Owner::HOST,
+        unit,
+        Slots::fixed(&mut places),
+        std::iter::empty(),
+    )
+    .ok_or(MachineError::Stuck("take its doorbells"))?;
     let mut client = Paravirt {
         iommu,
         asked: false,

@@ -3,6 +3,7 @@
 use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::paravirt::para::{Outcome, name};
+use crate::paravirt::spare::Spare;
 use portcullis_addr::{Address, Iova, Ipa, PAGE_SIZE, Range};
 use portcullis_dma_domain::{DmaUnit, Endpoint, Iommu, Limits, Request, Reserved, Step, SyncError};
 use portcullis_isolation::Domains;
@@ -13,7 +14,7 @@ const MOST_WORK: u64 = 40_000;
 /// The domains under test.
 pub(crate) struct Watched<'w, 'm, U: DmaUnit> {
     pub(crate) machine: &'m Machine,
-    pub(crate) domains: Domains<'w, U>,
+    pub(crate) domains: Domains<'w, U, Spare<'w, U::Domain>>,
 }
 
 impl<U: DmaUnit> Watched<'_, '_, U> {

@@ -1,6 +1,7 @@
 //! Endpoints come to a domain, which begins with the first, and leave it.
 
-use super::{Domains, Slot};
+use super::{Domains, Trouble};
+use crate::slots::{Slot, SlotMemory};
 use portcullis_dma_domain::{
     Access, AttachError, CreateError, DmaDomain, DmaUnit, DomainId, Endpoint, Refusal, Step,
 };
@@ -8,10 +9,21 @@ use portcullis_dma_domain::{
 /// Devices may only write it, if the hardware can say so.
 const DOORBELL: Access = Access::WRITE.union(Access::MMIO);
 
-impl<U: DmaUnit> Domains<'_, U> {
+impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     /// Makes the domain `index`, with its doorbells. After an error there is
     /// none.
     fn create(&mut self, index: usize) -> Result<(), Refusal> {
+        if !self.slots.reserve(index) {
+            return Err(Refusal::NoMemory);
+        }
+        let created = self.create_there(index);
+        if created.is_err() {
+            self.slots.release(index);
+        }
+        created
+    }
+
+    fn create_there(&mut self, index: usize) -> Result<(), Refusal> {
         let mut domain = self.unit.create(index).map_err(|error| match error {
             CreateError::NoMemory => Refusal::NoMemory,
             CreateError::Failed => Refusal::Failed,
@@ -24,14 +36,18 @@ impl<U: DmaUnit> Domains<'_, U> {
                 return Err(Refusal::NoMemory);
             }
         }
-        if let Some(place) = self.places.get_mut(index) {
-            *place = Some(Slot {
-                domain,
-                endpoints: 0,
-                dead: false,
-            });
+        let slot = Slot {
+            domain,
+            endpoints: 0,
+            dead: false,
+        };
+        match self.slots.put(index, slot) {
+            None => Ok(()),
+            Some(slot) => {
+                self.abandon(slot.domain);
+                Err(Refusal::NoMemory)
+            }
         }
-        Ok(())
     }
 
     /// Ends a domain that has nothing but doorbells and never had an endpoint.
@@ -53,6 +69,9 @@ impl<U: DmaUnit> Domains<'_, U> {
             Ok(None) => Step::Done(Ok(())),
             Err((refusal, empty)) => {
                 self.count(refusal);
+                if refusal == Refusal::NoMemory {
+                    self.trouble = Some(Trouble::NoRoom(id, endpoint));
+                }
                 match empty {
                     Some(empty) => self.close(empty, Err(refusal)),
                     None => Step::Done(Err(refusal)),
@@ -82,33 +101,27 @@ impl<U: DmaUnit> Domains<'_, U> {
                 other.map_err(refused)?;
             }
         }
-        let pair = match old {
-            Some(old) => match self.places.get_disjoint_mut([index, old]) {
-                Ok([Some(to), from]) => Some((to, from.as_mut())),
-                _ => None,
-            },
-            None => match self.places.get_mut(index) {
-                Some(Some(to)) => Some((to, None)),
-                _ => None,
-            },
-        };
-        let Some((to, mut from)) = pair else {
+        // The old one is out of its place for as long as both are needed.
+        let mut from = old.and_then(|old| Some((old, self.slots.lift(old)?)));
+        let Some(to) = self.slots.get_mut(index) else {
+            self.put_back(from);
             return Err(refused(Refusal::Failed));
         };
-        let leaving = from.as_mut().map(|slot| &mut slot.domain);
+        let leaving = from.as_mut().map(|(_, slot)| &mut slot.domain);
         let result = self.unit.attach(endpoint, &mut to.domain, leaving);
         if result.is_ok() {
             to.endpoints = to.endpoints.saturating_add(1);
             self.counts.attaches += 1;
         }
         let made = to.endpoints == 0;
-        let emptied = match from {
-            Some(from) if result != Err(AttachError::NoMemory) => {
-                from.endpoints = from.endpoints.saturating_sub(1);
-                old.filter(|_| from.endpoints == 0)
+        let emptied = match &mut from {
+            Some((old, slot)) if result != Err(AttachError::NoMemory) => {
+                slot.endpoints = slot.endpoints.saturating_sub(1);
+                (slot.endpoints == 0).then_some(*old)
             }
             _ => None,
         };
+        self.put_back(from);
         let unused = emptied.or(made.then_some(index));
         match result {
             Ok(()) => Ok(emptied),
@@ -116,6 +129,13 @@ impl<U: DmaUnit> Domains<'_, U> {
             // If both are without endpoints, the old one is closed now and the
             // new one stays, empty, for the next attempt.
             Err(AttachError::Failed) => Err((Refusal::Failed, unused)),
+        }
+    }
+
+    fn put_back(&mut self, lifted: Option<(usize, Slot<U::Domain>)>) {
+        if let Some((index, slot)) = lifted {
+            let left = self.slots.put(index, slot);
+            debug_assert!(left.is_none(), "the room of a lifted domain stays");
         }
     }
 
@@ -153,7 +173,7 @@ impl<U: DmaUnit> Domains<'_, U> {
         index: usize,
         endpoint: Endpoint,
     ) -> (Result<(), Refusal>, bool) {
-        let Some(slot) = self.places.get_mut(index).and_then(Option::as_mut) else {
+        let Some(slot) = self.slots.get_mut(index) else {
             return (Err(Refusal::NoDomain), false);
         };
         let blocked = self.unit.block(endpoint, &mut slot.domain);

@@ -2,6 +2,7 @@
 
 use super::unmap::Left;
 use super::{Domains, Job};
+use crate::slots::{Search, SlotMemory};
 use portcullis_addr::{Iova, Range};
 use portcullis_dma_domain::{DmaUnit, Endpoint, Refusal, Step};
 
@@ -27,7 +28,7 @@ pub(super) enum Resetting {
     Close(usize, Iova),
 }
 
-impl<U: DmaUnit> Domains<'_, U> {
+impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     /// Ends a domain that no endpoint is in, and answers `then`.
     pub(super) fn close(&mut self, index: usize, then: Result<(), Refusal>) -> Step {
         self.close_on(Closing {
@@ -63,14 +64,13 @@ impl<U: DmaUnit> Domains<'_, U> {
             }
         }
         self.flush().ok()?;
-        let place = self.places.get_mut(index)?;
-        let slot = place.as_mut()?;
+        let slot = self.slots.get_mut(index)?;
         if self.unit.forget(&mut slot.domain).is_err() {
             slot.dead = true;
             self.counts.failed += 1;
             return None;
         }
-        self.unit.destroy(place.take()?.domain);
+        self.unit.destroy(self.slots.take(index)?.domain);
         None
     }
 
@@ -96,19 +96,25 @@ impl<U: DmaUnit> Domains<'_, U> {
                 Ok(None) => Resetting::Close(0, Iova::new(0)),
                 Err(next) => Resetting::Block(next),
             },
-            Resetting::Close(index, _) if index >= self.limit() => {
-                if self.free {
-                    self.release();
-                    self.job = Job::Reset(job);
-                    return Step::More;
+            Resetting::Close(index, at) => match self.slots.search(index) {
+                Search::Found(found) => {
+                    let at = if found == index { at } else { Iova::new(0) };
+                    match self.close_some(found, at) {
+                        Some(at) => Resetting::Close(found, at),
+                        None => Resetting::Close(found + 1, Iova::new(0)),
+                    }
                 }
-                // Whoever comes next has nothing to do with it.
-                let failed = core::mem::take(&mut self.failed);
-                return Step::Done(if failed { Err(Refusal::Failed) } else { Ok(()) });
-            }
-            Resetting::Close(index, at) => match self.close_some(index, at) {
-                Some(at) => Resetting::Close(index, at),
-                None => Resetting::Close(index + 1, Iova::new(0)),
+                Search::NoneBelow(next) => Resetting::Close(next, Iova::new(0)),
+                Search::End => {
+                    if self.free {
+                        self.release();
+                        self.job = Job::Reset(job);
+                        return Step::More;
+                    }
+                    // Whoever comes next has nothing to do with it.
+                    let failed = core::mem::take(&mut self.failed);
+                    return Step::Done(if failed { Err(Refusal::Failed) } else { Ok(()) });
+                }
             },
         };
         self.job = Job::Reset(next);

@@ -1,7 +1,8 @@
 //! Mapping: hold the pages, then fill the tables; piece by piece where a request
 //! is large, and back again where one piece fails.
 
-use super::{Domains, Job};
+use super::{Domains, Job, Trouble};
+use crate::slots::SlotMemory;
 use portcullis_addr::{Address, Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
     Access, DmaDomain, DmaUnit, DomainId, MapError, Refusal, Step, SyncError,
@@ -30,7 +31,7 @@ pub(super) struct Mapping {
     undo: Option<Refusal>,
 }
 
-impl<U: DmaUnit> Domains<'_, U> {
+impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     #[inline(always)]
     pub(super) fn map(
         &mut self,
@@ -104,7 +105,7 @@ impl<U: DmaUnit> Domains<'_, U> {
     }
 
     fn refuse_memory(&mut self, memory: Range<PhysAddr>) -> Step {
-        self.not_owned = Some(memory);
+        self.trouble = Some(Trouble::NotOwned(memory));
         self.refuse(Refusal::NotOwned)
     }
 
@@ -122,7 +123,7 @@ impl<U: DmaUnit> Domains<'_, U> {
                     return self.map_back(job, Refusal::NoMemory);
                 }
                 _ => {
-                    self.not_owned = run;
+                    self.trouble = run.map(Trouble::NotOwned);
                     return self.map_back(job, Refusal::NotOwned);
                 }
             }
@@ -146,6 +147,10 @@ impl<U: DmaUnit> Domains<'_, U> {
             _ => Err(MapError::TooLarge),
         };
         if let Err(error) = result {
+            if error == MapError::NoMemory {
+                let id = u32::try_from(job.index).unwrap_or(u32::MAX);
+                self.trouble = Some(Trouble::NoTables(DomainId(id)));
+            }
             let refusal = match error {
                 MapError::AlreadyMapped => Refusal::AlreadyMapped,
                 MapError::TooLarge => Refusal::OutOfRange,
@@ -202,7 +207,10 @@ impl<U: DmaUnit> Domains<'_, U> {
         let Ok(range) = Range::from_size(job.iova.start(), job.mapped) else {
             return Err(SyncError);
         };
-        self.mark_dirty(job.index);
+        if self.mark_dirty(job.index).is_err() {
+            self.flush()?;
+            return Ok(true);
+        }
         let taken = match self.slot(job.index) {
             Some(slot) => slot.domain.unmap_first(range),
             None => Ok(None),

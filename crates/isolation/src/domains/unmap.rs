@@ -1,6 +1,7 @@
 //! Unmapping: out of the tables, invalidated together, then out of the count.
 
 use super::{Domains, Job};
+use crate::slots::SlotMemory;
 use portcullis_addr::{Iova, Range};
 use portcullis_dma_domain::{DmaDomain, DmaUnit, DomainId, FlushFirst, Refusal, Step};
 
@@ -25,7 +26,7 @@ pub(super) enum Left {
     Failed,
 }
 
-impl<U: DmaUnit> Domains<'_, U> {
+impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     #[inline(always)]
     pub(super) fn unmap(&mut self, id: DomainId, iova: Range<Iova>) -> Step {
         let index = match self.existing(id) {
@@ -54,7 +55,7 @@ impl<U: DmaUnit> Domains<'_, U> {
         }
         // Whatever it says: it may have taken tables out and nothing else, and
         // those wait for a flush too.
-        self.mark_dirty(index);
+        self.mark_dirty(index)?;
         let Some(slot) = self.slot(index) else {
             return Ok(None);
         };
