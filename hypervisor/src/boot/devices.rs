@@ -75,7 +75,7 @@ pub(super) fn outside_memory(machine: &Machine, registers: Range<PhysAddr>) -> R
     let pages = registers
         .page_outward()
         .ok_or(Refusal::RegistersInMemory(registers))?;
-    if machine.memory.iter().any(|bank| bank.overlaps(&pages)) {
+    if machine.all_memory().any(|bank| bank.overlaps(&pages)) {
         return Err(Refusal::RegistersInMemory(registers));
     }
     Ok(())
