@@ -183,10 +183,10 @@ impl fmt::Display for Reason<'_> {
                 function,
                 finding,
             } => match finding {
-                Finding::BringsMemory(kind) => write!(
+                Finding::BringsMemory(kind, address, size) => write!(
                     f,
-                    "the PCI function {function} of {host}, {kind}, brings memory that nothing keeps \
-                     from the host's devices"
+                    "the PCI function {function} of {host}, {kind}, brings {size:#x} bytes of memory \
+                     at {address:#x}, which the device tree does not name"
                 ),
                 Finding::PastSmmu(kind) | Finding::Unreadable(kind) => write!(
                     f,
@@ -254,9 +254,9 @@ impl fmt::Display for Fix<'_> {
                 "check that the SMMU is powered and that nothing else drives it"
             }
             Refusal::PciFunction {
-                finding: Finding::BringsMemory(_),
+                finding: Finding::BringsMemory(..),
                 ..
-            } => "remove the device",
+            } => "remove the device, or let it be the host's with memory-allow=BASE,SIZE",
             Refusal::PciFunction { .. } => {
                 "remove the device, or give it VIRTIO_F_ACCESS_PLATFORM, in QEMU with \
                  iommu_platform=on; QEMU adds a virtio-net-pci unless told -nic none"

@@ -385,6 +385,18 @@ fn a_device_that_goes_past_the_smmu() {
     }
 }
 
+/// Memory that the tree does not name: the refusal says where it is.
+#[test]
+fn a_device_that_brings_memory() {
+    let mut machine = common::prepared().machine();
+    machine.memory = "1G,maxmem=4G,slots=1".to_owned();
+    let backend = ["-object", "memory-backend-ram,id=more,size=1G"];
+    machine.extra.extend(backend.map(Into::into));
+    machine.devices = vec!["virtio-mem-pci,memdev=more,iommu_platform=on".to_owned()];
+    let what = "virtio-mem, brings 0x40000000 bytes of memory at 0x80000000";
+    refuses(&machine, "brings-memory", &[what, "memory-allow="]);
+}
+
 #[test]
 fn a_tree_whose_cells_are_absurd() {
     refuses_tree("cells", &["cell", "tree"], |tree| {

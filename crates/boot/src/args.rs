@@ -12,6 +12,7 @@
 //! | `mpam` | `on`, `off` | `on` |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `mmio-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | registers that the tree does not name are nobody's |
+//! | `memory-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | memory that the tree does not name is nobody's |
 //! | `allow-unconfined` | the path of a node; may be repeated | devices that may do DMA past every SMMU are withheld |
 //! | `trust-power` | `yes`, `no` | `no` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |
@@ -23,9 +24,9 @@ use crate::text::Word;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug, mmio-allow=<base>,<size>, allow-unconfined=<node path>, trust-power=yes|no or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug, mmio-allow=<base>,<size>, memory-allow=<base>,<size>, allow-unconfined=<node path>, trust-power=yes|no or console=<alias, node path or stdout>";
 
-/// Most values of `mmio-allow` and of `allow-unconfined`.
+/// Most values of `mmio-allow`, of `memory-allow` and of `allow-unconfined`.
 pub const ALLOW_LIMIT: usize = 32;
 
 /// Bytes of `dma-tables` when the command line says nothing: tables for 4 GiB in
@@ -113,6 +114,9 @@ pub struct BootArgs<'a> {
     /// `mmio-allow=`: addresses outside of RAM that the host's CPUs reach beside
     /// what the tree names; whole pages.
     pub mmio_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
+    /// `memory-allow=`: where memory of the host's may come that the tree does not
+    /// name, such as a virtio-mem device's.
+    pub memory_allow: List<Range<PhysAddr>, ALLOW_LIMIT>,
     /// `allow-unconfined=`: paths of devices that the host gets although nothing
     /// keeps them from reaching all memory.
     pub allow_unconfined: List<&'a str, ALLOW_LIMIT>,
@@ -135,6 +139,7 @@ impl Default for BootArgs<'_> {
             mpam: true,
             log: LogLevel::default(),
             mmio_allow: List::new(),
+            memory_allow: List::new(),
             allow_unconfined: List::new(),
             trust_power: false,
             console: ConsoleChoice::default(),
@@ -163,6 +168,7 @@ impl<'a> BootArgs<'a> {
         let (mut bhb, mut mpam) = (None, None);
         let (mut log, mut console, mut trust_power) = (None, None, None);
         let (mut mmio_allow, mut allow_unconfined) = (List::new(), List::new());
+        let mut memory_allow = List::new();
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BootError::ArgumentForm {
                 word: Word::start_of(word.as_bytes()),
@@ -176,7 +182,8 @@ impl<'a> BootArgs<'a> {
                 "bhb" => once("bhb", &mut bhb, switch("bhb", value)?)?,
                 "mpam" => once("mpam", &mut mpam, switch("mpam", value)?)?,
                 "log" => once("log", &mut log, level(value)?)?,
-                "mmio-allow" => push("mmio-allow", &mut mmio_allow, pages(value)?)?,
+                "mmio-allow" => push("mmio-allow", &mut mmio_allow, registers(value)?)?,
+                "memory-allow" => push("memory-allow", &mut memory_allow, memory(value)?)?,
                 "allow-unconfined" => {
                     push("allow-unconfined", &mut allow_unconfined, path(value)?)?;
                 }
@@ -213,6 +220,7 @@ impl<'a> BootArgs<'a> {
             mpam: mpam.unwrap_or(true),
             log,
             mmio_allow,
+            memory_allow,
             allow_unconfined,
             trust_power: trust_power.unwrap_or(false),
             console: console.unwrap_or_default(),
@@ -317,7 +325,22 @@ fn size(value: &str, limits: core::ops::RangeInclusive<u64>) -> Option<u64> {
 }
 
 /// `BASE,SIZE` in bytes, decimal or hexadecimal with `0x`.
-fn pages(value: &str) -> Result<Range<PhysAddr>, BootError> {
+fn registers(value: &str) -> Result<Range<PhysAddr>, BootError> {
+    pages(value).ok_or_else(|| {
+        let right = "use whole pages of 4 KiB, as in mmio-allow=0x9100000,0x1000";
+        wrong("mmio-allow", value, right)
+    })
+}
+
+fn memory(value: &str) -> Result<Range<PhysAddr>, BootError> {
+    pages(value).ok_or_else(|| {
+        let right = "use whole pages of 4 KiB, as in memory-allow=0x80000000,0x40000000";
+        wrong("memory-allow", value, right)
+    })
+}
+
+/// `BASE,SIZE`, in whole pages.
+fn pages(value: &str) -> Option<Range<PhysAddr>> {
     let number = |text: &str| {
         let (digits, radix) = match text.strip_prefix("0x") {
             Some(digits) => (digits, 16),
@@ -331,10 +354,6 @@ fn pages(value: &str) -> Result<Range<PhysAddr>, BootError> {
         .split_once(',')
         .and_then(|(base, size)| Range::from_size(PhysAddr::new(number(base)?), number(size)?).ok())
         .filter(|range| range.is_aligned(PAGE_SIZE))
-        .ok_or_else(|| {
-            let right = "use whole pages of 4 KiB, as in mmio-allow=0x9100000,0x1000";
-            wrong("mmio-allow", value, right)
-        })
 }
 
 fn path(value: &str) -> Result<&str, BootError> {

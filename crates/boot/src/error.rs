@@ -276,6 +276,14 @@ pub enum BootError {
         /// What is there.
         by: &'static str,
     },
+    /// Memory that the command line allows is not to be had.
+    #[error("memory-allow= of {range} {why}")]
+    NotMemory {
+        /// The addresses.
+        range: Range<PhysAddr>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A value of the command line is unknown.
     #[error("the command line has {key}={value}")]
     ArgumentValue {
@@ -493,6 +501,9 @@ impl fmt::Display for Fix<'_> {
             }
             E::NotRegisters { .. } => {
                 "name pages that hold nothing but registers, or allow what is there by allow-unconfined="
+            }
+            E::NotMemory { .. } => {
+                "name addresses at which memory can come, outside of RAM and of all registers"
             }
             E::NoSpareInterrupt { .. } => {
                 "name an SPI priq or cmdq-sync that nothing else uses, or use host-iommu=identity"

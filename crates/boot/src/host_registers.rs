@@ -53,6 +53,7 @@ impl HostRegisters {
     /// # Errors
     /// - [`BootError::NotRegisters`] when `mmio-allow=` names RAM, or a page that
     ///   is withheld
+    /// - [`BootError::NotMemory`] when `memory-allow=` names any of these
     /// - [`BootError::TooMany`] for more than [`REGISTER_RANGE_LIMIT`] ranges
     pub fn find(&mut self, fdt: &Fdt<'_>, machine: &Machine) -> Result<(), BootError> {
         let mut full = Ok(());
@@ -85,6 +86,12 @@ impl HostRegisters {
                 return Err(taken("a device that is withheld"));
             }
             self.allow(*range)?;
+        }
+        for range in machine.added.iter() {
+            if self.is_withheld(range) || self.allowed.iter().any(|other| other.overlaps(range)) {
+                let why = "has registers of a device in it";
+                return Err(BootError::NotMemory { range: *range, why });
+            }
         }
         Ok(())
     }

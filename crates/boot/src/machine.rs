@@ -84,6 +84,10 @@ pub struct Machine {
     pub mpam: bool,
     /// RAM, by address; whole pages only.
     pub memory: List<Range<PhysAddr>, BANK_LIMIT>,
+    /// Memory that the command line allows and the tree does not name, by address:
+    /// the host's, in the view of CPUs and devices, once a device has brought it.
+    /// Nothing of the hypervisor's goes there.
+    pub added: List<Range<PhysAddr>, ALLOW_LIMIT>,
     /// Where RAM ends for all who are to share it: what the tree names above is left
     /// out of [`memory`](Self::memory) and of the host's tree.
     pub memory_end: PhysAddr,
@@ -167,6 +171,11 @@ impl Machine {
         Self::from_tree_on(&Fdt::new(blob)?, hardware)
     }
 
+    /// All memory that is somebody's: RAM and what may [come](Self::added).
+    pub fn all_memory(&self) -> impl Iterator<Item = &Range<PhysAddr>> + Clone {
+        self.memory.iter().chain(self.added.iter())
+    }
+
     /// Everything that turns a write of a device of the host's into an interrupt.
     pub fn doorbells(&self) -> impl Iterator<Item = &Its> {
         let has = match self.gic {
@@ -228,6 +237,7 @@ impl Machine {
         let all = memory::banks(fdt, &mut odd)?;
         let memory_end = hardware.memory_end();
         let (memory, memory_lost) = memory::below(&all, memory_end);
+        let added = memory::added(&all, &args.memory_allow, memory_end)?;
         let mut machine = Self {
             host_iommu: args.host_iommu,
             dma_tables: args.dma_tables,
@@ -239,6 +249,7 @@ impl Machine {
             bhb: args.bhb,
             mpam: args.mpam,
             memory,
+            added,
             memory_end,
             memory_lost,
             reserved: reserved::read(fdt, &framebuffers, &mut odd)?,

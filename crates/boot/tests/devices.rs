@@ -336,6 +336,43 @@ fn the_command_line_may_allow_addresses() {
     assert!(refused("mmio-allow=0x3ffff000,0x2000", vec![]).ends_with("is for RAM"));
 }
 
+/// Memory that the tree does not name: the host's, and nothing of ours lies there.
+#[test]
+fn the_command_line_may_allow_memory_to_come() {
+    let memory = |line: &str| {
+        let blob = tree(line, vec![]);
+        open(&blob).map(|(machine, _)| {
+            let all: Vec<_> = machine.all_memory().copied().collect();
+            (all, machine.memory.iter().count())
+        })
+    };
+    let range = |start: u64, size: u64| Range::from_size(PhysAddr::new(start), size).unwrap();
+    let (before, banks) = memory("").unwrap();
+    assert_eq!(before.len(), banks);
+    let line = "memory-allow=0x200000000,0x40000000 memory-allow=0x180000000,0x1000";
+    let (after, same) = memory(line).unwrap();
+    assert_eq!(same, banks);
+    let added = [
+        range(0x1_8000_0000, 0x1000),
+        range(0x2_0000_0000, 0x4000_0000),
+    ];
+    assert_eq!(after, [before, added.to_vec()].concat());
+
+    let refused = |line: &str| memory(line).err().unwrap().to_string();
+    assert!(refused("memory-allow=0x40000000,0x1000").ends_with("is RAM of the device tree"));
+    let twice = "memory-allow=0x200000000,0x2000 memory-allow=0x200001000,0x2000";
+    assert!(refused(twice).ends_with("is named twice"));
+    // The SMMU's registers, which are withheld, and those of the UART, which is given.
+    for registers in [0x905_0000, 0x900_0000] {
+        let line = format!("memory-allow={registers:#x},0x1000");
+        assert!(
+            refused(&line).ends_with("has registers of a device in it"),
+            "{line}"
+        );
+    }
+    assert!(refused("memory-allow=0x200000000,0x800").contains("memory-allow"));
+}
+
 /// An SMMU has more register pages than two: none of them is the host's, nor
 /// what a second entry of `reg` names.
 #[test]

@@ -63,8 +63,9 @@ impl fmt::Display for Kind {
 pub enum Finding {
     /// It reads and writes memory past every SMMU.
     PastSmmu(Kind),
-    /// It makes memory appear that the device tree does not speak of.
-    BringsMemory(Kind),
+    /// It makes memory appear that the device tree does not speak of: its address
+    /// and its size in bytes, as the device says, or 0 where it does not say.
+    BringsMemory(Kind, u64, u64),
     /// It is a virtio device, and its features cannot be read.
     Unreadable(Kind),
 }
@@ -83,8 +84,9 @@ const CAPABILITY_LIMIT: usize = 48;
 const VENDOR_SPECIFIC: u32 = 0x09;
 
 /// `cfg_type` of a capability (virtio 1.2, 4.1.4): where the common configuration
-/// is, and the window.
+/// is, that of the kind of device, and the window.
 const COMMON: u32 = 1;
+const OWN: u32 = 4;
 const WINDOW: u32 = 5;
 
 /// Fields of `struct virtio_pci_cap` (4.1.4), and of the window behind it.
@@ -92,6 +94,7 @@ const BAR: u8 = 4;
 const OFFSET: u8 = 8;
 const LENGTH: u8 = 12;
 const DATA: u8 = 16;
+const FIELDS: [u8; 3] = [BAR, OFFSET, LENGTH];
 
 /// Fields of the common configuration (4.1.4.3).
 const DEVICE_FEATURE_SELECT: u32 = 0;
@@ -100,6 +103,11 @@ const DEVICE_FEATURE: u32 = 4;
 /// `VIRTIO_F_ACCESS_PLATFORM` (6): bit 33, which is bit 1 of the second word.
 const ACCESS_PLATFORM: u32 = 1 << 1;
 
+/// Where the configuration of a device that brings memory says where that is
+/// (virtio 1.2, 5.15.4 and 5.19.4): the address, then the size.
+const MEMORY_FIELDS: [u32; 2] = [16, 24];
+const PERSISTENT_FIELDS: [u32; 2] = [0, 8];
+
 /// What is wrong with the function whose vendor and device are `id`.
 pub(crate) fn judge(space: &impl ConfigSpace, function: Function, id: u32) -> Option<Finding> {
     if id & 0xffff != VENDOR {
@@ -107,9 +115,6 @@ pub(crate) fn judge(space: &impl ConfigSpace, function: Function, id: u32) -> Op
     }
     let device = u16::try_from(id >> 16).unwrap_or(u16::MAX);
     let kind = Kind::of_device(device)?;
-    if kind == Kind::MEMORY || kind == Kind::PERSISTENT_MEMORY {
-        return Some(Finding::BringsMemory(kind));
-    }
     let capabilities = Capabilities::find(space, function);
     let Some(common) = capabilities.common else {
         // A device of before virtio 1.0 has 32 feature bits and knows physical
@@ -120,16 +125,33 @@ pub(crate) fn judge(space: &impl ConfigSpace, function: Function, id: u32) -> Op
         .window
         .and_then(|window| Window::new(space, function, window, common).upper_features());
     match features {
-        Some(upper) if upper & ACCESS_PLATFORM != 0 => None,
+        Some(upper) if upper & ACCESS_PLATFORM != 0 => {
+            let fields = match kind {
+                Kind::MEMORY => MEMORY_FIELDS,
+                Kind::PERSISTENT_MEMORY => PERSISTENT_FIELDS,
+                _ => return None,
+            };
+            let (Some(own), Some(window)) = (capabilities.own, capabilities.window) else {
+                return Some(Finding::BringsMemory(kind, 0, 0));
+            };
+            let window = Window::new(space, function, window, own);
+            let [address, size] = window.numbers(fields);
+            Some(Finding::BringsMemory(kind, address, size))
+        }
         Some(_) => Some(Finding::PastSmmu(kind)),
+        // Memory that the host's CPUs and devices do not reach is of no use to it.
+        None if kind == Kind::MEMORY || kind == Kind::PERSISTENT_MEMORY => {
+            Some(Finding::BringsMemory(kind, 0, 0))
+        }
         None => Some(Finding::Unreadable(kind)),
     }
 }
 
-/// Where the two capabilities are.
+/// Where the capabilities are.
 #[derive(Default)]
 struct Capabilities {
     common: Option<u8>,
+    own: Option<u8>,
     window: Option<u8>,
 }
 
@@ -153,6 +175,9 @@ impl Capabilities {
                 // The first is the one to use (4.1.4).
                 found.common = found.common.or(Some(at));
             }
+            if id == VENDOR_SPECIFIC && kind == OWN && fits(LENGTH + 3) {
+                found.own = found.own.or(Some(at));
+            }
             if id == VENDOR_SPECIFIC && kind == WINDOW && fits(DATA + 3) {
                 found.window = found.window.or(Some(at));
             }
@@ -167,27 +192,26 @@ struct Window<'s, S> {
     space: &'s S,
     function: Function,
     at: u8,
-    /// BAR and offset of the common configuration.
+    /// BAR and offset of the configuration that is looked at.
     bar: u32,
     base: u32,
 }
 
 impl<'s, S: ConfigSpace> Window<'s, S> {
-    fn new(space: &'s S, function: Function, window: u8, common: u8) -> Self {
+    fn new(space: &'s S, function: Function, window: u8, capability: u8) -> Self {
         Self {
             space,
             function,
             at: window,
-            bar: space.read(function, common + BAR) & 0xff,
-            base: space.read(function, common + OFFSET),
+            bar: space.read(function, capability + BAR) & 0xff,
+            base: space.read(function, capability + OFFSET),
         }
     }
 
     /// Bits 32 to 63 of what the device offers; `None` when the window does not
     /// work.
     fn upper_features(&self) -> Option<u32> {
-        let fields = [BAR, OFFSET, LENGTH];
-        let before = fields.map(|field| self.space.read(self.function, self.at + field));
+        let before = self.place();
         let select = self.look(DEVICE_FEATURE_SELECT);
         self.put(DEVICE_FEATURE_SELECT, 1);
         // A window that leads nowhere reads as anything, but not as what was
@@ -197,13 +221,33 @@ impl<'s, S: ConfigSpace> Window<'s, S> {
         self.put(DEVICE_FEATURE_SELECT, 0);
         let second = self.look(DEVICE_FEATURE_SELECT) == 0;
         self.put(DEVICE_FEATURE_SELECT, select);
-        for (field, value) in fields.into_iter().zip(before) {
-            self.space.write(self.function, self.at + field, value);
-        }
+        self.put_back(before);
         (first && second).then_some(upper)
     }
 
-    /// Points the window at 32 bits of the common configuration.
+    /// Two numbers of 64 bits, each at an offset.
+    fn numbers(&self, at: [u32; 2]) -> [u64; 2] {
+        let before = self.place();
+        let numbers = at.map(|at| {
+            let (low, high) = (self.look(at), self.look(at + 4));
+            u64::from(high) << 32 | u64::from(low)
+        });
+        self.put_back(before);
+        numbers
+    }
+
+    /// Where the window leads.
+    fn place(&self) -> [u32; 3] {
+        FIELDS.map(|field| self.space.read(self.function, self.at + field))
+    }
+
+    fn put_back(&self, place: [u32; 3]) {
+        for (field, value) in FIELDS.into_iter().zip(place) {
+            self.space.write(self.function, self.at + field, value);
+        }
+    }
+
+    /// Points the window at 32 bits of the configuration.
     fn point(&self, field: u32) {
         let keep = self.space.read(self.function, self.at + BAR) & !0xff;
         let to = [

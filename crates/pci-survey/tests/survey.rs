@@ -20,6 +20,7 @@ struct Device {
 }
 
 const COMMON: usize = 0x40;
+const OWN: usize = 0x78;
 const WINDOW: usize = 0x60;
 
 impl Device {
@@ -42,7 +43,11 @@ impl Device {
         this.words[COMMON / 4 + 1] = 4;
         this.words[COMMON / 4 + 2] = 0x3000;
         this.words[COMMON / 4 + 3] = 0x1000;
-        this.words[WINDOW / 4] = 5 << 24 | 20 << 16 | 9;
+        this.words[WINDOW / 4] = 5 << 24 | 20 << 16 | (OWN as u32) << 8 | 9;
+        this.words[OWN / 4] = 4 << 24 | 16 << 16 | 9;
+        this.words[OWN / 4 + 1] = 4;
+        this.words[OWN / 4 + 2] = 0x5000;
+        this.words[OWN / 4 + 3] = 0x1000;
         // Somebody has used the window before.
         this.words[WINDOW / 4 + 1] = 0xabcd_ef02;
         this.words[WINDOW / 4 + 2] = 0x77;
@@ -66,12 +71,22 @@ impl Device {
         common.then(|| self.words[at + 2].wrapping_sub(0x3000))
     }
 
+    /// What the device's own configuration has at the window: each word says where
+    /// it is.
+    fn own(&self) -> Option<u32> {
+        let at = WINDOW / 4;
+        let leads = self.words[at + 1] & 0xff == 4 && self.words[at + 3] == 4;
+        let offset = self.words[at + 2].wrapping_sub(0x5000);
+        (leads && offset < 0x1000).then_some(0x1_0000 + offset)
+    }
+
     fn read(&self, offset: u8) -> u32 {
         if usize::from(offset) == WINDOW + 16 && self.words[0] & 0xffff == 0x1af4 {
             return match (self.upper, self.window()) {
                 (Some(_), Some(0)) => self.select,
                 (Some(upper), Some(4)) if self.select == 1 => upper,
                 (Some(_), Some(4)) => 0x3000_0000,
+                (Some(_), _) if self.own().is_some() => self.own().expect("a word"),
                 _ => u32::MAX,
             };
         }
@@ -212,18 +227,27 @@ fn a_device_of_before_virtio_1_has_no_bit_33() {
 }
 
 #[test]
-fn memory_that_appears_is_found_whatever_its_features() {
+fn memory_that_appears_is_found_and_where() {
+    let mut silent = Device::virtio(0x1058, SAFE);
+    silent.words[WINDOW / 4] &= !0xff00;
     let devices = [
         (0, Device::virtio(0x1058, SAFE)),
         (1, Device::virtio(0x105b, SAFE)),
+        // One whose DMA goes past the SMMU, and two that do not say where.
+        (2, Device::virtio(0x1058, PAST)),
+        (3, Device::virtio(0x105b, None)),
+        (4, silent),
     ];
     let (_, found) = Machine::new(0, devices).survey(255);
     let kinds: Vec<_> = found.into_iter().map(|(_, finding)| finding).collect();
     assert_eq!(
         kinds,
         [
-            Finding::BringsMemory(Kind(24)),
-            Finding::BringsMemory(Kind(27))
+            Finding::BringsMemory(Kind(24), 0x1_0014_0001_0010, 0x1_001c_0001_0018),
+            Finding::BringsMemory(Kind(27), 0x1_0004_0001_0000, 0x1_000c_0001_0008),
+            Finding::PastSmmu(Kind(24)),
+            Finding::BringsMemory(Kind(27), 0, 0),
+            Finding::BringsMemory(Kind(24), 0, 0),
         ]
     );
     assert_eq!(Kind(27).to_string(), "virtio-pmem");

@@ -62,13 +62,13 @@ pub(super) fn ram_pages(machine: &Machine) -> u64 {
 
 /// Bytes of the whole ledger.
 pub(super) fn all_ledger_bytes(machine: &Machine) -> u64 {
-    machine.memory.iter().map(ledger_bytes).sum()
+    machine.all_memory().map(ledger_bytes).sum()
 }
 
 /// Bytes of the tables of level 1 for RAM: one for each 512 GiB that a bank is in,
 /// for CPUs and for devices. The first ones are among [`POOL_BASE`].
 fn upper_bytes(machine: &Machine) -> u64 {
-    let spans = machine.memory.iter().map(|bank| {
+    let spans = machine.all_memory().map(|bank| {
         let last = bank.end().raw().saturating_sub(1);
         (last >> 39) - (bank.start().raw() >> 39) + 1
     });
@@ -158,7 +158,7 @@ pub(super) fn make_ledger(
 ) -> Result<Ledger<'static>, Refusal> {
     const HOST: u64 = Entry::initial(Owner::HOST) as u64;
     let mut banks = [None; BANK_LIMIT];
-    for (slot, range) in banks.iter_mut().zip(machine.memory.iter()) {
+    for (slot, range) in banks.iter_mut().zip(machine.all_memory()) {
         let entries = ledger_words(range.size() / PAGE_SIZE, HOST << 32 | HOST)?;
         let groups = ledger_words(Bank::groups(*range), 0)?;
         *slot = Some(Bank::new(*range, entries, groups)?);

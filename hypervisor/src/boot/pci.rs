@@ -5,6 +5,7 @@ use crate::mmio::Device;
 use crate::mmu::{self, MapError};
 use crate::refusal::Refusal;
 use core::cell::Cell;
+use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, PciHost};
 use portcullis_pagetable::{Access, MemoryType};
 use portcullis_pci_survey::{ConfigSpace, Finding, Function, survey};
@@ -40,7 +41,12 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
              say whether its DMA passes the SMMU\"",
             host.path
         ),
-        Finding::PastSmmu(_) | Finding::BringsMemory(_) => {
+        Finding::BringsMemory(kind, address, size) if is_allowed(machine, address, size) => info!(
+            "event=pci_memory host={} function={function} device=\"{kind}\" base={address:#x} \
+             size={size:#x}",
+            host.path
+        ),
+        Finding::PastSmmu(_) | Finding::BringsMemory(..) => {
             refused = refused.or(Some((function, finding)));
         }
     });
@@ -68,6 +74,14 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
         host.path, seen.functions
     );
     Ok(())
+}
+
+/// Whether the command line says that there may be memory. The device alone does not
+/// decide that: it could name what is nobody's.
+fn is_allowed(machine: &Machine, address: u64, size: u64) -> bool {
+    let pages = Range::from_size(PhysAddr::new(address), size).ok();
+    let pages = pages.and_then(|memory| memory.page_outward());
+    pages.is_some_and(|pages| machine.added.iter().any(|range| range.covers(&pages)))
 }
 
 /// The configuration space of a host bridge. One bus of it is mapped at a time.

@@ -18,7 +18,7 @@ const WANTED: [&str; 2] = ["nvme", "e1000e"];
 /// Modules that only some checks load.
 const SPARE: [&str; 3] = ["pci_stub", "vfio_pci", "vfio_iommu_type1"];
 /// The drivers of virtio devices, which only some checks load.
-const VIRTIO: [&str; 2] = ["virtio_blk", "virtio_net"];
+const VIRTIO: [&str; 3] = ["virtio_blk", "virtio_net", "virtio_mem"];
 
 /// Every list, in the order in which dependencies go to the first that needs
 /// them, with the file that names its modules.

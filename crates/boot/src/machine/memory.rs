@@ -2,6 +2,7 @@
 
 use super::odd::{Odd, Oddities};
 use super::reg::{Reg, physical};
+use crate::args::ALLOW_LIMIT;
 use crate::error::BootError;
 use crate::fdt::Fdt;
 use crate::list::List;
@@ -75,6 +76,41 @@ pub(super) fn below(
         let _ = kept.map(|kept| below.push(kept));
     }
     (below, lost)
+}
+
+/// What `memory-allow=` adds to the RAM of the tree, by address.
+///
+/// # Errors
+/// [`BootError::NotMemory`] when it is RAM already, is named twice, or lies at `end` or
+/// above; [`BootError::TooMany`] for more banks than there is room for.
+pub(super) fn added(
+    banks: &List<Range<PhysAddr>, BANK_LIMIT>,
+    allowed: &List<Range<PhysAddr>, ALLOW_LIMIT>,
+    end: PhysAddr,
+) -> Result<List<Range<PhysAddr>, ALLOW_LIMIT>, BootError> {
+    let mut added: List<Range<PhysAddr>, ALLOW_LIMIT> = List::new();
+    for range in allowed.iter() {
+        let not = |why| BootError::NotMemory { range: *range, why };
+        if banks.iter().any(|bank| bank.overlaps(range)) {
+            return Err(not("is RAM of the device tree"));
+        }
+        if added.iter().any(|other| other.overlaps(range)) {
+            return Err(not("is named twice"));
+        }
+        if range.end() > end {
+            return Err(not("is above what CPUs and SMMUs reach as memory"));
+        }
+        // As many slots as in what it comes from.
+        let _ = added.push(*range);
+    }
+    if banks.iter().count() + added.iter().count() > BANK_LIMIT {
+        return Err(BootError::TooMany {
+            what: "memory banks",
+            limit: BANK_LIMIT,
+        });
+    }
+    added.sort_by_key(|range: &Range<PhysAddr>| range.start());
+    Ok(added)
 }
 
 /// Adds `bank`, joined with what it overlaps or touches. Whether it overlapped

@@ -17,7 +17,7 @@ impl Machine {
     pub fn outside_memory(&self, registers: Range<PhysAddr>) -> Result<(), BootError> {
         let refused = BootError::RegistersInMemory { range: registers };
         let pages = registers.page_outward().ok_or(refused)?;
-        match self.memory.iter().any(|bank| bank.overlaps(&pages)) {
+        match self.all_memory().any(|bank| bank.overlaps(&pages)) {
             true => Err(refused),
             false => Ok(()),
         }
