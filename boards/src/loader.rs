@@ -176,7 +176,7 @@ fn reserved(tree: &DeviceTree) -> Vec<(u64, u64)> {
     let reservations = tree.memory_reservations.iter();
     let mut all: Vec<_> = reservations.map(|r| (r.address(), r.size())).collect();
     // Addresses in it are physical ones, whatever its `ranges` says: so Linux reads it.
-    if let Some(parent) = (&tree.root).child("reserved-memory") {
+    if let Some(parent) = tree.root.child("reserved-memory") {
         let cells = Cells::of(parent);
         for node in parent.children() {
             let reg = value(node, "reg").unwrap_or_default();
