@@ -146,7 +146,7 @@ pub struct PerCpu {
     /// Accesses to reserved registers of emulated SMMUs.
     pub reserved_smmu: AtomicU64,
     /// Where the host was to do an instruction again, since it was not the one that
-    /// had accessed an emulated register; all ones since one was.
+    /// had accessed an emulated register, with bit 0 set; 0 since one was.
     pub sent_back: AtomicU64,
 }
 
@@ -174,7 +174,7 @@ impl PerCpu {
             refused_calls: AtomicU64::new(0),
             refused_gic: AtomicU64::new(0),
             reserved_smmu: AtomicU64::new(0),
-            sent_back: AtomicU64::new(u64::MAX),
+            sent_back: AtomicU64::new(0),
         }
     }
 

@@ -139,8 +139,10 @@ fn place(instruction: u32, frame: &mut Frame, abort: Abort) -> Result<Placed, Re
 /// here. One that does at the same address gets an abort: a CPU that does for ever what
 /// EL2 does not understand would hang without a word.
 fn send_back(cpu: &PerCpu, pc: u64, reject: Reject) -> bool {
-    let again = reject.may_be_new() && cpu.sent_back.load(Ordering::Relaxed) != pc;
-    let next = if again { pc } else { u64::MAX };
+    // An instruction begins at a multiple of 4, so that this is never 0: none.
+    let here = pc | 1;
+    let again = reject.may_be_new() && cpu.sent_back.load(Ordering::Relaxed) != here;
+    let next = if again { here } else { 0 };
     cpu.sent_back.store(next, Ordering::Relaxed);
     if again {
         cpu.count(Reason::Other);
