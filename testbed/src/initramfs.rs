@@ -32,9 +32,11 @@ impl Purpose {
 }
 
 /// Scripts for the proofs.
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 12] = [
     ("again", include_str!("guest/again.sh")),
     ("busy", include_str!("guest/busy.sh")),
+    ("crash", include_str!("guest/crash.sh")),
+    ("doze", include_str!("guest/doze.sh")),
     ("edu", include_str!("guest/edu.sh")),
     ("endpoints", include_str!("guest/endpoints.sh")),
     ("hibernate", include_str!("guest/hibernate.sh")),

@@ -4,6 +4,7 @@ mod bench;
 mod boot;
 mod interrupts;
 mod options;
+mod power;
 mod proof;
 mod run;
 mod test;
@@ -37,6 +38,7 @@ enum Command {
     Nested(proof::Nested),
     Paravirt(proof::Paravirt),
     Interrupts(interrupts::Interrupts),
+    Power(power::Power),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Nested(nested) => nested.run(),
         Command::Paravirt(paravirt) => paravirt.run(),
         Command::Interrupts(interrupts) => interrupts.run(),
+        Command::Power(power) => power.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };

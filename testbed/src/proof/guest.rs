@@ -164,6 +164,39 @@ impl Guest {
         Ok(())
     }
 
+    /// Has the machine reset, and waits until it is up again.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] that keeps it from coming up.
+    pub fn reboot(&mut self) -> Result<()> {
+        let mark = self.vm.host.mark();
+        self.agent.tell(&self.vm, "reboot")?;
+        self.agent = Agent::wait_within(&self.vm, mark, BOOT_TIMEOUT)?;
+        Ok(())
+    }
+
+    /// Has the kernel panic, and waits until the one that was
+    /// [loaded](Guest::shell) for that case is up.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] that keeps it from coming up.
+    pub fn panic(&mut self) -> Result<()> {
+        let mark = self.vm.host.mark();
+        self.agent
+            .tell(&self.vm, "sh echo c > /proc/sysrq-trigger")?;
+        let gone = self.vm.host.wait(mark, BOOT_TIMEOUT, |line| {
+            line.text.contains("Bye!").then_some(())
+        });
+        if gone.is_none() {
+            return Err(self.vm.timeout("the kernel's last word", BOOT_TIMEOUT));
+        }
+        let mark = self.vm.host.mark();
+        self.agent = Agent::wait_within(&self.vm, mark, BOOT_TIMEOUT)?;
+        Ok(())
+    }
+
     /// Has the agent do something.
     ///
     /// # Errors
@@ -290,6 +323,34 @@ impl Guest {
         Ok(complaint.or_else(|| miscounted(iommu, &events)))
     }
 
+    /// Switches it off; returns how many seconds of its own time its kernel took for
+    /// that, what it said meanwhile, and all that the hypervisor said.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when it does not end, [`Error::Machine`] when the kernel said
+    /// nothing.
+    pub fn end_timed(mut self) -> Result<(f64, Vec<String>, Vec<Event>)> {
+        let mark = self.vm.host.mark();
+        self.shell("echo 7 > /proc/sys/kernel/printk; echo its time has come > /dev/kmsg")?;
+        self.agent.tell(&self.vm, "off")?;
+        self.vm.wait_exit(OFF_TIMEOUT)?;
+        let lines = self.vm.host.lines_since(mark);
+        let said: Vec<_> = lines.iter().filter_map(|line| said(&line.text)).collect();
+        let begin = said
+            .iter()
+            .position(|(_, text)| *text == "its time has come");
+        let said = begin.and_then(|at| said.get(at..)).unwrap_or_default();
+        let (Some((first, _)), Some((last, _))) = (said.first(), said.last()) else {
+            return Err(Error::Machine {
+                what: "the kernel did not say that it ends".to_owned(),
+                tail: self.vm.tails(),
+            });
+        };
+        let words = said.iter().skip(1).map(|(_, text)| (*text).to_owned());
+        Ok((last - first, words.collect(), self.vm.events_since(0)))
+    }
+
     /// Switches it off; returns all that the hypervisor said.
     ///
     /// # Errors
@@ -300,6 +361,12 @@ impl Guest {
         self.vm.wait_exit(OFF_TIMEOUT)?;
         Ok(self.vm.events_since(0))
     }
+}
+
+/// A line of a kernel's: when, and what.
+fn said(line: &str) -> Option<(f64, &str)> {
+    let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
+    Some((time.trim().parse().ok()?, text.trim_end()))
 }
 
 #[cfg(test)]
@@ -339,5 +406,16 @@ mod tests {
         assert!(count(&idle).is_some());
         assert!(count(&lines[..2]).is_some());
         assert_eq!(count(&lines[1..2]), None);
+    }
+
+    #[test]
+    fn lines_of_a_kernel_have_a_time() {
+        assert_eq!(
+            said("[    7.250000] reboot: Power down"),
+            Some((7.25, "reboot: Power down"))
+        );
+        for line in ["", "@0 ok", "[ x] y", "portcullis: event=x t=1"] {
+            assert_eq!(said(line), None, "{line}");
+        }
     }
 }

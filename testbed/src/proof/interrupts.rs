@@ -15,7 +15,7 @@ use crate::{Error, Result};
 use std::time::{Duration, Instant};
 
 /// Seconds of load that show that a host works.
-const BRIEF: u64 = 2;
+pub(super) const BRIEF: u64 = 2;
 /// Bytes that go each way in one exchange by network.
 const EXCHANGE: u64 = 512 << 10;
 /// How often every CPU goes and comes back.
@@ -192,7 +192,7 @@ pub fn live(
 }
 
 /// The files of the kernel and of its root file system.
-fn modules(host: &Host) -> Result<(&std::path::Path, &std::path::Path)> {
+pub(super) fn modules(host: &Host) -> Result<(&std::path::Path, &std::path::Path)> {
     match &host.machine.boot {
         Boot::Native { kernel, initrd, .. } => Ok((kernel, initrd)),
         Boot::Portcullis { modules, .. } => match modules.as_slice() {
@@ -207,7 +207,7 @@ fn modules(host: &Host) -> Result<(&std::path::Path, &std::path::Path)> {
 
 /// What the kernel says with a level of "warning" or worse on this machine, with the
 /// hypervisor and without.
-const USUAL: [&str; 5] = [
+pub(super) const USUAL: [&str; 5] = [
     "KASLR disabled due to lack of seed",
     "cacheinfo: Unable to detect cache hierarchy",
     "Memory resource size exceeds max for 32 bits",
@@ -218,7 +218,7 @@ const USUAL: [&str; 5] = [
 
 /// The same of a kernel that another one has started: LPIs cannot be switched off for
 /// sure, so the driver leaves them on.
-const USUAL_AFTER_KEXEC: [&str; 2] = [
+pub(super) const USUAL_AFTER_KEXEC: [&str; 2] = [
     "GICv3: Expected reserved range",
     "Booted with LPIs enabled, memory probably corrupted",
 ];
@@ -226,11 +226,11 @@ const USUAL_AFTER_KEXEC: [&str; 2] = [
 /// The same of a kernel that comes back from its disk: 6.12 ends a line about the
 /// programs that go on with a word that is a line of its own when another kernel thread
 /// comes between, and the NVMe driver keeps what is asked of a disk that is not back yet.
-const USUAL_AFTER_HIBERNATION: [&str; 2] = ["] done.", "no usable path - requeuing I/O"];
+pub(super) const USUAL_AFTER_HIBERNATION: [&str; 2] = ["] done.", "no usable path - requeuing I/O"];
 
 /// The first lines of the kernel's log that are warnings or worse, and are no `usual`
 /// ones, if there are any.
-fn complaint(guest: &mut Guest, usual: &[&str]) -> Result<Option<String>> {
+pub(super) fn complaint(guest: &mut Guest, usual: &[&str]) -> Result<Option<String>> {
     let said = guest.shell("dmesg -r | grep '^<[0-4]>' || true")?;
     let usual = |line: &String| usual.iter().any(|part| line.contains(part));
     let bad = said.into_iter().filter(|line| !usual(line));
@@ -239,7 +239,7 @@ fn complaint(guest: &mut Guest, usual: &[&str]) -> Result<Option<String>> {
 }
 
 /// What the hypervisor says it has refused or stopped, if anything.
-fn refused(events: &[Event]) -> Option<String> {
+pub(super) fn refused(events: &[Event]) -> Option<String> {
     let of = |kind: &'static str| events.iter().filter(move |event| event.kind() == kind);
     // Without the hypervisor nobody counts.
     of("host_start").next()?;
@@ -287,7 +287,11 @@ fn vectors(guest: &mut Guest) -> Result<Vectors> {
     Ok(Vectors::parse(&guest.shell("cat /proc/interrupts")?))
 }
 
-fn load(guest: &mut Guest, seconds: u64, cpus: u32) -> Result<std::result::Result<String, String>> {
+pub(super) fn load(
+    guest: &mut Guest,
+    seconds: u64,
+    cpus: u32,
+) -> Result<std::result::Result<String, String>> {
     let before = vectors(guest)?;
     start(guest)?;
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -372,11 +376,8 @@ fn rebind(guest: &mut Guest, count: u64, cpus: u32) -> Result<std::result::Resul
     Ok(Ok(format!("{done} times, all data equal")))
 }
 
-fn kexec(
-    guest: &mut Guest,
-    clients: &Clients,
-    cpus: u32,
-) -> Result<std::result::Result<String, String>> {
+/// Copies the next kernel and its root file system from the disk to `/tmp`.
+pub(super) fn fetch(guest: &mut Guest, clients: &Clients) -> Result<()> {
     let mebibytes = clients.initrd_at >> 20;
     guest.shell(&format!(
         "head -c {} /dev/next > /tmp/kernel && \
@@ -384,6 +385,15 @@ fn kexec(
          head -c {} > /tmp/initrd",
         clients.kernel, clients.initrd
     ))?;
+    Ok(())
+}
+
+pub(super) fn kexec(
+    guest: &mut Guest,
+    clients: &Clients,
+    cpus: u32,
+) -> Result<std::result::Result<String, String>> {
+    fetch(guest, clients)?;
     let iomem = guest.shell("cat /proc/iomem")?;
     let start = guest.ask("cat /proc/device-tree/chosen/linux,initrd-start")?;
     let Some(placement) = Placement::find(&iomem, &start.data(), clients.initrd) else {
@@ -408,7 +418,7 @@ fn kexec(
     Ok(worked.map(|counts| format!("all data equal after kexec, {counts}")))
 }
 
-fn hibernation(
+pub(super) fn hibernation(
     guest: &mut Guest,
     version: Version,
     cpus: u32,

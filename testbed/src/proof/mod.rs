@@ -8,6 +8,7 @@ mod clients;
 mod guest;
 pub mod interrupts;
 mod placement;
+pub mod power;
 mod vectors;
 
 pub use guest::Guest;

@@ -9,6 +9,7 @@ pub mod compiler;
 pub mod firmware;
 pub mod headers;
 pub mod kernel;
+pub mod kexec_tools;
 pub mod qemu;
 pub mod toolchain;
 pub mod trees;
