@@ -8,8 +8,9 @@ use portcullis_testbed::demo::OFF_TIMEOUT;
 use portcullis_testbed::demo::attack::Range;
 use portcullis_testbed::disk::{self, Disk};
 use portcullis_testbed::logfmt::Event;
-use portcullis_testbed::machine::Machine;
+use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine};
 use portcullis_testbed::setup::firmware::Firmware;
+use portcullis_testbed::setup::kernel::{Flavour, Version};
 use portcullis_testbed::tree;
 use portcullis_testbed::vm::{Vm, Watch};
 use std::time::Duration;
@@ -94,6 +95,22 @@ fn eight_cpus_8g_max() {
 #[test]
 fn four_cpus_3g_cortex_a76() {
     boots(4, "3G", 3072, "cortex-a76");
+}
+
+/// Debian's newest kernel, with pages of both sizes.
+fn boots_newer(flavour: Flavour, name: &str) {
+    let host = common::host_of(Version::V7, flavour, HYPERVISOR_ARGUMENTS, &[]);
+    boots_machine(host.machine, 1024, name);
+}
+
+#[test]
+fn linux_7_with_pages_of_4_kib() {
+    boots_newer(Flavour::Pages4K, "matrix-7");
+}
+
+#[test]
+fn linux_7_with_pages_of_16_kib() {
+    boots_newer(Flavour::Pages16K, "matrix-7-16k");
 }
 
 /// Firmware at EL3: two security states, PSCI that is not QEMU's, and a GIC

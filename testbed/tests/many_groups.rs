@@ -1,14 +1,13 @@
 //! A host with a virtio-iommu and more isolation groups than a small machine has:
 //! each root port and each device behind one is a group, with a domain of its own.
 
+mod common;
+
 use portcullis_testbed::agent::{Agent, BOOT_TIMEOUT};
-use portcullis_testbed::build;
 use portcullis_testbed::demo::OFF_TIMEOUT;
 use portcullis_testbed::disk::Disk;
-use portcullis_testbed::initramfs::{self, Purpose};
-use portcullis_testbed::machine::{self, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
-use portcullis_testbed::setup::kernel::{Build, Flavour, Version};
-use portcullis_testbed::setup::{Lab, Wishes};
+use portcullis_testbed::proof::Host;
+use portcullis_testbed::setup::kernel::{Flavour, Version};
 use portcullis_testbed::vm::{Vm, Watch};
 
 /// Root ports, eight in a slot, and a device behind each.
@@ -32,25 +31,9 @@ fn ports(count: u32) -> Vec<String> {
 /// The kernel is the newer one, which makes use of ACS for devices of a device tree:
 /// 6.12 puts all functions of a slot, and what is behind them, into one group.
 fn boot(name: &str, count: u32, more: &str) -> (u64, Vm, Agent, Disk) {
-    let wishes = Wishes {
-        build: Build {
-            version: Version::V7,
-            flavour: Flavour::Pages4K,
-        },
-        ..Wishes::default()
-    };
-    let lab = Lab::set_up(&wishes).expect("the set-up works");
-    let payloads = build::payloads(&lab).expect("the payloads build");
-    let initrd = initramfs::build(&lab, &payloads, Purpose::Proof).expect("the initrd builds");
-    let image = build::hypervisor(&lab).expect("the hypervisor builds");
-    let arguments = HYPERVISOR_ARGUMENTS.replace("identity", "paravirt") + more;
-    let mut machine = Machine::new(machine::portcullis(
-        &image,
-        &arguments,
-        &lab.kernel.image,
-        &initrd,
-        HOST_ARGUMENTS,
-    ));
+    let arguments = common::arguments("paravirt") + more;
+    let host = common::host_of(Version::V7, Flavour::Pages4K, &arguments, &[]);
+    let Host { lab, mut machine } = host;
     let disk = Disk::new(&lab.workspace, name).expect("a disk");
     machine.disk = Some(disk.path().to_owned());
     machine.devices = ports(count);

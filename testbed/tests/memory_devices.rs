@@ -3,7 +3,7 @@
 mod common;
 
 use portcullis_testbed::disk::{self, Disk};
-use portcullis_testbed::machine::{HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::machine::Machine;
 
 /// A GiB of memory, all of which the device is asked to plug.
 fn with_memory(mut machine: Machine) -> Machine {
@@ -23,7 +23,7 @@ const MEMORY: &str = " memory-allow=0x80000000,0x40000000";
 /// these do not go elsewhere.
 fn is_memory(mode: &str) {
     let prepared = common::prepared();
-    let arguments = HYPERVISOR_ARGUMENTS.replace("identity", mode) + MEMORY;
+    let arguments = common::arguments(mode) + MEMORY;
     let mut machine = with_memory(prepared.proof_machine(&arguments));
     let name = format!("memory-{mode}");
     let disk = Disk::new(&prepared.lab.workspace, &name).expect("a disk");

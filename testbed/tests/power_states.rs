@@ -1,38 +1,20 @@
 //! A host that starts again, crashes or sleeps: some of what `cargo xtask power` shows.
 
-use portcullis_testbed::build;
-use portcullis_testbed::initramfs::{self, Purpose};
-use portcullis_testbed::machine::{self, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
-use portcullis_testbed::proof::Host;
+mod common;
+
 use portcullis_testbed::proof::power::{Part, live};
-use portcullis_testbed::setup::kernel::{Build, Flavour, Version};
+use portcullis_testbed::setup::kernel::{Flavour, Version};
 use portcullis_testbed::setup::kexec_tools::KexecTools;
-use portcullis_testbed::setup::{Lab, Wishes};
+use portcullis_testbed::workspace::Workspace;
 use std::path::{Path, PathBuf};
 
 fn works(part: Part, mode: &str, version: Version) {
-    let wishes = Wishes {
-        build: Build {
-            version,
-            flavour: Flavour::Pages4K,
-        },
-        ..Wishes::default()
-    };
-    let lab = Lab::set_up(&wishes).expect("the set-up works");
-    let tools = KexecTools::set_up(&lab.workspace).expect("the set-up works");
-    let payloads = build::payloads(&lab).expect("the payloads build");
+    let workspace = Workspace::here();
+    let tools = KexecTools::set_up(&workspace).expect("the set-up works");
     let more: Vec<&Path> = tools.files.iter().map(PathBuf::as_path).collect();
-    let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, &more);
-    let initrd = initrd.expect("the initrd builds");
-    let image = build::hypervisor(&lab).expect("the hypervisor builds");
-    let machine = Machine::new(machine::portcullis(
-        &image,
-        &HYPERVISOR_ARGUMENTS.replace("identity", mode),
-        &lab.kernel.image,
-        &initrd,
-        HOST_ARGUMENTS,
-    ));
-    let result = live(&Host { lab, machine }, part).unwrap_or_else(|error| panic!("{error}"));
+    let arguments = common::arguments(mode);
+    let host = common::host_of(version, Flavour::Pages4K, &arguments, &more);
+    let result = live(&host, part).unwrap_or_else(|error| panic!("{error}"));
     assert!(result.is_ok(), "{mode}: {result:?}");
 }
 

@@ -56,7 +56,7 @@ pub enum KernelVersion {
     #[value(name = "6.12")]
     Six,
     /// The newest of Debian 13's backports, 7.3 or later.
-    #[value(name = "7")]
+    #[value(name = "7", alias = "7.3")]
     Seven,
 }
 
@@ -100,6 +100,7 @@ pub struct Options {
     /// for which no modules of ours are built.
     #[arg(
         long,
+        alias = "kernel-release",
         value_name = "VERSION",
         default_value = "6.12",
         conflicts_with = "kernel"

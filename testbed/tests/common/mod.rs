@@ -10,6 +10,8 @@ use portcullis_testbed::agent::Agent;
 use portcullis_testbed::build::{self, Payloads};
 use portcullis_testbed::initramfs::{self, Purpose};
 use portcullis_testbed::machine::{self, Boot, HOST_ARGUMENTS, HYPERVISOR_ARGUMENTS, Machine};
+use portcullis_testbed::proof;
+use portcullis_testbed::setup::kernel::{Build, Flavour, Version};
 use portcullis_testbed::setup::{Lab, Wishes};
 use portcullis_testbed::vm::{Vm, Watch};
 use std::path::{Path, PathBuf};
@@ -36,6 +38,30 @@ pub fn prepared() -> &'static Prepared {
             initrd,
         }
     })
+}
+
+/// A machine whose host is Debian's kernel of a version and a page size, with the
+/// programs of the proofs and `more` files at `/lib`, under the hypervisor with
+/// `arguments`.
+pub fn host_of(version: Version, flavour: Flavour, arguments: &str, more: &[&Path]) -> proof::Host {
+    let wishes = Wishes {
+        build: Build { version, flavour },
+        ..Wishes::default()
+    };
+    let lab = Lab::set_up(&wishes).expect("the set-up works");
+    let payloads = build::payloads(&lab).expect("the payloads build");
+    let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, more);
+    let initrd = initrd.expect("the initrd builds");
+    let image = build::hypervisor(&lab).expect("the hypervisor builds");
+    let kernel = &lab.kernel.image;
+    let machine = machine::portcullis(&image, arguments, kernel, &initrd, HOST_ARGUMENTS);
+    let machine = Machine::new(machine);
+    proof::Host { lab, machine }
+}
+
+/// The hypervisor's usual arguments, in `mode`.
+pub fn arguments(mode: &str) -> String {
+    HYPERVISOR_ARGUMENTS.replace("identity", mode)
 }
 
 impl Prepared {
