@@ -93,7 +93,7 @@ pub fn carry_out(cpu: &PerCpu, frame: &mut Frame, esr: u64, ipa: Option<u64>) ->
     let placed = instruction.and_then(|instruction| place(instruction, frame, abort));
     match placed {
         Ok(placed) => {
-            cpu.sent_back.store(u64::MAX, Ordering::Relaxed);
+            cpu.sent_back.store(0, Ordering::Relaxed);
             perform(frame, syndrome, far, ipa, &placed)
         }
         Err(reject) => {
