@@ -88,10 +88,23 @@ impl HostRegisters {
             self.allow(*range)?;
         }
         for range in machine.added.iter() {
+            let not = |why| BootError::NotMemory { range: *range, why };
             if self.is_withheld(range) || self.allowed.iter().any(|other| other.overlaps(range)) {
-                let why = "has registers of a device in it";
-                return Err(BootError::NotMemory { range: *range, why });
+                return Err(not("has registers of a device in it"));
             }
+            // Also what only boot loaders list: it is somebody's.
+            let mut reserved = machine.reserved.iter();
+            if reserved.any(|reserved| reserved.range.overlaps(range)) {
+                return Err(not("has reserved memory in it"));
+            }
+            machine.for_each_device(fdt, |device: Device<'_>| {
+                let mut inside = false;
+                device.for_each_range(&mut |registers| inside |= registers.overlaps(range));
+                match inside {
+                    true => Err(not("has registers of a device in it")),
+                    false => Ok(()),
+                }
+            })?;
         }
         Ok(())
     }

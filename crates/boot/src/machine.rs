@@ -85,8 +85,8 @@ pub struct Machine {
     /// RAM, by address; whole pages only.
     pub memory: List<Range<PhysAddr>, BANK_LIMIT>,
     /// Memory that the command line allows and the tree does not name, by address:
-    /// the host's, in the view of CPUs and devices, once a device has brought it.
-    /// Nothing of the hypervisor's goes there.
+    /// the host's, in the view of CPUs and devices, whether a device has brought it
+    /// or not. Nothing of the hypervisor's goes there.
     pub added: List<Range<PhysAddr>, ALLOW_LIMIT>,
     /// Where RAM ends for all who are to share it: what the tree names above is left
     /// out of [`memory`](Self::memory) and of the host's tree.
@@ -171,9 +171,14 @@ impl Machine {
         Self::from_tree_on(&Fdt::new(blob)?, hardware)
     }
 
-    /// All memory that is somebody's: RAM and what may [come](Self::added).
+    /// All memory that is somebody's, by address: RAM and what may [come](Self::added).
     pub fn all_memory(&self) -> impl Iterator<Item = &Range<PhysAddr>> + Clone {
-        self.memory.iter().chain(self.added.iter())
+        let (mut banks, mut added) = (self.memory.iter().peekable(), self.added.iter().peekable());
+        core::iter::from_fn(move || match (banks.peek(), added.peek()) {
+            (Some(bank), Some(more)) if more.start() < bank.start() => added.next(),
+            (Some(_), _) => banks.next(),
+            (None, _) => added.next(),
+        })
     }
 
     /// Everything that turns a write of a device of the host's into an interrupt.

@@ -371,6 +371,20 @@ fn the_command_line_may_allow_memory_to_come() {
         );
     }
     assert!(refused("memory-allow=0x200000000,0x800").contains("memory-allow"));
+
+    // Below all RAM it comes first.
+    let (first, _) = memory("memory-allow=0x1000000,0x1000").unwrap();
+    assert_eq!(first.first(), Some(&range(0x100_0000, 0x1000)));
+    assert!(first.is_sorted_by_key(|range| range.start()));
+    // What a device has that is switched off is no memory.
+    let mut off = device("vendor,dma", 0x2_0000_0000);
+    off.set("status", strings(&["disabled"]));
+    let line = "memory-allow=0x200000000,0x40000000";
+    let error = open(&tree(line, vec![off])).err().unwrap().to_string();
+    assert!(
+        error.ends_with("has registers of a device in it"),
+        "{error}"
+    );
 }
 
 /// An SMMU has more register pages than two: none of them is the host's, nor

@@ -45,8 +45,7 @@ struct Banks {
 
 pub(super) fn ram_end(machine: &Machine) -> PhysAddr {
     machine
-        .memory
-        .iter()
+        .all_memory()
         .map(|bank| bank.end())
         .max()
         .unwrap_or(PhysAddr::new(0))
@@ -87,7 +86,8 @@ pub(super) fn pool_bytes(machine: &Machine, common: &Common, firmware: &Firmware
             POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables + machine.trace
         }
     };
-    let holes = firmware.ranges().count() as u64 * POOL_HOLE;
+    let pieces = firmware.ranges().count() + machine.added.iter().count();
+    let holes = pieces as u64 * POOL_HOLE;
     cpus + POOL_BASE + upper_bytes(machine) + smmus * POOL_SMMU + holes + seen
 }
 
