@@ -8,10 +8,10 @@
 use crate::error::BootError;
 use crate::fdt::Fdt;
 use crate::list::List;
-use crate::machine::{Device, Gic, Machine, Verdict};
+use crate::machine::{DOORBELL_SIZE, Device, Gic, Machine, Verdict};
 use crate::pieces::pieces_without;
 use crate::text::NodePath;
-use portcullis_addr::{PhysAddr, Range};
+use portcullis_addr::{Address, PhysAddr, Range};
 
 /// Most ranges of either kind.
 pub const REGISTER_RANGE_LIMIT: usize = 512;
@@ -203,6 +203,14 @@ impl HostRegisters {
             .flat_map(|its| [&its.registers, &its.doorbell]);
         for range in compatibility.chain(its).chain(v3.redistributors.iter()) {
             self.withhold(*range)?;
+        }
+        // Where a window takes the place of a doorbell, the doorbell is there all the
+        // same, behind the registers that the tree names (IHI 0069, 12.18).
+        for its in v3.its.iter().filter(|its| its.id_in_address) {
+            let at = its.registers.start().checked_add(DOORBELL_SIZE);
+            if let Some(doorbell) = at.and_then(|at| Range::from_size(at, DOORBELL_SIZE).ok()) {
+                self.withhold(doorbell)?;
+            }
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 mod support;
 
 use portcullis_boot::{
-    Fdt, HostRegisters, HostTreePlan, Interrupt, Machine, Odd, Trigger, Verdict, Withheld,
+    BootError, Fdt, HostRegisters, HostTreePlan, Interrupt, Machine, Odd, Trigger, Verdict,
+    Withheld,
 };
 use support::{Tree, cells, changed, listing, range, reg, strings};
 
@@ -316,6 +317,8 @@ fn the_window_is_for_devices_alone() {
     let window = range(0x100_0000, 0x40_0000);
     assert!(registers.is_withheld(&window));
     assert!(!registers.pages().any(|pages| pages.overlaps(&window)));
+    // Where the doorbell itself is.
+    assert!(registers.is_withheld(&range(0x809_0000, 0x1000)));
     let rest = range(0x140_0000, 0x40_0000);
     assert!(registers.pages().any(|pages| pages.covers(&rest)));
 }
@@ -337,9 +340,21 @@ fn a_window_in_ram_or_of_no_size_is_refused() {
         &[0x100_0000],
         &[0x100_0000, 0],
         &[0x100_0800, 0x1000],
+        // Registers of the interrupt controller: its distributor, the ITS' own, and
+        // those of the first redistributor.
+        &[0x7f0_0000, 0x40_0000],
+        &[0x808_0000, 0x1000],
+        &[0x80a_0000, 0x1000],
     ] {
         assert!(with(wrong).is_err(), "{wrong:x?}");
     }
+    // A doorbell that is the distributor.
+    let blob = changed(|tree| {
+        let its = tree.at("intc@8000000/its@8080000");
+        its.set("reg", reg(&[(0x7ff_0000, 0x2_0000)]));
+    });
+    let refused = Machine::from_fdt(&blob).and_then(|machine| machine.check_hardware());
+    assert!(matches!(refused, Err(BootError::DoorbellWithheld { .. })));
     // One frame, and no window.
     let blob = changed(|tree| {
         with_window(tree);

@@ -43,7 +43,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`BootError::Conduit`], [`BootError::MissingNode`],
-    /// [`BootError::RegistersInMemory`]
+    /// [`BootError::RegistersInMemory`], [`BootError::DoorbellWithheld`]
     pub fn check_hardware(&self) -> Result<(), BootError> {
         if self.psci.conduit != Conduit::Smc {
             return Err(BootError::Conduit);
@@ -62,6 +62,37 @@ impl Machine {
             let frames = v3.redistributors.iter().copied();
             for range in frames.chain(v3.compatibility.iter().copied()) {
                 self.outside_memory(range)?;
+            }
+        }
+        self.check_doorbells()
+    }
+
+    /// Checks that what devices write is none of the interrupt controller's other
+    /// registers: with those they would have it walk tables of their choice.
+    fn check_doorbells(&self) -> Result<(), BootError> {
+        let clear = |range: Range<PhysAddr>, other: &Range<PhysAddr>| {
+            let refused = BootError::DoorbellWithheld { range };
+            (!range.overlaps(other)).then_some(()).ok_or(refused)
+        };
+        for (index, its) in self.gic.doorbells().enumerate() {
+            clear(its.doorbell, &self.gic.distributor())?;
+            match &self.gic {
+                Gic::V3(v3) => {
+                    let mut all = v3.redistributors.iter().chain(v3.compatibility.iter());
+                    all.try_for_each(|frame| clear(its.doorbell, frame))?;
+                }
+                Gic::V2(v2) => {
+                    let mut all = v2.virtualization.iter().chain([&v2.cpu_interface]);
+                    all.try_for_each(|frame| clear(its.doorbell, frame))?;
+                }
+            }
+            for (other, found) in self.gic.doorbells().enumerate() {
+                if other != index {
+                    clear(its.doorbell, &found.registers)?;
+                    clear(its.doorbell, &found.doorbell)?;
+                } else if its.id_in_address {
+                    clear(its.doorbell, &its.registers)?;
+                }
             }
         }
         Ok(())
