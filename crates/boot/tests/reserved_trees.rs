@@ -298,7 +298,8 @@ fn more_than_linux_has_places_for() {
 }
 
 /// What cannot be read is nothing for Linux, and the rest of the tree is worth the
-/// boot.
+/// boot; but where it says that not even an operating system may map it, it is
+/// somebody's, and nothing says what.
 #[test]
 fn a_child_that_says_nothing() {
     for bad in [
@@ -307,7 +308,11 @@ fn a_child_that_says_nothing() {
         vec![0xff; 3],
     ] {
         let child = carve_out(FIRMWARE.0, FIRMWARE.1, 2, 2);
-        let bad = Tree::new("odd").with("reg", bad).with("no-map", []);
+        let bad = Tree::new("odd").with("reg", bad);
+        let firmware = bad.clone().with("no-map", []);
+        let node = parent("reserved-memory", 2, 2).child(firmware);
+        let refused = Machine::from_fdt(&machine().child(node).flatten()).unwrap_err();
+        assert!(refused.to_string().contains("odd"), "{refused}");
         let node = parent("reserved-memory", 2, 2).child(bad.clone());
         let tree = machine().child(node.child(child.clone()));
         assert_told(&tree, &[], &[FIRMWARE]);

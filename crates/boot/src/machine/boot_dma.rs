@@ -50,11 +50,10 @@ impl Framebuffers {
         found
     }
 
-    /// Whether reserved memory at `range` is one's.
-    pub fn are_in(&self, node: &Node<'_>, range: &Range<PhysAddr>) -> bool {
+    /// Whether one of them names this reserved memory as its own.
+    pub fn name(&self, node: &Node<'_>) -> bool {
         let phandle = node.phandle();
-        let named = self.regions.iter().any(|region| Some(*region) == phandle);
-        named || self.ranges.iter().any(|other| other.overlaps(range))
+        self.regions.iter().any(|region| Some(*region) == phandle)
     }
 }
 

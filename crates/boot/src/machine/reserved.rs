@@ -19,6 +19,7 @@ use super::reg::{physical, translated};
 use crate::error::BootError;
 use crate::fdt::{Cells, Fdt, Node, take_cells};
 use crate::list::List;
+use crate::pieces::pieces_without;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
 /// Most reserved ranges.
@@ -198,6 +199,36 @@ pub(super) fn read(
     Ok(list)
 }
 
+/// Adds `reserved`, of which the pages with a framebuffer are for a driver, and no
+/// others: firmware may go on using the rest.
+fn push_around(
+    list: &mut All,
+    framebuffers: &Framebuffers,
+    reserved: Reserved,
+) -> Result<(), BootError> {
+    if reserved.for_driver {
+        return push(list, reserved);
+    }
+    let shown = framebuffers.ranges.iter().filter_map(Range::page_outward);
+    for part in shown.clone() {
+        if let Some(range) = part.intersection(&reserved.range) {
+            let for_driver = true;
+            push(
+                list,
+                Reserved {
+                    range,
+                    for_driver,
+                    ..reserved
+                },
+            )?;
+        }
+    }
+    for range in pieces_without(reserved.range, shown) {
+        push(list, Reserved { range, ..reserved })?;
+    }
+    Ok(())
+}
+
 /// Adds what the `reg` of one child says.
 fn child<'a>(
     (fdt, framebuffers): (&Fdt<'a>, &Framebuffers),
@@ -209,9 +240,17 @@ fn child<'a>(
     let Some(mut rest) = node.property(b"reg") else {
         return Ok(());
     };
+    // Memory that firmware goes on using would be the host's, or ours.
+    let no_map = node.property(b"no-map").is_some();
+    let mut unreadable = |what: &'static str| match no_map {
+        true => Err(node.bad_length("reg", what)),
+        false => {
+            odd.add(node.id(), Odd::ReservedUnreadable);
+            Ok(())
+        }
+    };
     let Some(cells) = cells_of(fdt, parent, rest.len()) else {
-        odd.add(node.id(), Odd::ReservedUnreadable);
-        return Ok(());
+        return unreadable("whole entries of address and size");
     };
     let windows = parent.property(b"ranges").unwrap_or_default();
     let mut first = true;
@@ -220,25 +259,24 @@ fn child<'a>(
         let address = take_cells(&mut rest, cells.address);
         let size = take_cells(&mut rest, cells.size);
         let (Some(address), Some(size)) = (address, size) else {
-            odd.add(node.id(), Odd::ReservedUnreadable);
-            return Ok(());
+            return unreadable("numbers of at most 64 bits");
         };
         let is_first = core::mem::take(&mut first);
         if size == 0 {
             continue;
         }
         let Ok(range) = Range::from_size(PhysAddr::new(address), size) else {
-            odd.add(node.id(), Odd::ReservedUnreadable);
+            unreadable("ranges that end within 64 bits")?;
             continue;
         };
         let reserved = Reserved {
             range,
-            no_map: node.property(b"no-map").is_some(),
+            no_map,
             by_loader: false,
-            for_driver: is_for_driver(&node) || framebuffers.are_in(&node, &range),
+            for_driver: is_for_driver(&node) || framebuffers.name(&node),
             told: is_first && range.is_aligned(PAGE_SIZE),
         };
-        push(list, reserved)?;
+        push_around(list, framebuffers, reserved)?;
         if windows.is_empty() {
             continue;
         }
@@ -247,14 +285,12 @@ fn child<'a>(
             && range != reserved.range
         {
             let told = false;
-            push(
-                list,
-                Reserved {
-                    range,
-                    told,
-                    ..reserved
-                },
-            )?;
+            let other = Reserved {
+                range,
+                told,
+                ..reserved
+            };
+            push_around(list, framebuffers, other)?;
         }
     }
     Ok(())
