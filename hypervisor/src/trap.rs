@@ -92,10 +92,12 @@ pub enum Described {
 ///
 /// What hardware has said of an earlier abort is lost.
 pub fn described(spsr: u64, abort: Syndrome, va: u64, ipa: u64, value: u64) -> Described {
-    const STEP: u64 = 4;
+    // Where no instruction and no vector of the host's is: they are aligned.
+    const HERE: u64 = 1;
+    const STEPPED: u64 = HERE + 4;
     let mut frame = Frame {
         x: [0; 31],
-        elr: 0,
+        elr: HERE,
         spsr,
         _pad: 0,
     };
@@ -109,8 +111,8 @@ pub fn described(spsr: u64, abort: Syndrome, va: u64, ipa: u64, value: u64) -> D
     isb();
     lower_sync(&mut frame);
     match frame.elr {
-        STEP => Described::Done(frame.x[0]),
-        0 => Described::Again,
+        STEPPED => Described::Done(frame.x[0]),
+        HERE => Described::Again,
         // The vector of the host's.
         _ => Described::Aborted,
     }

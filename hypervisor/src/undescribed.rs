@@ -127,7 +127,7 @@ fn fetch(pc: u64) -> Result<u32, Reject> {
 
 fn place(instruction: u32, frame: &mut Frame, abort: Abort) -> Result<Placed, Reject> {
     let access = Access::decode(instruction)?;
-    if access.file == File::Vector && !vector::exist() {
+    if access.file == File::Vector && !vector::are_on(frame.spsr) {
         return Err(Refused::Another.into());
     }
     Ok(access.place(&Host(frame), abort)?)

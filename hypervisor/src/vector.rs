@@ -51,6 +51,18 @@ pub fn exist() -> bool {
     id_field(pfr0, 16) != 0xf && id_field(pfr0, 20) != 0xf
 }
 
+/// Whether the host may use them where it was interrupted (CPACR_EL1.FPEN): else the
+/// instruction would have trapped to EL1, and what they hold is another task's.
+pub fn are_on(spsr: u64) -> bool {
+    let el0 = spsr & 0xf == 0;
+    exist()
+        && match read_sysreg!("cpacr_el1") >> 20 & 3 {
+            0b11 => true,
+            0b01 => !el0,
+            _ => false,
+        }
+}
+
 /// What register `number` holds, the low half first; 0 where there are none.
 pub fn get(number: u8) -> [u64; 2] {
     let mut value = [0; 2];
