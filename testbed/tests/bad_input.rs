@@ -4,6 +4,7 @@ mod common;
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
+use portcullis_testbed::agent::Agent;
 use portcullis_testbed::logfmt::Event;
 use portcullis_testbed::machine::{
     Boot, HYPERVISOR_ARGUMENTS, INITRD_ADDRESS, KERNEL_ADDRESS, Machine, ModuleKind,
@@ -244,9 +245,12 @@ fn a_tree_that_claims_to_be_huge() {
     refuses_blob("huge", |bytes| bytes[4..8].fill(0xff));
 }
 
+/// Linux shrugs at it, and so does the hypervisor: it says so, and boots.
 #[test]
 fn a_tree_that_names_a_stream_twice() {
-    refuses_tree("stream-twice", &["stream"], |tree| {
+    let prepared = common::prepared();
+    let (machine, _directory, ram) = editable();
+    let change = |tree: &mut DeviceTree| {
         let names: Vec<String> = tree
             .root
             .children()
@@ -263,7 +267,19 @@ fn a_tree_that_names_a_stream_twice() {
         let once = (&*map).value().to_vec();
         let twice = [once.clone(), once].concat();
         map.set_value(twice);
-    });
+    };
+    let watch = Watch::quietly("stream-twice");
+    let before = || tree::edit(&ram, change);
+    let mut vm = Vm::start_after(&prepared.lab, &machine, &watch, before)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mut agent = Agent::wait(&vm).unwrap_or_else(|error| panic!("{error}"));
+    let events = vm.events_since(0);
+    let odd = events.iter().filter(|event| event.kind() == "tree_odd");
+    let reasons: Vec<_> = odd.filter_map(|event| event.get("reason")).collect();
+    assert_eq!(reasons, ["it names a StreamID twice"]);
+    agent.tell(&vm, "off").expect("a command");
+    vm.wait_exit(PATIENCE)
+        .unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
