@@ -12,7 +12,7 @@ use std::fs;
 /// this one is for is what real trees have in them.
 const TARGET: Target = Target {
     name: "device_tree",
-    runs: 1_500,
+    runs: 600,
     longest: 1 << 18,
 };
 
