@@ -237,7 +237,7 @@ fn slot(index: usize) -> u64 {
 }
 
 /// Makes the table for the slots, by mapping `anchor`, a page of EL2's own, to the
-/// last of them. From then on entries of the table are written here and by nobody
+/// last of them. From then on entries of the table are written here and nowhere
 /// else. It is never freed, since nothing in it is ever unmapped.
 pub fn prepare_slots(anchor: PhysAddr) -> Result<(), MapError> {
     const TABLE: u64 = 0b11;

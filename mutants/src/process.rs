@@ -36,7 +36,7 @@ pub(crate) fn run(command: &mut Command, patience: Duration) -> io::Result<Done>
             break Some(status);
         }
         if start.elapsed() > patience {
-            // It is not waited for yet, so that its number is nobody else's.
+            // It is not waited for yet, so that no other process has its number.
             kill_process_group(Pid::from_child(&child), Signal::KILL)?;
             child.wait()?;
             break None;

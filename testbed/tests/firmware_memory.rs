@@ -107,7 +107,7 @@ fn a_queue_in_memory_of_firmwares_is_an_error_of_the_hosts() {
 /// Memory of firmware's inside the machine's RAM.
 const INSIDE: u64 = 0x5c00_0000;
 
-/// `base` and `end` of each line of `/proc/iomem` that says that nobody uses it.
+/// `base` and `end` of each line of `/proc/iomem` that says that it is free.
 fn reserved_lines(iomem: &str) -> Vec<(u64, u64)> {
     let lines = iomem.lines().filter(|line| line.ends_with(": reserved"));
     let range = |line: &str| {

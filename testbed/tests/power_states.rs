@@ -18,7 +18,7 @@ fn works(part: Part, mode: &str, version: Version) {
     assert!(result.is_ok(), "{mode}: {result:?}");
 }
 
-/// The second kernel finds an SMMU that is at work for devices that nobody stopped.
+/// The second kernel finds an SMMU that is at work for devices that were not stopped.
 #[test]
 fn a_kernel_for_crashes_works_with_an_emulated_smmu() {
     works(Part::Crash, "nested", Version::V6);

@@ -10,7 +10,7 @@ use portcullis_testbed::tree;
 use portcullis_testbed::vm::{Vm, Watch};
 
 /// Boots a host whose SMMU has the lines `eventq` and `gerror` alone in the tree, has
-/// a device do what nobody mapped, and waits for the host's driver to say `word`,
+/// a device do what is not mapped, and waits for the host's driver to say `word`,
 /// which it does in its interrupt.
 fn a_fault_is_heard(mut machine: Machine, name: &str, word: &str) {
     let prepared = common::prepared();

@@ -12,7 +12,7 @@
 //! | `mpam` | `on`, `off` | `on` |
 //! | `log` | `error`, `warn`, `info`, `debug` | `info` |
 //! | `mmio-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | registers that the tree does not name are nobody's |
-//! | `memory-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | memory that the tree does not name is nobody's |
+//! | `memory-allow` | `BASE,SIZE` in bytes, whole pages of 4 KiB; may be repeated | the host has no memory that the tree does not name |
 //! | `allow-unconfined` | the path of a node; may be repeated | devices that may do DMA past every SMMU are withheld |
 //! | `trust-power` | `yes`, `no` | `no` |
 //! | `console` | an alias such as `serial1`, the absolute path of a node, `stdout` | `stdout` |

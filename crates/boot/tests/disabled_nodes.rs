@@ -9,7 +9,7 @@ use support::{Tree, cells, listing, machine, reg, strings};
 
 const AT: u64 = 0xd00_0000;
 
-/// A clock controller that nobody knows to do no DMA.
+/// A clock controller that is not known to do no DMA.
 fn controller() -> Tree {
     Tree::new("clock@d000000")
         .text("compatible", "vendor,clock")

@@ -183,7 +183,7 @@ fn a_device_behind_a_disabled_smmu_can_be_allowed() {
     assert!(machine.withheld.is_empty());
 }
 
-/// Part of what such a device does passes no SMMU of ours, or nobody knows which.
+/// Part of what such a device does passes no SMMU of ours, or may pass none.
 #[test]
 fn a_device_with_two_kinds_of_iommu_is_not_confined() {
     type Change = fn(&mut Tree);

@@ -395,7 +395,7 @@ fn memory_that_is_named_twice_counts_once() {
     assert_eq!(odd(&tree), [Odd::MemoryTwice]);
 }
 
-/// What CPUs or SMMUs cannot address is nobody's: QEMU's SMMUv3 has 44 bits, and a
+/// What CPUs or SMMUs cannot address is left out: QEMU's SMMUv3 has 44 bits, and a
 /// machine may have RAM above (`-m 20T`).
 #[test]
 fn memory_that_not_all_reach_is_left_out() {

@@ -77,7 +77,7 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
 }
 
 /// Whether the command line says that there may be memory. The device alone does not
-/// decide that: it could name what is nobody's.
+/// decide that: it could name addresses that no node names.
 fn is_allowed(machine: &Machine, address: u64, size: u64) -> bool {
     let pages = Range::from_size(PhysAddr::new(address), size).ok();
     let pages = pages.and_then(|memory| memory.page_outward());

@@ -28,7 +28,7 @@ pub struct Its {
     /// The addresses in it that devices write to: four bytes, or the whole window.
     pub target: Range<PhysAddr>,
     /// Whether the DeviceID is in the address, as it is with a window before the
-    /// ITS: whoever reaches the window can raise every interrupt of this ITS, and
+    /// ITS: what reaches the window can raise every interrupt of this ITS, and
     /// nothing keeps the interrupts of one owner's devices from another's.
     pub id_in_address: bool,
     /// Its phandle, by which devices refer to it.

@@ -123,7 +123,7 @@ fn add_named(spis: &mut Spis, node: &Node<'_>, gic: Option<u32>, cells: usize) {
     }
 }
 
-/// Finds SPIs that are nobody's.
+/// Finds SPIs that no node names.
 pub(super) struct Spare<'a> {
     fdt: Fdt<'a>,
     gic: &'a Gic,

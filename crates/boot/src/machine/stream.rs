@@ -217,7 +217,7 @@ impl<'a> Reader<'a, '_> {
                     true => Odd::StreamTwice,
                     false => Odd::StreamShared,
                 });
-                // Of a PCIe device's, whoever else has it.
+                // Of a PCIe device's, also where another device has it.
                 other.pcie |= pcie;
                 next = other.last.checked_add(1);
                 continue;

@@ -111,7 +111,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
                         self.job = Job::Reset(job);
                         return Step::More;
                     }
-                    // Whoever comes next has nothing to do with it.
+                    // The next driver has nothing to do with it.
                     let failed = core::mem::take(&mut self.failed);
                     return Step::Done(if failed { Err(Refusal::Failed) } else { Ok(()) });
                 }

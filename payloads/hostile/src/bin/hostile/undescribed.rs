@@ -41,7 +41,7 @@ macro_rules! vector {
     ($text:literal, $at:expr, $values:expr) => {{
         let (mut at, mut values): (u64, [u64; 4]) = ($at, $values);
         let caught = exception(|| {
-            // SAFETY: likewise; V5 and V6 are nobody's.
+            // SAFETY: likewise; no code uses V5 and V6.
             unsafe {
                 asm!(".arch_extension fp", ".arch_extension simd",
                      "ldp q5, q6, [{m}]", $text, "stp q5, q6, [{m}]",
