@@ -92,7 +92,8 @@ fn what_was_taken_for_a_domain_that_fails_is_given_back() {
         world.detach(8, Endpoint(8)).expect("detached");
         assert_eq!(world.pieces.get(), MANY.pieces);
         assert_eq!(world.attach(600, Endpoint(20)), Ok(()));
-        assert_eq!(world.attach(601, Endpoint(21)), Err(Refusal::NoMemory));
+        // Which would be in a piece of its own.
+        assert_eq!(world.attach(700, Endpoint(21)), Err(Refusal::NoMemory));
         assert_eq!(world.pieces.get(), MANY.pieces - 1);
     });
 }
@@ -142,8 +143,15 @@ fn one_completion_for_many_domains() {
 
 #[test]
 fn a_reset_finds_every_domain() {
+    a_reset_ends(&[0, 7, 8, 300, 511, 519]);
+    // With nothing in the last of the places that are always there.
+    a_reset_ends(&[0, 300]);
+    a_reset_ends(&[519]);
+}
+
+fn a_reset_ends(groups: &[u32]) {
     world(MANY, |world| {
-        for group in [0, 7, 8, 300, 511, 519] {
+        for group in groups.iter().copied() {
             world.attach(group, Endpoint(group)).expect("attached");
             world.map(group, AT, page(group), 1).expect("mapped");
         }
@@ -151,7 +159,7 @@ fn a_reset_finds_every_domain() {
         assert_eq!(world.end(step), Ok(()));
         assert_eq!(world.domains.iter().count(), 0);
         assert_eq!(world.pieces.get(), MANY.pieces);
-        for group in [0, 7, 8, 300, 511, 519] {
+        for group in groups.iter().copied() {
             assert_eq!(world.count(page(group)), 0);
             assert_eq!(world.root_of(0, group), None);
         }
