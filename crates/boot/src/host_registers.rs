@@ -89,8 +89,8 @@ impl HostRegisters {
         }
         for range in machine.added.iter() {
             let not = |why| BootError::NotMemory { range: *range, why };
-            if self.is_withheld(range) || self.allowed.iter().any(|other| other.overlaps(range)) {
-                return Err(not("has registers of a device in it"));
+            if machine.mmio_allow.iter().any(|other| other.overlaps(range)) {
+                return Err(not("is in mmio-allow= too"));
             }
             // Also what only boot loaders list: it is somebody's.
             let mut reserved = machine.reserved.iter();

@@ -372,6 +372,9 @@ fn the_command_line_may_allow_memory_to_come() {
     }
     assert!(refused("memory-allow=0x200000000,0x800").contains("memory-allow"));
 
+    let both = "mmio-allow=0x200000000,0x1000 memory-allow=0x200000000,0x1000";
+    assert!(refused(both).ends_with("is in mmio-allow= too"));
+
     // Below all RAM it comes first.
     let (first, _) = memory("memory-allow=0x1000000,0x1000").unwrap();
     assert_eq!(first.first(), Some(&range(0x100_0000, 0x1000)));
