@@ -1,7 +1,7 @@
 //! `cargo xtask interrupts`: a host whose interrupts come through an emulated
 //! interrupt translation service.
 
-use crate::options::{HostIommu, Options};
+use crate::options::Options;
 use crate::run::{verdict, write_json};
 use clap::{Args, ValueEnum};
 use portcullis_testbed::initramfs::{self, Purpose};
@@ -105,10 +105,7 @@ impl Interrupts {
         let initrd = initramfs::build(&lab, &payloads, Purpose::Proof)?;
         let kernel = &lab.kernel.image;
         let machine = if self.native {
-            let mut machine = options.native_machine(kernel, &initrd);
-            machine.smmu = options.host_iommu == HostIommu::Nested;
-            machine.virtio_iommu = options.host_iommu == HostIommu::Paravirt;
-            machine
+            options.native_machine_with_iommu(kernel, &initrd)
         } else {
             options.machine(image, kernel, &initrd)
         };

@@ -195,6 +195,14 @@ impl Options {
         }))
     }
 
+    /// The same, with QEMU's own device in the place of what the host is to find.
+    pub fn native_machine_with_iommu(&self, kernel: &Path, initrd: &Path) -> Machine {
+        let mut machine = self.native_machine(kernel, initrd);
+        machine.smmu = self.host_iommu == HostIommu::Nested;
+        machine.virtio_iommu = self.host_iommu == HostIommu::Paravirt;
+        machine
+    }
+
     fn sized(&self, mut machine: Machine) -> Machine {
         machine.cpus = self.cpus;
         machine.cpu.clone_from(&self.cpu);

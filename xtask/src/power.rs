@@ -116,10 +116,7 @@ impl Power {
         let initrd = initramfs::build_with(&lab, &payloads, Purpose::Proof, &more)?;
         let kernel = &lab.kernel.image;
         let machine = if self.native {
-            let mut machine = options.native_machine(kernel, &initrd);
-            machine.smmu = options.host_iommu == HostIommu::Nested;
-            machine.virtio_iommu = options.host_iommu == HostIommu::Paravirt;
-            machine
+            options.native_machine_with_iommu(kernel, &initrd)
         } else {
             options.machine(image, kernel, &initrd)
         };
