@@ -22,10 +22,13 @@ pub const STABLE: &str = "bookworm";
 pub const BACKPORTS: &str = "bookworm-backports";
 /// The suite whose `rust-src` matches the toolchain.
 pub const NEWER_BACKPORTS: &str = "trixie-backports";
+/// The suite that those kernels are built in.
+pub const NEXT: &str = "trixie";
 
 /// apt with private lists, cache and sources.
 pub struct Apt {
     directory: PathBuf,
+    suites: &'static [&'static str],
     up_to_date: bool,
 }
 
@@ -35,6 +38,17 @@ impl Apt {
     pub fn new(workspace: &Workspace) -> Self {
         Self {
             directory: workspace.cache().join("apt"),
+            suites: &[STABLE, BACKPORTS, NEWER_BACKPORTS],
+            up_to_date: false,
+        }
+    }
+
+    /// The same for [`NEXT`] alone, with lists of its own: most commands need none of it.
+    #[must_use]
+    pub fn next(workspace: &Workspace) -> Self {
+        Self {
+            directory: workspace.cache().join("apt-next"),
+            suites: &[NEXT],
             up_to_date: false,
         }
     }
@@ -165,7 +179,7 @@ impl Apt {
         }
         let mirror = mirror();
         let mut sources = String::new();
-        for suite in [STABLE, BACKPORTS, NEWER_BACKPORTS] {
+        for suite in self.suites {
             sources.push_str(&format!(
                 "deb [signed-by={KEYRING}] {mirror} {suite} main\n"
             ));
