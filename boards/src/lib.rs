@@ -9,8 +9,10 @@
 
 pub mod board;
 pub mod corpus;
+mod dma;
 pub mod loader;
 pub mod masters;
+mod memory;
 pub mod nodes;
 pub mod record;
 mod space;

@@ -1,11 +1,14 @@
 //! The host's memory: the ledger, and the tables of its CPUs and devices.
 
+use crate::dma::{self, Map};
+use crate::memory::Pool;
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{FirmwareMemory, HostRegisters, Machine};
+use portcullis_boot::{FirmwareMemory, HostIommu, HostRegisters, Machine};
 use portcullis_isolation::{HostSpace, HostTables, Ledger, input_bits};
-use portcullis_memory::Arena;
 use portcullis_ownership::{Bank, Entry, LedgerError, Owner, TransferError};
 use portcullis_pagetable::{Bbm, Geometry, GeometryError, Granule};
+use smmuv3_driver::Stage2;
+use smmuv3_spec::{StreamId, Vmid};
 use std::sync::atomic::AtomicU32;
 
 /// Bits of the addresses of CPUs and SMMUs.
@@ -29,6 +32,22 @@ pub enum SpaceError {
     /// There is no memory for tables.
     #[error("there is no pool")]
     NoPool,
+    /// The driver of an SMMU does not take it over.
+    #[error("an SMMU: {0}")]
+    TakeOver(#[from] smmuv3_driver::InitError),
+    /// The driver of an SMMU does not attach a stream.
+    #[error("a stream: {0}")]
+    Attach(#[from] smmuv3_driver::Error),
+    /// A device misses the host's memory, or reaches it before the host asked for that.
+    #[error("StreamID {:#x}: {at} is {}", stream.0, if *attached { "missed" } else { "reached" })]
+    Memory {
+        /// The device.
+        stream: StreamId,
+        /// The page.
+        at: PhysAddr,
+        /// Whether it is to be reached.
+        attached: bool,
+    },
     /// Something is within reach that must not be.
     #[error("{who} reach {what} at {at}")]
     Reach {
@@ -84,12 +103,13 @@ pub(crate) fn build(
     };
     // The tables are where they would be: in the pool.
     let pool = protected.last().ok_or(SpaceError::NoPool)?;
-    let arena = Arena::new(pool.start(), pool.size());
+    let coherent = machine.smmus.iter().all(|smmu| smmu.coherent);
+    let pool = Pool::new(*pool, coherent);
     let space = HostSpace::new(
         ledger,
         tables,
-        &arena,
-        &arena,
+        &pool,
+        &pool,
         registers.pages(),
         machine.doorbells().map(|its| its.target),
     )?;
@@ -120,5 +140,32 @@ pub(crate) fn build(
     for smmu in machine.smmus.iter() {
         absent("an SMMU", &smmu.registers)?;
     }
-    Ok(())
+    let protected = protected.iter().map(|range| ("the hypervisor's", *range));
+    let firmware = firmware.ranges().map(|range| ("firmware's", range));
+    let smmus = machine.smmus.iter();
+    let smmus = smmus.map(|smmu| ("an SMMU's registers", smmu.registers));
+    let closed: Vec<_> = protected.chain(firmware).chain(smmus).collect();
+    let mut open: Vec<_> = machine.memory.iter().copied().collect();
+    for (_, range) in &closed {
+        let parts = open.iter().flat_map(|part| part.subtract(range));
+        open = parts.flatten().collect();
+    }
+    let root = space.dma().root();
+    // As hypervisor/src/boot/owners.rs has it; all three are small.
+    let stage2 = Stage2 {
+        vmid: Vmid(1),
+        root,
+        t0sz: geometry.t0sz() as u8,
+        sl0: geometry.sl0() as u8,
+        granule: smmuv3_driver::Granule::Size4K,
+        ps: geometry.ps() as u8,
+    };
+    let doorbells: Vec<_> = machine.doorbells().map(|its| its.target).collect();
+    let attached = machine.host_iommu != HostIommu::Paravirt;
+    let map = Map {
+        open: &open,
+        doorbells: &doorbells,
+        closed: &closed,
+    };
+    dma::try_streams(machine, &pool, attached.then_some(&stage2), &map)
 }
