@@ -39,7 +39,7 @@ pub enum SpaceError {
     #[error("a stream: {0}")]
     Attach(#[from] smmuv3_driver::Error),
     /// A device misses the host's memory, or reaches it before the host asked for that.
-    #[error("StreamID {:#x}: {at} is {}", stream.0, if *attached { "missed" } else { "reached" })]
+    #[error("StreamID {:#x}: {at} is {}", stream.0, if *attached { "not reached as it has to be" } else { "reached" })]
     Memory {
         /// The device.
         stream: StreamId,

@@ -20,9 +20,9 @@ impl Hardware for Board {
         PhysAddr::new(1 << space::BITS)
     }
 
-    fn spi_end(&self, _: Range<PhysAddr>) -> u32 {
-        // As many SPIs as there can be (IHI 0069, 12.9.38).
-        1020
+    fn spi_ends(&self, _: Range<PhysAddr>) -> [u32; 2] {
+        // As many SPIs as there can be (IHI 0069, 12.9.38), and no extended ones.
+        [1020, 0]
     }
 }
 

@@ -23,9 +23,12 @@ use crate::percpu::{self, MAX_CPUS, PER_CPU, PerCpu, power};
 use crate::psci::this_affinity;
 use crate::sysreg::{dsb_sy, isb, now_us, read_sysreg, write_sysreg};
 use crate::{its, smmu};
+use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_addr::{Address, PhysAddr, Range};
-use portcullis_gic_filter::{OWN_PRIORITY, Owned, clamp_priorities};
+use portcullis_gic_filter::{
+    EXTENDED_SPI, OWN_PRIORITY, Owned, clamp_priorities, extended_ppi_words, extended_spi_end,
+};
 use spin::Once;
 
 const GICD_CTLR: u64 = 0x0000;
@@ -39,6 +42,11 @@ const GICD_ICACTIVER: u64 = 0x0380;
 const GICD_IPRIORITYR: u64 = 0x0400;
 const GICD_ICFGR: u64 = 0x0c00;
 const GICD_IROUTER: u64 = 0x6000;
+/// `GICD_IGROUPR<n>E`, `ISPENDR<n>E` and `IPRIORITYR<n>E`: of extended SPIs.
+const GICD_IGROUPRE: u64 = 0x1000;
+const GICD_ISPENDRE: u64 = 0x1600;
+const GICD_IPRIORITYRE: u64 = 0x2000;
+const EXTENDED_SPI_LAST: u32 = EXTENDED_SPI + 1023;
 /// GICD_CTLR.RWP: a write has not taken effect everywhere yet.
 const CTLR_RWP: u32 = 1 << 31;
 /// GICD_TYPER.MBIS: a frame for message-based SPIs follows the distributor's.
@@ -172,11 +180,13 @@ pub fn owns(intid: u32) -> bool {
     GIC.get().is_some_and(|gic| gic.owned.contains(intid))
 }
 
-/// One more than the INTID of the last SPI (IHI 0069, `GICD_TYPER.ITLinesNumber`).
+/// One more than the INTID of the last SPI (IHI 0069, `GICD_TYPER.ITLinesNumber`),
+/// and of the last extended one.
 #[must_use]
-pub fn spi_end(distributor: &Device) -> u32 {
-    let lines = distributor.read32(GICD_TYPER) & 0x1f;
-    ((lines + 1) * 32).min(1020)
+pub fn spi_ends(distributor: &Device) -> [u32; 2] {
+    let typer = distributor.read32(GICD_TYPER);
+    let end = (((typer & 0x1f) + 1) * 32).min(1020);
+    [end, extended_spi_end(typer)]
 }
 
 /// Whether this distributor has a single security state, so that Group 0 can be
@@ -251,13 +261,20 @@ pub fn take(
     // priorities change, and everything is the host's (Group 1), below ours…
     distributor.write32(GICD_CTLR, CTLR_ARE);
     settle();
-    let last_word = u64::from(distributor.read32(GICD_TYPER) & 0x1f);
-    for word in 1..=last_word {
-        distributor.write32(GICD_IGROUPR + word * 4, u32::MAX);
-        for quarter in 0..8 {
-            let at = GICD_IPRIORITYR + word * 32 + quarter * 4;
-            distributor.write32(at, MIDDLE_PRIORITIES);
+    let [_, extended_end] = spi_ends(&distributor);
+    let give = |groups: u64, priorities: u64, words: RangeInclusive<u64>| {
+        for word in words {
+            distributor.write32(groups + word * 4, u32::MAX);
+            for quarter in 0..8 {
+                let at = priorities + word * 32 + quarter * 4;
+                distributor.write32(at, MIDDLE_PRIORITIES);
+            }
         }
+    };
+    let last_word = u64::from(distributor.read32(GICD_TYPER) & 0x1f);
+    give(GICD_IGROUPR, GICD_IPRIORITYR, 1..=last_word);
+    if let Some(last) = ((extended_end - EXTENDED_SPI) / 32).checked_sub(1) {
+        give(GICD_IGROUPRE, GICD_IPRIORITYRE, 0..=last.into());
     }
     // …but our own.
     let target = this_affinity();
@@ -323,12 +340,15 @@ pub fn use_distributor(distributor: Device) {
 /// Signals an edge on an SPI of the host's, from a device that EL2 emulates.
 /// Whether and where it is taken is the host's to say.
 pub fn raise(intid: u32) {
-    let spi = (32..1020).contains(&intid);
-    if let Some(distributor) = DISTRIBUTOR.get().filter(|_| spi) {
+    let (block, n) = match intid {
+        32..1020 => (GICD_ISPENDR, u64::from(intid)),
+        EXTENDED_SPI..=EXTENDED_SPI_LAST => (GICD_ISPENDRE, u64::from(intid - EXTENDED_SPI)),
+        _ => return,
+    };
+    if let Some(distributor) = DISTRIBUTOR.get() {
         // What the interrupt is about must be seen before it.
         dsb_sy();
-        let n = u64::from(intid);
-        distributor.write32(GICD_ISPENDR + n / 32 * 4, 1 << (n % 32));
+        distributor.write32(block + n / 32 * 4, 1 << (n % 32));
     }
 }
 
@@ -378,9 +398,13 @@ pub fn enter_cpu(cpu: &PerCpu) {
             );
         }
         redistributor.write32(SGI_FRAME + GICD_IGROUPR, u32::MAX);
+        let extended = extended_ppi_words(redistributor.read64(GICR_TYPER));
+        for word in 1..=extended {
+            redistributor.write32(SGI_FRAME + GICD_IGROUPR + word * 4, u32::MAX);
+        }
         // What the host never writes has whatever priority reset gives, which
         // is the highest in QEMU.
-        for word in 0..8 {
+        for word in 0..8 * (1 + extended) {
             let at = SGI_FRAME + GICD_IPRIORITYR + word * 4;
             let clamped = clamp_priorities(redistributor.read32(at).into(), 4);
             redistributor.write32(at, clamped as u32);
@@ -518,5 +542,13 @@ fn demote(gic: &Gic, intid: u32) {
         let group = GICD_IGROUPR + u64::from(intid / 32) * 4;
         let bits = gic.distributor.read32(group);
         gic.distributor.write32(group, bits | 1 << (intid % 32));
+    } else if let Some(n) = intid.checked_sub(EXTENDED_SPI) {
+        // None of them is the hypervisor's.
+        let group = GICD_IGROUPRE + u64::from(n.min(1023) / 32) * 4;
+        gic.distributor.write32(group, u32::MAX);
+    } else if let Some(redistributor) = own_redistributor() {
+        for word in 1..=extended_ppi_words(redistributor.read64(GICR_TYPER)) {
+            redistributor.write32(SGI_FRAME + GICD_IGROUPR + word * 4, u32::MAX);
+        }
     }
 }

@@ -412,7 +412,15 @@ fn memory_that_not_all_reach_is_left_out() {
     tree.at("memory@40000000").set("reg", both);
     let blob = tree.flatten();
     let fdt = Fdt::new(&blob).unwrap();
-    let machine = Machine::from_fdt_on(&blob, &Board { end, spis: 0 }).unwrap();
+    let machine = Machine::from_fdt_on(
+        &blob,
+        &Board {
+            end,
+            spis: 0,
+            extended: 0,
+        },
+    )
+    .unwrap();
     let expected = [
         range(0x4000_0000, 0x4000_0000),
         range(end - 0x4000_0000, 0x4000_0000),

@@ -24,6 +24,7 @@ fn on(spis: u32) -> Board {
     Board {
         end: u64::MAX,
         spis,
+        extended: 0,
     }
 }
 
@@ -106,6 +107,56 @@ fn what_a_node_names_is_left_alone() {
         .with("interrupts-extended", cells(&[1]));
     tree.children.push(node);
     assert_eq!(line(&tree), Some(287));
+}
+
+/// A frame of message-based SPIs may have any, where the tree leaves that to its register
+/// (`arm,gic.yaml`: `MSI_TYPER`).
+#[test]
+fn a_frame_that_does_not_say_its_spis_has_them_all() {
+    let mut tree = combined(MODES[0]);
+    let frame = Tree::new("v2m@8020000").with("compatible", *b"arm,gic-v2m-frame\0");
+    tree.children.push(frame);
+    let error = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap_err();
+    assert!(matches!(error, BootError::NoSpareInterrupt { .. }));
+    let frame = tree.at("v2m@8020000");
+    frame.set("arm,msi-base-spi", cells(&[200]));
+    frame.set("arm,msi-num-spis", cells(&[88]));
+    assert_eq!(line(&tree), Some(199));
+}
+
+/// GICv3.1 has SPIs beside the others; a specifier's type is 2 for these.
+#[test]
+fn an_extended_spi_where_there_is_no_other() {
+    let board = Board {
+        end: u64::MAX,
+        spis: 32,
+        extended: 4096 + 64,
+    };
+    for mode in MODES {
+        let mut tree = combined(mode);
+        let expect = |tree: &Tree, intid: u32| {
+            let blob = tree.flatten();
+            let machine = Machine::from_fdt_on(&blob, &board).unwrap();
+            let line = machine.host_lines.iter().next().map(HostLines::event);
+            let line = line.or(machine.viommu.map(|viommu| viommu.line));
+            assert_eq!(line, Some(intid), "{mode}");
+            let fdt = Fdt::new(&blob).unwrap();
+            let plan = HostTreePlan::new(&machine, &[], true);
+            let mut out = vec![0; plan.bytes_needed(&fdt)];
+            let size = plan.write(&fdt, &mut out).unwrap();
+            let host = Fdt::new(&out[..size]).unwrap();
+            let specifier = cells(&[2, intid - 4096, 1]);
+            let named = host
+                .nodes()
+                .any(|(_, node)| node.property(b"interrupts") == Some(&specifier[..]));
+            assert!(named, "{mode}");
+        };
+        expect(&tree, 4096 + 63);
+        let named = cells(&[2, 63, 4, 0, 62, 4, 2, 61, 4]);
+        tree.children
+            .push(Tree::new("device").with("interrupts", named));
+        expect(&tree, 4096 + 62);
+    }
 }
 
 #[test]

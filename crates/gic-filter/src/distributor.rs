@@ -1,5 +1,6 @@
 //! Writes to the distributor (GICD).
 
+use crate::extended;
 use crate::{Owned, Verdict, clamp_priorities};
 
 /// GICD_CTLR.EnableGrp0 and .ARE, which stay on (IHI 0069, 12.9.4, the layout
@@ -16,9 +17,9 @@ const CTLR_ARE_NS: u64 = 1 << 4;
 pub fn distributor_read(offset: u64, bytes: u32) -> bool {
     let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
     match bytes {
-        1 => (0x0400..0x0800).contains(&offset),
+        1 => (0x0400..0x0800).contains(&offset) || extended::has_priorities(offset),
         4 => aligned,
-        8 => aligned && (0x6100..0x7fe0).contains(&offset),
+        8 => aligned && ((0x6100..0x7fe0).contains(&offset) || extended::has_routes(offset)),
         _ => false,
     }
 }
@@ -79,6 +80,7 @@ pub fn distributor_write(owned: &Owned, offset: u64, bytes: u32, value: u64) -> 
                 Verdict::Write(value)
             }
         }
+        0x1000..=0x3fff | 0x8000..=0x9fff => extended::distributor_write(offset, bytes, value),
         // GICD_ITARGETSR, IGRPMODR, NSACR, SGIR: without effect when affinity
         // routing is on with one security state; nothing to pass on. The rest
         // is read-only, reserved or implementation defined.

@@ -18,9 +18,11 @@
 #![forbid(unsafe_code)]
 
 mod distributor;
+mod extended;
 mod redistributor;
 
 pub use distributor::{distributor_read, distributor_write, shared_distributor_write};
+pub use extended::{EXTENDED_SPI, extended_ppi_words, extended_spi_end};
 pub use redistributor::{rd_write, redistributor_read, sgi_write};
 
 /// What happens to a write of the host's.

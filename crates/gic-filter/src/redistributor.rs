@@ -3,6 +3,7 @@
 //! putting to sleep the redistributor that may have to deliver ours. What is about
 //! LPIs is none of this filter's: no table address of the host's goes through.
 
+use crate::extended;
 use crate::{Verdict, clamp_priorities};
 
 /// GICR_WAKER.ProcessorSleep (IHI 0069, 12.11.42).
@@ -14,7 +15,8 @@ const PROCESSOR_SLEEP: u64 = 1 << 1;
 pub fn redistributor_read(offset: u64, bytes: u32) -> bool {
     let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
     match bytes {
-        1 => (0x1_0400..0x1_0420).contains(&offset),
+        // GICR_IPRIORITYR<n> and, of extended PPIs, GICR_IPRIORITYR<n>E.
+        1 => (0x1_0400..0x1_0460).contains(&offset),
         4 => aligned,
         // GICR_TYPER, PROPBASER, PENDBASER.
         8 => matches!(offset, 0x0008 | 0x0070 | 0x0078),
@@ -35,7 +37,7 @@ pub fn rd_write(offset: u64, bytes: u32, value: u64) -> Verdict {
 }
 
 /// A host's write of `bytes` at `offset` of the SGI frame, which configures
-/// INTIDs 0 to 31.
+/// INTIDs 0 to 31, and extended PPIs.
 #[must_use]
 pub fn sgi_write(offset: u64, bytes: u32, value: u64) -> Verdict {
     let word = bytes == 4 && offset.is_multiple_of(4);
@@ -46,7 +48,7 @@ pub fn sgi_write(offset: u64, bytes: u32, value: u64) -> Verdict {
         0x0100 | 0x0180 | 0x0200 | 0x0280 | 0x0300 | 0x0380 if word => Verdict::Write(value),
         0x0400..=0x041f if word || bytes == 1 => Verdict::Write(clamp_priorities(value, bytes)),
         0x0c00 | 0x0c04 if word => Verdict::Write(value),
-        _ => Verdict::Ignore,
+        _ => extended::sgi_write(offset, bytes, value),
     }
 }
 

@@ -80,14 +80,14 @@ impl Hardware for Board {
         PhysAddr::new(1 << bits.min(63))
     }
 
-    fn spi_end(&self, registers: Range<PhysAddr>) -> u32 {
+    fn spi_ends(&self, registers: Range<PhysAddr>) -> [u32; 2] {
         let Ok(first) = Range::from_size(registers.start(), PAGE_SIZE) else {
-            return 0;
+            return [0; 2];
         };
         if mmu::map_missing(first, MemoryType::Device, Access::ReadWrite).is_err() {
-            return 0;
+            return [0; 2];
         }
-        gic::spi_end(&Device::from_mapped(first))
+        gic::spi_ends(&Device::from_mapped(first))
     }
 }
 

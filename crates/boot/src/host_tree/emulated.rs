@@ -97,8 +97,11 @@ pub(super) fn interrupts(
     let mut value = [0; 2 * 16];
     let mut len = 0;
     for intid in intids {
-        // An SPI; making it pending is an edge.
-        let spi = [0, intid.saturating_sub(32), 1, 0];
+        // An SPI, extended or not; making it pending is an edge.
+        let spi = match intid.checked_sub(4096) {
+            Some(extended) => [2, extended, 1, 0],
+            None => [0, intid.saturating_sub(32), 1, 0],
+        };
         for cell in spi.iter().take(cells as usize) {
             if let Some(slot) = value.get_mut(len..len + 4) {
                 slot.copy_from_slice(&cell.to_be_bytes());

@@ -8,7 +8,7 @@
 
 use super::odd::{Odd, Oddities};
 use super::smmu::{SMMU_LIMIT, Smmu};
-use super::spare::Spare;
+use super::spare::{Spare, is_spi};
 use crate::error::BootError;
 use crate::list::List;
 
@@ -59,7 +59,7 @@ pub(super) fn spare_lines(
 ) -> Option<HostLines> {
     // What any SMMU needs or was given is not to be had again.
     let free = |intid: &u32| {
-        (32..1020).contains(intid)
+        is_spi(*intid)
             && !smmus
                 .iter()
                 .any(|other| listened(other).contains(&Some(*intid)))

@@ -8,7 +8,8 @@
 use super::gic::Gic;
 use super::memory::in_memory;
 use crate::fdt::{Fdt, Node, word};
-use portcullis_addr::{PhysAddr, Range};
+use core::ops::Range;
+use portcullis_addr::{self as addr, PhysAddr};
 
 /// What the machine itself says, asked while its tree is read.
 pub trait Hardware {
@@ -16,8 +17,9 @@ pub trait Hardware {
     fn memory_end(&self) -> PhysAddr;
 
     /// One more than the INTID of the last SPI that the distributor at `registers`
-    /// has (IHI 0069, `GICD_TYPER.ITLinesNumber`); 0 where that cannot be found.
-    fn spi_end(&self, registers: Range<PhysAddr>) -> u32;
+    /// has (IHI 0069, `GICD_TYPER.ITLinesNumber`), and the same of the last extended SPI
+    /// (`GICD_TYPER.ESPI`); 0 where there is none or that cannot be found.
+    fn spi_ends(&self, registers: addr::Range<PhysAddr>) -> [u32; 2];
 }
 
 /// No machine, but its tree alone.
@@ -28,39 +30,93 @@ impl Hardware for TreeAlone {
         PhysAddr::new(u64::MAX)
     }
 
-    fn spi_end(&self, _: Range<PhysAddr>) -> u32 {
-        0
+    fn spi_ends(&self, _: addr::Range<PhysAddr>) -> [u32; 2] {
+        [0; 2]
     }
 }
 
-/// The first INTID of an SPI, and the first behind the last.
-const FIRST: u32 = 32;
-const END: u32 = 1020;
+/// The INTIDs of SPIs, and those of extended ones (GICv3.1).
+const SPIS: Range<u32> = 32..1020;
+const EXTENDED: Range<u32> = 4096..5120;
 
-/// A set of SPIs, by INTID.
-#[derive(Clone, Copy, Default)]
-struct Spis([u32; 32]);
+/// Whether an interrupt is an SPI, extended or not.
+pub(super) fn is_spi(intid: u32) -> bool {
+    SPIS.contains(&intid) || EXTENDED.contains(&intid)
+}
 
-impl Spis {
-    /// Adds `count` SPIs, the first of them `intid`, as far as they are some.
+/// A set of SPIs of one kind.
+#[derive(Clone)]
+struct Set {
+    intids: Range<u32>,
+    words: [u32; 32],
+}
+
+impl Set {
+    fn new(intids: Range<u32>) -> Self {
+        Self {
+            intids,
+            words: [0; 32],
+        }
+    }
+
+    fn place(&self, intid: u32) -> Option<(usize, u32)> {
+        let index = intid.checked_sub(self.intids.start)?;
+        self.intids
+            .contains(&intid)
+            .then_some(((index / 32) as usize, index % 32))
+    }
+
+    /// Adds `count` INTIDs from `intid` on, as far as they are of this kind.
     fn add(&mut self, intid: u32, count: u32) {
-        let end = intid.saturating_add(count).min(END);
-        for intid in intid.max(FIRST)..end {
-            if let Some(word) = self.0.get_mut((intid / 32) as usize) {
-                *word |= 1 << (intid % 32);
+        let end = intid.saturating_add(count).min(self.intids.end);
+        for intid in intid.max(self.intids.start)..end {
+            if let Some((word, bit)) = self.place(intid)
+                && let Some(word) = self.words.get_mut(word)
+            {
+                *word |= 1 << bit;
             }
         }
     }
 
-    /// Adds `count` SPIs that are counted from 0, or from 32: who knows.
-    fn add_either(&mut self, number: u32, count: u32) {
-        self.add(number, count);
-        self.add(number.saturating_add(FIRST), count);
+    fn has(&self, intid: u32) -> bool {
+        let place = self.place(intid);
+        let bit = place.and_then(|(word, bit)| Some(self.words.get(word)? >> bit & 1));
+        bit == Some(1)
     }
 
-    fn has(&self, intid: u32) -> bool {
-        let word = self.0.get((intid / 32) as usize);
-        word.is_some_and(|word| word >> (intid % 32) & 1 != 0)
+    /// The highest below `end` that is not in the set and not `taken`.
+    fn highest_other(&self, end: u32, taken: &impl Fn(u32) -> bool) -> Option<u32> {
+        (self.intids.start..end.min(self.intids.end))
+            .rev()
+            .find(|intid| !self.has(*intid) && !taken(*intid))
+    }
+}
+
+/// The SPIs that a tree names.
+#[derive(Clone)]
+struct Named {
+    spis: Set,
+    extended: Set,
+}
+
+impl Named {
+    /// Adds `count` SPIs that are counted from 0, or from 32: the tree does not say.
+    fn add_either(&mut self, number: u32, count: u32) {
+        self.spis.add(number, count);
+        self.spis.add(number.saturating_add(SPIS.start), count);
+    }
+
+    /// Adds what a specifier names: its type, 0 or 2, and a number that counts within
+    /// that.
+    fn add_specifier(&mut self, kind: Option<u32>, number: Option<u32>, count: u32) {
+        let set = match kind {
+            Some(0) => &mut self.spis,
+            Some(2) => &mut self.extended,
+            _ => return,
+        };
+        if let Some(number) = number {
+            set.add(number.saturating_add(set.intids.start), count);
+        }
     }
 }
 
@@ -75,22 +131,24 @@ const RANGES: [(&[u8], [usize; 3]); 4] = [
     (b"ti,interrupt-ranges", [3, 1, 2]),
 ];
 
-/// The same in two properties (`arm,gic.yaml`, `amazon,al-msi.txt`).
-const PAIRS: [(&[u8], &[u8]); 2] = [
-    (b"arm,msi-base-spi", b"arm,msi-num-spis"),
-    (b"al,msi-base-spi", b"al,msi-num-spis"),
+/// The same in two properties (`arm,gic.yaml`, `amazon,al-msi.txt`), and the models that
+/// have them.
+const PAIRS: [(&[u8], &[u8], &[u8]); 2] = [
+    (
+        b"arm,gic-v2m-frame",
+        b"arm,msi-base-spi",
+        b"arm,msi-num-spis",
+    ),
+    (b"al,alpine-msix", b"al,msi-base-spi", b"al,msi-num-spis"),
 ];
 
 /// Adds what a node may name.
-fn add_named(spis: &mut Spis, node: &Node<'_>, gic: Option<u32>, cells: usize) {
+fn add_named(named: &mut Named, node: &Node<'_>, gic: Option<u32>, cells: usize) {
     for (name, value) in node.properties() {
         let cell = |index: usize| word(value, index.checked_mul(4)?);
         let count = value.len() / 4;
-        // A specifier: its type, 0 for an SPI, and its number.
         let mut specifier = |at: usize, count: u32| {
-            if let (Some(0), Some(number)) = (cell(at), cell(at + 1)) {
-                spis.add(number.saturating_add(FIRST), count);
-            }
+            named.add_specifier(cell(at), cell(at + 1), count);
         };
         match name {
             b"interrupts" => (0..count).step_by(cells).for_each(|at| specifier(at, 1)),
@@ -110,15 +168,18 @@ fn add_named(spis: &mut Spis, node: &Node<'_>, gic: Option<u32>, cells: usize) {
         for (_, [entry, first, size]) in RANGES.iter().filter(|(range, _)| *range == name) {
             for at in (0..count).step_by(*entry) {
                 if let (Some(first), Some(size)) = (cell(at + first), cell(at + size)) {
-                    spis.add_either(first, size);
+                    named.add_either(first, size);
                 }
             }
         }
     }
     let number = |name: &[u8]| node.property(name).and_then(|value| word(value, 0));
-    for (first, size) in PAIRS {
-        if let (Some(first), Some(size)) = (number(first), number(size)) {
-            spis.add_either(first, size);
+    for (model, first, size) in PAIRS {
+        match (number(first), number(size)) {
+            (Some(first), Some(size)) => named.add_either(first, size),
+            // Its registers say which SPIs it has; only its driver reads these.
+            _ if node.is_compatible(model) => named.spis.add(SPIS.start, u32::MAX),
+            _ => {}
         }
     }
 }
@@ -140,22 +201,24 @@ impl<'a> Spare<'a> {
     }
 
     /// The INTID of the highest SPI that is implemented, that no node names and that
-    /// is not `taken`.
+    /// is not `taken`; where there is none, of the highest such extended SPI.
     pub fn find(&self, taken: impl Fn(u32) -> bool) -> Option<u32> {
         let registers = self.gic.distributor();
         if in_memory(&self.fdt, &registers) {
             return None;
         }
-        let end = self.hardware.spi_end(registers).min(END);
+        let [end, extended_end] = self.hardware.spi_ends(registers);
         let gic = self.fdt.node(self.gic.node())?;
         let cells = gic.u32("#interrupt-cells").ok().flatten();
         let cells = cells.map_or(3, |cells| cells.clamp(1, 8) as usize);
-        let mut named = Spis::default();
+        let mut named = Named {
+            spis: Set::new(SPIS),
+            extended: Set::new(EXTENDED),
+        };
         for (_, node) in self.fdt.nodes() {
             add_named(&mut named, &node, gic.phandle(), cells);
         }
-        (FIRST..end)
-            .rev()
-            .find(|intid| !named.has(*intid) && !taken(*intid))
+        let usual = named.spis.highest_other(end, &taken);
+        usual.or_else(|| named.extended.highest_other(extended_end, &taken))
     }
 }

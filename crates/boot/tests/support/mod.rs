@@ -15,6 +15,8 @@ pub struct Board {
     pub end: u64,
     /// One more than the INTID of its last SPI.
     pub spis: u32,
+    /// One more than the INTID of its last extended SPI.
+    pub extended: u32,
 }
 
 impl Hardware for Board {
@@ -22,9 +24,9 @@ impl Hardware for Board {
         PhysAddr::new(self.end)
     }
 
-    fn spi_end(&self, registers: Range<PhysAddr>) -> u32 {
+    fn spi_ends(&self, registers: Range<PhysAddr>) -> [u32; 2] {
         assert_eq!(registers.start(), PhysAddr::new(0x800_0000));
-        self.spis
+        [self.spis, self.extended]
     }
 }
 
