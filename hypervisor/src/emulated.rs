@@ -2,6 +2,7 @@
 
 use crate::fixup;
 use crate::gic;
+use crate::its;
 use crate::lend::{self, Lent};
 use crate::memory;
 use crate::mmio::Device;
@@ -86,6 +87,11 @@ impl Platform for HostSide {
     }
 
     fn store32(&self, at: Ipa, value: u32) -> Result<(), Outside> {
+        if let HostLines::Message { its, device } = self.lines
+            && its::send(its, device, at, value).is_some()
+        {
+            return Ok(());
+        }
         lend::store32(at, value).then_some(()).ok_or(Outside)
     }
 
@@ -110,11 +116,14 @@ impl Platform for HostSide {
     }
 
     fn raise(&self, line: Line) {
-        match line {
-            Line::Event => gic::raise(self.lines.event()),
-            Line::Error => gic::raise(self.lines.error()),
+        let intid = match line {
+            Line::Event => self.lines.event(),
+            Line::Error => self.lines.error(),
             // The host's tree has no interrupt for them.
-            Line::Pri | Line::Sync => {}
+            Line::Pri | Line::Sync => None,
+        };
+        if let Some(intid) = intid {
+            gic::raise(intid);
         }
     }
 }

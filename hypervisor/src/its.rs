@@ -16,8 +16,8 @@ use crate::mmu::{self, MapError};
 use crate::refusal::Refusal;
 use crate::smmu::SystemCounter;
 use gicv3_its::{
-    DEVICE_RANGE_LIMIT, DeviceId, DeviceRange, Emulator, LpiCount, Progress, RdWrite,
-    RedistributorId, Registers, Report, Size, Target,
+    DEVICE_RANGE_LIMIT, DeviceId, DeviceRange, Emulator, Event, EventId, LpiCount, Progress,
+    RdWrite, RedistributorId, Registers, Report, Size, Target,
 };
 use platform::HostMachine;
 use portcullis_addr::{Address, Ipa, PhysAddr, Range};
@@ -345,6 +345,24 @@ pub fn store(ipa: u64, size: Size, value: u64) -> Option<Progress> {
         print(report);
     }
     Some(progress)
+}
+
+/// Stores what an SMMU that EL2 emulates for the host sends to `ipa`: `None` when that is
+/// no doorbell of the ITS at index `its`, whose device `device` the SMMU is.
+///
+/// The caller may hold the lock of an SMMU: who has the ITSs' takes none of those.
+pub fn send(its: usize, device: u32, ipa: Ipa, event: u32) -> Option<()> {
+    let services = SERVICES.get()?;
+    let doorbell = at(services, ipa.raw().wrapping_sub(FRAME))?;
+    if doorbell != (its, gicv3_its::reg::TRANSLATER) {
+        return None;
+    }
+    let event = Event {
+        device: DeviceId(device),
+        event: EventId(event),
+    };
+    services.emulator.lock().send(&HostMachine, its, event);
+    Some(())
 }
 
 #[inline]

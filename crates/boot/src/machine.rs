@@ -221,8 +221,15 @@ impl Machine {
         }
         let framebuffers = Framebuffers::of(fdt);
         let spare = Spare::new(fdt, &gic, hardware);
+        // A message is the hypervisor's store as the SMMU, which the host's has where all
+        // SMMUs see the CPUs' caches (`IDR0.MSI`).
+        let messages = args.gic_its && smmus.iter().all(|smmu| smmu.coherent);
+        let message = |smmu: &Smmu| {
+            let device = msi::device_of(fdt, &gic, smmu.node);
+            device.filter(|_| messages)
+        };
         let host_lines = match args.host_iommu {
-            HostIommu::Nested => emulated::host_lines(&smmus, &spare, &mut odd)?,
+            HostIommu::Nested => emulated::host_lines(&smmus, &spare, message, &mut odd)?,
             HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
         };
         let viommu = match args.host_iommu {

@@ -32,7 +32,7 @@ fn on(spis: u32) -> Board {
 fn line(tree: &Tree) -> Option<u32> {
     let machine = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap();
     let line = machine.host_lines.iter().next();
-    line.map(HostLines::event)
+    line.and_then(HostLines::event)
         .or(machine.viommu.map(|viommu| viommu.line))
 }
 
@@ -137,7 +137,7 @@ fn an_extended_spi_where_there_is_no_other() {
         let expect = |tree: &Tree, intid: u32| {
             let blob = tree.flatten();
             let machine = Machine::from_fdt_on(&blob, &board).unwrap();
-            let line = machine.host_lines.iter().next().map(HostLines::event);
+            let line = machine.host_lines.iter().next().and_then(HostLines::event);
             let line = line.or(machine.viommu.map(|viommu| viommu.line));
             assert_eq!(line, Some(intid), "{mode}");
             let fdt = Fdt::new(&blob).unwrap();
@@ -171,6 +171,76 @@ fn each_smmu_has_one_of_its_own() {
     let machine = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap();
     let lines: Vec<_> = machine.host_lines.iter().copied().collect();
     assert_eq!(lines, [HostLines::Combined(286), HostLines::Combined(285)]);
+}
+
+/// An SMMU that is a device of an ITS sends messages there, where no SPI is free.
+#[test]
+fn messages_where_there_is_no_spi_at_all() {
+    let with = |change: &dyn Fn(&mut Tree)| {
+        let mut tree = combined(MODES[0]);
+        tree.at("intc@8000000/its@8080000")
+            .set("#msi-cells", cells(&[1]));
+        let smmu = tree.at("smmu@9050000");
+        smmu.set("msi-parent", cells(&[3, 0x1234]));
+        smmu.set("dma-coherent", Vec::new());
+        change(&mut tree);
+        tree.flatten()
+    };
+    let found = |blob: &[u8]| {
+        let machine = Machine::from_fdt_on(blob, &on(32));
+        machine.map(|machine| *machine.host_lines.get(0).unwrap())
+    };
+    let blob = with(&|_| {});
+    let message = HostLines::Message {
+        its: 0,
+        device: 0x1234,
+    };
+    assert_eq!(found(&blob).unwrap(), message);
+    // The host's tree says the same, and no interrupt.
+    let machine = Machine::from_fdt_on(&blob, &on(32)).unwrap();
+    let odd: Vec<_> = machine.odd.iter().map(|(_, odd)| odd).collect();
+    assert_eq!(odd, [Odd::InterruptsAsMessages]);
+    assert!(machine.msis.iter().any(|range| range.first == 0x1234));
+    let fdt = Fdt::new(&blob).unwrap();
+    let plan = HostTreePlan::new(&machine, &[], true);
+    let mut out = vec![0; plan.bytes_needed(&fdt)];
+    let size = plan.write(&fdt, &mut out).unwrap();
+    let host = Fdt::new(&out[..size]).unwrap();
+    let mut smmus = host
+        .nodes()
+        .filter(|(_, node)| node.is_compatible(b"arm,smmu-v3"));
+    let (_, smmu) = smmus.next().unwrap();
+    assert_eq!(smmu.property(b"msi-parent"), Some(&cells(&[3, 0x1234])[..]));
+    assert_eq!(smmu.property(b"interrupts"), None);
+    assert_eq!(smmu.property(b"interrupt-names"), None);
+    // An SPI goes first.
+    let line = Machine::from_fdt_on(&blob, &on(288)).unwrap().host_lines;
+    assert!(line.iter().eq(&[HostLines::Combined(287)]));
+    // Not for a host without an ITS, nor where that cannot tell who sends, nor without
+    // registers for it.
+    let refusing: [&dyn Fn(&mut Tree); 6] = [
+        &|tree| {
+            let arguments = *b"host-iommu=nested gic-its=off\0";
+            tree.at("chosen").set("bootargs", arguments);
+        },
+        &|tree| {
+            let window = cells(&[0x5800_0000, 0x40_0000]);
+            tree.at("intc@8000000/its@8080000")
+                .set("socionext,synquacer-pre-its", window);
+        },
+        &|tree| tree.at("smmu@9050000").remove("dma-coherent"),
+        &|tree| tree.at("smmu@9050000").set("msi-parent", cells(&[3])),
+        &|tree| tree.at("smmu@9050000").set("msi-parent", cells(&[4, 1])),
+        &|tree| {
+            tree.at("intc@8000000/its@8080000")
+                .set("#msi-cells", cells(&[2]))
+        },
+    ];
+    for (index, change) in refusing.iter().enumerate() {
+        let error = found(&with(change)).unwrap_err();
+        let none = matches!(error, BootError::NoSpareInterrupt { .. });
+        assert!(none, "{index}: {error}");
+    }
 }
 
 #[test]

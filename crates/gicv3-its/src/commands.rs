@@ -77,6 +77,17 @@ where
         }
     }
 
+    /// A message: has the physical ITS make the LPI of `event` pending, if the owner
+    /// mapped it and enabled its ITS. Another change of the owner's may be half done: what
+    /// the physical ITS knows is what the LPI's row says.
+    pub(crate) fn send(&mut self, event: Event) {
+        let mapped = self.mapped(event).filter(|_| self.unit.enabled);
+        if mapped.is_some_and(|(_, mapping)| self.is_known(mapping.lpi)) {
+            self.tell(Command::Generate(event));
+            self.complete();
+        }
+    }
+
     /// The device of an event, and what it is mapped to.
     #[inline(always)]
     fn mapped(&self, event: Event) -> Option<(Device, Mapping)> {

@@ -1,7 +1,7 @@
 //! Every emulated ITS of one owner, the redistributors that they send to, and
 //! the LPIs that they share: all under one lock of the caller's.
 
-use crate::command::Command;
+use crate::command::{Command, Event};
 use crate::device::Devices;
 use crate::id::{FIRST_LPI, Lpi, RedistributorId, Target};
 use crate::lpi::{LpiCount, Lpis, Row};
@@ -295,6 +295,14 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             return Progress::Done;
         };
         Work::new(unit, &mut self.common, platform, its).write(offset, size, value)
+    }
+
+    /// Sends the message of a device that the caller emulates for the owner to the ITS at
+    /// index `its`. It is as the owner's INT: what the owner has not mapped goes nowhere.
+    pub fn send(&mut self, platform: &impl Platform<Window = W>, its: usize, event: Event) {
+        if let Some(unit) = self.units.get_mut(its).and_then(Option::as_mut) {
+            Work::new(unit, &mut self.common, platform, its).send(event);
+        }
     }
 
     /// What the owner reads at `offset` of the RD frame of the CPU at index `id`,

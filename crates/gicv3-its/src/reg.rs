@@ -17,6 +17,8 @@ pub const CREADR: u32 = 0x0090;
 pub const BASER: u32 = 0x0100;
 /// `GITS_BASER<n>` there are.
 pub const BASERS: u32 = 8;
+/// `GITS_TRANSLATER`, in the frame behind that of the other registers: devices write it.
+pub const TRANSLATER: u32 = 0x0040;
 /// `GITS_PIDR2`.
 pub const PIDR2: u32 = 0xffe8;
 

@@ -10,7 +10,9 @@ use crate::sysreg::read_sysreg;
 use crate::{gic, its, lend, machine, mmu, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_boot::{BANK_LIMIT, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine};
+use portcullis_boot::{
+    BANK_LIMIT, BootError, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine,
+};
 use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
 use portcullis_ownership::{Bank, Entry, Owner};
 use portcullis_pagetable::{Geometry, Granule};
@@ -260,6 +262,11 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
         .enumerate()
     {
         let smmu = found.registers.start();
+        if !coherent && lines.event().is_none() {
+            // The registers of messages are there where SMMUs see the CPUs' caches, and
+            // these do not, whatever the tree says.
+            return Err(BootError::NoSpareInterrupt { node: found.path }.into());
+        }
         let host = HostSide::new(*lines, coherent)?.ok_or(Refusal::PoolExhausted)?;
         for (offset, page) in host.pages() {
             let at = smmu

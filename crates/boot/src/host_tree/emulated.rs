@@ -66,9 +66,17 @@ pub(super) fn properties(
     let (names, intids): (&[u8], &[u32]) = match &emulated.lines {
         HostLines::Separate { event, error } => (b"eventq\0gerror\0", &[*event, *error]),
         HostLines::Combined(line) => (b"combined\0", core::slice::from_ref(line)),
+        HostLines::Message { .. } => (b"", &[]),
     };
-    interrupts(writer, source, emulated.gic, intids)?;
-    writer.property(Name::New("interrupt-names"), names)?;
+    if intids.is_empty() {
+        // The ITS and the DeviceID as they are.
+        let node = source.node(emulated.node);
+        let parent = node.and_then(|node| node.property(b"msi-parent"));
+        writer.property(Name::New("msi-parent"), parent.unwrap_or_default())?;
+    } else {
+        interrupts(writer, source, emulated.gic, intids)?;
+        writer.property(Name::New("interrupt-names"), names)?;
+    }
     let coherency = if emulated.coherent {
         "dma-coherent"
     } else {

@@ -6,7 +6,7 @@ use crate::text::{Text, Word};
 use core::fmt::Write as _;
 
 /// Names that are not in every source tree. They follow the source's strings.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "#address-cells",
     "#interrupt-cells",
     "#iommu-cells",
@@ -23,6 +23,7 @@ const NAMES: [&str; 27] = [
     "iommus",
     "linux,initrd-end",
     "linux,initrd-start",
+    "msi-parent",
     "no-map",
     "phandle",
     "power-domains",

@@ -12,7 +12,8 @@ use super::spare::{Spare, is_spi};
 use crate::error::BootError;
 use crate::list::List;
 
-/// The interrupts of an emulated SMMU: SPIs that the hypervisor makes pending.
+/// The interrupts of an emulated SMMU: SPIs that the hypervisor makes pending, or
+/// messages to an ITS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostLines {
     /// One for each cause.
@@ -24,23 +25,38 @@ pub enum HostLines {
     },
     /// INTID of one for all, `combined`.
     Combined(u32),
+    /// None: the host's driver configures messages to an ITS that it has, as a device of
+    /// that ITS.
+    Message {
+        /// Index into [`GicV3::its`](super::GicV3::its).
+        its: usize,
+        /// The SMMU's DeviceID.
+        device: u32,
+    },
 }
 
 impl HostLines {
-    /// The INTID for events.
+    /// The INTID for events; `None` where they are messages.
     #[must_use]
-    pub fn event(&self) -> u32 {
+    pub fn event(&self) -> Option<u32> {
         match *self {
-            Self::Separate { event, .. } | Self::Combined(event) => event,
+            Self::Separate { event, .. } | Self::Combined(event) => Some(event),
+            Self::Message { .. } => None,
         }
     }
 
-    /// The INTID for global errors.
+    /// The INTID for global errors; `None` where they are messages.
     #[must_use]
-    pub fn error(&self) -> u32 {
+    pub fn error(&self) -> Option<u32> {
         match *self {
-            Self::Separate { error, .. } | Self::Combined(error) => error,
+            Self::Separate { error, .. } | Self::Combined(error) => Some(error),
+            Self::Message { .. } => None,
         }
+    }
+
+    /// Whether one of them is `intid`.
+    fn have(&self, intid: u32) -> bool {
+        [self.event(), self.error()].contains(&Some(intid))
     }
 }
 
@@ -63,9 +79,7 @@ pub(super) fn spare_lines(
             && !smmus
                 .iter()
                 .any(|other| listened(other).contains(&Some(*intid)))
-            && !given
-                .iter()
-                .any(|lines| [lines.event(), lines.error()].contains(intid))
+            && !given.iter().any(|lines| lines.have(*intid))
     };
     let lines = &smmu.interrupts;
     let mut spare = [lines.pri, lines.sync, lines.combined]
@@ -82,8 +96,8 @@ pub(super) fn spare_lines(
     }
 }
 
-/// One line that is no SMMU's and that no node names, for `smmu`, which has none to
-/// spare.
+/// The INTID of a line that is no SMMU's and that no node names, for `smmu`, which has
+/// none to spare.
 ///
 /// # Errors
 /// [`BootError::NoSpareInterrupt`] when the distributor has no such SPI.
@@ -93,35 +107,44 @@ pub(super) fn foreign_line(
     given: &HostLineList,
     spare: &Spare<'_>,
     odd: &mut Oddities,
-) -> Result<HostLines, BootError> {
+) -> Result<u32, BootError> {
     let none = BootError::NoSpareInterrupt { node: smmu.path };
     let taken = |intid| {
         let listened = smmus
             .iter()
             .any(|smmu| listened(smmu).contains(&Some(intid)));
         let mut given = given.iter();
-        listened || given.any(|lines| [lines.event(), lines.error()].contains(&intid))
+        listened || given.any(|lines| lines.have(intid))
     };
     let line = spare.find(taken).ok_or(none)?;
     odd.add(smmu.node, Odd::NoSpareInterrupt);
-    Ok(HostLines::Combined(line))
+    Ok(line)
 }
 
-/// The lines of each SMMU's likeness, in the order of the SMMUs.
+/// The lines of each SMMU's likeness, in the order of the SMMUs. `message` finds the ITS
+/// and the DeviceID of one that may send messages instead; it does where there is no line.
 ///
 /// # Errors
 /// [`BootError::NoSpareInterrupt`] when there is no SPI but those that the
-/// hypervisor listens to and those that others have.
+/// hypervisor listens to and those that others have, and no ITS for messages.
 pub(super) fn host_lines(
     smmus: &List<Smmu, SMMU_LIMIT>,
     spare: &Spare<'_>,
+    message: impl Fn(&Smmu) -> Option<(usize, u32)>,
     odd: &mut Oddities,
 ) -> Result<HostLineList, BootError> {
     let mut all = HostLineList::new();
     for smmu in smmus.iter() {
         let lines = match spare_lines(smmus, smmu, &all) {
             Some(lines) => lines,
-            None => foreign_line(smmus, smmu, &all, spare, odd)?,
+            None => match (foreign_line(smmus, smmu, &all, spare, odd), message(smmu)) {
+                (Ok(line), _) => HostLines::Combined(line),
+                (Err(_), Some((its, device))) => {
+                    odd.add(smmu.node, Odd::InterruptsAsMessages);
+                    HostLines::Message { its, device }
+                }
+                (Err(error), None) => return Err(error),
+            },
         };
         // As many slots as SMMUs.
         let _ = all.push(lines);

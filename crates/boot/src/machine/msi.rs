@@ -6,10 +6,10 @@
 //! It is not a StreamID: the two may differ by a constant, and a device may have
 //! one without the other.
 
-use super::gic::{GicV3, ITS_LIMIT, Its};
+use super::gic::{Gic, GicV3, ITS_LIMIT, Its};
 use super::odd::{Odd, Oddities};
 use crate::error::BootError;
-use crate::fdt::{Fdt, Node, NodeId, take_cells};
+use crate::fdt::{Fdt, Node, NodeId, take_cells, word};
 use crate::list::List;
 
 /// Most ranges of DeviceIDs.
@@ -28,6 +28,23 @@ pub struct MsiRange {
     pub first: u32,
     /// Last DeviceID.
     pub last: u32,
+}
+
+/// The ITS and the DeviceID that a node itself names, in an `msi-parent` of one entry.
+/// Not for an ITS that takes the DeviceID from the address.
+pub(super) fn device_of(fdt: &Fdt<'_>, gic: &Gic, node: NodeId) -> Option<(usize, u32)> {
+    let Gic::V3(gic) = gic else { return None };
+    let parent = fdt.node(node)?.property(b"msi-parent")?;
+    let phandle = word(parent, 0).filter(|_| parent.len() == 8)?;
+    let its = gic
+        .its
+        .iter()
+        .position(|its| its.phandle == Some(phandle))?;
+    let cells = fdt.by_phandle(phandle)?.u32("#msi-cells").ok()?;
+    let usual = cells == Some(1) && !gic.its.get(its)?.id_in_address;
+    word(parent, 4)
+        .filter(|_| usual)
+        .map(|device| (its, device))
 }
 
 struct Reader<'a, 'm> {

@@ -32,6 +32,8 @@ pub enum Odd {
     StreamShared,
     /// An SMMU has no interrupt that the hypervisor leaves alone.
     NoSpareInterrupt,
+    /// The same, and no SPI is free either.
+    InterruptsAsMessages,
     /// A service of firmware's is called in a way that the hypervisor denies.
     FirmwareCalls,
     /// A device used memory before the boot by an address of an IOMMU's.
@@ -61,6 +63,7 @@ impl Odd {
                 "the SMMU does not tell the two devices apart, nor does the hypervisor"
             }
             Self::NoSpareInterrupt => "the host's interrupts are on an SPI that no node names",
+            Self::InterruptsAsMessages => "the host's interrupts are messages to its ITS",
             Self::FirmwareCalls | Self::FramebufferStopped => "the host does not have it",
             Self::BootDmaElsewhere => "the host has none of its streams",
             Self::MapEntry => "the entry counts for the requester IDs that there are",
@@ -85,6 +88,9 @@ impl fmt::Display for Odd {
             Self::StreamTwice => "it names a StreamID twice",
             Self::StreamShared => "it names a StreamID that a node before it names",
             Self::NoSpareInterrupt => "it has no SPI that the hypervisor does not listen to",
+            Self::InterruptsAsMessages => {
+                "it has no SPI that the hypervisor does not listen to, and nodes name all others"
+            }
             Self::FirmwareCalls => "firmware is called for it, which the hypervisor denies",
             Self::BootDmaElsewhere => "iommu-addresses has it use memory by an address of its own",
             Self::FramebufferStopped => {

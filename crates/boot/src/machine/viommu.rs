@@ -107,16 +107,16 @@ pub(super) fn read(
         }
     }
     let none = HostLineList::new();
-    let lines = smmus
+    let line = smmus
         .iter()
-        .find_map(|smmu| spare_lines(smmus, smmu, &none));
-    let lines = match lines {
-        Some(lines) => lines,
+        .find_map(|smmu| spare_lines(smmus, smmu, &none)?.event());
+    let line = match line {
+        Some(line) => line,
         None => foreign_line(smmus, first, &none, spare, odd)?,
     };
     Ok(Some(Viommu {
         registers: page,
-        line: lines.event(),
+        line,
         phandle: smmus.iter().find_map(|smmu| smmu.phandle),
     }))
 }
