@@ -129,6 +129,33 @@ fn a_map_for_nobody() {
     assert_eq!(msis, [(0x10, 0x1_0007)]);
 }
 
+/// `reg` has addresses alone where the parent has `#size-cells` of 0, and these may be
+/// several (x1e80100: `pon@1300` and `rtc@6100` of a PMIC on SPMI). Such a bus has no way
+/// to the CPUs' addresses, so that nothing is read from them, and the nodes stay.
+#[test]
+fn registers_without_a_size() {
+    let part = Tree::new("rtc@6100").with("reg", cells(&[0x6100, 0x6200]));
+    let pmic = Tree::new("pmic@0")
+        .with("reg", cells(&[0, 0]))
+        .with("#address-cells", cells(&[1]))
+        .with("#size-cells", cells(&[0]))
+        .child(part);
+    let spmi = Tree::new("spmi")
+        .with("#address-cells", cells(&[2]))
+        .with("#size-cells", cells(&[0]))
+        .child(pmic);
+    let blob = machine().child(spmi).flatten();
+    let (machine, odd) = read(&blob);
+    assert_eq!((odd.len(), machine.withheld.len()), (0, 0));
+    let fdt = Fdt::new(&blob).unwrap();
+    let plan = HostTreePlan::new(&machine, &[], true);
+    let mut out = vec![0; plan.bytes_needed(&fdt)];
+    let size = plan.write(&fdt, &mut out).unwrap();
+    let host = listing(&out[..size]);
+    let shown = |line: &String| line.contains("/spmi/pmic@0/rtc@6100 reg");
+    assert!(host.iter().any(shown), "{host:#?}");
+}
+
 #[test]
 fn there_is_a_limit_to_what_is_told() {
     let mut tree = machine();
