@@ -336,7 +336,9 @@ fn registers_in_ram() {
 }
 
 /// A second SMMU has no power: the interconnect answers with an error, or with zeros
-/// as QEMU's empty flash does. The first is fenced all the same.
+/// as QEMU's empty flash does. The first is fenced all the same. (Linux' driver of older
+/// SMMUs wakes them first "to avoid unclocked register reads and potential NoC errors",
+/// lists.infradead.org/pipermail/linux-arm-kernel/2026-January/1098706.html.)
 #[test]
 fn an_smmu_without_power() {
     for (index, (at, how)) in [(0x0b00_0000_u64, "abort"), (0, "zeros")]

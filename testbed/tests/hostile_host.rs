@@ -1,4 +1,9 @@
 //! A host kernel that attacks from EL1, where Linux would not.
+//!
+//! Public sources of accesses that no syndrome describes: github.com/virtio-win/
+//! kvm-guest-drivers-windows, issue 177 ("the HSR.ISV flag will be 0 ... Linux KVM ... merely
+//! errors out", for `str w8, [x10], #4`); Xen, `xen/arch/arm/decode.c` ("ldr/str post indexing
+//! for vector types are not supported").
 
 mod common;
 

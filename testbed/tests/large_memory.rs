@@ -1,5 +1,8 @@
 //! RAM at high addresses: above 512 GiB, which 39 bits of address end at, and above
 //! what the SMMU reaches.
+//!
+//! Public source: QEMU's SMMU has 44 bits of output ("QEMU SMMUv3 currently sets the output
+//! address size (OAS) to 44 bits", patchew.org/QEMU/20251120132213.56581-1-skolothumtho@nvidia.com).
 
 mod common;
 

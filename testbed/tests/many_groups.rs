@@ -1,5 +1,9 @@
 //! A host with a virtio-iommu and more isolation groups than a small machine has:
 //! each root port and each device behind one is a group, with a domain of its own.
+//!
+//! Public sources: others have such limits, too (github.com/cloud-hypervisor/cloud-hypervisor,
+//! pull request 8105, "Cap number of domains per device"; github.com/managarm/managarm, issue
+//! 1410: "this number can be as low as 16").
 
 mod common;
 

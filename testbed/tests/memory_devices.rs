@@ -1,4 +1,8 @@
 //! Memory that a device brings and the device tree does not name.
+//!
+//! Public sources: github.com/cloud-hypervisor/cloud-hypervisor, issue 942 ("the guest might
+//! refer some memory that the device won't be able to access as not part of the IOMMU
+//! tables") and issue 1884 (virtio-mem).
 
 mod common;
 

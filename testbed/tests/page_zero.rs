@@ -1,5 +1,8 @@
 //! An SMMU of whose registers the tree names page 0 alone, as that of Cavium's
 //! ThunderX2 (`cavium,cn9900-broken-page1-regspace`). QEMU's has all of them there too.
+//!
+//! Public source: Linux, `Documentation/arch/arm64/silicon-errata.rst`, "ThunderX2 SMMUv3",
+//! erratum 74, and the binding `iommu/arm,smmu-v3.yaml`.
 
 mod common;
 

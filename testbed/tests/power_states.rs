@@ -1,4 +1,10 @@
 //! A host that starts again, crashes or sleeps: some of what `cargo xtask power` shows.
+//!
+//! Public sources: Linux resets virtio devices at shutdown, the IOMMU among them (the patch
+//! "virtio: break and reset virtio devices on device_shutdown()",
+//! <7fa37894-7d73-4087-a849-2957f31ad7f4@redhat.com>: "as IOMMUs are reset on shutdown, this
+//! will block device access to memory"); its `drivers/iommu/virtio-iommu.c` has neither
+//! `.freeze` nor `.restore`.
 
 mod common;
 

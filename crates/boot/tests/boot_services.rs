@@ -1,4 +1,9 @@
 //! What firmware leaves running or offers to be called, and what the host has of it.
+//!
+//! Public sources: github.com/OP-TEE/optee_os, issue 5170 ("you need mediator which will
+//! translate requests from VM to OP-TEE"); Xen, `docs/hypervisor-guide/arm/firmware/arm-scmi.rst`
+//! (SCMI by SMC goes through for one domain); Linux, `drivers/irqchip/irq-gic-v3-its.c`
+//! ("Booted with LPIs enabled, memory probably corrupted").
 
 mod support;
 

@@ -83,7 +83,7 @@ fn a_console_whose_interrupt_goes_through_a_nexus() {
 }
 
 /// HiSilicon's hip07: a controller turns the wire into a message (Linux binding
-/// `hisilicon,mbigen-v2.txt`).
+/// `hisilicon,mbigen-v2.txt`; `arch/arm64/boot/dts/hisilicon/hip07.dtsi`).
 #[test]
 fn an_smmu_whose_interrupts_go_elsewhere() {
     let mbigen = |tree: &mut Tree| {
@@ -145,7 +145,8 @@ fn interrupts_that_say_nothing() {
 
 // Streams.
 
-/// NXP's imx95 and NVIDIA's tegra264: an SMMU is disabled and a device names it.
+/// NXP's imx95 and NVIDIA's tegra264: an SMMU is disabled and a device names it (Linux,
+/// `arch/arm64/boot/dts/freescale/imx95.dtsi`).
 #[test]
 fn a_device_behind_a_disabled_smmu_has_none() {
     let blob = changed(|tree| {

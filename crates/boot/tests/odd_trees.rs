@@ -1,5 +1,12 @@
 //! Trees that are odd and that Linux boots: what is odd is noted, and the boot goes
 //! on.
+//!
+//! Public sources: a StreamID twice (Linux commit b00d24997a11, "stream 67328 already in
+//! tree"); `iommu-map` that matches no requester (Linux, `drivers/of/base.c`, `of_map_id`;
+//! github.com/qualcomm-linux/kernel-topics, pull request 1863); memory named twice (Linux
+//! commit 7fa8ab65ee15, "Boards based on imx6sl have duplicate memory nodes"; Xen,
+//! "xen/arm: fix duplicate memory node in DT"); a window before the ITS (Linux,
+//! `arch/arm64/boot/dts/ti/k3-am64-main.dtsi`; <20231024084831.GA3788@JADEVM-DRA>).
 
 mod support;
 

@@ -6,7 +6,10 @@
 //! and equal to the root's, and `ranges`; `__reserved_mem_reserve_reg` passes a `reg`
 //! that is not whole entries; `early_init_dt_reserve_memory` refuses `no-map` for
 //! what is reserved already; `fdt_scan_reserved_mem` looks at the first node of that
-//! name.
+//! name. A case in the field: <202601131101.q65jw7p0-lkp@intel.com> quotes what Linux says,
+//! "Reserved memory: unsupported node format, ignoring". Framebuffers with `iommu-addresses`:
+//! the binding `reserved-memory.yaml`, and <647ca0c3-9ea5-42e4-8f76-038987d5ae1e@arm.com>
+//! ("decon device is constantly reading splash screen pixel data").
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! SMMUs with no interrupt to spare: the host's are on an SPI that the distributor has
-//! and that nothing in the tree names. (tegra264 and versal-net have one line for
-//! all, `combined`.)
+//! and that nothing in the tree names. (Linux, `arch/arm64/boot/dts`: `xilinx/versal-net.dtsi`
+//! has one line for all, `combined`; `nvidia/tegra264.dtsi` has `eventq` and `gerror`.)
 
 mod support;
 
@@ -110,7 +110,7 @@ fn what_a_node_names_is_left_alone() {
 }
 
 /// A frame of message-based SPIs may have any, where the tree leaves that to its register
-/// (`arm,gic.yaml`: `MSI_TYPER`).
+/// (Linux, `drivers/irqchip/irq-gic-v2m.c`, `gicv2m_init_one`: `V2M_MSI_TYPER`).
 #[test]
 fn a_frame_that_does_not_say_its_spis_has_them_all() {
     let mut tree = combined(MODES[0]);

@@ -1,4 +1,6 @@
 //! More domains than always have room.
+//!
+//! What a host needs so many for, and public sources: `testbed/tests/many_groups.rs`.
 
 mod world;
 

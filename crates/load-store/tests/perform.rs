@@ -1,4 +1,6 @@
 //! What is done is what the CPU would have done.
+//!
+//! Where others stop: see the sources in `testbed/tests/hostile_host.rs`.
 
 use portcullis_load_store::{
     Abort, Access, Answer, Direction, Extend, File, Indexing, Offset, Outcome, Placed, Refused,
