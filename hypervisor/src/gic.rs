@@ -91,6 +91,8 @@ struct Gic {
     /// Those of CPUs that the tree does not name.
     others: Others,
     owned: Owned,
+    /// One more than the INTID of the last extended SPI.
+    extended_end: u32,
 }
 
 static GIC: Once<Gic> = Once::new();
@@ -249,19 +251,20 @@ pub fn take(
     others: Others,
     lines: impl Iterator<Item = Line>,
 ) {
+    let [_, extended_end] = spi_ends(&distributor);
     let mut gic = Gic {
         own_group: true,
         distributor,
         redistributors,
         others,
         owned: Owned::new(),
+        extended_end,
     };
     let settle = || wait(|| distributor.read32(GICD_CTLR) & CTLR_RWP == 0);
     // From whatever state firmware left: nothing is signalled while groups and
     // priorities change, and everything is the host's (Group 1), below ours…
     distributor.write32(GICD_CTLR, CTLR_ARE);
     settle();
-    let [_, extended_end] = spi_ends(&distributor);
     let give = |groups: u64, priorities: u64, words: RangeInclusive<u64>| {
         for word in words {
             distributor.write32(groups + word * 4, u32::MAX);
@@ -326,6 +329,7 @@ pub fn watch(distributor: Device, redistributors: [Option<Device>; MAX_CPUS], ot
         redistributors,
         others,
         owned: Owned::new(),
+        extended_end: spi_ends(&distributor)[1],
     });
 }
 

@@ -11,26 +11,35 @@ const CTLR_KEEP_ON: u64 = 1 << 0 | 1 << 4;
 const CTLR_ARE_NS: u64 = 1 << 4;
 
 /// Whether a host's read of `bytes` at `offset` is one that the architecture
-/// defines. What another size does to the GIC is its implementation's choice,
-/// and the access would be EL2's.
+/// defines for a distributor whose extended SPIs end at `extended`. What another size
+/// does to the GIC is its implementation's choice, and the access would be EL2's.
 #[must_use]
-pub fn distributor_read(offset: u64, bytes: u32) -> bool {
+pub fn distributor_read(extended: u32, offset: u64, bytes: u32) -> bool {
     let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
     match bytes {
-        1 => (0x0400..0x0800).contains(&offset) || extended::has_priorities(offset),
+        1 => (0x0400..0x0800).contains(&offset) || extended::has_priorities(extended, offset),
         4 => aligned,
-        8 => aligned && ((0x6100..0x7fe0).contains(&offset) || extended::has_routes(offset)),
+        8 => {
+            let routes = (0x6100..0x7fe0).contains(&offset);
+            aligned && (routes || extended::has_routes(extended, offset))
+        }
         _ => false,
     }
 }
 
 /// What to do with a host's write of `bytes` (1, 2, 4 or 8) at `offset` from
-/// the distributor's base.
+/// the base of a distributor whose extended SPIs end at `extended`.
 ///
 /// Offsets where an access of that size is not defined by the architecture are
 /// ignored, as hardware may do.
 #[must_use]
-pub fn distributor_write(owned: &Owned, offset: u64, bytes: u32, value: u64) -> Verdict {
+pub fn distributor_write(
+    owned: &Owned,
+    extended: u32,
+    offset: u64,
+    bytes: u32,
+    value: u64,
+) -> Verdict {
     let width = bytes.saturating_mul(8);
     // First INTID of a register block with `bits` bits for each interrupt.
     let first = |block: u64, bits: u64| ((offset - block) * 8 / bits) as u32;
@@ -80,7 +89,9 @@ pub fn distributor_write(owned: &Owned, offset: u64, bytes: u32, value: u64) -> 
                 Verdict::Write(value)
             }
         }
-        0x1000..=0x3fff | 0x8000..=0x9fff => extended::distributor_write(offset, bytes, value),
+        0x1000..=0x3fff | 0x8000..=0x9fff => {
+            extended::distributor_write(extended, offset, bytes, value)
+        }
         // GICD_ITARGETSR, IGRPMODR, NSACR, SGIR: without effect when affinity
         // routing is on with one security state; nothing to pass on. The rest
         // is read-only, reserved or implementation defined.
@@ -93,10 +104,10 @@ pub fn distributor_write(owned: &Owned, offset: u64, bytes: u32, value: u64) -> 
 /// EL2 has enabled LPIs, which need it; to clear it is UNPREDICTABLE (IHI 0069,
 /// GICD_CTLR), and the access would be EL2's.
 #[must_use]
-pub fn shared_distributor_write(offset: u64, bytes: u32, value: u64) -> Verdict {
+pub fn shared_distributor_write(extended: u32, offset: u64, bytes: u32, value: u64) -> Verdict {
     match (offset, bytes) {
         (0x0000, 4) => Verdict::Write(value | CTLR_ARE_NS),
-        _ if distributor_read(offset, bytes) => Verdict::Write(value),
+        _ if distributor_read(extended, offset, bytes) => Verdict::Write(value),
         _ => Verdict::Ignore,
     }
 }
@@ -112,7 +123,7 @@ mod tests {
     }
 
     fn write(offset: u64, bytes: u32, value: u64) -> Verdict {
-        distributor_write(&owned(), offset, bytes, value)
+        distributor_write(&owned(), 4096, offset, bytes, value)
     }
 
     #[test]
@@ -123,7 +134,7 @@ mod tests {
 
     #[test]
     fn affinity_routing_stays_with_two_security_states() {
-        let write = shared_distributor_write;
+        let write = |offset, bytes, value| shared_distributor_write(4096, offset, bytes, value);
         assert_eq!(write(0, 4, 0), Verdict::Write(0x10));
         assert_eq!(write(0, 4, 0x3), Verdict::Write(0x13));
         assert_eq!(write(0x100, 4, 0), Verdict::Write(0));
@@ -195,10 +206,10 @@ mod tests {
 
     #[test]
     fn reads_have_the_sizes_of_the_architecture() {
-        assert!(distributor_read(0x0004, 4) && distributor_read(0x0401, 1));
-        assert!(distributor_read(0x6350, 8));
-        assert!(!distributor_read(0x0004, 8) && !distributor_read(0x0004, 1));
-        assert!(!distributor_read(0x0402, 2) && !distributor_read(0x0006, 4));
+        assert!(distributor_read(4096, 0x0004, 4) && distributor_read(4096, 0x0401, 1));
+        assert!(distributor_read(4096, 0x6350, 8));
+        assert!(!distributor_read(4096, 0x0004, 8) && !distributor_read(4096, 0x0004, 1));
+        assert!(!distributor_read(4096, 0x0402, 2) && !distributor_read(4096, 0x0006, 4));
     }
 
     #[test]

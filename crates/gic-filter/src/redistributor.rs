@@ -10,13 +10,16 @@ use crate::{Verdict, clamp_priorities};
 const PROCESSOR_SLEEP: u64 = 1 << 1;
 
 /// Whether a host's read of `bytes` at `offset` from the RD frame's start, the
-/// SGI frame included, is one that the architecture defines.
+/// SGI frame included, is one that the architecture defines for a redistributor with
+/// `extended` words of extended PPIs.
 #[must_use]
-pub fn redistributor_read(offset: u64, bytes: u32) -> bool {
+pub fn redistributor_read(extended: u64, offset: u64, bytes: u32) -> bool {
     let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
     match bytes {
-        // GICR_IPRIORITYR<n> and, of extended PPIs, GICR_IPRIORITYR<n>E.
-        1 => (0x1_0400..0x1_0460).contains(&offset),
+        1 => {
+            let rest = offset.wrapping_sub(0x1_0000);
+            (0x0400..0x0420).contains(&rest) || extended::has_ppi_priorities(extended, rest)
+        }
         4 => aligned,
         // GICR_TYPER, PROPBASER, PENDBASER.
         8 => matches!(offset, 0x0008 | 0x0070 | 0x0078),
@@ -37,9 +40,9 @@ pub fn rd_write(offset: u64, bytes: u32, value: u64) -> Verdict {
 }
 
 /// A host's write of `bytes` at `offset` of the SGI frame, which configures
-/// INTIDs 0 to 31, and extended PPIs.
+/// INTIDs 0 to 31 and `extended` words of extended PPIs.
 #[must_use]
-pub fn sgi_write(offset: u64, bytes: u32, value: u64) -> Verdict {
+pub fn sgi_write(extended: u64, offset: u64, bytes: u32, value: u64) -> Verdict {
     let word = bytes == 4 && offset.is_multiple_of(4);
     match offset {
         // GICR_IGROUPR0: 1 is Group 1.
@@ -48,7 +51,7 @@ pub fn sgi_write(offset: u64, bytes: u32, value: u64) -> Verdict {
         0x0100 | 0x0180 | 0x0200 | 0x0280 | 0x0300 | 0x0380 if word => Verdict::Write(value),
         0x0400..=0x041f if word || bytes == 1 => Verdict::Write(clamp_priorities(value, bytes)),
         0x0c00 | 0x0c04 if word => Verdict::Write(value),
-        _ => extended::sgi_write(offset, bytes, value),
+        _ => extended::sgi_write(extended, offset, bytes, value),
     }
 }
 
@@ -65,10 +68,10 @@ mod tests {
 
     #[test]
     fn reads_have_the_sizes_of_the_architecture() {
-        assert!(redistributor_read(0x8, 8) && redistributor_read(0x14, 4));
-        assert!(redistributor_read(0x1_0401, 1));
-        assert!(!redistributor_read(0x14, 8) && !redistributor_read(0x16, 4));
-        assert!(!redistributor_read(0x401, 1));
+        assert!(redistributor_read(0, 0x8, 8) && redistributor_read(0, 0x14, 4));
+        assert!(redistributor_read(0, 0x1_0401, 1));
+        assert!(!redistributor_read(0, 0x14, 8) && !redistributor_read(0, 0x16, 4));
+        assert!(!redistributor_read(0, 0x401, 1));
     }
 
     #[test]
@@ -83,10 +86,10 @@ mod tests {
 
     #[test]
     fn sgis_and_ppis_are_always_group_1() {
-        assert_eq!(sgi_write(0x80, 4, 0), Verdict::Write(0xffff_ffff));
-        assert_eq!(sgi_write(0x400, 4, 0), Verdict::Write(0x1010_1010));
-        assert_eq!(sgi_write(0x41f, 1, 0xf0), Verdict::Write(0xf0));
-        assert_eq!(sgi_write(0xd00, 4, 0xffff_ffff), Verdict::Ignore);
-        assert_eq!(sgi_write(0x100, 4, 0x1234), Verdict::Write(0x1234));
+        assert_eq!(sgi_write(0, 0x80, 4, 0), Verdict::Write(0xffff_ffff));
+        assert_eq!(sgi_write(0, 0x400, 4, 0), Verdict::Write(0x1010_1010));
+        assert_eq!(sgi_write(0, 0x41f, 1, 0xf0), Verdict::Write(0xf0));
+        assert_eq!(sgi_write(0, 0xd00, 4, 0xffff_ffff), Verdict::Ignore);
+        assert_eq!(sgi_write(0, 0x100, 4, 0x1234), Verdict::Write(0x1234));
     }
 }

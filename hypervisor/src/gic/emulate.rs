@@ -1,7 +1,7 @@
 //! The host's accesses to the GIC that come to EL2, carried out as far as the
 //! filter lets them.
 
-use super::{CONFIGURATION, GIC, GICD_TYPER, Gic, SGI_FRAME};
+use super::{CONFIGURATION, GIC, GICD_TYPER, GICR_TYPER, Gic, SGI_FRAME};
 use crate::its;
 use crate::log::{RateLimit, warning};
 use crate::mmio::Device;
@@ -11,8 +11,8 @@ use crate::trap::Frame;
 use gicv3_its::{Progress, RdWrite, Size};
 use portcullis_addr::PhysAddr;
 use portcullis_gic_filter::{
-    HOST_PRIORITY, Verdict, distributor_read, distributor_write, rd_write, redistributor_read,
-    sgi_write, shared_distributor_write,
+    HOST_PRIORITY, Verdict, distributor_read, distributor_write, extended_ppi_words, rd_write,
+    redistributor_read, sgi_write, shared_distributor_write,
 };
 
 static ABORTED: RateLimit = RateLimit::new();
@@ -120,7 +120,7 @@ impl Access {
         frame: &mut Frame,
         device: &Device,
         offset: u64,
-        may_read: fn(u64, u32) -> bool,
+        may_read: impl Fn(u64, u32) -> bool,
         filter: impl Fn(u64, u32, u64) -> Verdict,
     ) {
         if !self.write {
@@ -253,15 +253,16 @@ fn to_distributor(cpu: &PerCpu, frame: &mut Frame, access: Access, gic: &Gic, of
         frame.set(access.register, access.extend(shown.into()));
         return;
     }
+    let extended = gic.extended_end;
     let filter = |o, b, v| {
         if gic.own_group {
-            distributor_write(&gic.owned, o, b, v)
+            distributor_write(&gic.owned, extended, o, b, v)
         } else {
-            shared_distributor_write(o, b, v)
+            shared_distributor_write(extended, o, b, v)
         }
     };
-    let device = &gic.distributor;
-    access.carry_out(cpu, frame, device, offset, distributor_read, filter);
+    let (device, read) = (&gic.distributor, |o, b| distributor_read(extended, o, b));
+    access.carry_out(cpu, frame, device, offset, read, filter);
 }
 
 /// The RD frame: its LPI registers are the emulation's.
@@ -276,7 +277,7 @@ fn to_rd_frame(
     // Truncation: inside the frame.
     let register = offset as u32;
     if !access.write {
-        if !redistributor_read(offset, access.bytes) {
+        if !redistributor_read(0, offset, access.bytes) {
             refuse(cpu, frame, access);
             return Outcome::Done;
         }
@@ -294,14 +295,8 @@ fn to_rd_frame(
         RdWrite::Emulated(Progress::Again) => return Outcome::Again,
         RdWrite::Other => {
             let filter = |o, b, v| rd_write(o, b, v);
-            access.carry_out(
-                cpu,
-                frame,
-                redistributor,
-                offset,
-                redistributor_read,
-                filter,
-            );
+            let read = |o, b| redistributor_read(0, o, b);
+            access.carry_out(cpu, frame, redistributor, offset, read, filter);
         }
     }
     Outcome::Done
@@ -311,7 +306,7 @@ fn to_rd_frame(
 /// takes nothing.
 fn to_other(cpu: &PerCpu, frame: &mut Frame, access: Access, other: &Device) {
     let offset = access.ipa.wrapping_sub(other.range().start().raw());
-    if access.write || offset >= SGI_FRAME || !redistributor_read(offset, access.bytes) {
+    if access.write || offset >= SGI_FRAME || !redistributor_read(0, offset, access.bytes) {
         refuse(cpu, frame, access);
         return;
     }
@@ -330,24 +325,19 @@ fn to_sgi_frame(
     rest: u64,
 ) {
     let offset = rest.saturating_add(SGI_FRAME);
+    let extended = extended_ppi_words(redistributor.read64(GICR_TYPER));
+    let read = |o, b| redistributor_read(extended, o, b);
     let filter = |o, b, v| {
         if gic.own_group {
-            sgi_write(rest, b, v)
-        } else if redistributor_read(o, b) {
+            sgi_write(extended, rest, b, v)
+        } else if read(o, b) {
             // Hardware itself keeps the host from what is the secure side's.
             Verdict::Write(v)
         } else {
             Verdict::Ignore
         }
     };
-    access.carry_out(
-        cpu,
-        frame,
-        redistributor,
-        offset,
-        redistributor_read,
-        filter,
-    );
+    access.carry_out(cpu, frame, redistributor, offset, read, filter);
 }
 
 /// A trapped system register access of the host's.
