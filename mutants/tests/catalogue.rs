@@ -36,6 +36,7 @@ fn there_are_enough_and_each_says_what_is_wrong() {
             "ownership",
             "isolation",
             "cpu",
+            "gic-filter",
             "load-store",
             "virtio-iommu-device",
         ];
