@@ -336,7 +336,8 @@ impl Guest {
         self.agent.tell(&self.vm, "off")?;
         self.vm.wait_exit(OFF_TIMEOUT)?;
         let lines = self.vm.host.lines_since(mark);
-        let said: Vec<_> = lines.iter().filter_map(|line| said(&line.text)).collect();
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        let said: Vec<_> = whole(&texts).filter_map(said).collect();
         let begin = said
             .iter()
             .position(|(_, text)| *text == "its time has come");
@@ -363,6 +364,16 @@ impl Guest {
     }
 }
 
+/// The lines without those that the kernel broke off: where one CPU takes the console
+/// over from another in the middle of a line, it says so and prints all of the line
+/// again (Linux, `kernel/printk/printk.c`, `console_prepend_replay`).
+fn whole<'a>(lines: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    const AGAIN: &str = "** replaying previous printk message **";
+    let next = |at: usize| lines.get(at + 1).copied();
+    let numbered = lines.iter().copied().enumerate();
+    numbered.filter_map(move |(at, line)| (next(at) != Some(AGAIN)).then_some(line))
+}
+
 /// A line of a kernel's: when, and what.
 fn said(line: &str) -> Option<(f64, &str)> {
     let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
@@ -372,6 +383,25 @@ fn said(line: &str) -> Option<(f64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_broken_off_comes_again() {
+        let lines = [
+            "[   10.080177] ---[ end trace 0000000000000000 ]---",
+            "[   10.080568] ------------[ ",
+            "** replaying previous printk message **",
+            "[   10.080568] ------------[ cut here ]------------",
+        ];
+        let said: Vec<_> = whole(&lines)
+            .filter_map(said)
+            .map(|(_, text)| text)
+            .collect();
+        let all = [
+            "---[ end trace 0000000000000000 ]---",
+            "------------[ cut here ]------------",
+        ];
+        assert_eq!(said, all);
+    }
 
     #[test]
     fn what_the_hypervisor_counted_is_looked_at() {
