@@ -35,7 +35,7 @@ pub enum Request {
     Attach {
         /// Where to.
         domain: DomainId,
-        /// Whom.
+        /// The device that is meant.
         endpoint: Endpoint,
     },
     /// Blocks `endpoint`. A domain whose last endpoint is gone is gone with all
@@ -43,7 +43,7 @@ pub enum Request {
     Detach {
         /// The domain that it is in.
         domain: DomainId,
-        /// Whom.
+        /// The device that is meant.
         endpoint: Endpoint,
     },
     /// Maps `iova` to memory of the owner's from `to` on.
@@ -149,9 +149,9 @@ pub enum ReservedKind {
 /// A part of an endpoint's addresses that is not for mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved {
-    /// Where.
+    /// The addresses.
     pub range: Range<Iova>,
-    /// Why.
+    /// What they are for instead.
     pub kind: ReservedKind,
 }
 

@@ -62,7 +62,7 @@ pub struct El1Attributes {
 /// Which exception levels stage 2 lets fetch instructions (D8.4.2.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Execute {
-    /// None.
+    /// No exception level.
     Never,
     /// EL1 and EL0.
     Always,

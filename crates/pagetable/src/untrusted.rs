@@ -51,9 +51,9 @@ pub struct Requested {
 /// What a leaf and the tables above it allow together, for one privilege.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
-    /// Reads.
+    /// Reads are allowed.
     pub read: bool,
-    /// Writes.
+    /// Writes are allowed.
     pub write: bool,
     /// Instruction fetches.
     pub execute: bool,

@@ -16,7 +16,7 @@ use smmuv3_spec::command::{Command, SIG_IRQ};
 pub struct Msi {
     /// Where, a multiple of 4 that is not 0.
     pub address: PhysAddr,
-    /// What.
+    /// The 32 bits that are stored.
     pub data: u32,
     /// Memory type, encoded as `STE.MemAttr`.
     pub memory: u8,

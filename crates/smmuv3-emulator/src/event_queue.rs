@@ -46,7 +46,7 @@ impl Delivery {
 
 impl<W: Window> Emulator<W> {
     /// Hands over an event of the physical SMMU: `record` is a copy, `streams`
-    /// the owner's (a [`Physical`](crate::Physical), or a slice of
+    /// the owner's (a [`Physical`], or a slice of
     /// [`Given`](crate::Given)). The owner
     /// is told what an SMMU with stage 1 alone would tell it; while its
     /// translation or its queue is off, nothing (7.2.1).

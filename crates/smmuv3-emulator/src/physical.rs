@@ -53,7 +53,7 @@ pub struct Msi {
     /// Where; a multiple of 4. The hypervisor chose or checked it: no stage 2
     /// stands before it.
     pub address: PhysAddr,
-    /// What.
+    /// The 32 bits that are stored.
     pub data: u32,
 }
 

@@ -25,7 +25,7 @@ pub struct AtcEntry {
     pub substream: Option<SubstreamId>,
     /// First untranslated address.
     pub input: u64,
-    /// Bytes.
+    /// How many bytes it translates.
     pub size: u64,
     /// First translated address.
     pub output: u64,

@@ -28,7 +28,7 @@ pub struct Cached {
     pub hint: bool,
     /// First input address.
     pub input: u64,
-    /// Bytes.
+    /// How many bytes it translates.
     pub size: u64,
     /// First output address.
     pub output: u64,

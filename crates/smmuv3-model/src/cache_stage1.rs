@@ -33,7 +33,7 @@ pub struct CachedStage1 {
     pub level: u32,
     /// First input address, with its upper bits.
     pub input: u64,
-    /// Bytes.
+    /// How many bytes it translates.
     pub size: u64,
     /// First output address: an IPA where stage 2 translates.
     pub output: u64,

@@ -20,7 +20,7 @@ pub enum CdFormat {
 /// (`S1DSS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DefaultSubstream {
-    /// F_STREAM_DISABLED.
+    /// It aborts with F_STREAM_DISABLED.
     Terminate,
     /// Stage 1 is bypassed.
     Bypass,
@@ -63,9 +63,9 @@ pub enum Choice {
     Index(u32),
     /// None: stage 1 is bypassed.
     Bypass,
-    /// C_BAD_SUBSTREAMID.
+    /// None: it aborts with C_BAD_SUBSTREAMID.
     BadSubstream,
-    /// F_STREAM_DISABLED.
+    /// None: it aborts with F_STREAM_DISABLED.
     Disabled,
 }
 

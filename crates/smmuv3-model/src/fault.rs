@@ -35,7 +35,7 @@ pub enum Fault {
     /// The next change of the register takes this many reads of its
     /// acknowledgement, or is never acknowledged. 6.3.9 says "finite time".
     AckStuck {
-        /// Which.
+        /// The register.
         register: Acknowledgement,
         /// Reads; `None`: until power is lost.
         polls: Option<u32>,

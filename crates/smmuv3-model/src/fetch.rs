@@ -33,7 +33,7 @@ pub enum Fetched {
 pub struct Leaf {
     /// First output address.
     pub output: u64,
-    /// Bytes.
+    /// How many bytes it translates.
     pub size: u64,
     /// Neighbours that the contiguous hint promises to be alike; 1 without.
     pub group: u64,

@@ -34,7 +34,7 @@ pub enum Signal {
     Msi {
         /// Where to; 4-byte aligned.
         address: u64,
-        /// What.
+        /// The 32 bits.
         data: u32,
     },
 }
@@ -44,7 +44,7 @@ pub enum Signal {
 pub struct Interrupt {
     /// What it tells of.
     pub source: Source,
-    /// How.
+    /// How it is told.
     pub signal: Signal,
 }
 

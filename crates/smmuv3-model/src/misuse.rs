@@ -10,7 +10,7 @@ pub enum Misuse {
     /// (IHI 0070, 6.2).
     #[error("access of {bytes} bytes at {offset:#x}")]
     Access {
-        /// Where.
+        /// Offset from the start of page 0.
         offset: u32,
         /// How wide.
         bytes: u32,
@@ -19,25 +19,25 @@ pub enum Misuse {
     /// an update is under way (6.3.9, 6.3.14, 6.3.16, 6.3.24 to 6.3.29).
     #[error("write of {value:#x} to {offset:#x}, which is in use")]
     Guarded {
-        /// Where.
+        /// Offset from the start of page 0.
         offset: u32,
-        /// What.
+        /// What was written.
         value: u64,
     },
     /// A bit that the architecture reserves was not written as zero, or an
     /// address above what `IDR5.OAS` reaches (6.2).
     #[error("write of {value:#x} to {offset:#x}, which reserves some of it")]
     Reserved {
-        /// Where.
+        /// Offset from the start of page 0.
         offset: u32,
-        /// What.
+        /// What was written.
         value: u64,
     },
     /// A register was accessed at the offset that it has on the other page:
     /// whether that works is up to the implementation (6.2). Here it does not.
     #[error("access at {offset:#x}, where the register need not be")]
     Alias {
-        /// Where.
+        /// Offset from the start of page 0.
         offset: u32,
     },
     /// An error was acknowledged that is not active, which may activate it

@@ -76,7 +76,7 @@ pub enum Violation {
     Entry {
         /// The stream.
         stream: StreamId,
-        /// Where.
+        /// Where the SMMU would read it.
         at: u64,
     },
     /// The SMMU would read a context descriptor of a stage 1 alone in memory
@@ -84,7 +84,7 @@ pub enum Violation {
     Context {
         /// The stream.
         stream: StreamId,
-        /// Where.
+        /// Where the SMMU would read it.
         at: u64,
     },
     /// A stream uses VMSAv8-32 tables, which the model does not do.

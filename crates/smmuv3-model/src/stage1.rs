@@ -56,13 +56,13 @@ pub struct Half {
 /// What the table descriptors on the way took away (DDI 0487, D8.4.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Limits {
-    /// APTable[1]: no writes.
+    /// `APTable[1]`: no writes.
     pub read_only: bool,
-    /// APTable[0]: nothing for unprivileged accesses.
+    /// `APTable[0]`: nothing for unprivileged accesses.
     pub no_unprivileged: bool,
-    /// UXNTable, XNTable.
+    /// UXNTable, XNTable: no unprivileged instruction fetches, or none at all.
     pub uxn: bool,
-    /// PXNTable.
+    /// PXNTable: no privileged instruction fetches.
     pub pxn: bool,
 }
 
@@ -71,17 +71,17 @@ pub struct Limits {
 pub struct Stage1Leaf {
     /// First output address.
     pub output: u64,
-    /// Bytes.
+    /// How many bytes it translates.
     pub size: u64,
     /// The access flag is set, or does not count.
     pub accessed: bool,
-    /// AP[2].
+    /// `AP[2]`: no writes.
     pub read_only: bool,
-    /// AP[1]: unprivileged accesses too.
+    /// `AP[1]`: unprivileged accesses too.
     pub unprivileged: bool,
-    /// UXN, XN.
+    /// UXN, XN: no unprivileged instruction fetches, or none at all.
     pub uxn: bool,
-    /// PXN.
+    /// PXN: no privileged instruction fetches.
     pub pxn: bool,
     /// Read-only only until the first write (DBM).
     pub dbm: bool,

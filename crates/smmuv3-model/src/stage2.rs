@@ -52,13 +52,13 @@ pub enum Access {
 pub struct LeafEntry {
     /// First output address.
     pub output: u64,
-    /// Bytes.
+    /// How many bytes it translates.
     pub size: u64,
     /// The access flag is set or does not count.
     pub accessed: bool,
-    /// Readable.
+    /// Reads are allowed.
     pub read: bool,
-    /// Writable.
+    /// Writes are allowed.
     pub write: bool,
     /// Becomes writable with the first write, where the SMMU does that (DBM).
     pub clean: bool,

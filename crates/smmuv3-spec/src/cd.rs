@@ -3,7 +3,7 @@
 words! {
     /// Level 1 context descriptor table entry (5.3).
     pub struct L1Cd[1] {
-        /// Valid.
+        /// The descriptor counts.
         v, with_v: bool @ [0:0];
         /// Array of CDs, 4 KiB or 64 KiB aligned.
         l2ptr, with_l2ptr: addr @ [55:12];
@@ -39,7 +39,7 @@ words! {
         sh1, with_sh1: u8 @ [29:28];
         /// No walks of the upper range.
         epd1, with_epd1: bool @ [30:30];
-        /// Valid.
+        /// The descriptor counts.
         v, with_v: bool @ [31:31];
         /// Output size, encoded as IDR5.OAS.
         ips, with_ips: u8 @ [34:32];

@@ -101,9 +101,9 @@ words! {
         ssec, with_ssec: bool @ [10:10];
         /// The substream is valid.
         ssv, with_ssv: bool @ [11:11];
-        /// Substream.
+        /// The substream, where `ssv` says so.
         substream_bits, with_substream_bits: u32 @ [31:12];
-        /// Stream.
+        /// The stream, of commands that name one.
         stream_bits, with_stream_bits: u32 @ [63:32];
         /// TLBI: range multiplier minus 1.
         num, with_num: u8 @ [16:12];

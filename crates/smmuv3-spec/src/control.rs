@@ -98,12 +98,12 @@ pub struct Gbpa {
     /// Allocation hints.
     #[bits(4)]
     pub alloccfg: u8,
-    /// Shareability.
+    /// Shareability of what bypasses.
     #[bits(2)]
     pub shcfg: u8,
     #[bits(2)]
     __: u8,
-    /// Privilege.
+    /// Privileged or not.
     #[bits(2)]
     pub privcfg: u8,
     /// Instruction or data.

@@ -61,7 +61,7 @@ pub struct Cons {
     __: u8,
     /// Toggles at an error.
     pub err: bool,
-    /// Why.
+    /// The reason of the error.
     #[bits(3)]
     pub err_reason: u8,
     #[bits(4)]

@@ -26,9 +26,9 @@ bitflags! {
     /// What was tried.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct FaultFlags: u32 {
-        /// VIRTIO_IOMMU_FAULT_F_READ.
+        /// VIRTIO_IOMMU_FAULT_F_READ: it was a read.
         const READ = 1 << 0;
-        /// VIRTIO_IOMMU_FAULT_F_WRITE.
+        /// VIRTIO_IOMMU_FAULT_F_WRITE: it was a write.
         const WRITE = 1 << 1;
     }
 }
@@ -39,7 +39,7 @@ const ADDRESS: u32 = 1 << 8;
 /// An access that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Why.
+    /// Why it failed.
     pub reason: FaultReason,
     /// What was tried.
     pub flags: FaultFlags,

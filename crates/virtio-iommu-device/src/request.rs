@@ -45,23 +45,23 @@ use portcullis_dma_domain::{Access, DomainId, Endpoint, Refusal, Request};
 pub struct Status(pub u8);
 
 impl Status {
-    /// VIRTIO_IOMMU_S_OK.
+    /// VIRTIO_IOMMU_S_OK: it was done.
     pub const OK: Self = Self(0);
     /// VIRTIO_IOMMU_S_IOERR; never used.
     pub const IOERR: Self = Self(1);
-    /// VIRTIO_IOMMU_S_UNSUPP.
+    /// VIRTIO_IOMMU_S_UNSUPP: there is no such request.
     pub const UNSUPP: Self = Self(2);
-    /// VIRTIO_IOMMU_S_DEVERR.
+    /// VIRTIO_IOMMU_S_DEVERR: the hardware failed.
     pub const DEVERR: Self = Self(3);
-    /// VIRTIO_IOMMU_S_INVAL.
+    /// VIRTIO_IOMMU_S_INVAL: a field has a value that it cannot have.
     pub const INVAL: Self = Self(4);
-    /// VIRTIO_IOMMU_S_RANGE.
+    /// VIRTIO_IOMMU_S_RANGE: an address or a domain is not one that is allowed.
     pub const RANGE: Self = Self(5);
-    /// VIRTIO_IOMMU_S_NOENT.
+    /// VIRTIO_IOMMU_S_NOENT: there is no such endpoint or domain.
     pub const NOENT: Self = Self(6);
-    /// VIRTIO_IOMMU_S_FAULT.
+    /// VIRTIO_IOMMU_S_FAULT: what is to be mapped is not all memory that may be mapped.
     pub const FAULT: Self = Self(7);
-    /// VIRTIO_IOMMU_S_NOMEM.
+    /// VIRTIO_IOMMU_S_NOMEM: memory is used up.
     pub const NOMEM: Self = Self(8);
 
     /// Of what a back end said, for a request that is a DETACH or not; see the
