@@ -1,7 +1,7 @@
 //! Ordinary memory that stands in for the machine's, for tests and models.
 
 use crate::{Allocator, Memory};
-use portcullis_addr::PhysAddr;
+use portcullis_addr::{Address, PhysAddr};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ impl Arena {
     /// `bytes` of zeroed memory at `base`, both multiples of 8.
     #[must_use]
     pub fn new(base: PhysAddr, bytes: u64) -> Self {
-        assert!(base.raw().is_multiple_of(8) && bytes.is_multiple_of(8));
+        assert!(base.is_aligned(8) && bytes % 8 == 0);
         let words = usize::try_from(bytes / 8).expect("the arena fits the build machine");
         Self {
             base,
@@ -39,7 +39,7 @@ impl Arena {
     }
 
     fn word(&self, at: PhysAddr) -> &AtomicU64 {
-        assert!(at.raw().is_multiple_of(8), "{at} is not a multiple of 8");
+        assert!(at.is_aligned(8), "{at} is not a multiple of 8");
         at.raw()
             .checked_sub(self.base.raw())
             .and_then(|offset| self.words.get((offset / 8) as usize))
