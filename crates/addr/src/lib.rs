@@ -1,14 +1,6 @@
-//! One type for each address space, so that an address of one cannot be used
-//! as an address of another.
+#![doc = include_str!("../README.md")]
 //!
-//! | type | who issues it | what translates it |
-//! |---|---|---|
-//! | [`Va`] | a CPU | stage 1 of its exception level |
-//! | [`Ipa`] | stage 1 of a host or guest | stage 2 of the CPU |
-//! | [`Iova`] | a device | the SMMU, one or two stages |
-//! | [`PhysAddr`] | the last stage | nothing: it goes to the bus |
-//!
-//! Conversions between them are explicit ([`Address::new`] of
+//! Conversions between address spaces are explicit ([`Address::new`] of
 //! [`Address::raw`]), because each is a decision somebody has to defend: the
 //! identity map of the host is one.
 #![cfg_attr(not(test), no_std)]

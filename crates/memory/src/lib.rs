@@ -1,10 +1,9 @@
-//! How the libraries reach memory that another observer (a table walker, an
-//! SMMU, another CPU) reads or writes at the same time.
+#![doc = include_str!("../README.md")]
 //!
-//! Page tables, stream tables and queues are never seen as references: every
-//! load and store goes through [`Memory`], one naturally aligned 64-bit access
-//! at a time, because that is the unit in which the architecture promises that
-//! no observer sees half of it (IHI 0070, 3.21.3; DDI 0487, B2.2). At EL2 the
+//! # Why one word at a time
+//!
+//! 64 bits, naturally aligned, are the unit in which the architecture promises that
+//! no observer sees half of an access (IHI 0070, 3.21.3; DDI 0487, B2.2). At EL2 the
 //! calls compile to single instructions. On the build machine an implementation
 //! may look at each store as it happens, which is how a model can act between
 //! any two of them.

@@ -1,9 +1,7 @@
-//! How a device that the hypervisor emulates reaches the memory of its owner,
-//! and how a write to one of its registers ends.
+#![doc = include_str!("../README.md")]
 //!
-//! The owner (the host, or a guest) writes that memory at any moment. So an
-//! emulated device copies what it needs, each word once, and never has a
-//! reference to it. The emulated SMMU and ITS and the virtio-iommu share these types.
+//! The owner writes its memory at any moment. So an emulated device copies what it
+//! needs, each word once, and never has a reference to it.
 #![no_std]
 #![forbid(unsafe_code)]
 

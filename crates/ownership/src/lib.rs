@@ -1,5 +1,6 @@
-//! The ledger of physical memory: for each 4 KiB page, who owns it, whether it
-//! is on its way to another owner, and how many DMA mappings hold it.
+#![doc = include_str!("../README.md")]
+//!
+//! # What it keeps
 //!
 //! The ledger is the only place that answers "may this party use this page".
 //! Translation tables are built from it and never consulted instead of it. It
@@ -18,23 +19,6 @@
 //! Every operation on a range changes all of its pages or none, and may run on
 //! several CPUs at once: each entry changes by compare-and-exchange. Those that
 //! overlap may refuse each other for a moment, where either alone would do.
-//!
-//! ```
-//! use core::sync::atomic::AtomicU32;
-//! use portcullis_addr::{PhysAddr, Range};
-//! use portcullis_ownership::{Bank, Ledger, Owner};
-//!
-//! let ram = Range::from_size(PhysAddr::new(0x4000_0000), 16 * 4096).unwrap();
-//! let entries: Vec<_> = (0..16).map(|_| AtomicU32::new(0)).collect();
-//! let groups: Vec<_> = (0..Bank::groups(ram)).map(|_| AtomicU32::new(0)).collect();
-//! let banks = [Bank::new(ram, &entries, &groups).unwrap()];
-//! let ledger = Ledger::new(&banks).unwrap();
-//!
-//! ledger.begin(ram, Owner::NOBODY, Owner::HOST).unwrap().commit();
-//! let buffer = Range::from_size(ram.start(), 4096).unwrap();
-//! ledger.pin(buffer, Owner::HOST).unwrap();
-//! assert!(ledger.begin(buffer, Owner::HOST, Owner::HYPERVISOR).is_err());
-//! ```
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

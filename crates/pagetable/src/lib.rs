@@ -1,40 +1,4 @@
-//! VMSAv8-64 translation tables for every user in a hypervisor that owns the
-//! SMMU: EL2 stage 1, stage 2 of CPUs, stage 1 and stage 2 of an SMMU (DDI 0487,
-//! D8; the SMMU uses the same formats, IHI 0070, 3.4).
-//!
-//! ```
-//! use portcullis_addr::{Ipa, PhysAddr, Range};
-//! use portcullis_memory::Arena;
-//! use portcullis_pagetable::{
-//!     Bbm, Execute, Geometry, Granule, MemoryType, Stage2, Stage2Attributes, Table,
-//! };
-//!
-//! let memory = Arena::new(PhysAddr::new(0x4000_0000), 0x10_0000);
-//! let geometry = Geometry::stage2(Granule::Size4K, 40, 40)?;
-//! assert_eq!((geometry.t0sz(), geometry.sl0(), geometry.root_tables()), (24, 1, 2));
-//!
-//! let mut table = Table::<Stage2, _>::new(geometry, Bbm::Level0, &memory)?;
-//! let ram = Range::new(Ipa::new(0x4000_0000), Ipa::new(0x8000_0000))?;
-//! let attributes = Stage2Attributes {
-//!     memory: MemoryType::Normal,
-//!     read: true,
-//!     write: true,
-//!     execute: Execute::Always,
-//! };
-//! table.map(ram, PhysAddr::new(0x4000_0000), attributes)?;
-//! assert_eq!(table.walk(Ipa::new(0x4000_1000))?.size, 0x4000_0000);
-//!
-//! // One page goes: the block of 1 GiB becomes tables, in two steps.
-//! let page = Range::from_size(Ipa::new(0x4000_1000), 0x1000)?;
-//! let plan = table.unmap(page)?;
-//! assert_eq!(plan.range(), Some(ram));
-//! assert!(plan.is_broken());
-//! // ... invalidate plan.range() on every CPU and SMMU, and wait ...
-//! table.complete(plan).expect("the plan is of this table");
-//! assert!(table.walk(Ipa::new(0x4000_1000)).is_err());
-//! assert_eq!(table.walk(Ipa::new(0x4000_2000))?.size, 0x1000);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! # Promises
 //!
@@ -69,19 +33,15 @@
 //! The tables must be written by this crate alone. For tables that somebody else
 //! writes there is [`walk_untrusted`].
 //!
-//! # What is not here
-//!
-//! The 52-bit formats of FEAT_LPA2 (52-bit outputs and inputs exist with 64 KiB
-//! pages), level -1, blocks of the 52-bit formats, VMSAv9-128, `HCR_EL2.FWB`,
-//! indirect permissions, and hardware management of the access flag and the dirty
-//! state. At level 1 of the support for changing block sizes the `nT` bit is not
-//! used ([`Bbm::Level1`]).
+//! # What is joined
 //!
 //! Pages are joined again by [`Table::map_whole`] alone, and at [`Bbm::Level2`]
 //! alone: into contiguous groups, and with 4 KiB pages from there into a block of
 //! 2 MiB. Blocks are joined into groups where each was mapped as one, and never
 //! into a block of 1 GiB; tables of the other granules are not joined. In a
 //! table that [shares](Table::lend) something, groups are all.
+//! At level 1 of the support for changing block sizes the `nT` bit is not used
+//! ([`Bbm::Level1`]).
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,21 +1,4 @@
-//! A driver for the Arm SMMUv3 (IHI 0070) that fails closed: whatever goes
-//! wrong, a device reaches less memory than before, never more.
-//!
-//! Everything it touches goes through four traits: [`Registers`], [`Clock`],
-//! and [`Memory`](portcullis_memory::Memory) with
-//! [`Allocator`](portcullis_memory::Allocator). The hypervisor, a test and a
-//! model that acts between any two stores run the same code.
-//!
-//! - [`Features::probe`] says what the SMMU can do.
-//! - [`fence()`] stops all DMA, at any time, also in a panic.
-//! - [`Smmu::new`] takes the SMMU over; from then on every stream aborts until
-//!   [`Smmu::set`] gives it a stage 2, or a stage 2 with somebody else's stage 1
-//!   on top, or, where there is no stage 2, a stage 1 of ours;
-//!   [`Smmu::set_range`] gives many a stage 2.
-//! - [`Smmu::issue`] passes commands on that the caller has checked.
-//!
-//! Every wait is bounded by [`Clock`]. When commands stop completing, the SMMU
-//! is fenced and every later call returns [`Error::Fenced`].
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,12 +1,7 @@
-//! The SMMUv3 that a host or guest sees (IHI 0070): its registers, queues and
-//! stream table, on top of a physical SMMU that somebody else owns.
+#![doc = include_str!("../README.md")]
 //!
-//! The owner of the emulated SMMU has stage 1 and nothing else: safety rests on
-//! the stage 2 below it, which the owner of the physical SMMU alone decides.
-//! Everything this crate touches goes through three traits: [`Platform`] is the
-//! owner's machine (memory, interrupts, and the page where reads of registers
-//! go without any help), [`Physical`] what may be done with the physical SMMU.
-//! The hypervisor and the test rig run the same code.
+//! Safety rests on the stage 2 below the owner's stage 1, which the owner of the
+//! physical SMMU alone decides. The hypervisor and the test rig run the same code.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,13 +1,10 @@
-//! The types of the Arm System MMU architecture, version 3 (IHI 0070), as they
-//! lie in registers and in memory. No algorithm lives here: the driver, the
-//! emulation and the model share these layouts and nothing else, so that one
-//! cannot repeat another's mistake.
+#![doc = include_str!("../README.md")]
+//!
+//! # Layout
 //!
 //! Structures in memory are arrays of 64-bit words in the order in which the
 //! SMMU reads them (always little-endian, IHI 0070 3.1); a field is named by the
-//! bit numbers that the architecture text gives for the whole structure. Any
-//! bit pattern is a value: an encoding that the architecture reserves is kept,
-//! can be printed and never panics.
+//! bit numbers that the architecture text gives for the whole structure.
 #![no_std]
 #![forbid(unsafe_code)]
 

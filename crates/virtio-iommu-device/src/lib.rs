@@ -1,19 +1,6 @@
-//! The virtio-iommu device (virtio 1.2 and 1.3, 5.13) that a host or guest
-//! sees, on virtio-mmio version 2 (4.2) with split virtqueues (2.7), on top of
-//! whatever translates DMA.
+#![doc = include_str!("../README.md")]
 //!
-//! Everything this crate touches goes through two traits: [`Platform`] is the
-//! driver's machine, [`Iommu`] whoever has the domains. Nothing here is of Arm
-//! or of EL2. Section numbers are those of virtio 1.2.
-//!
-//! The device trusts nothing that the driver says. What lies in the driver's
-//! memory is copied once, checked, then used; rings are held while their queue
-//! is ready, everything else for as long as a call takes. A call does a bounded
-//! amount of work, whatever the driver wrote, and never waits for it.
-//!
-//! Offered are INPUT_RANGE, DOMAIN_RANGE, MAP_UNMAP, PROBE and MMIO, and the
-//! ring's features as [`Config`] says. Neither BYPASS nor BYPASS_CONFIG is: an
-//! endpoint that is in no domain reaches nothing.
+//! Section numbers are those of virtio 1.2.
 #![no_std]
 #![forbid(unsafe_code)]
 
