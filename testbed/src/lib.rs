@@ -19,6 +19,7 @@ pub mod initramfs;
 pub mod logfmt;
 pub mod machine;
 pub mod net;
+pub mod packages;
 pub mod progress;
 pub mod proof;
 pub mod qmp;

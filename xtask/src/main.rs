@@ -4,6 +4,7 @@ mod bench;
 mod boot;
 mod interrupts;
 mod options;
+mod packages;
 mod power;
 mod proof;
 mod run;
@@ -39,6 +40,7 @@ enum Command {
     Paravirt(proof::Paravirt),
     Interrupts(interrupts::Interrupts),
     Power(power::Power),
+    Packages(packages::Packages),
     /// Clippy with warnings denied for what runs on the Arm machine.
     ClippyEl2,
     /// Boot a given image with both logs on standard output, for bringing up.
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Paravirt(paravirt) => paravirt.run(),
         Command::Interrupts(interrupts) => interrupts.run(),
         Command::Power(power) => power.run(),
+        Command::Packages(packages) => packages.run(),
         Command::ClippyEl2 => test::lint_bare_metal(),
         Command::Boot(boot) => boot.run(),
     };
