@@ -37,6 +37,8 @@ pub struct Package {
     pub version: String,
     /// The oldest Rust that it says it builds with.
     pub minimal_rust: String,
+    /// Lines of its source.
+    pub lines: usize,
     /// Files in it.
     pub files: usize,
     /// Bytes of it, compressed.
@@ -194,7 +196,14 @@ impl Packages {
     /// was tried.
     #[must_use]
     pub fn table(&self, tried: Option<&BTreeMap<String, Tried>>) -> String {
-        let mut heading = vec!["crate", "version", "files", "compressed", "minimal Rust"];
+        let mut heading = vec![
+            "crate",
+            "version",
+            "lines",
+            "files",
+            "compressed",
+            "minimal Rust",
+        ];
         if tried.is_some() {
             heading.push("tried");
         }
@@ -205,6 +214,7 @@ impl Packages {
                 let mut row = vec![
                     package.name.clone(),
                     package.version.clone(),
+                    package.lines.to_string(),
                     package.files.to_string(),
                     format!("{} bytes", package.bytes),
                     package.minimal_rust.clone(),
@@ -246,6 +256,7 @@ impl Packages {
             list.push(Package {
                 directory: self.unpacked().join(format!("{name}-{version}")),
                 minimal_rust: text("rust_version")?,
+                lines: 0,
                 files: 0,
                 bytes: 0,
                 name,
@@ -289,7 +300,12 @@ impl Packages {
             write_atomically(&unpacked, &bytes)?;
         }
         package.bytes = bytes.len() as u64;
-        package.files = files_below(&package.directory)?;
+        package.files = files_below(&package.directory)?.len();
+        package.lines = 0;
+        for path in files_below(&package.directory.join("src"))? {
+            let text = fs::read_to_string(&path).map_err(Error::io("cannot read", &path))?;
+            package.lines += text.lines().count();
+        }
         Ok(())
     }
 
@@ -360,16 +376,17 @@ fn copy_if_new(from: &Path, to: &Path) -> Result<()> {
     write_atomically(to, &text)
 }
 
-fn files_below(directory: &Path) -> Result<usize> {
-    let mut count = 0;
+/// Every file below a directory.
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     let entries = fs::read_dir(directory).map_err(Error::io("cannot read", directory))?;
     for entry in entries {
         let path = entry.map_err(Error::io("cannot read", directory))?.path();
-        count += if path.is_dir() {
-            files_below(&path)?
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
         } else {
-            1
-        };
+            files.push(path);
+        }
     }
-    Ok(count)
+    Ok(files)
 }

@@ -2,6 +2,7 @@
 
 use portcullis_testbed::packages::{Network, Package, Packages};
 use portcullis_testbed::workspace::Workspace;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -92,6 +93,57 @@ fn nothing_else_is_in_them() {
         }
         only_source(&package.directory.join("src"));
     }
+}
+
+/// The table of docs/crates.md says what is in the packages. Lines may be 100 off
+/// and a twentieth: the table need not change with every commit.
+#[test]
+fn the_documents_say_what_each_costs() {
+    let document = Workspace::here().root().join("docs/crates.md");
+    let document = fs::read_to_string(document).expect("docs/crates.md");
+    let packages = packages();
+    for package in packages.list() {
+        let name = &package.name;
+        let row = document
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("| `{name}` | ")));
+        let row = row.unwrap_or_else(|| panic!("docs/crates.md has no row for {name}"));
+        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+        let [lines, ours, others, rust] = cells[..] else {
+            panic!("{name}: {row}");
+        };
+        let lines: usize = lines.parse().expect("lines");
+        let near = lines.abs_diff(package.lines) <= 100 + package.lines / 20;
+        assert!(
+            near,
+            "{name}: {lines} lines, and there are {}",
+            package.lines
+        );
+        assert_eq!(rust, package.minimal_rust, "{name}");
+
+        let manifest: toml::Table = read(package, "Cargo.toml").parse().expect("a manifest");
+        let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
+        let names = || dependencies.iter().flat_map(|table| table.keys());
+        let is_ours = |name: &&String| packages.list().iter().any(|it| it.name == **name);
+        let found: BTreeSet<&str> = names()
+            .filter(is_ours)
+            .map(|name| name.strip_prefix("portcullis-").unwrap_or(name))
+            .collect();
+        assert_eq!(words(ours), found, "{name}, from here");
+        let found: BTreeSet<&str> = names()
+            .filter(|name| !is_ours(name))
+            .map(String::as_str)
+            .collect();
+        assert_eq!(words(others), found, "{name}, from others");
+    }
+}
+
+/// The names in a cell of the table.
+fn words(cell: &str) -> BTreeSet<&str> {
+    cell.split(", ")
+        .map(|word| word.trim_matches('`'))
+        .filter(|word| *word != "–")
+        .collect()
 }
 
 fn only_source(directory: &Path) {

@@ -64,7 +64,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let range = plan.range().ok_or("there is something to invalidate")?;
     driver.tlbi_ipa_range(VMID, range, stage2.granule, plan.level(), plan.leaf_only())?;
-    table.complete(plan).map_err(|_| "the plan is of this table")?;
+    table
+        .complete(plan)
+        .map_err(|_| "the plan is of this table")?;
     machine.smmu(|smmu| smmu.check(&rules))?;
     println!("invalidated: out of reach");
 
