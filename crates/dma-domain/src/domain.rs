@@ -95,6 +95,10 @@ pub trait DmaDomain {
     /// mapping reaches across the ends of `range`. Devices may use it until a
     /// [`flush`](Self::flush).
     ///
+    /// Inside a mapping, a run begins and ends only at multiples of 2 MiB of
+    /// addresses, or where that leaves each naturally aligned 64 KiB of memory in
+    /// one piece which the mapping has as a whole, and each 2 MiB.
+    ///
     /// # Errors
     /// [`FlushFirst`].
     fn unmap_first(&mut self, range: Range<Iova>) -> Result<Option<Mapped>, FlushFirst>;

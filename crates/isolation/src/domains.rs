@@ -42,8 +42,12 @@ pub struct Counts {
 /// Runs of memory whose mapping is gone and whose invalidation is not complete.
 const HELD: usize = 32;
 
-/// Most bytes whose pages are let go of at once. What is more than that follows
-/// with the next calls.
+/// What a table of pages maps, and a block. A run that is taken away is of one
+/// table, and what is pinned is cut there, see [`Ledger::unpin`].
+const TABLE: u64 = 2 << 20;
+
+/// Most bytes whose pages are let go of at once, or a little more. What is more
+/// than that follows with the next calls.
 const RELEASE: u64 = 16 << 20;
 
 /// Doorbells of interrupt controllers, at most.
@@ -388,11 +392,12 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             let Some(Some(run)) = self.held.get(last).copied() else {
                 break;
             };
-            // From its end, so that what is left begins where it did.
-            let cut = run.end().raw().saturating_sub(left).max(run.start().raw());
-            let cut = PhysAddr::new(cut);
+            // From its end, so that what is left begins where it did, and not in
+            // the middle of what was pinned as one.
+            let cut = run.end().raw().saturating_sub(left) & !(TABLE - 1);
+            let cut = PhysAddr::new(cut.max(run.start().raw()));
             if let Ok(part) = Range::new(cut, run.end()) {
-                left -= part.size();
+                left = left.saturating_sub(part.size());
                 self.unpin(part);
             }
             if let Some(slot) = self.held.get_mut(last) {

@@ -1,7 +1,7 @@
 //! Mapping: hold the pages, then fill the tables; piece by piece where a request
 //! is large, and back again where one piece fails.
 
-use super::{Domains, Job, Trouble};
+use super::{Domains, Job, RELEASE, TABLE, Trouble};
 use crate::slots::SlotMemory;
 use portcullis_addr::{Address, Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
@@ -9,11 +9,11 @@ use portcullis_dma_domain::{
 };
 use portcullis_ownership::PinError;
 
-/// Most bytes whose pages are counted in one turn.
-const PIN_STEP: u64 = 4 << 20;
+/// Most bytes whose pages are counted in one turn: as many as are let go of.
+const PIN_STEP: u64 = RELEASE;
 
 /// What one piece does not cross, see [`DmaDomain::map`].
-const SMALL: u64 = 2 << 20;
+const SMALL: u64 = TABLE;
 const LARGE: u64 = 1 << 30;
 
 /// A request to map that is under way.
@@ -29,6 +29,33 @@ pub(super) struct Mapping {
     mapped: u64,
     /// What made it go back, if it does.
     undo: Option<Refusal>,
+}
+
+impl Mapping {
+    /// Whether a block of memory is one of addresses, too.
+    fn agrees(&self) -> bool {
+        (self.iova.start().raw() ^ self.to.raw()) & (SMALL - 1) == 0
+    }
+
+    /// Most bytes that are pinned in one piece. Each piece begins and ends at the
+    /// mapping's ends or at multiples of [`SMALL`] of its addresses, since that
+    /// is where runs end that are unmapped. They are pinned apart unless that is
+    /// where the ledger takes them apart.
+    fn most(&self) -> u64 {
+        if self.agrees() { PIN_STEP } else { SMALL }
+    }
+
+    /// Bytes of the piece that is pinned after what is held.
+    fn next_piece(&self) -> u64 {
+        let inside = (self.iova.start().raw() + self.held) & (SMALL - 1);
+        (self.most() - inside).min(self.iova.size() - self.held)
+    }
+
+    /// Bytes of the last piece of what is held.
+    fn last_piece(&self) -> u64 {
+        let beyond = (self.iova.start().raw() + self.held).wrapping_neg() & (SMALL - 1);
+        (self.most() - beyond).min(self.held)
+    }
 }
 
 impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
@@ -115,7 +142,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         }
         let size = job.iova.size();
         if job.held < size {
-            let step = PIN_STEP.min(size - job.held);
+            let step = job.next_piece();
             let run = part(job.to, job.held, step);
             match run.map(|run| self.ledger.pin(run, self.owner)) {
                 Some(Ok(())) => job.held += step,
@@ -138,8 +165,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         ) else {
             return self.map_back(job, Refusal::OutOfRange);
         };
-        let agree = (at.raw() ^ to.raw()) & (SMALL - 1) == 0;
-        let span = if agree { LARGE } else { SMALL };
+        let span = if job.agrees() { LARGE } else { SMALL };
         let step = (span - (at.raw() & (span - 1))).min(size - job.mapped);
         let (rest, access) = (job.mapped != 0, job.access);
         let result = match (Range::from_size(at, step), self.slot(job.index)) {
@@ -188,7 +214,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             }
         }
         if !job.access.contains(Access::MMIO) && job.held != 0 {
-            let step = PIN_STEP.min(job.held);
+            let step = job.last_piece();
             job.held -= step;
             if let Some(run) = part(job.to, job.held, step) {
                 self.unpin(run);
