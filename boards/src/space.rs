@@ -75,12 +75,12 @@ pub(crate) fn build(
         .iter()
         .map(|range| {
             let entries = words(range.size() / PAGE_SIZE, Entry::initial(Owner::HOST));
-            (*range, entries, words(Bank::groups(*range), 0))
+            (*range, entries, words(Bank::words(*range), 0))
         })
         .collect();
     let mut banks = Vec::new();
-    for (range, entries, groups) in &books {
-        banks.push(Bank::new(*range, entries, groups)?);
+    for (range, entries, words) in &books {
+        banks.push(Bank::new(*range, entries, words)?);
     }
     let ledger = Ledger::new(&banks)?;
     for range in protected {

@@ -50,12 +50,12 @@ pub enum Action {
         /// How many.
         count: u64,
     },
-    /// Another CPU counts one less.
+    /// Another CPU counts one less, of pages that one pinned.
     Unpin {
-        /// First page of RAM.
-        page: u64,
-        /// How many.
-        count: u64,
+        /// Which of those.
+        which: u64,
+        /// All at once with those that were pinned behind them.
+        union: bool,
     },
     /// Another CPU begins to take pages from the host, and thinks better of it.
     Begin {
@@ -130,18 +130,15 @@ impl Machine {
                 let expected = self.expected.borrow_mut().pin(range);
                 let result = self.with_ledger(|ledger| ledger.pin(range, Owner::HOST));
                 self.agree(expected == result, "pin", range);
-            }
-            Action::Unpin { page, count } => {
-                let range = some_pages(page, count);
-                self.observe();
-                // What an emulated SMMU holds is not for others to let go of.
-                if self
-                    .expected
-                    .borrow()
-                    .only_held(range, |at| self.windows_at(at))
-                {
-                    return;
+                if result.is_ok() {
+                    self.pinned.borrow_mut().push(range);
                 }
+            }
+            Action::Unpin { which, union } => {
+                let Some(range) = self.take_pinned(which, union) else {
+                    return;
+                };
+                self.observe();
                 let expected = self.expected.borrow_mut().unpin(range);
                 let result = self.with_ledger(|ledger| ledger.unpin(range));
                 self.agree(expected == result, "unpin", range);
@@ -190,14 +187,16 @@ impl Machine {
         }
     }
 
-    /// Windows of emulated SMMUs that touch the page at `at`.
-    fn windows_at(&self, at: u64) -> u32 {
-        let page = at..at + PAGE_SIZE;
-        let touch =
-            |window: &&std::ops::Range<u64>| window.start < page.end && page.start < window.end;
-        let units = self.units.iter();
-        let counts = units.map(|unit| unit.emulated.open.borrow().values().filter(touch).count());
-        counts.sum::<usize>() as u32 + self.seen.borrow().windows_in(at..at + PAGE_SIZE)
+    /// Pages that another CPU pinned and that are to be unpinned together.
+    fn take_pinned(&self, which: u64, union: bool) -> Option<Range<PhysAddr>> {
+        let mut pinned = self.pinned.borrow_mut();
+        let which = which.checked_rem(pinned.len() as u64)?;
+        let mut range = pinned.swap_remove(which as usize);
+        while union && let Some(next) = pinned.iter().position(|next| next.start() == range.end()) {
+            let end = pinned.swap_remove(next).end();
+            range = Range::new(range.start(), end).ok()?;
+        }
+        Some(range)
     }
 
     fn agree(&self, same: bool, what: &'static str, range: Range<PhysAddr>) {

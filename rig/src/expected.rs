@@ -139,19 +139,6 @@ impl Expected {
         Ok(())
     }
 
-    /// Whether some page of `range` has no more pins than `held` says that
-    /// somebody has who will undo them.
-    pub(crate) fn only_held(&self, range: Range<PhysAddr>, held: impl Fn(u64) -> u32) -> bool {
-        let Shape::Pages(mut pages) = shape(range) else {
-            return false;
-        };
-        pages.any(|index| {
-            let pins = self.0[index].pins;
-            let held = held(address(index).raw());
-            self.0[index].total() != 0 && pins <= held
-        })
-    }
-
     /// Pages that the host had last, ascending. A page that nobody gets any
     /// more, since an invalidation failed, is among them: whoever reaches it
     /// reaches nobody's.
@@ -273,8 +260,8 @@ mod tests {
             .map(|_| AtomicU32::new(Entry::initial(Owner::HOST)))
             .collect();
         let all = Range::from_size(PhysAddr::new(RAM.start), RAM.end - RAM.start).unwrap();
-        let groups: Vec<_> = (0..Bank::groups(all)).map(|_| AtomicU32::new(0)).collect();
-        let banks = [Bank::new(all, &entries, &groups).unwrap()];
+        let words: Vec<_> = (0..Bank::words(all)).map(|_| AtomicU32::new(0)).collect();
+        let banks = [Bank::new(all, &entries, &words).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
         let mut books = Expected::new(|_| Owner::HOST);
         assert_eq!(books.differs(&ledger), None);

@@ -71,9 +71,11 @@ pub(crate) struct Machine {
     pub(crate) cpu: Cpu,
     pub(crate) ram: RefCell<Ram>,
     pub(crate) mutant: Mutant,
-    /// What the ledger keeps, of pages and of groups of them.
+    /// What the ledger keeps, of pages and of many at once.
     entries: Vec<AtomicU32>,
-    groups: Vec<AtomicU32>,
+    words: Vec<AtomicU32>,
+    /// What other CPUs have pinned.
+    pub(crate) pinned: RefCell<Vec<Range<PhysAddr>>>,
     pub(crate) expected: RefCell<Expected>,
     pub(crate) live: RefCell<BTreeMap<u64, u64>>,
     pub(crate) time: Cell<u64>,
@@ -162,9 +164,10 @@ impl Machine {
             entries: (0..PAGES)
                 .map(|page| AtomicU32::new(Entry::initial(setup.first_owner(page))))
                 .collect(),
-            groups: (0..Bank::groups(whole()))
+            words: (0..Bank::words(whole()))
                 .map(|_| AtomicU32::new(0))
                 .collect(),
+            pinned: RefCell::default(),
             expected: RefCell::new(Expected::new(|page| setup.first_owner(page))),
             live: RefCell::default(),
             time: Cell::new(0),
@@ -195,10 +198,10 @@ impl Machine {
     /// The bank of the ledger.
     ///
     /// # Panics
-    /// Never: the bank is made of whole pages and has an entry for each, and a
-    /// word for each group.
+    /// Never: the bank is made of whole pages and has an entry for each, and
+    /// the words that it needs.
     pub(crate) fn bank(&self) -> Bank<'_> {
-        Bank::new(whole(), &self.entries, &self.groups).expect("an entry for each page")
+        Bank::new(whole(), &self.entries, &self.words).expect("an entry for each page")
     }
 
     /// The ledger as another CPU sees it.

@@ -238,7 +238,7 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         2 => (planted(), prop_oneof![1 => Just(0), 3 => any::<u64>()])
             .prop_map(|(page, shape)| Action::Plant { page, shape }),
         1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Pin { page, count }),
-        1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Unpin { page, count }),
+        1 => (0..64u64, any::<bool>()).prop_map(|(which, union)| Action::Unpin { which, union }),
         1 => (page(), 0..8u64).prop_map(|(page, count)| Action::Begin { page, count }),
         1 => (page(), 0..8u64, any::<bool>())
             .prop_map(|(page, count, back)| Action::Pass { page, count, back }),

@@ -33,7 +33,7 @@ fn range(start: u64, size: u64) -> Range<PhysAddr> {
 
 struct Fixture {
     entries: Vec<AtomicU32>,
-    groups: Vec<AtomicU32>,
+    words: Vec<AtomicU32>,
     arena: Arena,
     tables: HostTables,
 }
@@ -44,7 +44,7 @@ impl Fixture {
             entries: (0..RAM_SIZE / PAGE_SIZE)
                 .map(|_| AtomicU32::new(0))
                 .collect(),
-            groups: (0..Bank::groups(range(RAM, RAM_SIZE)))
+            words: (0..Bank::words(range(RAM, RAM_SIZE)))
                 .map(|_| AtomicU32::new(0))
                 .collect(),
             arena: Arena::new(PhysAddr::new(0x10_0000_0000), 4 << 20),
@@ -58,7 +58,7 @@ impl Fixture {
     }
 
     fn with<T>(&self, test: impl FnOnce(&mut HostSpace<'_, &Arena, &Arena>) -> T) -> T {
-        let banks = [Bank::new(range(RAM, RAM_SIZE), &self.entries, &self.groups).unwrap()];
+        let banks = [Bank::new(range(RAM, RAM_SIZE), &self.entries, &self.words).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
         ledger
             .begin(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)

@@ -203,8 +203,8 @@ fn an_owner_maps_its_pages_and_rings_the_doorbell() {
     let unit = Stage1Unit::new(config(stage1()), &endpoints, &machine, All(&drivers)).unwrap();
     let ram = Range::from_size(PhysAddr::new(DATA), DATA_SIZE).unwrap();
     let entries: Vec<_> = (0..DATA_SIZE / PAGE).map(|_| AtomicU32::new(0)).collect();
-    let groups: Vec<_> = (0..Bank::groups(ram)).map(|_| AtomicU32::new(0)).collect();
-    let banks = [Bank::new(ram, &entries, &groups).unwrap()];
+    let words: Vec<_> = (0..Bank::words(ram)).map(|_| AtomicU32::new(0)).collect();
+    let banks = [Bank::new(ram, &entries, &words).unwrap()];
     let ledger = Ledger::new(&banks).unwrap();
     ledger
         .begin(ram, Owner::NOBODY, Owner::HOST)

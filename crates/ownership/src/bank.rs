@@ -1,16 +1,19 @@
 //! A piece of RAM and what the ledger keeps of it.
 
-use crate::part::Parts;
-use crate::sync::AtomicU32;
+use crate::span::Span;
+use crate::sync::{AtomicU32, Ordering};
+use crate::word::{Pages, Unit};
+use crate::{Entry, State};
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use thiserror::Error;
 
 /// A contiguous piece of RAM, its entries, one for each page, and its words, one
-/// for each group of pages.
+/// for each block and each group of pages.
 #[derive(Clone, Copy)]
 pub struct Bank<'a> {
     range: Range<PhysAddr>,
     entries: &'a [AtomicU32],
+    blocks: &'a [AtomicU32],
     groups: &'a [AtomicU32],
 }
 
@@ -30,13 +33,13 @@ pub enum LedgerError {
         /// The entries that came with it.
         entries: u64,
     },
-    /// A bank has fewer or more words than groups.
-    #[error("the bank {bank} has {groups} groups and {words} words")]
-    GroupCount {
+    /// A bank has fewer or more words than it needs.
+    #[error("the bank {bank} needs {needed} words and has {words}")]
+    WordCount {
         /// The bank.
         bank: Range<PhysAddr>,
-        /// The groups that it touches.
-        groups: u64,
+        /// The words for its blocks and groups.
+        needed: u64,
         /// The words that came with it.
         words: u64,
     },
@@ -45,26 +48,45 @@ pub enum LedgerError {
     Order(Range<PhysAddr>),
 }
 
-/// Bytes of a group.
-const GROUP: u64 = Bank::GROUP_PAGES as u64 * PAGE_SIZE;
+/// What is counted as one when it is pinned as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    Block,
+    Group,
+}
+
+impl Size {
+    /// The largest first.
+    pub(crate) const ALL: [Self; 2] = [Self::Block, Self::Group];
+
+    #[inline(always)]
+    pub(crate) const fn pages(self) -> usize {
+        match self {
+            Self::Block => Bank::BLOCK_PAGES,
+            Self::Group => Bank::GROUP_PAGES,
+        }
+    }
+}
 
 impl<'a> Bank<'a> {
-    /// Pages that are counted as one when they are pinned together: 64 KiB,
-    /// naturally aligned. Loom has to come to an end.
+    /// Pages of a group: 64 KiB, naturally aligned. Loom has to come to an end.
     pub const GROUP_PAGES: usize = if cfg!(loom) { 2 } else { 16 };
 
-    /// The bank `range` with one entry a page and one word for each of its
-    /// [groups](Self::groups). What the entries hold counts: all zero means that
+    /// Pages of a block: 2 MiB, naturally aligned.
+    pub const BLOCK_PAGES: usize = if cfg!(loom) { 4 } else { 512 };
+
+    /// The bank `range` with one entry a page and its [words](Self::words). What
+    /// the entries hold counts: all zero means that
     /// [`Owner::NOBODY`](crate::Owner::NOBODY) has every page. The words start as
     /// zero.
     ///
     /// # Errors
     /// [`LedgerError::Unaligned`], [`LedgerError::EntryCount`],
-    /// [`LedgerError::GroupCount`].
+    /// [`LedgerError::WordCount`].
     pub fn new(
         range: Range<PhysAddr>,
         entries: &'a [AtomicU32],
-        groups: &'a [AtomicU32],
+        words: &'a [AtomicU32],
     ) -> Result<Self, LedgerError> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(LedgerError::Unaligned(range));
@@ -77,26 +99,36 @@ impl<'a> Bank<'a> {
                 entries: entries.len() as u64,
             });
         }
-        let touched = Self::groups(range);
-        if touched != groups.len() as u64 {
-            return Err(LedgerError::GroupCount {
+        let (needed, given) = (Self::words(range), words.len() as u64);
+        let (blocks, groups) = usize::try_from(Self::blocks(range))
+            .ok()
+            .filter(|_| needed == given)
+            .and_then(|blocks| words.split_at_checked(blocks))
+            .ok_or(LedgerError::WordCount {
                 bank: range,
-                groups: touched,
-                words: groups.len() as u64,
-            });
-        }
+                needed,
+                words: given,
+            })?;
         Ok(Self {
             range,
             entries,
+            blocks,
             groups,
         })
     }
 
-    /// How many groups `range` touches. Those at its ends may be only partly in
-    /// it; their words are there to keep the arithmetic short, and unused.
+    /// How many blocks `range` touches.
+    fn blocks(range: Range<PhysAddr>) -> u64 {
+        const BLOCK: u64 = Bank::BLOCK_PAGES as u64 * PAGE_SIZE;
+        range.end().raw().div_ceil(BLOCK) - range.start().raw() / BLOCK
+    }
+
+    /// How many words the bank `range` needs: one for each block that it touches,
+    /// and one for each group of these. What is only partly in the bank has words
+    /// to keep the arithmetic short; they are unused.
     #[must_use]
-    pub fn groups(range: Range<PhysAddr>) -> u64 {
-        range.end().raw().div_ceil(GROUP) - range.start().raw() / GROUP
+    pub fn words(range: Range<PhysAddr>) -> u64 {
+        Self::blocks(range) * (1 + (Self::BLOCK_PAGES / Self::GROUP_PAGES) as u64)
     }
 
     /// The memory that the bank describes.
@@ -111,15 +143,45 @@ impl<'a> Bank<'a> {
         self.entries
     }
 
+    /// The words of all units of one size, from that on in which the bank's first
+    /// block begins.
     #[inline(always)]
-    pub(crate) fn words(&self) -> &'a [AtomicU32] {
-        self.groups
+    pub(crate) fn words_of(&self, size: Size) -> &'a [AtomicU32] {
+        match size {
+            Size::Block => self.blocks,
+            Size::Group => self.groups,
+        }
     }
 
-    /// Pages of the first group that lie before the bank.
+    /// Pages of the first block that lie before the bank.
     #[inline(always)]
     pub(crate) fn ahead(&self) -> usize {
-        (self.range.start().raw() / PAGE_SIZE) as usize % Self::GROUP_PAGES
+        (self.range.start().raw() / PAGE_SIZE) as usize % Self::BLOCK_PAGES
+    }
+
+    /// The unit of that size around the page, if all of it lies in the bank. No
+    /// word stands for others.
+    pub(crate) fn unit(&'a self, size: Size, page: usize) -> Option<Unit<'a>> {
+        let index = (page + self.ahead()) / size.pages();
+        let first = (index * size.pages()).checked_sub(self.ahead())?;
+        let pages = Pages::new(self, first, size);
+        pages.entries()?;
+        let word = self.words_of(size).get(index)?;
+        Some(Unit { word, pages })
+    }
+
+    /// The page's entry, with what is counted for its block and its group.
+    pub(crate) fn entry(&self, page: usize) -> Option<Entry> {
+        // The words first, the largest first: a count that stays is in none of
+        // those that are looked at later only if it was seen before.
+        let words = Size::ALL.map(|size| self.unit(size, page).map(|unit| unit.word()));
+        let slot = self.entries.get(page)?;
+        let entry = Entry::from_bits(slot.load(Ordering::Acquire));
+        // The page may have moved since they were looked at.
+        let rests = |owner| owner == entry.owner() && entry.state() == State::Owned;
+        let words = words.iter().flatten();
+        let count = words.filter(|word| word.owner().is_some_and(rests));
+        Some(count.fold(entry, |entry, word| entry.with_more(word.pins())))
     }
 
     /// Index of the page at or around `address`; `None` outside the bank.
@@ -129,10 +191,17 @@ impl<'a> Bank<'a> {
         (page < self.entries.len()).then_some(page)
     }
 
+    /// Where the page with that index begins. It lies in the bank, so the sum
+    /// does not wrap.
+    pub(crate) fn address(&self, page: usize) -> PhysAddr {
+        let start = self.range.start().raw();
+        PhysAddr::new(start.saturating_add(page as u64 * PAGE_SIZE))
+    }
+
     /// The pages of `range`, which is aligned; `None` if it is not all in the
     /// bank.
     #[inline(always)]
-    pub(crate) fn parts(&'a self, range: Range<PhysAddr>) -> Option<Parts<'a>> {
+    pub(crate) fn span(&'a self, range: Range<PhysAddr>) -> Option<Span<'a>> {
         if !self.range.covers(&range) {
             return None;
         }
@@ -140,6 +209,6 @@ impl<'a> Bank<'a> {
         let count = range.size() / PAGE_SIZE;
         let first = usize::try_from(first).ok()?;
         let count = usize::try_from(count).ok()?;
-        Some(Parts::new(self, first, first.checked_add(count)?))
+        Some(Span::new(self, first, first.checked_add(count)?))
     }
 }

@@ -1,5 +1,6 @@
 //! What the ledger knows of one page, in 32 bits.
 
+use crate::sync::{AtomicU32, Ordering};
 use core::fmt;
 
 /// Who may use a page of memory.
@@ -164,6 +165,22 @@ impl fmt::Debug for Entry {
             self.state(),
             self.dma_count()
         )
+    }
+}
+
+/// Replaces an entry by `change` of it. When `change` refuses, nothing has changed.
+#[inline(always)]
+pub(crate) fn try_exchange<E>(
+    slot: &AtomicU32,
+    change: impl Fn(Entry) -> Result<Entry, E>,
+) -> Result<(), E> {
+    let mut bits = slot.load(Ordering::Acquire);
+    loop {
+        let new = change(Entry::from_bits(bits))?;
+        match slot.compare_exchange_weak(bits, new.bits(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Ok(()),
+            Err(found) => bits = found,
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Ranges of pages: transfers between owners and DMA counts.
 
-use crate::group::Word;
-use crate::part::{Part, Parts};
+use crate::span::Span;
 use crate::sync::{AtomicU32, Ordering};
 use crate::{Bank, Entry, LedgerError, Owner, Runs, State};
 use core::fmt;
@@ -77,16 +76,10 @@ pub enum UnpinError {
     /// Part of the range is not RAM, or it spans two banks.
     #[error("{0} is not inside one bank of RAM")]
     NotRam(Range<PhysAddr>),
-    /// A page has a DMA count of 0: the caller counts wrongly.
+    /// A page is not pinned, or only as a part of what is not unpinned with it:
+    /// the caller counts wrongly.
     #[error("the page {page} is not held by any DMA mapping")]
     NotPinned {
-        /// The first such page.
-        page: PhysAddr,
-    },
-    /// Some of the pages were pinned as a group of which others stay pinned, and
-    /// the entry of one of those is full.
-    #[error("the page {page} cannot take over the DMA mapping of its group")]
-    CountOverflow {
         /// The first such page.
         page: PhysAddr,
     },
@@ -121,26 +114,12 @@ impl<'a> Ledger<'a> {
     }
 
     /// The entry of the page at or around `address`, with the DMA mappings that
-    /// are counted for its group; `None` outside RAM. While other CPUs pin and
-    /// unpin, a mapping may be counted twice or not yet.
+    /// are counted for its group and its block; `None` outside RAM. While other
+    /// CPUs pin and unpin, a mapping may be counted twice or not yet.
     #[must_use]
     pub fn entry(&self, address: PhysAddr) -> Option<Entry> {
-        let (bank, page) = self
-            .banks
-            .iter()
-            .find_map(|bank| Some((bank, bank.page(address)?)))?;
-        // The group first: a pin of it that is being broken up is then seen
-        // twice rather than never.
-        let part = Parts::new(bank, page, page + 1).next();
-        let word = part.and_then(|part| part.group()).map(|group| group.word());
-        let slot = bank.entries().get(page)?;
-        let entry = Entry::from_bits(slot.load(Ordering::Acquire));
-        // The page may have moved since the group was looked at.
-        let rests = |owner| owner == entry.owner() && entry.state() == State::Owned;
-        match word {
-            Some(word) if word.owner().is_some_and(rests) => Some(entry.with_more(word.pins())),
-            _ => Some(entry),
-        }
+        let mut banks = self.banks.iter();
+        banks.find_map(|bank| bank.entry(bank.page(address)?))
     }
 
     /// Whether all of `range` is RAM of one bank.
@@ -170,10 +149,10 @@ impl<'a> Ledger<'a> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(TransferError::Unaligned(range));
         }
-        let parts = self.parts(range).ok_or(TransferError::NotRam(range))?;
-        parts.all_or_none(|part| part.begin(from), |part| part.settle(from))?;
+        let pages = self.span(range).ok_or(TransferError::NotRam(range))?;
+        pages.begin(from)?;
         Ok(Transfer {
-            parts,
+            pages,
             range,
             from,
             to,
@@ -199,17 +178,22 @@ impl<'a> Ledger<'a> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(PinError::Unaligned(range));
         }
-        let parts = self.parts(range).ok_or(PinError::NotRam(range))?;
-        let (left, done) = parts.whole_groups(|word| word.pinned(owner));
-        left.all_or_none(|part| part.pin(owner), Part::take_back)
-            .inspect_err(|_| done.for_each(|part| part.take_back()))
+        let pages = self.span(range).ok_or(PinError::NotRam(range))?;
+        pages.pin(owner)
     }
 
     /// Counts one DMA mapping less of each page of `range`. To be called only
     /// after the mapping's invalidation completed on every SMMU.
     ///
+    /// `range` is a union of parts of what was pinned, and not unpinned yet. A
+    /// pinned range can be unpinned in parts: it is cut wherever a block of 2 MiB
+    /// begins or ends, in what is no whole block wherever a group of 64 KiB does,
+    /// and in what is no whole group at every page.
+    ///
     /// # Errors
-    /// [`UnpinError`]; no count has changed then.
+    /// [`UnpinError`]; no count has changed then. A caller that unpins less than a
+    /// part may not be told so, while others have pinned the same pages; what they
+    /// unpin later may not be found then, and stays pinned.
     #[inline]
     pub fn unpin(&self, range: Range<PhysAddr>) -> Result<(), UnpinError> {
         if self.change_one(range, Entry::unpinned) {
@@ -223,10 +207,8 @@ impl<'a> Ledger<'a> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(UnpinError::Unaligned(range));
         }
-        let parts = self.parts(range).ok_or(UnpinError::NotRam(range))?;
-        let (left, done) = parts.whole_groups(Word::unpinned);
-        left.all_or_none(Part::unpin, Part::give_back)
-            .inspect_err(|_| done.for_each(|part| part.give_back()))
+        let pages = self.span(range).ok_or(UnpinError::NotRam(range))?;
+        pages.unpin()
     }
 
     /// Calls `use_it` while every page of `range`, which `owner` must have, is pinned.
@@ -278,8 +260,8 @@ impl<'a> Ledger<'a> {
     }
 
     #[inline(always)]
-    fn parts(&self, range: Range<PhysAddr>) -> Option<Parts<'a>> {
-        self.banks.iter().find_map(|bank| bank.parts(range))
+    fn span(&self, range: Range<PhysAddr>) -> Option<Span<'a>> {
+        self.banks.iter().find_map(|bank| bank.span(range))
     }
 }
 
@@ -302,7 +284,7 @@ fn change(slot: &AtomicU32, by: impl Fn(Entry) -> Option<Entry>) -> bool {
 /// who still reaches them.
 #[must_use = "the pages stay lost to both owners until the transfer is committed or cancelled"]
 pub struct Transfer<'a> {
-    parts: Parts<'a>,
+    pages: Span<'a>,
     range: Range<PhysAddr>,
     from: Owner,
     to: Owner,
@@ -324,17 +306,13 @@ impl Transfer<'_> {
     /// Completes the move. To be called only after the old owner's
     /// translations were removed and that removal completed everywhere.
     pub fn commit(self) {
-        self.settle(self.to);
+        self.pages.settle(self.to);
     }
 
     /// Gives the pages back. To be called only while, or once again, the old
     /// owner's translations are what they were.
     pub fn cancel(self) {
-        self.settle(self.from);
-    }
-
-    fn settle(&self, owner: Owner) {
-        self.parts.clone().for_each(|part| part.settle(owner));
+        self.pages.settle(self.from);
     }
 }
 

@@ -1,231 +1,160 @@
-//! A range of pages, group by group.
+//! Pages side by side, the largest parts first.
 
-use crate::group::{Group, Missing, Pages, Word, exchange_once, give, try_exchange};
+use crate::bank::Size;
+use crate::entry::try_exchange;
 use crate::sync::{AtomicU32, Ordering};
+use crate::word::{Pages, Unit, Word};
 use crate::{Bank, Entry, Owner, PinError, State, TransferError, UnpinError};
-use portcullis_addr::{PAGE_SIZE, PhysAddr};
+use portcullis_addr::PhysAddr;
 
-/// The parts of a range of pages that lie in one group each, ascending.
-#[derive(Clone)]
-pub(crate) struct Parts<'a> {
-    bank: &'a Bank<'a>,
-    /// Pages of the bank that are left.
-    from: usize,
-    to: usize,
-}
-
-impl<'a> Parts<'a> {
-    /// Pages `from` up to but not including `to` of `bank`, which has them.
-    pub(crate) fn new(bank: &'a Bank<'a>, from: usize, to: usize) -> Self {
-        Self { bank, from, to }
-    }
-
-    /// Replaces the words of whole groups by `change` of them, from the first page
-    /// on, until one is not as it should be or another CPU is at it. What is left
-    /// for [`all_or_none`](Self::all_or_none), and what was done.
-    ///
-    /// Groups that are pinned again and again take a load and an exchange each.
-    #[inline(always)]
-    pub(crate) fn whole_groups(self, change: impl Fn(Word) -> Option<Word>) -> (Self, Self) {
-        let ahead = self.bank.ahead();
-        let first = self.from + ahead;
-        let count = (self.to - self.from) / Bank::GROUP_PAGES;
-        let mut done = 0;
-        if first.is_multiple_of(Bank::GROUP_PAGES) {
-            let group = first / Bank::GROUP_PAGES;
-            let words = self.bank.words().get(group..group + count);
-            done = words.map_or(0, |words| {
-                let changed = |slot: &&AtomicU32| exchange_once(slot, &change);
-                words.iter().take_while(changed).count()
-            });
-        }
-        let at = self.from + done * Bank::GROUP_PAGES;
-        (
-            Self {
-                from: at,
-                ..self.clone()
-            },
-            Self { to: at, ..self },
-        )
-    }
-
-    /// Does `act` to all parts. When it refuses one, `undo` is done to those
-    /// before.
-    #[inline(always)]
-    pub(crate) fn all_or_none<E>(
-        &self,
-        act: impl Fn(&Part<'a>) -> Result<(), E>,
-        undo: impl Fn(&Part<'a>),
-    ) -> Result<(), E> {
-        for (index, part) in self.clone().enumerate() {
-            if let Err(error) = act(&part) {
-                self.clone().take(index).for_each(|part| undo(&part));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Iterator for Parts<'a> {
-    type Item = Part<'a>;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<Part<'a>> {
-        if self.from >= self.to {
-            return None;
-        }
-        let ahead = self.bank.ahead();
-        let group = (self.from + ahead) / Bank::GROUP_PAGES;
-        let end = (group + 1) * Bank::GROUP_PAGES - ahead;
-        let part = Part {
-            bank: self.bank,
-            group,
-            from: self.from,
-            to: self.to.min(end),
-        };
-        self.from = part.to;
-        Some(part)
-    }
-}
-
-/// Pages side by side in one group.
+/// Pages side by side in one bank.
 #[derive(Clone, Copy)]
-pub(crate) struct Part<'a> {
+pub(crate) struct Span<'a> {
     bank: &'a Bank<'a>,
-    /// Index of the group among those that the bank touches.
-    group: usize,
     /// Indices of the pages in the bank.
     from: usize,
     to: usize,
 }
 
-impl<'a> Part<'a> {
-    /// The group, if it lies in the bank as a whole. No word stands for others.
+impl<'a> Span<'a> {
+    /// Pages `from` up to but not including `to` of `bank`, which has them.
     #[inline(always)]
-    pub(crate) fn group(&self) -> Option<Group<'a>> {
-        let first = self.first_of_group()?;
-        Some(Group {
-            word: self.bank.words().get(self.group)?,
-            pages: self.bank.entries().get(first..first + Bank::GROUP_PAGES)?,
-        })
-    }
-
-    #[inline(always)]
-    fn first_of_group(&self) -> Option<usize> {
-        (self.group * Bank::GROUP_PAGES).checked_sub(self.bank.ahead())
-    }
-
-    fn is_whole(&self) -> bool {
-        self.to - self.from == Bank::GROUP_PAGES
-    }
-
-    /// The entries of the pages.
-    fn entries(&self) -> &'a [AtomicU32] {
-        let all = self.bank.entries();
-        all.get(self.from..self.to).unwrap_or_default()
-    }
-
-    /// Where the bank's page with that index begins. It lies in the bank, so the
-    /// sum does not wrap.
-    fn address(&self, page: usize) -> PhysAddr {
-        let start = self.bank.range().start().raw();
-        PhysAddr::new(start.saturating_add(page as u64 * PAGE_SIZE))
+    pub(crate) fn new(bank: &'a Bank<'a>, from: usize, to: usize) -> Self {
+        Self { bank, from, to }
     }
 
     /// Pins the pages, which `owner` must have.
     #[inline(always)]
     pub(crate) fn pin(&self, owner: Owner) -> Result<(), PinError> {
-        if self.is_whole() && self.group().is_some_and(|group| group.pin(owner)) {
-            return Ok(());
-        }
-        self.pin_singly(owner)
-    }
-
-    #[inline(never)]
-    fn pin_singly(&self, owner: Owner) -> Result<(), PinError> {
-        self.change_entries(|entry, page| {
+        let entry = |entry: Entry, page| {
             if entry.owner() != owner || entry.state() != State::Owned {
                 return Err(PinError::NotOwner {
-                    page: self.address(page),
+                    page,
                     owner: entry.owner(),
                     state: entry.state(),
                 });
             }
-            entry.pinned().ok_or(PinError::CountOverflow {
-                page: self.address(page),
-            })
-        })
-        .map_err(|(page, error)| {
-            // Not from the entries alone: another CPU may have unpinned with
-            // these counts what it had pinned as a group.
-            let pinned = Self { to: page, ..*self };
-            pinned.take_back();
-            error
-        })
+            entry.pinned().ok_or(PinError::CountOverflow { page })
+        };
+        let undo = |pinned: Self| {
+            let unpinned = pinned.unpin();
+            debug_assert!(unpinned.is_ok(), "somebody unpinned what was not theirs");
+        };
+        self.change(|unit| unit.pin(owner), entry, undo)
     }
 
     /// Unpins the pages.
     #[inline(always)]
     pub(crate) fn unpin(&self) -> Result<(), UnpinError> {
-        if self.is_whole() && self.group().is_some_and(|group| group.unpin()) {
-            return Ok(());
-        }
-        self.unpin_singly()
-    }
-
-    #[inline(never)]
-    fn unpin_singly(&self) -> Result<(), UnpinError> {
-        let (Some(group), Some(first)) = (self.group(), self.first_of_group()) else {
-            return self
-                .change_entries(|entry, page| {
-                    entry.unpinned().ok_or(UnpinError::NotPinned {
-                        page: self.address(page),
-                    })
-                })
-                .map_err(|(page, error)| {
-                    Self { to: page, ..*self }.give_back();
-                    error
-                });
+        let entry = |entry: Entry, page| entry.unpinned().ok_or(UnpinError::NotPinned { page });
+        // Whether entries or words count is all the same. A page whose entry is
+        // full stays pinned for long enough.
+        let undo = |unpinned: Self| {
+            for slot in unpinned.entries() {
+                let _ = try_exchange(slot, |entry| entry.pinned().ok_or(()));
+            }
         };
-        let pages = Pages::between(self.from - first, self.to - first);
-        group.take(pages).map_err(|missing| match missing {
-            Missing::NotPinned(page) => UnpinError::NotPinned {
-                page: self.address(first + page),
-            },
-            Missing::Full(page) => UnpinError::CountOverflow {
-                page: self.address(first + page),
-            },
-        })
+        self.change(|unit| unit.unpin(), entry, undo)
     }
 
-    /// Undoes a pin.
-    pub(crate) fn take_back(&self) {
-        let taken = self.unpin();
-        debug_assert!(taken.is_ok(), "somebody unpinned what was not theirs");
+    /// Does `unit` to every unit that lies in the pages as a whole and of which it
+    /// says that it did, and replaces each other page's entry by `entry` of it and
+    /// of its address. When that refuses one, `undo` is done to the pages before.
+    ///
+    /// Units that are pinned again and again take a load and an exchange each.
+    #[inline(always)]
+    fn change<E>(
+        &self,
+        unit: impl Fn(&Unit<'a>) -> bool,
+        entry: impl Fn(Entry, PhysAddr) -> Result<Entry, E>,
+        undo: impl Fn(Self),
+    ) -> Result<(), E> {
+        let mut at = self.from;
+        loop {
+            at += self.units(Size::Block, at, self.to, &unit);
+            if at >= self.to {
+                return Ok(());
+            }
+            // Nothing of the next block before its word was looked at, and of a
+            // group that refused, each page.
+            let end = self.end_of(Size::Block, at).min(self.to);
+            at += self.units(Size::Group, at, end, &unit);
+            let pages = at..self.end_of(Size::Group, at).min(end);
+            at = pages.end;
+            self.change_entries(pages, &entry)
+                .map_err(|(page, error)| {
+                    undo(Self { to: page, ..*self });
+                    error
+                })?;
+        }
     }
 
-    /// Undoes an unpin. Whether entries or the word counted is all the same.
-    pub(crate) fn give_back(&self) {
-        self.entries().iter().for_each(give);
+    /// Does `act` to the units from page `at` on, up to page `to`, until it says
+    /// no; how many pages it was done to. None if no unit begins there.
+    #[inline(always)]
+    fn units(&self, size: Size, at: usize, to: usize, act: &impl Fn(&Unit<'a>) -> bool) -> usize {
+        let (first, end) = (at + self.bank.ahead(), to + self.bank.ahead());
+        if !first.is_multiple_of(size.pages()) {
+            return 0;
+        }
+        let words = first / size.pages()..end / size.pages();
+        let words = self.bank.words_of(size).get(words).unwrap_or_default();
+        let done = words.iter().enumerate().take_while(|(index, word)| {
+            let pages = Pages::new(self.bank, at + index * size.pages(), size);
+            act(&Unit { word, pages })
+        });
+        done.count() * size.pages()
+    }
+
+    /// Where the unit around page `at` ends.
+    #[inline(always)]
+    fn end_of(&self, size: Size, at: usize) -> usize {
+        let ahead = self.bank.ahead();
+        (at + ahead + 1).next_multiple_of(size.pages()) - ahead
+    }
+
+    /// Replaces the entries of `pages`. When one is refused, its index comes with
+    /// the error.
+    #[inline(never)]
+    fn change_entries<E>(
+        &self,
+        pages: core::ops::Range<usize>,
+        change: &impl Fn(Entry, PhysAddr) -> Result<Entry, E>,
+    ) -> Result<(), (usize, E)> {
+        let all = self.bank.entries().get(pages.clone());
+        for (page, slot) in pages.zip(all.unwrap_or_default()) {
+            let address = self.bank.address(page);
+            try_exchange(slot, |entry| change(entry, address)).map_err(|error| (page, error))?;
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> &'a [AtomicU32] {
+        let all = self.bank.entries();
+        all.get(self.from..self.to).unwrap_or_default()
     }
 
     /// Starts moving the pages away from `from`.
     pub(crate) fn begin(&self, from: Owner) -> Result<(), TransferError> {
-        // The group first, see there.
-        let group = self.group();
-        if let Some(Err(word)) = group.map(|group| group.hold()) {
-            let page = self.address(self.from);
-            return Err(match word.owner() {
-                Some(owner) if owner != from => TransferError::NotOwner { page, owner },
-                _ => TransferError::Pinned {
-                    page,
-                    count: self.first_count(word.pins()),
-                },
-            });
+        for page in self.from..self.to {
+            self.begin_page(page, from)
+                .inspect_err(|_| Self { to: page, ..*self }.settle(from))?;
         }
-        self.change_entries(|entry, page| {
-            let page = self.address(page);
+        Ok(())
+    }
+
+    fn begin_page(&self, page: usize, from: Owner) -> Result<(), TransferError> {
+        // The units first, see there.
+        for (index, unit) in self.entered(page).enumerate() {
+            if let Err(word) = unit.hold() {
+                let error = self.pinned(page, from, word);
+                self.entered(page)
+                    .take(index)
+                    .for_each(|unit| unit.let_go());
+                return Err(error);
+            }
+        }
+        let leave = |entry: Entry, page| {
             if entry.state() == State::Leaving {
                 return Err(TransferError::Leaving { page });
             }
@@ -238,20 +167,36 @@ impl<'a> Part<'a> {
                 return Err(TransferError::Pinned { page, count });
             }
             Ok(entry.leaving())
-        })
-        .map_err(|(page, error)| {
-            let begun = Self { to: page, ..*self };
-            begun.settle(from);
-            error
-        })
+        };
+        self.change_entries(page..page + 1, &leave)
+            .map_err(|(_, error)| {
+                self.entered(page).for_each(|unit| unit.let_go());
+                error
+            })
     }
 
-    /// DMA count of the first page, with what its group counts.
-    fn first_count(&self, pins: u32) -> u32 {
-        self.entries().first().map_or(pins, |slot| {
-            let entry = Entry::from_bits(slot.load(Ordering::Acquire));
-            entry.with_more(pins).dma_count()
-        })
+    /// Why a page does not go whose unit is pinned.
+    fn pinned(&self, page: usize, from: Owner, word: Word) -> TransferError {
+        let count = self.bank.entry(page).map_or(0, Entry::dma_count);
+        let page = self.bank.address(page);
+        match word.owner() {
+            Some(owner) if owner != from => TransferError::NotOwner { page, owner },
+            _ => TransferError::Pinned {
+                page,
+                // Some may be gone by now.
+                count: count.max(word.pins()),
+            },
+        }
+    }
+
+    /// Units of which the page is the first here.
+    fn entered(&self, page: usize) -> impl Iterator<Item = Unit<'a>> + use<'a> {
+        let (bank, first) = (self.bank, page == self.from);
+        let begins = move |size: &Size| (page + bank.ahead()).is_multiple_of(size.pages());
+        let sizes = Size::ALL.into_iter();
+        sizes
+            .filter(move |size| first || begins(size))
+            .filter_map(move |size| bank.unit(size, page))
     }
 
     /// Ends what [`begin`](Self::begin) began: the pages rest with `owner`.
@@ -260,21 +205,7 @@ impl<'a> Part<'a> {
         for slot in self.entries() {
             slot.store(Entry::owned(owner).bits(), Ordering::Release);
         }
-        if let Some(group) = self.group() {
-            group.let_go();
-        }
-    }
-
-    /// Replaces every entry by `change` of it and of the page's index in the
-    /// bank. When `change` refuses one, its index comes with the error; those
-    /// before are for the caller to undo.
-    fn change_entries<E>(
-        &self,
-        change: impl Fn(Entry, usize) -> Result<Entry, E>,
-    ) -> Result<(), (usize, E)> {
-        for (page, slot) in (self.from..self.to).zip(self.entries()) {
-            try_exchange(slot, |entry| change(entry, page)).map_err(|error| (page, error))?;
-        }
-        Ok(())
+        let units = (self.from..self.to).flat_map(|page| self.entered(page));
+        units.for_each(|unit| unit.let_go());
     }
 }

@@ -1,56 +1,77 @@
-//! What the ledger knows of a group of pages, in 32 bits.
+//! What the ledger knows of many pages at once, in 32 bits.
 //!
 //! A large mapping pins hundreds of pages that lie side by side. So pages are
-//! also counted by the group: naturally aligned, [`Bank::GROUP_PAGES`] long, with
-//! a word that is one of
-//! - *uniform*: all pages rest with one owner, and the whole group is pinned a
-//!   number of times, on top of what each page's entry counts;
-//! - *mixed*: the pages' entries alone count. A number of transfers is under way
-//!   that touch the group.
+//! also counted by the *unit*: a group, or a block of many groups, naturally
+//! aligned, with a word that is one of
+//! - *uniform*: all pages rest with one owner, and the whole unit is pinned a
+//!   number of times, on top of what is counted below it: in the words of its
+//!   groups and the entries of its pages;
+//! - *mixed*: what is below it alone counts. A number of transfers is under way
+//!   that touch the unit.
 //!
-//! # Why a page of a uniform group rests with the group's owner
+//! # Why a page of a uniform unit rests with the unit's owner
 //!
 //! Owner and state of a page are changed by transfers alone. A transfer first
-//! [holds](Group::hold) the group: the word is mixed then, with the transfer
-//! counted, until the pages rest again and the transfer [lets go](Group::let_go).
-//! A group becomes uniform only by [`Group::promote`]. That marks the word as
-//! *looking* when no transfer is counted, looks at the pages, and exchanges the
-//! word only if no transfer has held the group since, which would have left
-//! *disturbed* behind, also if it is through. There is one who looks at a time,
-//! and only that one removes the marks, so that there is no way for a word to
-//! look as it was left and mean something else.
+//! [holds](Unit::hold) the block and the group of the page: the words are mixed
+//! then, with the transfer counted, until the pages rest again and the transfer
+//! [lets go](Unit::let_go). A unit becomes uniform only by [`Unit::promote`].
+//! That marks the word as *looking* when no transfer is counted, looks at all
+//! pages, and exchanges the word only if no transfer has held the unit since,
+//! which would have left *disturbed* behind, also if it is through. There is one
+//! who looks at a time, and only that one removes the marks, so that there is no
+//! way for a word to look as it was left and mean something else.
 //!
-//! A uniform group with pins refuses the hold, so no page of it changes owner
+//! A uniform unit with pins refuses the hold, so no page of it changes owner
 //! while a device may reach it.
 //!
-//! # Why who unpins always finds its pin
+//! # Why who unpins always finds its counts
 //!
-//! A pin gives its holder the right to one count of each page, be it in the
-//! page's entry or in the group's word; which is nobody's in particular. *Of each
-//! page, entry and word together count the rights that are out.* Pinning a page or
-//! a group, and unpinning it, keep that by themselves. What is needed besides is
-//! to unpin a page whose entry counts 0: then a pin of the group is broken up.
-//! [`Group::lend`] counts one more for each of the other pages, whose right
-//! is then the one's that breaks it up; taking a pin from the word settles those
-//! rights and the one on the page to be unpinned, all at once. Should the word
-//! have no pin left by then, the rights on what was lent stay: those pages are
-//! *owed* too and are taken as any other, from their entries or with the next
-//! pin of the group. They cannot just be subtracted, since others, with rights
-//! of their own, may have used them up, and left theirs in the word.
+//! A pinned range has *parts*: whole blocks, of what is left whole groups, and of
+//! what is left single pages. Each part is a *right*, of the size of the count
+//! that was made for it: a block whose word could not count it is as many rights
+//! to groups, and a group likewise as many to pages. Counts are nobody's in
+//! particular. Unpinning takes those of the largest units that are unpinned as a
+//! whole and whose word counts something, and else goes on below; what is unpinned
+//! is a union of parts that were pinned, and so of rights.
 //!
-//! An entry of 0, and then a word of 0, do not show that a count is missing: it
-//! may have gone to the entry between the two looks. Who is about to say so holds
-//! the group, as a transfer does, so that the word stays at 0, and looks again.
+//! Of some page, let *e*, *g* and *b* be what its entry, its group's and its
+//! block's word count, and *P*, *G* and *B* the rights to the page, the group and
+//! the block that are out. Then always
+//! - *b* ≤ *B*,
+//! - *b* + *g* ≤ *B* + *G*,
+//! - *b* + *g* + *e* = *B* + *G* + *P*.
+//!
+//! Pinning adds one to both sides of the same size. Where a right is given up
+//! with a count of its own size, both sides lose one again. Where smaller rights
+//! that together cover a unit are given up with a count of the unit, as they may
+//! be, a left side loses one in lines above that which the right side loses it
+//! in. And where a block's word was seen at 0, the rights to the block of who saw
+//! it are from then on rights to each of its groups: *b* = 0 ≤ *B* − 1, and the
+//! other sums are what they were. Where a group's word was seen at 0, rights to
+//! the group become rights to its pages: there *b* + 0 ≤ *B* + (*G* − 1), by the
+//! first line. So whoever has come down to entries has a right to each page, and
+//! by the last two lines *e* ≥ *P* ≥ 1.
+//!
+//! A word that is seen at 0 may count again by the time that the entries are
+//! looked at. That takes nothing away from the argument: what was a right to the
+//! page then remains one until its count is taken. Nor does it matter which of
+//! the changes on other CPUs are seen: each change of a word or an entry is an
+//! exchange that sees what came before all those that it comes after, and what
+//! was read as 0 had that value some time after the right to it came about.
+//!
+//! By the last line, a page whose block and group are held, and so count nothing,
+//! and whose entry counts 0, is one that no right is out to.
 
+use crate::bank::{Bank, Size};
 use crate::entry::Owner;
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Bank, Entry, State};
+use crate::{Entry, State};
 
-/// A group's word. Uniform: bit 31, the owner in bits 30:23, the pins in bits
+/// A unit's word. Uniform: bit 31, the owner in bits 30:23, the pins in bits
 /// 22:0. Mixed: bit 31 is 0; bit 30 is *looking*, bit 29 *disturbed*, and bits
 /// 28:0 count transfers.
 ///
-/// Each transfer that is counted has at least a page of the group or a CPU of its
+/// Each transfer that is counted has at least a page of the unit or a CPU of its
 /// own, also if it was dropped: the count is nowhere near its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word(u32);
@@ -69,7 +90,7 @@ impl Word {
         Self(Self::UNIFORM | (owner.id() as u32) << Self::OWNER | pins)
     }
 
-    /// Who has all of the pages, if the group is uniform.
+    /// Who has all of the pages, if the unit is uniform.
     pub(crate) const fn owner(self) -> Option<Owner> {
         if self.0 & Self::UNIFORM == 0 {
             None
@@ -78,7 +99,7 @@ impl Word {
         }
     }
 
-    /// How many DMA mappings hold the group as a whole.
+    /// How many DMA mappings hold the unit as a whole.
     pub(crate) const fn pins(self) -> u32 {
         if self.0 & Self::UNIFORM == 0 {
             0
@@ -87,8 +108,8 @@ impl Word {
         }
     }
 
-    /// `None` unless all of the group rests with `owner` and one more fits in.
-    pub(crate) const fn pinned(self, owner: Owner) -> Option<Self> {
+    /// `None` unless all of the unit rests with `owner` and one more fits in.
+    const fn pinned(self, owner: Owner) -> Option<Self> {
         // What is left is the count, unless the owner differs or it is mixed.
         if self.0 ^ Self::uniform(owner, 0).0 < Self::MAX_PINS {
             Some(Self(self.0 + 1))
@@ -97,8 +118,8 @@ impl Word {
         }
     }
 
-    /// `None` if the group is not pinned as a whole.
-    pub(crate) const fn unpinned(self) -> Option<Self> {
+    /// `None` if the unit is not pinned as a whole.
+    const fn unpinned(self) -> Option<Self> {
         if self.pins() == 0 {
             None
         } else {
@@ -106,7 +127,7 @@ impl Word {
         }
     }
 
-    /// With one more transfer; `None` if the group is pinned as a whole.
+    /// With one more transfer; `None` if the unit is pinned as a whole.
     const fn held(self) -> Option<Self> {
         if self.0 & Self::UNIFORM != 0 {
             if self.pins() == 0 {
@@ -122,55 +143,35 @@ impl Word {
     }
 }
 
-/// A set of pages of one group, bit n for the nth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pages(u32);
-
-impl Pages {
-    const NONE: Self = Self(0);
-    const ALL: Self = Self(u32::MAX >> (u32::BITS as usize - Bank::GROUP_PAGES));
-
-    /// Pages `from` up to but not including `to`.
-    pub(crate) const fn between(from: usize, to: usize) -> Self {
-        let below_to = ((1u64 << to) - 1) as u32;
-        Self(below_to & !((1u64 << from) - 1) as u32)
-    }
-
-    const fn has(self, page: usize) -> bool {
-        self.0 >> page & 1 != 0
-    }
-
-    const fn and(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
-    const fn or(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-}
-
-/// Why pages of a group cannot be unpinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// Neither the page nor its group is pinned.
-    NotPinned(usize),
-    /// A pin of the group cannot be broken up: a page's entry is full.
-    Full(usize),
-}
-
-/// A group that lies in its bank as a whole.
+/// The pages of a unit.
 #[derive(Clone, Copy)]
-pub(crate) struct Group<'a> {
-    pub(crate) word: &'a AtomicU32,
-    /// The entries of its pages, [`Bank::GROUP_PAGES`] of them.
-    pub(crate) pages: &'a [AtomicU32],
+pub(crate) struct Pages<'a> {
+    bank: &'a Bank<'a>,
+    /// Index of the first in the bank.
+    first: usize,
+    size: Size,
 }
 
-impl Group<'_> {
+impl<'a> Pages<'a> {
+    pub(crate) fn new(bank: &'a Bank<'a>, first: usize, size: Size) -> Self {
+        Self { bank, first, size }
+    }
+
+    /// Their entries, if the bank has all of them.
+    pub(crate) fn entries(&self) -> Option<&'a [AtomicU32]> {
+        let end = self.first + self.size.pages();
+        self.bank.entries().get(self.first..end)
+    }
+}
+
+/// A group or a block that lies in its bank as a whole.
+#[derive(Clone, Copy)]
+pub(crate) struct Unit<'a> {
+    pub(crate) word: &'a AtomicU32,
+    pub(crate) pages: Pages<'a>,
+}
+
+impl Unit<'_> {
     pub(crate) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }
@@ -194,8 +195,7 @@ impl Group<'_> {
     }
 
     /// Pins all pages at once if they all rest with `owner`, and returns whether
-    /// it did. If not, nothing has changed, and the pages are to be pinned one
-    /// by one.
+    /// it did. If not, nothing has changed, and smaller parts are to be pinned.
     #[inline(always)]
     pub(crate) fn pin(&self, owner: Owner) -> bool {
         match self.change(|word| word.pinned(owner)) {
@@ -204,19 +204,19 @@ impl Group<'_> {
         }
     }
 
-    /// Unpins all pages at once if the group was pinned as a whole, and returns
-    /// whether it did.
+    /// Unpins all pages at once if the unit was pinned as a whole, and returns
+    /// whether it did. If not, smaller parts are to be unpinned.
     #[inline(always)]
     pub(crate) fn unpin(&self) -> bool {
         self.change(Word::unpinned).is_ok()
     }
 
-    /// Makes an idle group uniform, and pins it, if all pages rest with `owner`.
+    /// Makes an idle unit uniform, and pins it, if all pages rest with `owner`.
     #[inline(never)]
     fn promote(&self, owner: Owner) -> bool {
         // Relaxed if it fails, here and below: nothing is made of what was found.
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-        // Acquires what the transfers stored that let go of the group.
+        // Acquires what the transfers stored that let go of the unit.
         let (idle, looking) = (Word::IDLE.0, Word::LOOKING.0);
         if self
             .word
@@ -225,10 +225,12 @@ impl Group<'_> {
         {
             return false;
         }
-        let rest = self.pages.iter().all(|slot| {
+        let rests = |slot: &AtomicU32| {
             let entry = Entry::from_bits(slot.load(Ordering::Acquire));
             entry.owner() == owner && entry.state() == State::Owned
-        });
+        };
+        let entries = self.pages.entries();
+        let rest = entries.is_some_and(|entries| entries.iter().all(rests));
         let pinned = Word::uniform(owner, 1).0;
         if rest
             && self
@@ -246,7 +248,7 @@ impl Group<'_> {
     /// Counts a transfer of some of the pages, before the first of them changes.
     ///
     /// # Errors
-    /// The word of a group that is pinned as a whole. Nothing has changed then.
+    /// The word of a unit that is pinned as a whole. Nothing has changed then.
     pub(crate) fn hold(&self) -> Result<(), Word> {
         self.change(Word::held)
     }
@@ -255,152 +257,12 @@ impl Group<'_> {
     pub(crate) fn let_go(&self) {
         self.word.fetch_sub(1, Ordering::AcqRel);
     }
-
-    /// Takes one count of each page of `asked`, from entries or word.
-    ///
-    /// # Errors
-    /// [`Missing`]; all counts are what they were then.
-    #[inline(never)]
-    pub(crate) fn take(&self, asked: Pages) -> Result<(), Missing> {
-        let mut owed = asked;
-        let Err(missing) = self.pay(&mut owed) else {
-            return Ok(());
-        };
-        let mut lent = owed.without(asked);
-        // A right to what was lent is ours. Not to find it takes a full entry, or
-        // somebody who unpinned too often; then a page stays pinned.
-        let _ = self.pay(&mut lent);
-        if owed.and(asked) == Pages::NONE {
-            return Ok(());
-        }
-        self.give(asked.without(owed));
-        Err(missing)
-    }
-
-    /// Takes one count of each page that is `owed`. When it fails, `owed` is what
-    /// is left, with pages among it that had been lent to.
-    fn pay(&self, owed: &mut Pages) -> Result<(), Missing> {
-        loop {
-            if *owed == Pages::ALL && self.unpin() {
-                return Ok(());
-            }
-            self.take_entries(owed);
-            if *owed == Pages::NONE {
-                return Ok(());
-            }
-            if self.word().pins() != 0 {
-                if self.break_up(owed)? {
-                    return Ok(());
-                }
-            } else if self.hold().is_ok() {
-                // The word counts nothing now, and nothing else until the end of
-                // this: what is not in an entry is nowhere.
-                self.take_entries(owed);
-                self.let_go();
-                let missing = (0..Bank::GROUP_PAGES).find(|page| owed.has(*page));
-                return missing.map_or(Ok(()), |page| Err(Missing::NotPinned(page)));
-            }
-            // Other CPUs moved counts from the entries to the word or back.
-        }
-    }
-
-    /// Takes from entries what they have of what is owed.
-    fn take_entries(&self, owed: &mut Pages) {
-        for (page, slot) in self.pages.iter().enumerate() {
-            if owed.has(page) && exchange(slot, Entry::unpinned).is_ok() {
-                *owed = owed.without(Pages::between(page, page + 1));
-            }
-        }
-    }
-
-    /// Takes what is owed with a pin of the group, the rest of which goes to the
-    /// other pages' entries. Returns whether there was one; if not, the other
-    /// pages are owed as well.
-    fn break_up(&self, owed: &mut Pages) -> Result<bool, Missing> {
-        let mut lent = Pages::NONE;
-        let done = self.lend(Pages::ALL.without(*owed), &mut lent);
-        // Only now: a page must not be without a count for a moment.
-        if done == Ok(true) && self.unpin() {
-            return Ok(true);
-        }
-        *owed = owed.or(lent);
-        done.map(|_| false)
-    }
-
-    /// Counts one more for each of `pages`, of which `lent` becomes those that
-    /// have it. `false` when a page is on the move: then the group is not pinned
-    /// any more, and the transfer's stores would wipe the count out.
-    fn lend(&self, pages: Pages, lent: &mut Pages) -> Result<bool, Missing> {
-        for (page, slot) in self.pages.iter().enumerate() {
-            if !pages.has(page) {
-                continue;
-            }
-            let more = |entry: Entry| match entry.state() {
-                State::Owned => entry.pinned(),
-                State::Leaving => None,
-            };
-            match exchange(slot, more) {
-                Ok(()) => *lent = lent.or(Pages::between(page, page + 1)),
-                Err(entry) if entry.state() == State::Leaving => return Ok(false),
-                Err(_) => return Err(Missing::Full(page)),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Gives back one count of each of `pages`.
-    fn give(&self, pages: Pages) {
-        for (page, slot) in self.pages.iter().enumerate() {
-            if pages.has(page) {
-                give(slot);
-            }
-        }
-    }
-}
-
-/// Gives a page back a count that was taken from it or its group. Never more than
-/// an entry can hold: a page that is full stays pinned for long enough.
-pub(crate) fn give(slot: &AtomicU32) {
-    let _ = exchange(slot, Entry::pinned);
-}
-
-/// Replaces a group's word by `change` of it, if that is one and no other CPU
-/// comes in between. Returns whether it did.
-#[inline(always)]
-pub(crate) fn exchange_once(slot: &AtomicU32, change: impl Fn(Word) -> Option<Word>) -> bool {
-    let bits = slot.load(Ordering::Acquire);
-    let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-    change(Word(bits)).is_some_and(|new| slot.compare_exchange(bits, new.0, order, failed).is_ok())
-}
-
-/// Replaces an entry by `change` of it. When `change` refuses, nothing has
-/// changed, and what the entry was is returned.
-pub(crate) fn exchange(
-    slot: &AtomicU32,
-    change: impl Fn(Entry) -> Option<Entry>,
-) -> Result<(), Entry> {
-    try_exchange(slot, |entry| change(entry).ok_or(entry))
-}
-
-/// As [`exchange`], with an error of the caller's.
-#[inline(always)]
-pub(crate) fn try_exchange<E>(
-    slot: &AtomicU32,
-    change: impl Fn(Entry) -> Result<Entry, E>,
-) -> Result<(), E> {
-    let mut bits = slot.load(Ordering::Acquire);
-    loop {
-        let new = change(Entry::from_bits(bits))?;
-        match slot.compare_exchange_weak(bits, new.bits(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return Ok(()),
-            Err(found) => bits = found,
-        }
-    }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
     #[test]
     fn layout_is_fixed() {
@@ -435,81 +297,86 @@ mod tests {
         }
     }
 
-    struct Ram(AtomicU32, Vec<AtomicU32>);
+    /// A bank of one block.
+    struct Ram {
+        entries: Vec<AtomicU32>,
+        words: Vec<AtomicU32>,
+    }
+
+    const FREE: u32 = 0x0200_0000;
 
     impl Ram {
-        fn new(word: u32, entry: impl Fn(usize) -> u32) -> Self {
-            let entries = (0..Bank::GROUP_PAGES).map(|page| AtomicU32::new(entry(page)));
-            Self(AtomicU32::new(word), entries.collect())
+        fn new(entry: impl Fn(usize) -> u32) -> Self {
+            let entries = (0..Bank::BLOCK_PAGES).map(|page| AtomicU32::new(entry(page)));
+            let words = (0..Bank::words(Self::range())).map(|_| AtomicU32::new(0));
+            Self {
+                entries: entries.collect(),
+                words: words.collect(),
+            }
         }
 
-        fn group(&self) -> Group<'_> {
-            let Self(word, pages) = self;
-            Group { word, pages }
+        fn range() -> Range<PhysAddr> {
+            let size = Bank::BLOCK_PAGES as u64 * PAGE_SIZE;
+            Range::from_size(PhysAddr::new(0x4000_0000), size).unwrap()
         }
 
-        fn is(&self, word: u32, entry: impl Fn(usize) -> u32) {
-            assert_eq!(self.group().word().0, word);
-            for (page, slot) in self.1.iter().enumerate() {
+        fn with<T>(&self, act: impl FnOnce(&Bank<'_>) -> T) -> T {
+            act(&Bank::new(Self::range(), &self.entries, &self.words).unwrap())
+        }
+
+        /// Sets the word of the unit around a page, pins it, and says what the
+        /// word became.
+        fn pinned(&self, size: Size, page: usize, word: u32) -> (bool, u32) {
+            self.with(|bank| {
+                let unit = bank.unit(size, page).unwrap();
+                unit.word.store(word, Ordering::Relaxed);
+                (unit.pin(Owner::HOST), unit.word().0)
+            })
+        }
+
+        fn is(&self, entry: impl Fn(usize) -> u32) {
+            for (page, slot) in self.entries.iter().enumerate() {
                 assert_eq!(slot.load(Ordering::Relaxed), entry(page), "page {page}");
             }
         }
     }
 
-    const FREE: u32 = 0x0200_0000;
-
     #[test]
-    fn one_foreign_page_keeps_a_group_mixed() {
+    fn one_foreign_page_keeps_a_unit_mixed() {
         for other in [0x0280_0000, 0x0100_0000] {
-            for foreign in 0..Bank::GROUP_PAGES {
+            for foreign in 16..32 {
                 let entry = |page| if page == foreign { other } else { FREE + 7 };
-                let ram = Ram::new(0, entry);
-                assert!(!ram.group().pin(Owner::HOST));
-                ram.is(0, entry);
+                let ram = Ram::new(entry);
+                for size in Size::ALL {
+                    assert_eq!(ram.pinned(size, 20, 0), (false, 0), "{size:?}");
+                }
+                // Its neighbours are others.
+                for page in [15, 32] {
+                    assert_eq!(ram.pinned(Size::Group, page, 0), (true, 0x8100_0001));
+                }
+                ram.is(entry);
             }
         }
-        let ram = Ram::new(0, |_| FREE + 7);
-        assert!(ram.group().pin(Owner::HOST));
-        ram.is(0x8100_0001, |_| FREE + 7);
-    }
-
-    #[test]
-    fn who_looks_or_moves_pages_keeps_a_group_mixed() {
-        for word in [1, 0x4000_0000, 0x6000_0000, 0x6000_0001] {
-            let ram = Ram::new(word, |_| FREE);
-            assert!(!ram.group().pin(Owner::HOST));
-            ram.is(word, |_| FREE);
+        // Also the first and the last.
+        for foreign in [0, 511] {
+            let ram = Ram::new(|page| if page == foreign { 0 } else { FREE });
+            assert_eq!(ram.pinned(Size::Block, 100, 0), (false, 0));
         }
+        let ram = Ram::new(|_| FREE + 7);
+        for size in Size::ALL {
+            assert_eq!(ram.pinned(size, 20, 0), (true, 0x8100_0001));
+        }
+        ram.is(|_| FREE + 7);
     }
 
     #[test]
-    fn a_pin_is_broken_up_for_one_page() {
-        let ram = Ram::new(0x8100_0002, |page| FREE + u32::from(page == 1));
-        assert_eq!(ram.group().take(Pages::between(3, 5)), Ok(()));
-        let left = |page| FREE + u32::from(page == 1) + u32::from(!(3..5).contains(&page));
-        ram.is(0x8100_0001, left);
-        // What an entry counts goes first.
-        assert_eq!(ram.group().take(Pages::between(0, 3)), Ok(()));
-        ram.is(0x8100_0001, |page| left(page) - u32::from(page < 3));
-    }
-
-    #[test]
-    fn what_is_missing_is_named_and_nothing_changes() {
-        let entry = |page| FREE + u32::from(page != 9);
-        let ram = Ram::new(0x8100_0000, entry);
-        assert_eq!(ram.group().take(Pages::ALL), Err(Missing::NotPinned(9)));
-        // It had to be held for that.
-        ram.is(0, entry);
-    }
-
-    #[test]
-    fn a_full_entry_keeps_a_pin_in_one_piece() {
-        let entry = |page| FREE + if page == 9 { Entry::MAX_DMA_COUNT } else { 0 };
-        let ram = Ram::new(0x8100_0001, entry);
-        let taken = ram.group().take(Pages::between(3, 4));
-        assert_eq!(taken, Err(Missing::Full(9)));
-        ram.is(0x8100_0001, entry);
-        assert_eq!(ram.group().take(Pages::ALL), Ok(()));
-        ram.is(0x8100_0000, entry);
+    fn who_looks_or_moves_pages_keeps_a_unit_mixed() {
+        for word in [1, 0x4000_0000, 0x6000_0000, 0x6000_0001] {
+            let ram = Ram::new(|_| FREE);
+            for size in Size::ALL {
+                assert_eq!(ram.pinned(size, 20, word), (false, word));
+            }
+            ram.is(|_| FREE);
+        }
     }
 }

@@ -1,22 +1,37 @@
-//! Groups of pages against a plain list of counts: large ranges, unpinned in
-//! other pieces than they were pinned in.
+//! Groups and blocks of pages against a plain list of counts: large ranges,
+//! unpinned in other pieces than they were pinned in.
 #![cfg(not(loom))]
 #![allow(missing_docs)]
 
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_ownership::{
-    Bank, Ledger, Owner, PinError, State, Transfer, TransferError, UnpinError,
+    Bank, Entry, Ledger, Owner, PinError, State, Transfer, TransferError, UnpinError,
 };
 use proptest::prelude::*;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Three pages before the end of a group.
-const FIRST: u64 = 0x4000_d000;
-const PAGES: usize = 3 + 4 * Bank::GROUP_PAGES + 5;
+const GROUP: usize = Bank::GROUP_PAGES;
+const BLOCK: usize = Bank::BLOCK_PAGES;
+/// Two groups and three pages before the end of a block.
+const AHEAD: usize = BLOCK - 2 * GROUP - 3;
+const BASE: u64 = 0x4000_0000;
+/// Two whole blocks in the middle.
+const PAGES: usize = 2 * GROUP + 3 + 2 * BLOCK + GROUP + 5;
 const OWNERS: [Owner; 3] = [Owner::HOST, Owner::HYPERVISOR, Owner::NOBODY];
 
 fn at(page: usize) -> PhysAddr {
-    PhysAddr::new(FIRST + page as u64 * PAGE_SIZE)
+    PhysAddr::new(BASE + (AHEAD + page) as u64 * PAGE_SIZE)
+}
+
+fn pages(from: usize, to: usize) -> Range<PhysAddr> {
+    Range::new(at(from), at(to)).unwrap()
+}
+
+/// Entries and words of a bank that is the host's.
+fn books() -> (Vec<AtomicU32>, Vec<AtomicU32>) {
+    let words = |count: usize, bits| (0..count).map(|_| AtomicU32::new(bits)).collect();
+    let count = Bank::words(pages(0, PAGES)) as usize;
+    (words(PAGES, Entry::initial(Owner::HOST)), words(count, 0))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,9 +44,14 @@ struct Page {
 #[derive(Clone, Debug)]
 enum Op {
     Pin(Owner),
-    Unpin,
-    /// Unpinned page by page, or in pieces of that many pages.
-    Pieces(usize),
+    /// Unpins a pinned range, one of them by its number.
+    Unpin(usize),
+    /// The same, and those that follow it, all at once.
+    Union(usize),
+    /// Cuts it in two where that is allowed, so that they are unpinned apart.
+    Cut(usize, usize),
+    /// Unpins what was not pinned.
+    TooMuch,
     Begin(Owner, Owner),
     Commit,
     Cancel,
@@ -39,22 +59,27 @@ enum Op {
 }
 
 fn owner() -> impl Strategy<Value = Owner> {
-    prop_oneof![4 => Just(0), 1 => 0..3usize].prop_map(|n| OWNERS[n])
+    prop_oneof![6 => Just(0), 1 => 0..3usize].prop_map(|n| OWNERS[n])
 }
 
-/// Ends of ranges: often where a group ends.
+/// Ends of ranges: often where a group or a block ends, often of two blocks.
 fn end() -> impl Strategy<Value = usize> {
+    let first = 2 * GROUP + 3;
     prop_oneof![
-        0..=PAGES,
-        (0..=4usize).prop_map(|n| 3 + n * Bank::GROUP_PAGES)
+        1 => 0..=PAGES,
+        2 => (0..=PAGES / GROUP).prop_map(|n| (3 + n * GROUP).min(PAGES)),
+        3 => (0..3usize).prop_map(move |n| first + n * BLOCK),
+        2 => (0..3usize).prop_map(move |n| first + n * BLOCK + GROUP),
     ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => owner().prop_map(Op::Pin),
-        2 => Just(Op::Unpin),
-        2 => (1..20usize).prop_map(Op::Pieces),
+        6 => owner().prop_map(Op::Pin),
+        3 => (0..64usize).prop_map(Op::Unpin),
+        3 => (0..64usize).prop_map(Op::Union),
+        2 => (0..64usize, end()).prop_map(|(which, at)| Op::Cut(which, at)),
+        1 => Just(Op::TooMuch),
         2 => (owner(), owner()).prop_map(|(from, to)| Op::Begin(from, to)),
         1 => Just(Op::Commit),
         1 => Just(Op::Cancel),
@@ -62,12 +87,42 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-struct Plain(Vec<Page>);
+/// Whether what was pinned from `from` to `to` may be cut at `at`.
+fn may_cut((from, to): (usize, usize), at: usize) -> bool {
+    for size in [BLOCK, GROUP] {
+        let start = (at + AHEAD) / size * size;
+        if start == at + AHEAD {
+            return true;
+        }
+        if from + AHEAD <= start && start + size <= to + AHEAD {
+            return false;
+        }
+    }
+    true
+}
+
+struct Plain {
+    pages: Vec<Page>,
+    /// What was pinned and not unpinned.
+    pinned: Vec<(usize, usize)>,
+}
 
 impl Plain {
+    fn new() -> Self {
+        let page = Page {
+            owner: Owner::HOST,
+            leaving: false,
+            pins: 0,
+        };
+        Self {
+            pages: vec![page; PAGES],
+            pinned: Vec::new(),
+        }
+    }
+
     fn pin(&mut self, from: usize, to: usize, owner: Owner) -> Result<(), PinError> {
         for page in from..to {
-            let found = self.0[page];
+            let found = self.pages[page];
             if found.owner != owner || found.leaving {
                 return Err(PinError::NotOwner {
                     page: at(page),
@@ -80,21 +135,31 @@ impl Plain {
                 });
             }
         }
-        self.0[from..to].iter_mut().for_each(|page| page.pins += 1);
+        self.pages[from..to]
+            .iter_mut()
+            .for_each(|page| page.pins += 1);
+        self.pinned.push((from, to));
         Ok(())
     }
 
-    fn unpin(&mut self, from: usize, to: usize) -> Result<(), UnpinError> {
-        if let Some(page) = (from..to).find(|page| self.0[*page].pins == 0) {
-            return Err(UnpinError::NotPinned { page: at(page) });
+    fn unpin(&mut self, from: usize, to: usize) {
+        self.pages[from..to]
+            .iter_mut()
+            .for_each(|page| page.pins -= 1);
+    }
+
+    /// A pinned range and those that follow it, as many as there are.
+    fn take_union(&mut self, which: usize) -> (usize, usize) {
+        let (from, mut to) = self.pinned.swap_remove(which);
+        while let Some(next) = self.pinned.iter().position(|(start, _)| *start == to) {
+            to = self.pinned.swap_remove(next).1;
         }
-        self.0[from..to].iter_mut().for_each(|page| page.pins -= 1);
-        Ok(())
+        (from, to)
     }
 
     fn begin(&mut self, from: usize, to: usize, owner: Owner) -> Result<(), TransferError> {
         for index in from..to {
-            let (page, found) = (at(index), self.0[index]);
+            let (page, found) = (at(index), self.pages[index]);
             if found.leaving {
                 return Err(TransferError::Leaving { page });
             }
@@ -107,54 +172,74 @@ impl Plain {
                 return Err(TransferError::Pinned { page, count });
             }
         }
-        self.0[from..to]
+        self.pages[from..to]
             .iter_mut()
             .for_each(|page| page.leaving = true);
         Ok(())
     }
 
     fn end(&mut self, transfer: &Transfer<'_>, owner: Option<Owner>) {
-        for (index, page) in self.0.iter_mut().enumerate() {
+        for (index, page) in self.pages.iter_mut().enumerate() {
             if transfer.range().contains(at(index)) {
                 page.leaving = false;
                 page.owner = owner.unwrap_or(page.owner);
             }
         }
     }
+
+    fn differs(&self, ledger: &Ledger<'_>) -> Option<(usize, Entry)> {
+        self.pages.iter().enumerate().find_map(|(index, page)| {
+            let entry = ledger.entry(at(index)).unwrap();
+            let leaving = entry.state() == State::Leaving;
+            let found = (entry.owner(), leaving, entry.dma_count());
+            (found != (page.owner, page.leaving, page.pins)).then_some((index, entry))
+        })
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn groups_count_what_pages_would(
         ops in prop::collection::vec((op(), end(), end()), 1..80),
     ) {
-        let range = Range::new(at(0), at(PAGES)).unwrap();
-        let words = |count: usize, bits| (0..count).map(|_| AtomicU32::new(bits)).collect();
-        let entries: Vec<_> = words(PAGES, 2 << 24);
-        let groups: Vec<_> = words(Bank::groups(range) as usize, 0);
-        let banks = [Bank::new(range, &entries, &groups).unwrap()];
+        let (entries, words) = books();
+        let banks = [Bank::new(pages(0, PAGES), &entries, &words).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
-        let page = Page { owner: Owner::HOST, leaving: false, pins: 0 };
-        let mut plain = Plain(vec![page; PAGES]);
+        let mut plain = Plain::new();
         let mut moving: Vec<Transfer<'_>> = Vec::new();
         for (op, a, b) in ops {
             let (from, to) = (a.min(b), a.max(b));
-            let Ok(range) = Range::new(at(from), at(to)) else {
-                continue;
-            };
+            let count = plain.pinned.len();
             match op {
-                Op::Pin(owner) => {
+                Op::Pin(owner) if from < to => {
+                    let range = pages(from, to);
                     prop_assert_eq!(ledger.pin(range, owner), plain.pin(from, to, owner));
                 }
-                Op::Unpin => prop_assert_eq!(ledger.unpin(range), plain.unpin(from, to)),
-                Op::Pieces(size) => for first in (from..to).step_by(size) {
-                    let last = to.min(first + size);
-                    let piece = Range::new(at(first), at(last)).unwrap();
-                    prop_assert_eq!(ledger.unpin(piece), plain.unpin(first, last));
-                },
-                Op::Begin(owner, new) => {
-                    let begun = ledger.begin(range, owner, new);
+                Op::Unpin(which) if count != 0 => {
+                    let (from, to) = plain.pinned.swap_remove(which % count);
+                    plain.unpin(from, to);
+                    prop_assert_eq!(ledger.unpin(pages(from, to)), Ok(()));
+                }
+                Op::Union(which) if count != 0 => {
+                    let (from, to) = plain.take_union(which % count);
+                    plain.unpin(from, to);
+                    prop_assert_eq!(ledger.unpin(pages(from, to)), Ok(()));
+                }
+                Op::Cut(which, at) if count != 0 => {
+                    let (from, to) = plain.pinned[which % count];
+                    if from < at && at < to && may_cut((from, to), at) {
+                        plain.pinned[which % count] = (from, at);
+                        plain.pinned.push((at, to));
+                    }
+                }
+                Op::TooMuch if plain.pages[from..to].iter().any(|page| page.pins == 0) => {
+                    let refused = ledger.unpin(pages(from, to));
+                    let is_missing = matches!(refused, Err(UnpinError::NotPinned { .. }));
+                    prop_assert!(is_missing, "{refused:?}");
+                }
+                Op::Begin(owner, new) if from < to => {
+                    let begun = ledger.begin(pages(from, to), owner, new);
                     let expected = plain.begin(from, to, owner);
                     prop_assert_eq!(begun.as_ref().err(), expected.as_ref().err());
                     moving.extend(begun);
@@ -168,12 +253,173 @@ proptest! {
                     transfer.cancel();
                 },
                 Op::Drop => drop(moving.pop()),
+                _ => {}
             }
-            for (index, page) in plain.0.iter().enumerate() {
-                let entry = ledger.entry(at(index)).unwrap();
-                let found = (entry.owner(), entry.state() == State::Leaving, entry.dma_count());
-                prop_assert_eq!(found, (page.owner, page.leaving, page.pins), "page {}", index);
-            }
+            prop_assert_eq!(plain.differs(&ledger), None);
         }
+        // Nothing is left in the end.
+        while !plain.pinned.is_empty() {
+            let (from, to) = plain.take_union(0);
+            plain.unpin(from, to);
+            prop_assert_eq!(ledger.unpin(pages(from, to)), Ok(()));
+        }
+        prop_assert_eq!(plain.differs(&ledger), None);
+        prop_assert_eq!(entries.iter().map(entry_count).sum::<u32>(), 0);
+        prop_assert_eq!(words.iter().map(word_count).sum::<u32>(), 0);
     }
+}
+
+/// The first page of a whole block.
+const FIRST: usize = 2 * GROUP + 3;
+
+fn entry_count(slot: &AtomicU32) -> u32 {
+    slot.load(Ordering::Relaxed) & Entry::MAX_DMA_COUNT
+}
+
+/// A word that is not uniform counts transfers.
+fn word_count(slot: &AtomicU32) -> u32 {
+    let bits = slot.load(Ordering::Relaxed);
+    (bits >> 31) * (bits & Entry::MAX_DMA_COUNT)
+}
+
+/// What is counted in a block's word, in the words of its groups and in the
+/// entries of its pages: of each the least and the most.
+fn counted(entries: &[AtomicU32], words: &[AtomicU32]) -> [(u32, u32); 3] {
+    let ends = |counts: Vec<u32>| (*counts.iter().min().unwrap(), *counts.iter().max().unwrap());
+    // The bank touches four blocks, of which this is the second.
+    let groups = 4 + BLOCK / GROUP..4 + 2 * (BLOCK / GROUP);
+    [
+        ends(words[1..2].iter().map(word_count).collect()),
+        ends(words[groups].iter().map(word_count).collect()),
+        ends(
+            entries[FIRST..FIRST + BLOCK]
+                .iter()
+                .map(entry_count)
+                .collect(),
+        ),
+    ]
+}
+
+/// A block is one count, and not 32 or 512.
+#[test]
+fn each_part_is_counted_as_high_as_can_be() {
+    let (entries, words) = books();
+    let banks = [Bank::new(pages(0, PAGES), &entries, &words).unwrap()];
+    let ledger = Ledger::new(&banks).unwrap();
+    let all = pages(FIRST - GROUP - 1, FIRST + BLOCK + GROUP + 1);
+    ledger.pin(all, Owner::HOST).unwrap();
+    assert_eq!(counted(&entries, &words), [(1, 1), (0, 0), (0, 0)]);
+    // The groups beside it, and a page beside these.
+    let groups = (4..words.len()).filter(|n| word_count(&words[*n]) == 1);
+    assert_eq!(groups.collect::<Vec<_>>(), [4 + 31, 4 + 64]);
+    let singly = (0..PAGES).filter(|n| entry_count(&entries[*n]) == 1);
+    let beside = [FIRST - GROUP - 1, FIRST + BLOCK + GROUP];
+    assert_eq!(singly.collect::<Vec<_>>(), beside);
+    ledger.unpin(all).unwrap();
+    assert_eq!(words.iter().map(word_count).sum::<u32>(), 0);
+    assert_eq!(entries.iter().map(entry_count).sum::<u32>(), 0);
+}
+
+/// Rights of pages may be given up with a count of their block; then the right
+/// to the block is found in the entries.
+#[test]
+fn a_union_takes_the_count_of_what_it_covers() {
+    let block = pages(FIRST, FIRST + BLOCK);
+    for step in [1, GROUP, GROUP + 1, BLOCK / 2] {
+        let (entries, words) = books();
+        let banks = [Bank::new(pages(0, PAGES), &entries, &words).unwrap()];
+        let ledger = Ledger::new(&banks).unwrap();
+        ledger.pin(block, Owner::HOST).unwrap();
+        for from in (0..BLOCK).step_by(step) {
+            let to = (from + step).min(BLOCK);
+            ledger
+                .pin(pages(FIRST + from, FIRST + to), Owner::HOST)
+                .unwrap();
+        }
+        let before = counted(&entries, &words);
+        ledger.unpin(block).unwrap();
+        let after = counted(&entries, &words);
+        assert_eq!(after, [(0, 0), before[1], before[2]]);
+        let taken = ledger.begin(block, Owner::HOST, Owner::HYPERVISOR);
+        let page = block.start();
+        assert_eq!(taken.err(), Some(TransferError::Pinned { page, count: 1 }));
+        ledger.unpin(block).unwrap();
+        assert_eq!(counted(&entries, &words), [(0, 0); 3]);
+        ledger
+            .begin(block, Owner::HOST, Owner::HYPERVISOR)
+            .unwrap()
+            .cancel();
+    }
+}
+
+/// A part cannot be unpinned in parts of its own, and stays as it was.
+#[test]
+fn less_than_a_part_is_refused() {
+    let (entries, words) = books();
+    let banks = [Bank::new(pages(0, PAGES), &entries, &words).unwrap()];
+    let ledger = Ledger::new(&banks).unwrap();
+    let block = pages(FIRST, FIRST + BLOCK);
+    ledger.pin(block, Owner::HOST).unwrap();
+    ledger.pin(pages(FIRST, FIRST + 1), Owner::HOST).unwrap();
+    for (from, to, first) in [
+        (1, 2, 1),
+        (0, 3, 1),
+        (0, GROUP, 1),
+        (GROUP, 2 * GROUP, GROUP),
+        (0, BLOCK - 1, 1),
+    ] {
+        assert_eq!(
+            ledger.unpin(pages(FIRST + from, FIRST + to)),
+            Err(UnpinError::NotPinned {
+                page: at(FIRST + first)
+            })
+        );
+        assert_eq!(counted(&entries, &words), [(1, 1), (0, 0), (0, 1)]);
+    }
+    // What was taken before comes back, as counts of pages.
+    let too_much = pages(FIRST - 1, FIRST + BLOCK + 1);
+    ledger.pin(pages(FIRST - 1, FIRST), Owner::HOST).unwrap();
+    assert_eq!(
+        ledger.unpin(too_much),
+        Err(UnpinError::NotPinned {
+            page: at(FIRST + BLOCK)
+        })
+    );
+    assert_eq!(counted(&entries, &words), [(0, 0), (0, 0), (1, 2)]);
+    ledger.unpin(pages(FIRST - 1, FIRST + BLOCK)).unwrap();
+    ledger.unpin(pages(FIRST, FIRST + 1)).unwrap();
+    assert_eq!(counted(&entries, &words), [(0, 0); 3]);
+}
+
+/// A page of a pinned block does not move, and while one moves its block is not
+/// counted as one.
+#[test]
+fn blocks_and_transfers_exclude_each_other() {
+    let (entries, words) = books();
+    let banks = [Bank::new(pages(0, PAGES), &entries, &words).unwrap()];
+    let ledger = Ledger::new(&banks).unwrap();
+    let block = pages(FIRST, FIRST + BLOCK);
+    let one = pages(FIRST + 77, FIRST + 78);
+    ledger.pin(block, Owner::HOST).unwrap();
+    for range in [one, pages(0, PAGES), pages(0, FIRST + 1)] {
+        let taken = ledger.begin(range, Owner::HOST, Owner::HYPERVISOR);
+        let page = range.start().max(block.start());
+        assert_eq!(taken.err(), Some(TransferError::Pinned { page, count: 1 }));
+    }
+    let foreign = ledger.begin(one, Owner::HYPERVISOR, Owner::NOBODY);
+    let (page, owner) = (one.start(), Owner::HOST);
+    assert_eq!(foreign.err(), Some(TransferError::NotOwner { page, owner }));
+    ledger.unpin(block).unwrap();
+    let moving = ledger.begin(one, Owner::HOST, Owner::HYPERVISOR).unwrap();
+    let refused = ledger.pin(block, Owner::HOST);
+    let state = State::Leaving;
+    assert_eq!(refused, Err(PinError::NotOwner { page, owner, state }));
+    assert_eq!(
+        counted(&entries, &words),
+        [(0, 0); 3].map(|none| none).map(|none| none)
+    );
+    moving.cancel();
+    ledger.pin(block, Owner::HOST).unwrap();
+    // And again as one, when it is through.
+    assert_eq!(counted(&entries, &words), [(1, 1), (0, 0), (0, 0)]);
 }

@@ -22,7 +22,7 @@ fn words(count: u64) -> Vec<AtomicU32> {
 struct Ram {
     range: Range<PhysAddr>,
     entries: Vec<AtomicU32>,
-    groups: Vec<AtomicU32>,
+    words: Vec<AtomicU32>,
 }
 
 impl Ram {
@@ -31,12 +31,12 @@ impl Ram {
         Self {
             range,
             entries: words(count),
-            groups: words(Bank::groups(range)),
+            words: words(Bank::words(range)),
         }
     }
 
     fn bank(&self) -> Bank<'_> {
-        Bank::new(self.range, &self.entries, &self.groups).unwrap()
+        Bank::new(self.range, &self.entries, &self.words).unwrap()
     }
 }
 
@@ -67,7 +67,7 @@ fn pages_are_pinned_while_they_are_used() {
             ledger.unpin(range).unwrap();
         }
     }
-    // All eight are counted as one group, of which one page is used.
+    // One of them is used meanwhile.
     ledger.pin(pages(0, 8), Owner::HOST).unwrap();
     ledger.with_pinned(pages(5, 1), Owner::HOST, || ()).unwrap();
     ledger.unpin(pages(0, 8)).unwrap();
@@ -229,10 +229,20 @@ fn set_up_is_checked() {
         Bank::new(pages(0, 3), &two, &two[..1]),
         Err(LedgerError::EntryCount { .. })
     ));
-    // Pages 15 to 17 are the last of a group and the first two of the next.
-    for (groups, fits) in [(1, false), (2, true), (3, false)] {
-        let bank = Bank::new(pages(15, 3), &three, &three[..groups]);
-        assert_eq!(bank.is_ok(), fits);
+    // One block, or the end of one and the beginning of another: a word for each,
+    // and for each of its 32 groups.
+    let many = words(70);
+    for (first, needed) in [(15, 33), (511, 66)] {
+        assert_eq!(Bank::words(pages(first, 3)), needed as u64);
+        for count in [0, 1, 33, 34, 65, 66, 67] {
+            let bank = Bank::new(pages(first, 3), &three, &many[..count]);
+            let wrong = LedgerError::WordCount {
+                bank: pages(first, 3),
+                needed: needed as u64,
+                words: count as u64,
+            };
+            assert_eq!(bank.err(), (count != needed).then_some(wrong));
+        }
     }
     let (a, b) = (Ram::new(2, 2), Ram::new(3, 2));
     let banks = [a.bank(), b.bank()];

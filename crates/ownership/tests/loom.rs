@@ -22,24 +22,24 @@ const START: u64 = 0x8000_0000;
 /// A few pages of the host's, each with contents.
 struct Ram {
     entries: Vec<AtomicU32>,
-    groups: Vec<AtomicU32>,
+    words: Vec<AtomicU32>,
     contents: Vec<UnsafeCell<()>>,
 }
 
 impl Ram {
     fn new(count: usize) -> Arc<Self> {
         let entry = |_| AtomicU32::new(Entry::initial(Owner::HOST));
-        let groups = 0..Bank::groups(pages(0..count));
+        let words = 0..Bank::words(pages(0..count));
         Arc::new(Self {
             entries: (0..count).map(entry).collect(),
-            groups: groups.map(|_| AtomicU32::new(0)).collect(),
+            words: words.map(|_| AtomicU32::new(0)).collect(),
             contents: (0..count).map(|_| UnsafeCell::new(())).collect(),
         })
     }
 
     fn with<T>(&self, act: impl FnOnce(&Ledger<'_>) -> T) -> T {
         let range = pages(0..self.entries.len());
-        let banks = [Bank::new(range, &self.entries, &self.groups).unwrap()];
+        let banks = [Bank::new(range, &self.entries, &self.words).unwrap()];
         act(&Ledger::new(&banks).unwrap())
     }
 
@@ -344,7 +344,8 @@ fn three_want_the_same_page() {
     });
 }
 
-// From here on, groups: pages 0 and 1 are one, 2 and 3 the next.
+// From here on, groups: pages 0 and 1 are one, 2 and 3 the next. The four of them
+// are a block, where there are so many.
 
 /// A group that counts as one already, if asked for: it was pinned before.
 fn group(count: usize, uniform: bool) -> Arc<Ram> {
@@ -442,14 +443,35 @@ fn a_refused_transfer_leaves_groups_as_they_were() {
     }
 }
 
+/// Rights to two pages are given up as one to their group, while a right to the
+/// group is given up: one of them has the group's count, whoever is first.
 #[test]
-fn a_group_is_unpinned_in_pieces_and_as_a_whole() {
+fn a_group_is_unpinned_as_a_union_and_as_a_whole() {
+    for uniform in [false, true] {
+        two(move || {
+            let ram = group(2, uniform);
+            assert!(ram.pin(0..2) && ram.pin(0..1) && ram.pin(1..2));
+            let other = cpu(&ram, |ram| ram.unpin(0..2));
+            ram.unpin(0..2);
+            other.join().unwrap();
+            ram.rests(0, Owner::HOST, 0);
+            ram.rests(1, Owner::HOST, 0);
+        });
+    }
+}
+
+/// The group's count goes to who has rights to the pages, and comes back, while
+/// the right to the group is given up.
+#[test]
+fn a_count_is_found_while_others_come_and_go() {
     two(|| {
-        let ram = Ram::new(2);
-        assert!(ram.pin(0..2) && ram.pin(0..2));
+        let ram = group(2, true);
+        assert!(ram.pin(0..2));
         let other = cpu(&ram, |ram| {
-            ram.unpin(0..1);
-            ram.unpin(1..2);
+            assert!(ram.pin(0..1) && ram.pin(1..2));
+            ram.unpin(0..2);
+            assert!(ram.pin(0..2));
+            ram.unpin(0..2);
         });
         ram.unpin(0..2);
         other.join().unwrap();
@@ -458,26 +480,15 @@ fn a_group_is_unpinned_in_pieces_and_as_a_whole() {
     });
 }
 
-#[test]
-fn a_group_is_unpinned_in_pieces_by_two() {
-    two(|| {
-        let ram = Ram::new(2);
-        assert!(ram.pin(0..2));
-        let other = cpu(&ram, |ram| ram.unpin(1..2));
-        ram.unpin(0..1);
-        other.join().unwrap();
-        ram.rests(0, Owner::HOST, 0);
-        ram.rests(1, Owner::HOST, 0);
-    });
-}
-
 /// A page that stays pinned is so at every moment.
 #[test]
-fn no_page_slips_away_when_a_group_is_broken_up() {
+fn no_page_slips_away_when_a_union_is_unpinned() {
     two(|| {
         let ram = Ram::new(2);
-        assert!(ram.pin(0..2));
+        assert!(ram.pin(0..2) && ram.pin(0..1) && ram.pin(1..2));
         let taker = cpu(&ram, |ram| ram.take(1..2, Owner::HYPERVISOR));
+        ram.unpin(0..2);
+        ram.read(1..2);
         ram.unpin(0..1);
         ram.read(1..2);
         assert!(!taker.join().unwrap());
@@ -486,60 +497,16 @@ fn no_page_slips_away_when_a_group_is_broken_up() {
     });
 }
 
-/// What was lent to the other page of a group is used up by another CPU, which
-/// leaves its own count in the group.
-#[test]
-fn what_was_lent_comes_back_from_the_group() {
-    few(3, || {
-        let ram = Ram::new(2);
-        assert!(ram.pin(0..2) && ram.pin(1..2));
-        let other = cpu(&ram, |ram| {
-            // Of page 1 it has one of the two from the start.
-            assert!(ram.pin(0..1));
-            ram.unpin(0..2);
-            assert!(ram.pin(0..2));
-            ram.unpin(1..2);
-            ram.unpin(0..1);
-        });
-        ram.unpin(0..1);
-        ram.unpin(1..2);
-        other.join().unwrap();
-        ram.rests(0, Owner::HOST, 0);
-        ram.rests(1, Owner::HOST, 0);
-    });
-}
-
-/// The count moves from the page to its group and back while it is looked for.
-#[test]
-fn a_pin_is_found_wherever_it_goes() {
-    two(|| {
-        let ram = group(2, true);
-        assert!(ram.pin(0..1));
-        let other = cpu(&ram, |ram| {
-            assert!(ram.pin(0..2));
-            ram.unpin(0..1);
-            ram.unpin(1..2);
-        });
-        ram.unpin(0..1);
-        other.join().unwrap();
-        ram.rests(0, Owner::HOST, 0);
-        ram.rests(1, Owner::HOST, 0);
-    });
-}
-
-/// A pin that is refused in the end has pinned a page, whose count another CPU
-/// used up that had pinned the group.
+/// A pin that is refused in the end takes back what it counted, for a page or for
+/// a group.
 #[test]
 fn a_refused_pin_takes_back_from_the_group() {
     for first in [0, 1] {
         two(move || {
             let ram = group(4, true);
             assert!(ram.take(3..4, Owner::HYPERVISOR));
-            assert!(ram.pin(0..2));
-            let other = cpu(&ram, |ram| {
-                ram.unpin(1..2);
-                ram.unpin(0..1);
-            });
+            assert!(ram.pin(0..1) && ram.pin(1..2));
+            let other = cpu(&ram, |ram| ram.unpin(0..2));
             assert!(!ram.pin(first..4));
             other.join().unwrap();
             for page in 0..3 {
@@ -547,4 +514,138 @@ fn a_refused_pin_takes_back_from_the_group() {
             }
         });
     }
+}
+
+// From here on, blocks.
+
+/// A block that counts as one already, if asked for, and whose groups do.
+fn block(uniform: bool) -> Arc<Ram> {
+    let ram = Ram::new(4);
+    if uniform {
+        assert!(ram.dma(0..2) && ram.dma(2..4) && ram.dma(0..4));
+    }
+    ram
+}
+
+#[test]
+fn a_block_is_pinned_or_a_page_of_it_taken() {
+    for uniform in [false, true] {
+        few(3, move || {
+            let ram = block(uniform);
+            let device = cpu(&ram, |ram| {
+                let pinned = ram.pin(0..4);
+                if pinned {
+                    ram.read(0..4);
+                }
+                pinned
+            });
+            let taken = ram.take(3..4, Owner::HYPERVISOR);
+            let pinned = device.join().unwrap();
+            assert!(taken != pinned);
+            let pins = u32::from(pinned);
+            ram.rests(0, Owner::HOST, pins);
+            let owners = [Owner::HYPERVISOR, Owner::HOST];
+            ram.rests(3, owners[usize::from(pinned)], pins);
+        });
+    }
+}
+
+#[test]
+fn a_block_is_used_and_then_taken() {
+    for uniform in [false, true] {
+        few(3, move || {
+            let ram = block(uniform);
+            let device = cpu(&ram, |ram| ram.dma(0..4));
+            let taken = ram.take(1..3, Owner::HYPERVISOR);
+            let used = device.join().unwrap();
+            assert!(taken || used);
+            let owners = [Owner::HOST, Owner::HYPERVISOR];
+            ram.rests(0, Owner::HOST, 0);
+            ram.rests(1, owners[usize::from(taken)], 0);
+            ram.rests(3, Owner::HOST, 0);
+        });
+    }
+}
+
+/// As of a group: overtaken by a transfer there and back.
+#[test]
+fn a_block_becomes_one_only_as_it_is() {
+    few(2, || {
+        let ram = Ram::new(4);
+        let other = cpu(&ram, |ram| {
+            ram.borrow(0..1);
+            ram.take(3..4, Owner::HYPERVISOR)
+        });
+        let first = ram.pin(0..4);
+        let second = ram.pin(0..4);
+        let taken = other.join().unwrap();
+        assert!(!taken || !first && !second);
+        ram.rests(0, Owner::HOST, u32::from(first) + u32::from(second));
+    });
+}
+
+/// Rights of three sizes; each gives up one that may take another's count.
+#[test]
+fn a_block_is_unpinned_as_unions_and_as_a_whole() {
+    for uniform in [false, true] {
+        few(3, move || {
+            let ram = block(uniform);
+            assert!(ram.pin(0..4) && ram.pin(0..2) && ram.pin(2..3) && ram.pin(3..4));
+            let other = cpu(&ram, |ram| ram.unpin(0..4));
+            ram.unpin(0..4);
+            other.join().unwrap();
+            for page in 0..4 {
+                ram.rests(page, Owner::HOST, 0);
+            }
+        });
+    }
+}
+
+/// The right to the block goes down to entries, while the group's right finds the
+/// group's count.
+#[test]
+fn a_block_a_group_and_a_union_are_unpinned() {
+    few(2, || {
+        let ram = block(true);
+        assert!(ram.pin(0..4) && ram.pin(0..2));
+        assert!(ram.pin(0..1) && ram.pin(1..3) && ram.pin(3..4));
+        let group = cpu(&ram, |ram| ram.unpin(0..2));
+        let union = cpu(&ram, |ram| ram.unpin(0..4));
+        ram.unpin(0..4);
+        group.join().unwrap();
+        union.join().unwrap();
+        for page in 0..4 {
+            ram.rests(page, Owner::HOST, 0);
+        }
+    });
+}
+
+#[test]
+fn no_page_slips_away_when_a_block_is_unpinned() {
+    few(3, || {
+        let ram = block(true);
+        assert!(ram.pin(0..4) && ram.pin(0..2) && ram.pin(2..4));
+        let taker = cpu(&ram, |ram| ram.take(1..2, Owner::HYPERVISOR));
+        ram.unpin(0..4);
+        ram.read(1..2);
+        assert!(!taker.join().unwrap());
+        for page in 0..4 {
+            ram.rests(page, Owner::HOST, 1);
+        }
+    });
+}
+
+/// Less than a part is not unpinned, and its count stays where it is.
+#[test]
+fn less_than_a_block_is_refused() {
+    few(3, || {
+        let ram = block(true);
+        assert!(ram.pin(0..4));
+        let other = cpu(&ram, |ram| ram.pin(0..2));
+        let refused = ram.with(|ledger| ledger.unpin(pages(2..3)).is_err());
+        assert!(refused && other.join().unwrap());
+        for (page, pins) in [(0, 2), (1, 2), (2, 1), (3, 1)] {
+            ram.rests(page, Owner::HOST, pins);
+        }
+    });
 }

@@ -113,7 +113,7 @@ fn entry_bytes(machine: &Machine, common: &Common) -> u64 {
 /// Bytes of a bank's ledger, in whole pages: of the entries and of the words.
 fn ledger_bytes(bank: &Range<PhysAddr>) -> u64 {
     let whole = |words: u64| (words * 4).next_multiple_of(PAGE_SIZE);
-    whole(bank.size() / PAGE_SIZE) + whole(Bank::groups(*bank))
+    whole(bank.size() / PAGE_SIZE) + whole(Bank::words(*bank))
 }
 
 /// Gives each CPU but this one its block and stacks, each over a guard page.
@@ -162,8 +162,8 @@ pub(super) fn make_ledger(
     let mut banks = [None; BANK_LIMIT];
     for (slot, range) in banks.iter_mut().zip(machine.all_memory()) {
         let entries = ledger_words(range.size() / PAGE_SIZE, HOST << 32 | HOST)?;
-        let groups = ledger_words(Bank::groups(*range), 0)?;
-        *slot = Some(Bank::new(*range, entries, groups)?);
+        let words = ledger_words(Bank::words(*range), 0)?;
+        *slot = Some(Bank::new(*range, entries, words)?);
     }
     let [Some(first), ..] = banks else {
         return Err(Refusal::PoolExhausted);

@@ -30,7 +30,7 @@ pub struct Machine {
     /// Bytes of the host's RAM.
     host_bytes: u64,
     entries: Vec<AtomicU32>,
-    groups: Vec<AtomicU32>,
+    words: Vec<AtomicU32>,
     time: Cell<u64>,
 }
 
@@ -58,7 +58,7 @@ impl Machine {
         let ram = Ram::new(banks, profile.idr0.cohacc());
         let smmu = Smmu::on(profile, ram.clone(), Mode::Plain, []);
         let owned = || AtomicU32::new(Entry::initial(Owner::HOST));
-        let groups = Bank::groups(host_ram(size));
+        let words = Bank::words(host_ram(size));
         Ok(Self {
             ram: RefCell::new(ram),
             smmu: RefCell::new(smmu),
@@ -66,7 +66,7 @@ impl Machine {
             host: Zone::new(host),
             host_bytes: size,
             entries: (0..size / PAGE_SIZE).map(|_| owned()).collect(),
-            groups: (0..groups).map(|_| AtomicU32::new(0)).collect(),
+            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
             time: Cell::new(0),
         })
     }
@@ -106,7 +106,7 @@ impl Machine {
     /// # Errors
     /// Never in practice: there is an entry for each page.
     pub(super) fn bank(&self) -> Result<Bank<'_>, MachineError> {
-        Ok(Bank::new(self.host_ram(), &self.entries, &self.groups)?)
+        Ok(Bank::new(self.host_ram(), &self.entries, &self.words)?)
     }
 
     /// Where buffers lie: their first byte.

@@ -432,15 +432,6 @@ fn status_of(outcome: Outcome) -> u8 {
     status.0
 }
 
-impl Seen {
-    /// How many windows and held pages touch a page.
-    pub(crate) fn windows_in(&self, page: ops::Range<u64>) -> u32 {
-        let all = self.open.values().chain(self.pages.values());
-        let touch = |range: &&ops::Range<u64>| range.start < page.end && page.start < range.end;
-        all.filter(touch).count() as u32
-    }
-}
-
 impl Machine {
     /// Somebody but the driver's stock part writes to memory: if that is its
     /// rings and requests, statuses are no longer what they should be.

@@ -134,7 +134,7 @@ fn meanwhile() -> impl Strategy<Value = Action> {
             write,
         }),
         1 => (mapped(), 0..8u64).prop_map(|(page, count)| Action::Pin { page, count }),
-        1 => (mapped(), 0..8u64).prop_map(|(page, count)| Action::Unpin { page, count }),
+        1 => (0..64u64, any::<bool>()).prop_map(|(which, union)| Action::Unpin { which, union }),
         2 => (mapped(), 0..8u64).prop_map(|(page, count)| Action::Begin { page, count }),
         1 => (mapped(), 0..3u64).prop_map(|(page, count)| Action::Leave { page, count }),
         2 => (rings(), prop_oneof![0..0x40u64, 0..512u64], word())

@@ -115,7 +115,10 @@ fn pages(start: u64, count: u64) -> Range<PhysAddr> {
     Range::from_size(PhysAddr::new(start), count * PAGE_SIZE).expect("a range")
 }
 
-/// With two banks of RAM that touch, of 512 pages each.
+/// Pages of the second bank of RAM.
+pub const HIGH: u64 = 0x2400;
+
+/// With two banks of RAM that touch, one of 2 MiB and one of 36 MiB.
 pub fn world(shape: Shape, test: impl FnOnce(&mut World<'_>)) {
     let fakes = [Fake::new(), Fake::new()];
     let drivers: Vec<_> = fakes
@@ -124,13 +127,17 @@ pub fn world(shape: Shape, test: impl FnOnce(&mut World<'_>)) {
         .collect();
     let arena = Arena::new(PhysAddr::new(0x1_0000_0000), shape.bytes);
     let host = Entry::initial(Owner::HOST);
-    let entries: Vec<AtomicU32> = (0..0x400).map(|_| AtomicU32::new(host)).collect();
+    let entries: Vec<AtomicU32> = (0..0x200 + HIGH).map(|_| AtomicU32::new(host)).collect();
     let (low, high) = entries.split_at(0x200);
-    let groups: Vec<AtomicU32> = (0..0x40).map(|_| AtomicU32::new(0)).collect();
-    let (low_groups, high_groups) = groups.split_at(0x20);
+    let ram = [pages(RAM, 0x200), pages(RAM + 0x20_0000, HIGH)];
+    let count = ram.map(Bank::words);
+    let words: Vec<AtomicU32> = (0..count[0] + count[1])
+        .map(|_| AtomicU32::new(0))
+        .collect();
+    let (low_words, high_words) = words.split_at(count[0] as usize);
     let banks = [
-        Bank::new(pages(RAM, 0x200), low, low_groups).expect("a bank"),
-        Bank::new(pages(RAM + 0x20_0000, 0x200), high, high_groups).expect("a bank"),
+        Bank::new(ram[0], low, low_words).expect("a bank"),
+        Bank::new(ram[1], high, high_words).expect("a bank"),
     ];
     let ledger = Ledger::new(&banks).expect("a ledger");
     let endpoints = [0, 1].map(|smmu| EndpointRange {
