@@ -419,7 +419,20 @@ fn blocks_and_transfers_exclude_each_other() {
         [(0, 0); 3].map(|none| none).map(|none| none)
     );
     moving.cancel();
-    ledger.pin(block, Owner::HOST).unwrap();
-    // And again as one, when it is through.
-    assert_eq!(counted(&entries, &words), [(1, 1), (0, 0), (0, 0)]);
+    // And again as one, when it is through, also if it was refused: by a page, by a
+    // group, or where it had gone on to the next block.
+    let group = pages(FIRST + GROUP, FIRST + 2 * GROUP);
+    let next = pages(FIRST + BLOCK + 1, FIRST + BLOCK + 2);
+    for pinned in [one, group, next] {
+        ledger.pin(pinned, Owner::HOST).unwrap();
+        for range in [pinned, pages(0, PAGES)] {
+            let taken = ledger.begin(range, Owner::HOST, Owner::HYPERVISOR);
+            let page = pinned.start();
+            assert_eq!(taken.err(), Some(TransferError::Pinned { page, count: 1 }));
+        }
+        ledger.unpin(pinned).unwrap();
+        ledger.pin(block, Owner::HOST).unwrap();
+        assert_eq!(counted(&entries, &words), [(1, 1), (0, 0), (0, 0)]);
+        ledger.unpin(block).unwrap();
+    }
 }
