@@ -73,7 +73,7 @@ fn differs(world: &World<'_>, mappings: &Mappings) -> Option<(u64, u32)> {
     })
 }
 
-/// What nobody uses any more is let go of in parts.
+/// What is not used any more is let go of in parts.
 fn settle(world: &mut World<'_>) {
     for _ in 0..8 {
         world.domains.sync().expect("it works");

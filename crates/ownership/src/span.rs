@@ -38,7 +38,10 @@ impl<'a> Span<'a> {
         };
         let undo = |pinned: Self| {
             let unpinned = pinned.unpin();
-            debug_assert!(unpinned.is_ok(), "somebody unpinned what was not theirs");
+            debug_assert!(
+                unpinned.is_ok(),
+                "another caller unpinned what was not its own"
+            );
         };
         self.change(|unit| unit.pin(owner), entry, undo)
     }
@@ -79,13 +82,15 @@ impl<'a> Span<'a> {
             // group that refused, each page.
             let end = self.end_of(Size::Block, at).min(self.to);
             at += self.units(Size::Group, at, end, &unit);
-            let pages = at..self.end_of(Size::Group, at).min(end);
-            at = pages.end;
-            self.change_entries(pages, &entry)
-                .map_err(|(page, error)| {
-                    undo(Self { to: page, ..*self });
-                    error
-                })?;
+            if at < end {
+                let pages = at..self.end_of(Size::Group, at).min(end);
+                at = pages.end;
+                self.change_entries(pages, &entry)
+                    .map_err(|(page, error)| {
+                        undo(Self { to: page, ..*self });
+                        error
+                    })?;
+            }
         }
     }
 
@@ -110,7 +115,8 @@ impl<'a> Span<'a> {
     #[inline(always)]
     fn end_of(&self, size: Size, at: usize) -> usize {
         let ahead = self.bank.ahead();
-        (at + ahead + 1).next_multiple_of(size.pages()) - ahead
+        // A multiple of a power of two.
+        ((at + ahead) | (size.pages() - 1)) + 1 - ahead
     }
 
     /// Replaces the entries of `pages`. When one is refused, its index comes with

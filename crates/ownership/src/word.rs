@@ -24,43 +24,51 @@
 //! A uniform unit with pins refuses the hold, so no page of it changes owner
 //! while a device may reach it.
 //!
-//! # Why who unpins always finds its counts
+//! # Why an unpin always finds its counts
 //!
 //! A pinned range has *parts*: whole blocks, of what is left whole groups, and of
-//! what is left single pages. Each part is a *right*, of the size of the count
-//! that was made for it: a block whose word could not count it is as many rights
-//! to groups, and a group likewise as many to pages. Counts are nobody's in
-//! particular. Unpinning takes those of the largest units that are unpinned as a
-//! whole and whose word counts something, and else goes on below; what is unpinned
-//! is a union of parts that were pinned, and so of rights.
+//! what is left single pages. Where a part was counted, its owner has a *right*: to
+//! a block if the block's word counts it, else to each of its groups, and where a
+//! group's word could not count either, to each of its pages. What is unpinned is a
+//! union of parts that were pinned, and so of rights. A count belongs to no right
+//! in particular: of a unit that is unpinned as a whole, one is taken from the word
+//! if that counts, and else from what is below, in the same way.
 //!
 //! Of some page, let *e*, *g* and *b* be what its entry, its group's and its
 //! block's word count, and *P*, *G* and *B* the rights to the page, the group and
 //! the block that are out. Then always
-//! - *b* ≤ *B*,
-//! - *b* + *g* ≤ *B* + *G*,
-//! - *b* + *g* + *e* = *B* + *G* + *P*.
+//! 1. *b* ≤ *B*,
+//! 2. *b* + *g* ≤ *B* + *G*,
+//! 3. *b* + *g* + *e* = *B* + *G* + *P*.
 //!
-//! Pinning adds one to both sides of the same size. Where a right is given up
-//! with a count of its own size, both sides lose one again. Where smaller rights
-//! that together cover a unit are given up with a count of the unit, as they may
-//! be, a left side loses one in lines above that which the right side loses it
-//! in. And where a block's word was seen at 0, the rights to the block of who saw
-//! it are from then on rights to each of its groups: *b* = 0 ≤ *B* − 1, and the
-//! other sums are what they were. Where a group's word was seen at 0, rights to
-//! the group become rights to its pages: there *b* + 0 ≤ *B* + (*G* − 1), by the
-//! first line. So whoever has come down to entries has a right to each page, and
-//! by the last two lines *e* ≥ *P* ≥ 1.
+//! For each step keeps all three:
+//! - A pin adds one to a count, and one to the rights of the same size.
+//! - A right that is given up with a count of its own size takes one from both.
+//! - Smaller rights, which cover a unit together, may be given up with the unit's
+//!   count. Then the left sides lose one in the same lines as the right sides, and
+//!   in some where the right sides do not.
+//! - An operation sees a block's word at 0, and has a right to the block. From then
+//!   on let it have a right to each of the groups instead. Line 1 says 0 ≤ *B* − 1
+//!   then, which is so since its own right was among *B*; the other sums are what
+//!   they were.
+//! - An operation sees a group's word at 0, and has a right to the group. From then
+//!   on let it have a right to each of the pages instead. Line 2 says
+//!   *b* + 0 ≤ *B* + *G* − 1, which is so by line 1, and since its own right was
+//!   among *G*.
 //!
-//! A word that is seen at 0 may count again by the time that the entries are
-//! looked at. That takes nothing away from the argument: what was a right to the
-//! page then remains one until its count is taken. Nor does it matter which of
-//! the changes on other CPUs are seen: each change of a word or an entry is an
-//! exchange that sees what came before all those that it comes after, and what
-//! was read as 0 had that value some time after the right to it came about.
+//! So an operation that has come down to the entries has a right to each page, and
+//! lines 2 and 3 say *e* ≥ *P* ≥ 1: there is a count for it. Others take theirs
+//! meanwhile with rights of their own, and the word that was seen at 0 may count
+//! again; neither takes its right away.
 //!
-//! By the last line, a page whose block and group are held, and so count nothing,
-//! and whose entry counts 0, is one that no right is out to.
+//! Nor does it matter that a CPU may read a word late. Each change is an exchange
+//! that acquires and releases, so that the changes which a CPU knows of can be put
+//! in one order, in which each comes after all that it knows of itself; and what
+//! was read as 0 was 0 in that order at some time after the right came about, as a
+//! CPU never reads what came before a change that it knows of.
+//!
+//! By line 3, a page is one that no right is out to if its entry counts 0 while its
+//! block and group are held, and so count nothing.
 
 use crate::bank::{Bank, Size};
 use crate::entry::Owner;

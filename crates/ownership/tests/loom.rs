@@ -444,7 +444,7 @@ fn a_refused_transfer_leaves_groups_as_they_were() {
 }
 
 /// Rights to two pages are given up as one to their group, while a right to the
-/// group is given up: one of them has the group's count, whoever is first.
+/// group is given up: the one that comes first has the group's count.
 #[test]
 fn a_group_is_unpinned_as_a_union_and_as_a_whole() {
     for uniform in [false, true] {

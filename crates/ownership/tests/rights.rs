@@ -78,7 +78,7 @@ enum Wrong {
 enum Fault {
     /// A right was given up and its count not found.
     NotFound,
-    /// A page was taken that somebody had a right to.
+    /// A page was taken that a CPU had a right to.
     Taken,
     /// All is done and something is left.
     Left,
