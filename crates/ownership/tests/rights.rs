@@ -140,10 +140,10 @@ impl Cpu {
 
     /// Where a range is looked at next: what comes is as large as can be.
     fn size(&mut self, to: u8) -> Look {
-        if self.look == Look::Block && (self.at % BLOCK != 0 || self.at + BLOCK > to) {
+        if self.look == Look::Block && (!self.at.is_multiple_of(BLOCK) || self.at + BLOCK > to) {
             self.look = Look::Group;
         }
-        if self.look == Look::Group && (self.at % GROUP != 0 || self.at + GROUP > to) {
+        if self.look == Look::Group && (!self.at.is_multiple_of(GROUP) || self.at + GROUP > to) {
             self.look = Look::Page;
         }
         self.look
@@ -152,9 +152,9 @@ impl Cpu {
     /// So many pages are done.
     fn pass(&mut self, pages: u8, to: u8) {
         self.at += pages;
-        if self.at % BLOCK == 0 {
+        if self.at.is_multiple_of(BLOCK) {
             self.look = Look::Block;
-        } else if self.at % GROUP == 0 {
+        } else if self.at.is_multiple_of(GROUP) {
             self.look = Look::Group;
         }
         if self.at == to {
@@ -315,7 +315,7 @@ fn ranges() -> impl Iterator<Item = Pages> {
 /// Whether what was pinned as `pages` may be cut at `at`.
 fn may_cut((from, to): Pages, at: u8) -> bool {
     let group = at / GROUP * GROUP;
-    let in_group = at % GROUP != 0 && from <= group && group + GROUP <= to;
+    let in_group = !at.is_multiple_of(GROUP) && from <= group && group + GROUP <= to;
     (from, to) != (0, BLOCK) && !in_group
 }
 
