@@ -188,18 +188,32 @@ impl Unit<'_> {
     /// changed, and what the word was is returned.
     #[inline(always)]
     fn change(&self, change: impl Fn(Word) -> Option<Word>) -> Result<(), Word> {
-        let mut word = self.word();
-        loop {
-            let new = change(word).ok_or(word)?;
-            let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
-            match self
-                .word
-                .compare_exchange_weak(word.0, new.0, order, failed)
-            {
-                Ok(_) => return Ok(()),
-                Err(found) => word = Word(found),
-            }
+        let word = self.word();
+        match self.exchange(word, change(word).ok_or(word)?) {
+            Ok(()) => Ok(()),
+            Err(found) => self.change_again(found, change),
         }
+    }
+
+    /// Another CPU was faster.
+    #[cold]
+    #[inline(never)]
+    fn change_again(
+        &self,
+        mut word: Word,
+        change: impl Fn(Word) -> Option<Word>,
+    ) -> Result<(), Word> {
+        while let Err(found) = self.exchange(word, change(word).ok_or(word)?) {
+            word = found;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn exchange(&self, word: Word, new: Word) -> Result<(), Word> {
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        let done = self.word.compare_exchange(word.0, new.0, order, failed);
+        done.map(|_| ()).map_err(Word)
     }
 
     /// Pins all pages at once if they all rest with `owner`, and returns whether
