@@ -2,17 +2,19 @@
 
 mod attach;
 mod close;
+mod dirty;
 mod map;
 mod unmap;
 
 use portcullis_addr::{Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
-    DmaDomain, DmaUnit, DomainId, Endpoint, FlushFirst, Iommu, Limits, Refusal, Request, Reserved,
+    DmaDomain, DmaUnit, DomainId, Endpoint, Iommu, Limits, Refusal, Request, Reserved,
     ReservedKind, Step, SyncError,
 };
 use portcullis_ownership::{Ledger, Owner};
 
 use crate::slots::{NoMore, Slot, SlotMemory, Slots};
+use dirty::{Dirty, Which};
 
 /// What was done and refused. Counters wrap at 2^64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,19 +65,6 @@ enum Job {
     Reset(close::Resetting),
 }
 
-/// Most domains that are waited for together.
-const DIRTY: usize = 32;
-
-/// Domains in which something was taken away that may still be in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dirty {
-    None,
-    /// As nearly always, one.
-    One(usize),
-    /// Those in `Domains::many`, so many of them.
-    Many(usize),
-}
-
 /// What the owner's driver was refused, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -110,7 +99,6 @@ pub struct Domains<'a, U: DmaUnit, M = NoMore> {
     /// Nobody uses them any more; all that is left to do is to count them down.
     free: bool,
     dirty: Dirty,
-    many: [usize; DIRTY],
     /// A completion failed of which nobody was told yet.
     failed: bool,
     counts: Counts,
@@ -159,8 +147,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             held: [None; HELD],
             holding: 0,
             free: false,
-            dirty: Dirty::None,
-            many: [0; DIRTY],
+            dirty: Dirty::default(),
             failed: false,
             counts: Counts::default(),
             trouble: None,
@@ -184,7 +171,17 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
 
     /// What the owner's driver was refused since this was last asked for, if the
     /// log is to say so: the last of it.
+    #[inline(always)]
     pub fn take_trouble(&mut self) -> Option<Trouble> {
+        // There nearly always is none, and to copy what is not there would be a tenth of
+        // what a request takes.
+        self.trouble.as_ref()?;
+        self.trouble_once()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trouble_once(&mut self) -> Option<Trouble> {
         self.trouble.take()
     }
 
@@ -285,36 +282,6 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         self.holding < HELD && !self.free
     }
 
-    /// Notes that something is about to be taken away from the domain `index`.
-    #[inline(always)]
-    fn mark_dirty(&mut self, index: usize) -> Result<(), FlushFirst> {
-        match self.dirty {
-            Dirty::None => self.dirty = Dirty::One(index),
-            Dirty::One(other) if other == index => {}
-            _ => return self.mark_another(index),
-        }
-        Ok(())
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn mark_another(&mut self, index: usize) -> Result<(), FlushFirst> {
-        let mut count = match self.dirty {
-            Dirty::None => 0,
-            Dirty::One(other) => {
-                self.many[0] = other;
-                1
-            }
-            Dirty::Many(count) => count,
-        };
-        if !self.many.iter().take(count).any(|other| *other == index) {
-            *self.many.get_mut(count).ok_or(FlushFirst)? = index;
-            count += 1;
-        }
-        self.dirty = Dirty::Many(count);
-        Ok(())
-    }
-
     #[inline(always)]
     fn unpin(&mut self, run: Range<PhysAddr>) {
         if self.ledger.unpin(run).is_err() {
@@ -345,12 +312,12 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         if self.free {
             self.release();
         }
-        let done = match self.dirty {
-            Dirty::None => return Ok(()),
-            Dirty::One(index) => self.flush_one(index),
-            Dirty::Many(count) => self.flush_many(count),
+        let done = match self.dirty.which() {
+            Which::None => return Ok(()),
+            Which::One(index) => self.flush_one(index),
+            Which::Many => self.flush_many(),
         };
-        self.dirty = Dirty::None;
+        self.dirty.clear();
         self.counts.syncs += 1;
         if !done {
             self.lose();
@@ -371,9 +338,9 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
 
     #[cold]
     #[inline(never)]
-    fn flush_many(&mut self, count: usize) -> bool {
-        let many = self.many;
-        many.iter().take(count).fold(true, |done, index| {
+    fn flush_many(&mut self) -> bool {
+        let dirty = self.dirty;
+        dirty.many().iter().fold(true, |done, index| {
             // One that failed before has failed whoever waited for it.
             let works = self.slot(*index).is_some_and(|slot| !slot.dead);
             let flushed = !works || self.flush_one(*index);

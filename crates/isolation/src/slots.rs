@@ -166,6 +166,7 @@ impl<'a, D, M: SlotMemory<'a, D>> Slots<'a, D, M> {
     }
 
     /// The room of a domain that has not always room, if memory is there.
+    #[cold]
     #[inline(never)]
     fn behind(&mut self, index: usize) -> Option<&mut Option<Slot<D>>> {
         let at = Place::of(index.checked_sub(self.first.len())?);

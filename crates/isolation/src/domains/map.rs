@@ -67,11 +67,8 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         to: PhysAddr,
         access: Access,
     ) -> Step {
-        let index = match self.existing(id) {
-            Ok(index) => index,
-            Err(refusal) => return self.refuse(refusal),
-        };
-        // One page, or a few of them in one piece, is what most requests are.
+        // One page, or a few of them in one piece, is what most requests are. The domain
+        // is looked up once.
         let one_piece = (iova.start().raw() ^ (iova.end().raw() - 1)) < SMALL;
         if one_piece
             && !access.intersects(Access::MMIO)
@@ -80,16 +77,20 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             && let Ok(memory) = Range::from_size(to, iova.size())
             && self.ledger.pin(memory, self.owner).is_ok()
         {
-            let done = match self.slot(index) {
-                Some(slot) => slot.domain.map(iova, to, access, false),
-                None => Err(MapError::TooLarge),
+            let done = match self.slots.get_mut(id.0 as usize) {
+                Some(slot) if !slot.dead => slot.domain.map(iova, to, access, false).is_ok(),
+                _ => false,
             };
-            if done.is_ok() {
+            if done {
                 self.counts.maps += 1;
                 return Step::Done(Ok(()));
             }
             self.unpin(memory);
         }
+        let index = match self.existing(id) {
+            Ok(index) => index,
+            Err(refusal) => return self.refuse(refusal),
+        };
         self.map_with_care(Mapping {
             index,
             iova,
@@ -233,7 +234,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         let Ok(range) = Range::from_size(job.iova.start(), job.mapped) else {
             return Err(SyncError);
         };
-        if self.mark_dirty(job.index).is_err() {
+        if self.dirty.mark(job.index).is_err() {
             self.flush()?;
             return Ok(true);
         }

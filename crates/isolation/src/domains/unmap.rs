@@ -3,7 +3,7 @@
 use super::{Domains, Job};
 use crate::slots::SlotMemory;
 use portcullis_addr::{Iova, Range};
-use portcullis_dma_domain::{DmaDomain, DmaUnit, DomainId, FlushFirst, Refusal, Step};
+use portcullis_dma_domain::{DmaDomain, DmaUnit, DomainId, FlushFirst, Mapped, Refusal, Step};
 
 /// Runs that are taken away in one turn; each is at most one table.
 const RUNS: usize = 8;
@@ -29,44 +29,56 @@ pub(super) enum Left {
 impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     #[inline(always)]
     pub(super) fn unmap(&mut self, id: DomainId, iova: Range<Iova>) -> Step {
-        let index = match self.existing(id) {
-            Ok(index) => index,
-            Err(refusal) => return self.refuse(refusal),
-        };
-        let Some(slot) = self.slot(index) else {
+        // One run is what most requests are. The domain is looked up once.
+        let plain = self.can_hold() && self.doorbell_in(iova).is_none();
+        let index = id.0 as usize;
+        let Some(slot) = self.slots.get_mut(index) else {
             return self.refuse(Refusal::NoDomain);
         };
+        if slot.dead {
+            return self.refuse(Refusal::Failed);
+        }
         if slot.domain.reaches_across(iova.start()) || slot.domain.reaches_across(iova.end()) {
             return self.refuse(Refusal::WouldSplit);
         }
-        // One run is what most requests are.
-        if self.doorbell_in(iova).is_none() && self.take_run(index, iova) == Ok(Some(iova.end())) {
-            self.counts.unmaps += 1;
-            return Step::AfterSync;
+        if plain
+            && self.dirty.mark(index).is_ok()
+            && let Ok(Some(taken)) = slot.domain.unmap_first(iova)
+        {
+            self.hold_taken(&taken);
+            if taken.iova.end() == iova.end() {
+                self.counts.unmaps += 1;
+                return Step::AfterSync;
+            }
         }
         self.unmap_on(Unmapping { index, left: iova })
     }
 
-    /// Takes away the first run in `range`, and says where it ended.
+    /// Holds what a run was mapped to.
     #[inline(always)]
+    fn hold_taken(&mut self, taken: &Mapped) {
+        if !taken.mmio
+            && let Ok(run) = Range::from_size(taken.to, taken.iova.size())
+        {
+            self.hold(run);
+        }
+    }
+
+    /// Takes away the first run in `range`, and says where it ended.
     fn take_run(&mut self, index: usize, range: Range<Iova>) -> Result<Option<Iova>, FlushFirst> {
         if !self.can_hold() {
             return Err(FlushFirst);
         }
         // Whatever it says: it may have taken tables out and nothing else, and
         // those wait for a flush too.
-        self.mark_dirty(index)?;
+        self.dirty.mark(index)?;
         let Some(slot) = self.slot(index) else {
             return Ok(None);
         };
         let Some(taken) = slot.domain.unmap_first(range)? else {
             return Ok(None);
         };
-        if !taken.mmio
-            && let Ok(run) = Range::from_size(taken.to, taken.iova.size())
-        {
-            self.hold(run);
-        }
+        self.hold_taken(&taken);
         Ok(Some(taken.iova.end()))
     }
 
