@@ -84,6 +84,51 @@ fn one_that_failed_is_no_reason_for_others_to_fail() {
     });
 }
 
+#[test]
+fn nothing_is_mapped_in_a_domain_that_failed() {
+    world(SMALL, |world| {
+        world.attach(0, A).expect("attached");
+        world.map(0, AT, RAM, 1).expect("mapped");
+        world.fail();
+        assert_eq!(world.unmap(0, AT, 1), Err(Refusal::Failed));
+        let (elsewhere, page) = (AT + 16 * PAGE_SIZE, RAM + PAGE_SIZE);
+        assert_eq!(world.map(0, elsewhere, page, 1), Err(Refusal::Failed));
+        assert_eq!(world.count(page), 0);
+        assert_eq!(world.unmap(0, elsewhere, 1), Err(Refusal::Failed));
+        // Nor in one that there is not.
+        assert_eq!(world.map(1, AT, page, 1), Err(Refusal::NoDomain));
+        assert_eq!(world.unmap(1, AT, 1), Err(Refusal::NoDomain));
+        assert_eq!(world.count(page), 0);
+    });
+}
+
+/// More runs than are held for one completion, none of them beside another.
+#[test]
+fn what_cannot_be_held_is_waited_for_first() {
+    const RUNS: u64 = 100;
+    world(SMALL, |world| {
+        world.attach(0, E).expect("attached");
+        let places = |n: u64| [AT + n * PAGE_SIZE, RAM + 2 * n * PAGE_SIZE];
+        for [at, to] in (0..RUNS).map(places) {
+            world.map(0, at, to, 1).expect("mapped");
+        }
+        let mut steps = 0;
+        for [at, _] in (0..RUNS).map(places) {
+            let mut step = world.unmap_later(0, at, 1);
+            while step == Step::More {
+                step = world.domains.go_on();
+            }
+            assert_eq!(step, Step::AfterSync);
+            steps += 1;
+        }
+        assert_eq!(world.domains.sync(), Ok(()));
+        for [_, to] in (0..RUNS).map(places) {
+            assert_eq!(world.count(to), 0);
+        }
+        assert_eq!((steps, world.domains.counts().lost_pages), (RUNS, 0));
+    });
+}
+
 /// Two mappings may be one run in the tables and lie in two banks.
 #[test]
 fn banks_that_touch_are_let_go_of_apart() {
