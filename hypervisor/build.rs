@@ -8,6 +8,8 @@ fn main() {
     // -pie the linker turns what absolute addresses data holds into relative
     // relocations, which the first instructions apply.
     println!("cargo:rustc-link-arg-bins=-pie");
+    // 8 KiB less of them: a bit in place of 24 bytes for most.
+    println!("cargo:rustc-link-arg-bins=--pack-dyn-relocs=relr");
     println!("cargo:rustc-link-arg-bins=--no-dynamic-linker");
     println!("cargo:rustc-link-arg-bins=--build-id=none");
     // Constants hold relocated pointers too; they are relocated before the MMU

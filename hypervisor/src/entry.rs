@@ -76,7 +76,34 @@ primary_entry:
     str     x5, [x3, x20]
     b       1b
 
-2:  adrp    x1, __bss_start
+    // The others are packed (ELF, SHT_RELR): the address of a word that has its
+    // addend in it, or, with bit 0 set, a bit for each of the 63 words that follow.
+2:  adrp    x1, __relr_start
+    add     x1, x1, :lo12:__relr_start
+    adrp    x2, __relr_end
+    add     x2, x2, :lo12:__relr_end
+5:  cmp     x1, x2
+    b.hs    9f
+    ldr     x3, [x1], #8
+    tbnz    x3, #0, 6f
+    add     x4, x3, x20
+    ldr     x5, [x4]
+    add     x5, x5, x20
+    str     x5, [x4], #8
+    b       5b
+6:  mov     x6, x4
+7:  lsr     x3, x3, #1
+    cbz     x3, 8f
+    tbz     x3, #0, 10f
+    ldr     x5, [x6]
+    add     x5, x5, x20
+    str     x5, [x6]
+10: add     x6, x6, #8
+    b       7b
+8:  add     x4, x4, #504
+    b       5b
+
+9:  adrp    x1, __bss_start
     adrp    x2, __bss_end
 3:  cmp     x1, x2
     b.hs    4f
