@@ -57,7 +57,7 @@ fn what_is_not_mapped_goes_nowhere() {
     let target = machine.gic.profile().rdbase(0);
     assert_eq!(send(&mut host, 7, 3), []);
     host.send([mapc(0, target), mapd(7, 4), mapti(7, 3, 8201, 0)]);
-    // Another event, one beyond its table, another device, one of nobody's.
+    // Another event, one beyond its table, another device, one that the host does not have.
     for (device, event) in [
         (7, 2),
         (7, 16),
@@ -83,14 +83,21 @@ fn what_is_not_mapped_goes_nowhere() {
     host.emulator.send(&host.machine, 1, event);
 }
 
+/// A device with so many events that to change them takes several calls.
+fn thousand(target: u64) -> Vec<[u64; 4]> {
+    let events = (0..1000).map(|n| mapti(7, n, 8192 + n, 0));
+    [mapc(0, target), mapd(7, 10)]
+        .into_iter()
+        .chain(events)
+        .collect()
+}
+
 #[test]
 fn an_its_that_is_off_takes_none() {
     let machine = machine();
     let mut host = ready(&machine);
     let target = machine.gic.profile().rdbase(0);
-    let mut commands = vec![mapc(0, target), mapd(7, 10)];
-    commands.extend((0..1000).map(|n| mapti(7, n, 8192 + n, 0)));
-    host.send(commands);
+    host.send(thousand(target));
     // From the owner's write on, though that is not done.
     assert_eq!(host.write_once(CTLR, 0), Progress::Again);
     for event in 0..1000 {
@@ -106,9 +113,7 @@ fn a_change_may_be_half_done() {
     let machine = machine();
     let mut host = ready(&machine);
     let target = machine.gic.profile().rdbase(0);
-    let mut commands = vec![mapc(0, target), mapd(7, 10)];
-    commands.extend((0..1000).map(|n| mapti(7, n, 8192 + n, 0)));
-    host.send(commands);
+    host.send(thousand(target));
     // The collection goes nowhere and comes back, and the device goes.
     for command in [[9, 0, 0, 0], mapc(0, target), [7 << 32 | 8, 0, 0, 0]] {
         let end = host.queue([command]);
