@@ -347,10 +347,12 @@ pub fn store(ipa: u64, size: Size, value: u64) -> Option<Progress> {
     Some(progress)
 }
 
-/// Stores what an SMMU that EL2 emulates for the host sends to `ipa`: `None` when that is
-/// no doorbell of the ITS at index `its`, whose device `device` the SMMU is.
+/// Sends the message `event` of an SMMU that EL2 emulates for the host, which is the device
+/// `device` of the ITS at index `its`. `None` when `ipa` is not that ITS's doorbell; nothing
+/// was sent then.
 ///
-/// The caller may hold the lock of an SMMU: who has the ITSs' takes none of those.
+/// The caller may hold the lock of an SMMU. No function that holds the lock of the ITSs
+/// takes one of an SMMU.
 pub fn send(its: usize, device: u32, ipa: Ipa, event: u32) -> Option<()> {
     let services = SERVICES.get()?;
     let doorbell = at(services, ipa.raw().wrapping_sub(FRAME))?;

@@ -221,8 +221,8 @@ impl Machine {
         }
         let framebuffers = Framebuffers::of(fdt);
         let spare = Spare::new(fdt, &gic, hardware);
-        // A message is the hypervisor's store as the SMMU, which the host's has where all
-        // SMMUs see the CPUs' caches (`IDR0.MSI`).
+        // An emulated SMMU has registers for messages (`IDR0.MSI`) where all physical ones
+        // see the CPUs' caches.
         let messages = args.gic_its && smmus.iter().all(|smmu| smmu.coherent);
         let message = |smmu: &Smmu| {
             let device = msi::device_of(fdt, &gic, smmu.node);
