@@ -4,8 +4,8 @@ use crate::dma::{self, Map};
 use crate::memory::Pool;
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{FirmwareMemory, HostIommu, HostRegisters, Machine};
-use portcullis_isolation::{HostSpace, HostTables, Ledger, input_bits};
-use portcullis_ownership::{Bank, Entry, LedgerError, Owner, TransferError};
+use portcullis_isolation::{OwnerSpace, TableShapes, input_bits};
+use portcullis_ownership::{Allotment, Bank, Entry, LedgerError, Owner, TransferError};
 use portcullis_pagetable::{Bbm, Geometry, GeometryError, Granule};
 use smmuv3_driver::Stage2;
 use smmuv3_spec::{StreamId, Vmid};
@@ -82,21 +82,20 @@ pub(crate) fn build(
     for (range, entries, words) in &books {
         banks.push(Bank::new(*range, entries, words)?);
     }
-    let ledger = Ledger::new(&banks)?;
+    let mut at_first = Allotment::new(&banks)?;
     for range in protected {
-        ledger
-            .begin(*range, Owner::HOST, Owner::HYPERVISOR)?
-            .commit();
+        at_first = at_first.assign(*range, Owner::HOST, Owner::HYPERVISOR)?;
     }
     for range in firmware.ranges() {
-        ledger.begin(range, Owner::HOST, Owner::FIRMWARE)?.commit();
+        at_first = at_first.assign(range, Owner::HOST, Owner::FIRMWARE)?;
     }
+    let ledger = at_first.ledger();
     let ends = machine.memory.iter().map(|bank| bank.end());
     let ram_end = ends.max().unwrap_or(PhysAddr::new(0));
     let bits = input_bits(ram_end.max(registers.end()), 48).min(BITS);
     let geometry = Geometry::stage2(Granule::Size4K, bits, bits)?;
-    let tables = HostTables {
-        geometry,
+    let tables = TableShapes {
+        dma_geometry: geometry,
         cpu_geometry: geometry,
         cpu_bbm: Bbm::Level2,
         dma_bbm: Bbm::Level2,
@@ -105,8 +104,10 @@ pub(crate) fn build(
     let pool = protected.last().ok_or(SpaceError::NoPool)?;
     let coherent = machine.smmus.iter().all(|smmu| smmu.coherent);
     let pool = Pool::new(*pool, coherent);
-    let space = HostSpace::new(
+    let space = OwnerSpace::identity(
         ledger,
+        Owner::HOST,
+        Vmid(1),
         tables,
         &pool,
         &pool,

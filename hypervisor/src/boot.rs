@@ -19,7 +19,7 @@ use crate::percpu::{self, PER_CPU};
 use crate::refusal::Refusal;
 use crate::{gic, host, image, inherited, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
-use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Address, Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
     BootError, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Interrupts,
     KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict, smmus_to_fence,
@@ -164,7 +164,7 @@ fn start(
     mmu::unmap(tree)?;
     let sharing = owners::make_host(machine, &features, ledger, &mut registers)?;
     report(machine, &protected, &firmware, sharing);
-    let entry = layout.kernel.start();
+    let entry = Identity.ipa(layout.kernel).start();
     info!(
         "event=host_start entry={entry} tree={} tree_bytes={tree_bytes} cpus={}",
         layout.host_tree.start(),
@@ -175,7 +175,7 @@ fn start(
     host::prepare(machine::stage2(), gic::takes_fiq());
     mmu::invalidate_host_tlb();
     gic::enter_cpu(percpu::this());
-    Ok((Ipa::new(entry.raw()), layout.host_tree.start().raw()))
+    Ok((entry, layout.host_tree.start().raw()))
 }
 
 /// Maps the device tree: one page first, to learn its size.

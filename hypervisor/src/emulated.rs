@@ -3,10 +3,10 @@
 use crate::fixup;
 use crate::gic;
 use crate::its;
-use crate::lend::{self, Lent};
 use crate::memory;
 use crate::mmio::Device;
 use crate::mmu::{self, MapError};
+use crate::owner_memory::{self, MappedMemory, OwnerMemory};
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::HostLines;
 use portcullis_pagetable::{Access, MemoryType};
@@ -22,6 +22,7 @@ pub struct HostSide {
     /// host maps them read-only, so that reads are its own.
     shown: Device,
     lines: HostLines,
+    memory: OwnerMemory,
     coherent: bool,
 }
 
@@ -48,6 +49,7 @@ impl HostSide {
         Ok(Some(Self {
             shown: Device::from_mapped(pages),
             lines,
+            memory: OwnerMemory::HOST,
             coherent,
         }))
     }
@@ -80,10 +82,10 @@ impl HostSide {
 }
 
 impl Platform for HostSide {
-    type Window = Lent;
+    type Window = MappedMemory;
 
     fn read(&self, at: Ipa, words: &mut [u64]) -> Result<(), Outside> {
-        lend::read(at, words).then_some(()).ok_or(Outside)
+        self.memory.read(at, words).then_some(()).ok_or(Outside)
     }
 
     fn store32(&self, at: Ipa, value: u32) -> Result<(), Outside> {
@@ -92,14 +94,14 @@ impl Platform for HostSide {
         {
             return Ok(());
         }
-        lend::store32(at, value).then_some(()).ok_or(Outside)
+        self.memory.store32(at, value).then_some(()).ok_or(Outside)
     }
 
-    fn open(&self, range: Range<Ipa>) -> Result<Lent, Outside> {
-        Lent::open(range).ok_or(Outside)
+    fn open(&self, range: Range<Ipa>) -> Result<MappedMemory, Outside> {
+        self.memory.map(range).ok_or(Outside)
     }
 
-    fn close(&self, window: Lent) {
+    fn close(&self, window: MappedMemory) {
         window.close();
     }
 
@@ -128,9 +130,9 @@ impl Platform for HostSide {
     }
 }
 
-impl Window for Lent {
+impl Window for MappedMemory {
     fn range(&self) -> Range<Ipa> {
-        self.range().identity()
+        self.range()
     }
 
     fn physical(&self, offset: u64) -> Option<PhysAddr> {
@@ -159,12 +161,12 @@ impl Window for Lent {
 
     #[inline]
     fn publish(&self, _offset: u64, _bytes: u64) {
-        lend::publish();
+        owner_memory::publish();
     }
 
     #[inline]
     fn refresh(&self, _offset: u64, _bytes: u64) {
-        lend::refresh();
+        owner_memory::refresh();
     }
 
     #[inline(always)]

@@ -20,7 +20,7 @@ use gicv3_its::{
     RdWrite, RedistributorId, Registers, Report, Size, Target,
 };
 use platform::HostMachine;
-use portcullis_addr::{Address, Ipa, PhysAddr, Range};
+use portcullis_addr::{Address, Identity, Ipa, PhysAddr, Range};
 use portcullis_boot::{Gic, Its, Machine};
 use portcullis_pagetable::{Access, MemoryType};
 use spin::Once;
@@ -68,7 +68,7 @@ impl gicv3_its::Clock for SystemCounter {
     }
 }
 
-type Host = Emulator<Frame, Tables, SystemCounter, crate::lend::Lent>;
+type Host = Emulator<Frame, Tables, SystemCounter, crate::owner_memory::MappedMemory>;
 
 static SERVICES: Once<Services> = Once::new();
 static REPORTS: RateLimit = RateLimit::new();
@@ -272,8 +272,9 @@ pub fn take_over(
 /// and where it finds them.
 pub fn shown_pages(its: &Its, index: usize) -> Option<[(Ipa, PhysAddr); 2]> {
     let pages = HostMachine::shown(index)?;
-    let at = |offset: u32| its.registers.start().checked_add(offset.into());
-    let ipa = |offset| at(offset).map(|at| Ipa::new(at.raw()));
+    // The host sees the registers where they are.
+    let start = Identity.ipa(its.registers).start();
+    let ipa = |offset: u32| start.checked_add(offset.into());
     Some([
         (ipa(SHOWN_OFFSETS[0])?, pages[0]),
         (ipa(SHOWN_OFFSETS[1])?, pages[1]),

@@ -7,13 +7,14 @@ use crate::mmu;
 use crate::sysreg::isb;
 use core::arch::asm;
 use portcullis_addr::{Ipa, PhysAddr, Range};
-use portcullis_isolation::{HostSpace, Ledger, Sharing};
+use portcullis_isolation::{Ledger, OwnerSpace, Sharing};
 use portcullis_memory::Memory;
 use portcullis_pagetable::Bbm;
+use smmuv3_spec::Vmid;
 use spin::Once;
 
 /// The host's memory, as tables and ledger have it.
-pub type Host = HostSpace<'static, Shared, Shared>;
+pub type Host = OwnerSpace<'static, Shared, Shared>;
 
 static HOST: Once<Mutex<Host>> = Once::new();
 static LEDGER: Once<Ledger<'static>> = Once::new();
@@ -22,7 +23,7 @@ static STAGE2: Once<Stage2Registers> = Once::new();
 static ROOT: Once<Range<PhysAddr>> = Once::new();
 
 /// The host's VMID, on CPUs and SMMUs. 0 is left for "none".
-pub const HOST_VMID: u16 = 1;
+pub const HOST_VMID: Vmid = Vmid(1);
 
 /// Makes the host's memory known to every CPU.
 pub fn set_host(space: Host) {
@@ -35,7 +36,7 @@ pub fn set_host(space: Host) {
     );
     // Bit 31 is RES1; inner shareable, write-back walks (DDI 0487, VTCR_EL2).
     let vtcr = 1 << 31 | ps << 16 | tg0 << 14 | 3 << 12 | 1 << 10 | 1 << 8 | sl0 << 6 | t0sz;
-    let vttbr = u64::from(HOST_VMID) << 48 | space.cpu().root().raw();
+    let vttbr = u64::from(space.vmid().0) << 48 | space.cpu().root().raw();
     STAGE2.call_once(|| Stage2Registers { vtcr, vttbr });
     if let Ok(root) = Range::from_size(space.cpu().root(), geometry.root_bytes()) {
         ROOT.call_once(|| root);
@@ -94,10 +95,7 @@ pub fn stop_host() {
 /// instruction.
 #[must_use]
 pub fn host_can_run_at(entry: Ipa) -> bool {
-    entry.raw().is_multiple_of(4)
-        && HOST
-            .get()
-            .is_some_and(|host| host.lock().is_host_ram(PhysAddr::new(entry.raw())))
+    entry.raw().is_multiple_of(4) && HOST.get().is_some_and(|host| host.lock().is_ram(entry))
 }
 
 /// Whether the host's stage 2 works on this CPU as on the one that booted.

@@ -34,7 +34,6 @@ mod host;
 mod image;
 mod inherited;
 mod its;
-mod lend;
 mod lock;
 mod log;
 mod machine;
@@ -42,6 +41,7 @@ mod memory;
 mod mmio;
 mod mmu;
 mod nested;
+mod owner_memory;
 mod paravirt;
 mod percpu;
 #[cfg(feature = "provoke")]

@@ -11,7 +11,7 @@ use crate::percpu::{self, MAX_CPUS, PER_CPU, SLOT_SETS, SLOT_WAYS};
 use crate::sysreg::{dsb_sy, isb, read_sysreg, write_sysreg};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range, Va};
+use portcullis_addr::{Address, Identity, PAGE_SIZE, PhysAddr, Range, Va};
 use portcullis_memory::Memory;
 use portcullis_pagetable::{
     Access, Bbm, El2Attributes, Error, Format, Geometry, Granule, MAIR, MemoryType, Stage1El2,
@@ -76,7 +76,7 @@ pub fn start() -> Result<(), MapError> {
     let mut map = Map::new(geometry, Bbm::Level0, OwnMemory)?;
     for section in image::sections() {
         map.map(
-            section.range.identity(),
+            Identity.va(section.range),
             section.range.start(),
             El2Attributes {
                 memory: MemoryType::Normal,
@@ -131,7 +131,7 @@ pub fn map(range: Range<PhysAddr>, memory: MemoryType, access: Access) -> Result
     let mut guard = MAP.lock();
     let map = guard.as_mut().ok_or(Error::Unfinished)?;
     map.map(
-        range.identity(),
+        Identity.va(range),
         range.start(),
         El2Attributes { memory, access },
     )?;
@@ -200,7 +200,7 @@ pub fn unmap(range: Range<PhysAddr>) -> Result<(), MapError> {
     let range = range.page_outward().ok_or(Error::InputTooLarge)?;
     let mut guard = MAP.lock();
     let map = guard.as_mut().ok_or(Error::Unfinished)?;
-    let plan = map.unmap(range.identity())?;
+    let plan = map.unmap(Identity.va(range))?;
     dsb_sy();
     // Twice: see `invalidate_host_tlb`.
     // SAFETY: dropping cached translations never changes what memory holds.

@@ -12,11 +12,11 @@ mod trace;
 
 pub use faults::{deliver as deliver_faults, report as report_fault};
 
-use crate::lend::LentRing;
 use crate::lock::{Mutex, MutexGuard};
 use crate::log::{RateLimit, info, warning};
 use crate::machine;
 use crate::memory::{DMA_TABLES, Tables};
+use crate::owner_memory::{MappedRing, OwnerMemory};
 use crate::percpu::{PerCpu, Reason};
 use crate::smmu;
 use crate::sysreg::read_sysreg;
@@ -42,7 +42,7 @@ type Unit = SmmuUnit<'static, Tables, HostSmmus>;
 
 /// VMID of the first of them; those below are the CPUs' and the devices' of the
 /// other modes.
-const FIRST_VMID: Vmid = Vmid(machine::HOST_VMID + 1);
+const FIRST_VMID: Vmid = Vmid(machine::HOST_VMID.0 + 1);
 
 /// Address bits of a domain: 512 GiB, which one root page resolves in three
 /// levels.
@@ -59,7 +59,7 @@ static FULL: RateLimit = RateLimit::new();
 
 /// What one lock holds together.
 struct State {
-    device: Device<LentRing>,
+    device: Device<MappedRing>,
     domains: Domains<'static, Unit, SlotPages>,
     trace: Option<Trace>,
 }
@@ -144,7 +144,10 @@ pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<
     };
     PARAVIRT.call_once(|| Paravirt {
         registers: viommu.registers,
-        machine: HostMachine { line: viommu.line },
+        machine: HostMachine {
+            line: viommu.line,
+            memory: OwnerMemory::HOST,
+        },
         state: Mutex::new(State {
             device,
             domains,

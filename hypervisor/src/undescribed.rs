@@ -11,10 +11,11 @@
 //! would get without all this, and a line in the log.
 
 use crate::log::{RateLimit, warning};
+use crate::owner_memory::OwnerMemory;
 use crate::percpu::{PerCpu, Reason};
 use crate::sysreg::{host_ipa, read_sysreg, write_sysreg};
 use crate::trap::{Described, Frame, described};
-use crate::{gic, lend, nested, paravirt, vector};
+use crate::{gic, nested, paravirt, vector};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Ipa, PAGE_SIZE};
 use portcullis_cpu::Syndrome;
@@ -117,7 +118,7 @@ fn fetch(pc: u64) -> Result<u32, Reject> {
     let mut words = [0];
     // Where the host's translation leads is for the ledger to judge. Instructions are
     // Normal memory, and cached, however devices see it.
-    if !lend::read_as(MemoryType::Normal, Ipa::new(at & !7), &mut words) {
+    if !OwnerMemory::HOST.read_as(MemoryType::Normal, Ipa::new(at & !7), &mut words) {
         return Err(Reject::Outside);
     }
     let [word] = words;

@@ -1,5 +1,6 @@
 //! What other CPUs and devices do, at any moment.
 
+use crate::evidence;
 use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::{self, PAGES, RAM};
@@ -177,7 +178,7 @@ impl Machine {
                 let expected = self.expected.borrow_mut().begin(range, from);
                 let result = self.with_ledger(|ledger| {
                     let begun = ledger.begin(range, from, to);
-                    begun.map(|transfer| transfer.commit())
+                    begun.map(evidence::commit)
                 });
                 self.agree(expected == result, "begin", range);
                 if expected.is_ok() {

@@ -50,7 +50,7 @@ impl Everywhere<'_, '_> {
 impl Invalidate for Everywhere<'_, '_> {
     type Error = SmmuError;
 
-    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
+    fn cpus(&mut self, vmid: Vmid, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
         let mutant = self.machine.mutant;
         let Some(range) = plan.range().filter(|_| mutant != Mutant::ForgetCpus) else {
             return Ok(());
@@ -61,18 +61,18 @@ impl Invalidate for Everywhere<'_, '_> {
         };
         let leaf = plan.leaf_only() || mutant == Mutant::CpuLeafOnly;
         let cpu = &self.machine.cpu;
-        cpu.invalidate(HOST_VMID, range, plan.level(), leaf);
+        cpu.invalidate(vmid, range, plan.level(), leaf);
         Ok(())
     }
 
-    fn smmus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
+    fn smmus(&mut self, vmid: Vmid, plan: &Invalidation<Ipa>) -> Result<(), SmmuError> {
         match self.machine.mutant {
             Mutant::ForgetSmmus
             | Mutant::TooEarly
             | Mutant::FirstPageOnly
             | Mutant::CallerLeaf
             | Mutant::ForgetSecond => self.smmus_wrongly(plan),
-            _ => invalidate_smmus(self.drivers.iter_mut(), HOST_VMID, plan),
+            _ => invalidate_smmus(self.drivers.iter_mut(), vmid, plan),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::map::{PAGES, RAM};
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
-use portcullis_ownership::{Entry, Ledger, Owner, PinError, State, TransferError, UnpinError};
+use portcullis_ownership::{Entry, Ledger, Owner, PageState, PinError, TransferError, UnpinError};
 use std::ops;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,12 +78,9 @@ impl Expected {
         };
         for index in pages {
             let (page, at) = (&self.0[index], address(index));
-            if page.leaving {
-                return Err(TransferError::Leaving { page: at });
-            }
-            if page.owner != from {
-                let owner = page.owner;
-                return Err(TransferError::NotOwner { page: at, owner });
+            if page.leaving || page.owner != from {
+                let state = page.state();
+                return Err(TransferError::WrongState { page: at, state });
             }
             if page.total() != 0 {
                 let count = page.total();
@@ -100,6 +97,11 @@ impl Expected {
 
     pub(crate) fn cancel(&mut self, range: Range<PhysAddr>) {
         self.fill(range, None, false);
+        if let Shape::Pages(pages) = shape(range) {
+            self.0[pages]
+                .iter_mut()
+                .for_each(|page| page.exposed = false);
+        }
     }
 
     /// What the ledger must say to a pin by the host; if it must agree, it
@@ -115,7 +117,6 @@ impl Expected {
             if page.owner != Owner::HOST || page.leaving {
                 return Err(PinError::NotOwner {
                     page: address(index),
-                    owner: page.owner,
                     state: page.state(),
                 });
             }
@@ -221,7 +222,7 @@ impl Expected {
     ) -> bool {
         let leaving = ledger
             .entry(range.start())
-            .is_some_and(|entry| entry.state() == State::Leaving);
+            .is_some_and(|entry| matches!(entry.state(), PageState::Leaving(_)));
         self.fill(range, Some(owner), leaving);
         self.differs(ledger).is_none()
     }
@@ -232,18 +233,16 @@ impl Page {
         self.pins + self.mapped
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> PageState {
         if self.leaving {
-            State::Leaving
+            PageState::Leaving(self.owner)
         } else {
-            State::Owned
+            PageState::Owned(self.owner)
         }
     }
 
     fn is(&self, entry: Entry) -> bool {
-        entry.owner() == self.owner
-            && entry.state() == self.state()
-            && entry.dma_count() == self.total()
+        entry.state() == self.state() && entry.dma_count() == self.total()
     }
 }
 
@@ -275,9 +274,10 @@ mod tests {
         assert_eq!(refused, Err(TransferError::Pinned { page, count: 1 }));
         books.unpin(second).unwrap();
         books.begin(second, Owner::HOST).unwrap();
+        let state = PageState::Leaving(Owner::HOST);
         assert_eq!(
             books.begin(second, Owner::HOST),
-            Err(TransferError::Leaving { page })
+            Err(TransferError::WrongState { page, state })
         );
         assert_eq!(books.host().len(), 1, "lost pages count as the host's");
         assert_eq!(books.usable().len(), 2);

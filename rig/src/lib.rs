@@ -8,6 +8,7 @@ mod cpu;
 mod earlier;
 mod enable;
 mod everywhere;
+mod evidence;
 mod expected;
 mod finding;
 mod host;

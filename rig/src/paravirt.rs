@@ -30,7 +30,7 @@ use driver::Front;
 use look::endpoint_of;
 use portcullis_dma_domain::{Access, DmaUnit, Iommu};
 use portcullis_isolation::{
-    Chunk, Directory, Domains, EndpointRange, HostSpace, Ledger, Slot, Slots, SmmuUnit,
+    Chunk, Directory, Domains, EndpointRange, Ledger, OwnerSpace, Slot, Slots, SmmuUnit,
     SmmuUnitConfig, Smmus,
 };
 use portcullis_ownership::Owner;
@@ -111,7 +111,7 @@ pub(crate) fn run<'m>(
     machine: &'m Machine,
     drivers: Vec<Driver<'m>>,
     ledger: Ledger<'m>,
-    space: HostSpace<'m, CpuMemory<'m>, &'m Machine>,
+    space: OwnerSpace<'m, CpuMemory<'m>, &'m Machine>,
     (geometry, bbm): (Geometry, Bbm),
     program: &[Op],
 ) -> Result<(), Stopped> {
@@ -144,7 +144,7 @@ fn play<'m, U: DmaUnit>(
     machine: &'m Machine,
     drivers: &[RefCell<Driver<'m>>],
     ledger: Ledger<'m>,
-    space: HostSpace<'m, CpuMemory<'m>, &'m Machine>,
+    space: OwnerSpace<'m, CpuMemory<'m>, &'m Machine>,
     unit: U,
     root: u64,
     program: &[Op],

@@ -1,18 +1,16 @@
 //! What each operation does, and how it may end.
 
-use crate::everywhere::{Everywhere, HOST_VMID};
+mod transfers;
+
 use crate::finding::Finding;
 use crate::map::{LEAF, PAGES, RAM, STREAMS, given_id, place};
-use crate::mutant::Mutant;
 use crate::op::Op;
-use crate::policy::{Allowed, cpu_ranges};
+use crate::policy::Allowed;
 use crate::world::World;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
-use portcullis_isolation::HostError;
-use portcullis_ownership::{Owner, TransferError};
-use portcullis_pagetable::Error as TableError;
-use smmuv3_driver::{Answer, Granule, Uniform};
-use smmuv3_model::{Access, Fault, Transaction};
+use portcullis_ownership::Owner;
+use smmuv3_driver::{Answer, Uniform};
+use smmuv3_model::Fault;
 use smmuv3_spec::StreamId;
 
 /// The largest block that RAM is mapped with.
@@ -78,7 +76,7 @@ impl World<'_> {
                 page,
                 count,
                 nobody,
-            } => self.give(before, pages(page, count), owner(nobody))?,
+            } => self.give(pages(page, count), owner(nobody))?,
             Op::Wild { give, start, size } => {
                 let span = RAM.end - RAM.start + 0x1_0000;
                 let start = PhysAddr::new(RAM.start - 0x8000 + start % span);
@@ -86,7 +84,7 @@ impl World<'_> {
                     return Ok(());
                 };
                 if give {
-                    self.give(before, range, Owner::HYPERVISOR)?;
+                    self.give(range, Owner::HYPERVISOR)?;
                 } else {
                     self.take(range, Owner::HYPERVISOR)?;
                 }
@@ -103,6 +101,9 @@ impl World<'_> {
             }
             Op::Restart { smmu, power } => {
                 self.restart(smmu as usize % self.drivers.len(), power)?;
+                if let Some(range) = self.in_doubt {
+                    self.finish(range)?;
+                }
             }
             Op::Break { smmu, fault } => {
                 self.machine
@@ -250,175 +251,6 @@ impl World<'_> {
                 .retain(|(stream, _)| place(*stream, self.drivers.len()).0 != unit);
         }
         Ok(())
-    }
-
-    fn take(&mut self, range: Range<PhysAddr>, to: Owner) -> Result<(), Finding> {
-        let expected = self.begin(range, Owner::HOST);
-        match self.machine.mutant {
-            Mutant::LedgerOnly => {
-                let ledger = *self.space.ledger();
-                if let Ok(transfer) = ledger.begin(range, Owner::HOST, to) {
-                    transfer.commit();
-                    self.machine.expected.borrow_mut().commit(range, to);
-                }
-                return Ok(());
-            }
-            Mutant::TooEarly if expected.is_ok() => {
-                for unit in 0..self.drivers.len() {
-                    self.drive(unit, "tlbi", |d| {
-                        d.tlbi_ipa_range(HOST_VMID, range.identity(), Granule::Size4K, None, false)
-                    })?;
-                }
-            }
-            _ => {}
-        }
-        let mut everywhere = Everywhere {
-            drivers: &mut self.drivers,
-            machine: self.machine,
-        };
-        self.machine.taking.set(expected.is_ok().then_some(range));
-        let result = self.space.take(range, to, &mut everywhere);
-        self.machine.taking.set(None);
-        let mut books = self.machine.expected.borrow_mut();
-        let fine = match (expected, &result) {
-            (Ok(()), Ok(())) => {
-                books.commit(range, to);
-                true
-            }
-            (Err(Some(expected)), Err(HostError::Ledger(error))) => expected == *error,
-            (Err(None), Err(HostError::InDoubt)) => true,
-            (Ok(()), Err(error)) => {
-                self.excused(error) && books.failed(range, Owner::HOST, self.space.ledger())
-            }
-            _ => return Err(Finding::Answer("take", range.start().raw())),
-        };
-        drop(books);
-        self.tear(range, &result);
-        self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
-        self.explain(fine, "take")
-    }
-
-    fn give(
-        &mut self,
-        before: &Allowed,
-        range: Range<PhysAddr>,
-        from: Owner,
-    ) -> Result<(), Finding> {
-        let expected = self.begin(range, from);
-        if expected.is_ok() {
-            let host = self.at.iter().filter(|(_, domain)| **domain == 0);
-            let given = (0..STREAMS).filter(|stream| self.is_given(*stream));
-            let extra = range.start().raw()..range.end().raw();
-            self.also(
-                before,
-                host.map(|(stream, _)| *stream).chain(given),
-                std::slice::from_ref(&extra),
-            );
-            let all = before.cpus.iter().cloned().chain([extra]);
-            self.machine.allowed.borrow_mut().cpus = cpu_ranges(all);
-        }
-        let mut everywhere = Everywhere {
-            drivers: &mut self.drivers,
-            machine: self.machine,
-        };
-        let result = self.space.give(range, from, &mut everywhere);
-        let mut books = self.machine.expected.borrow_mut();
-        let fine = match (expected, &result) {
-            (Ok(()), Ok(())) => {
-                books.commit(range, Owner::HOST);
-                true
-            }
-            (Err(Some(expected)), Err(HostError::Ledger(error))) => expected == *error,
-            (Err(None), Err(HostError::InDoubt)) => true,
-            (Ok(()), Err(error)) => {
-                self.excused(error) && books.failed(range, from, self.space.ledger())
-            }
-            _ => return Err(Finding::Answer("give", range.start().raw())),
-        };
-        if matches!(result, Err(HostError::Invalidation(_))) {
-            books.expose(range);
-        }
-        drop(books);
-        self.tear(range, &result);
-        self.in_doubt |= matches!(result, Err(HostError::Invalidation(_)));
-        self.explain(fine, "give")?;
-        if result.is_ok() {
-            self.reach_given(range)?;
-        }
-        Ok(())
-    }
-
-    /// What was given is reached: between operations only the ends of all that
-    /// the host has are looked at, and this may lie in the middle.
-    fn reach_given(&self, range: Range<PhysAddr>) -> Result<(), Finding> {
-        let units = self.drivers.len();
-        for at in [range.start().raw(), range.end().raw() - 8] {
-            if self.is_torn(0, at) {
-                continue;
-            }
-            if !self.machine.cpu.reaches(at) {
-                return Err(Finding::CpuLost(at));
-            }
-            for (stream, _) in self.at.iter().filter(|(_, domain)| **domain == 0) {
-                // Where its own stage 1 leads is nobody's business.
-                if self.nested.get(stream) == Some(&false) {
-                    continue;
-                }
-                let (unit, id) = place(*stream, units);
-                if self.drivers[unit].is_fenced() || self.machine.units[unit].broken.get() {
-                    continue;
-                }
-                let access = Transaction::new(StreamId(id), at, Access::Write);
-                if self.machine.transact(unit, access) != Ok(at) {
-                    return Err(Finding::Lost(*stream, at));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What a transfer must meet with: nothing, the ledger's refusal, or after
-    /// an invalidation failed (`None`) that of the host space.
-    fn begin(&self, range: Range<PhysAddr>, from: Owner) -> Result<(), Option<TransferError>> {
-        if self.in_doubt {
-            return Err(None);
-        }
-        let mut books = self.machine.expected.borrow_mut();
-        books.begin(range, from).map_err(Some)
-    }
-
-    /// Notes a change of the tables that was left half-way, as far as blocks
-    /// reach: when an invalidation failed, whatever made it fail (an SMMU that
-    /// ran out of memory is fenced, and completes none), or when the tables did
-    /// after that.
-    fn tear<E: std::fmt::Debug>(
-        &mut self,
-        range: Range<PhysAddr>,
-        result: &Result<(), HostError<E>>,
-    ) {
-        let half = match result {
-            Err(HostError::Invalidation(_)) => true,
-            Err(HostError::Table(_)) => self.scarred,
-            Ok(()) | Err(HostError::Ledger(_) | HostError::InDoubt) => false,
-        };
-        if half {
-            let start = range.start().raw() & !(BLOCK - 1);
-            self.torn
-                .push(start..range.end().raw().next_multiple_of(BLOCK));
-        }
-    }
-
-    /// Whether the machine is to blame, and not the code under test.
-    fn excused<E: std::fmt::Debug>(&self, error: &HostError<E>) -> bool {
-        match error {
-            HostError::Table(TableError::OutOfMemory) if self.machine.starved.get() => true,
-            HostError::Table(_) => self.scarred,
-            HostError::Invalidation(_) => {
-                let mut units = self.drivers.iter().zip(&self.machine.units);
-                units.any(|(driver, unit)| driver.is_fenced() || unit.may_fail())
-            }
-            HostError::Ledger(_) | HostError::InDoubt => false,
-        }
     }
 
     /// Reads events and compares them with what the SMMU recorded.

@@ -11,8 +11,9 @@ use crate::op::Op;
 use crate::port::Port;
 use crate::setup::{Counts, Setup, Stopped};
 use crate::world::{Driver, World};
-use portcullis_addr::{PhysAddr, Range};
-use portcullis_isolation::{HostSpace, HostTables, Ledger};
+use portcullis_addr::{Identity, PhysAddr, Range};
+use portcullis_isolation::{Ledger, OwnerSpace, TableShapes};
+use portcullis_ownership::Owner;
 use portcullis_pagetable::{
     Bbm, Execute, Geometry, Granule, MemoryType, Stage2 as Stage2Format, Stage2Attributes, Table,
 };
@@ -113,7 +114,7 @@ fn host_space<'m>(
     machine: &'m Machine,
     ledger: Ledger<'m>,
     setup: &Setup,
-) -> (HostSpace<'m, CpuMemory<'m>, &'m Machine>, (Geometry, Bbm)) {
+) -> (OwnerSpace<'m, CpuMemory<'m>, &'m Machine>, (Geometry, Bbm)) {
     let input = if setup.wide { 40 } else { 36 };
     let geometry = Geometry::stage2(Granule::Size4K, input, 40).expect("a legal geometry");
     let sound = setup
@@ -122,14 +123,16 @@ fn host_space<'m>(
         .all(|profile| profile.idr3.bbml() >= 2);
     let level = |two| if two { Bbm::Level2 } else { Bbm::Level0 };
     let dma_bbm = level(sound || machine.mutant == Mutant::WrongBbm);
-    let tables = HostTables {
-        geometry,
+    let tables = TableShapes {
+        dma_geometry: geometry,
         cpu_geometry: geometry,
         cpu_bbm: level(setup.cpu_bbm || machine.mutant == Mutant::WrongBbm),
         dma_bbm,
     };
-    let space = HostSpace::new(
+    let space = OwnerSpace::identity(
         ledger,
+        Owner::HOST,
+        HOST_VMID,
         tables,
         CpuMemory(machine),
         machine,
@@ -161,7 +164,7 @@ fn host<'m>(
         let mut table =
             Table::<Stage2Format, _>::new(geometry, dma_bbm, machine).expect("room for a root");
         let memory = range(memory);
-        let mapped = table.map(memory.identity(), memory.start(), attributes);
+        let mapped = table.map(Identity.ipa(memory), memory.start(), attributes);
         mapped.expect("room for a table");
         table.root()
     };
@@ -189,7 +192,7 @@ fn host<'m>(
         nested: BTreeMap::new(),
         limbo: Vec::new(),
         scarred: false,
-        in_doubt: false,
+        in_doubt: None,
         torn: Vec::new(),
         hosts: Vec::new(),
     }

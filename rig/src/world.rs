@@ -8,7 +8,7 @@ use crate::memory::CpuMemory;
 use crate::op::Op;
 use crate::policy::{Allowed, Ranges, cpu_ranges, ranges};
 use crate::port::Port;
-use portcullis_isolation::HostSpace;
+use portcullis_isolation::OwnerSpace;
 use smmuv3_driver::{self as driver, Error, Stage2};
 use smmuv3_model::{Access, Transaction};
 use smmuv3_spec::StreamId;
@@ -22,7 +22,7 @@ pub(crate) struct World<'m> {
     pub(crate) machine: &'m Machine,
     /// One for each SMMU.
     pub(crate) drivers: Vec<Driver<'m>>,
-    pub(crate) space: HostSpace<'m, CpuMemory<'m>, &'m Machine>,
+    pub(crate) space: OwnerSpace<'m, CpuMemory<'m>, &'m Machine>,
     /// What streams of a domain walk.
     pub(crate) domains: [Stage2; 3],
     /// What the last domain is when it is reused, and what its streams reach.
@@ -39,8 +39,9 @@ pub(crate) struct World<'m> {
     /// Some SMMU was broken at some time; its invalidations that failed left
     /// changes of tables unfinished for good.
     pub(crate) scarred: bool,
-    /// An invalidation failed, and no page changes hands any more.
-    pub(crate) in_doubt: bool,
+    /// The pages of which an invalidation failed: no other changes hands before that is
+    /// finished.
+    pub(crate) in_doubt: Option<portcullis_addr::Range<portcullis_addr::PhysAddr>>,
     /// Blocks that were being split when an invalidation failed: what the host
     /// kept of them is out of its tables too.
     pub(crate) torn: Vec<Range<u64>>,

@@ -1,13 +1,14 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Conversions between address spaces are explicit ([`Address::new`] of
-//! [`Address::raw`]), because each is a decision somebody has to defend: the
-//! identity map of the host is one.
+//! Conversions between address spaces are explicit: [`Identity`] where two spaces are
+//! mapped one to one, [`Range::input`] where a device's address is what a stage takes.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod identity;
 mod range;
 
+pub use identity::{DeviceInput, Identity};
 pub use range::{Range, RangeError};
 
 use core::fmt;

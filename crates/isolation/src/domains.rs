@@ -6,7 +6,7 @@ mod dirty;
 mod map;
 mod unmap;
 
-use portcullis_addr::{Iova, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Identity, Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
     DmaDomain, DmaUnit, DomainId, Endpoint, Iommu, Limits, Refusal, Request, Reserved,
     ReservedKind, Step, SyncError,
@@ -230,8 +230,8 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     fn doorbell_among(&self, range: Range<Iova>) -> Option<Range<Iova>> {
         let fixed = self.doorbells().take(self.fixed);
         fixed
-            .map(|doorbell| doorbell.identity())
-            .filter(|doorbell: &Range<Iova>| doorbell.overlaps(&range))
+            .map(|doorbell| Identity.iova(doorbell))
+            .filter(|doorbell| doorbell.overlaps(&range))
             .min_by_key(|doorbell| doorbell.start())
     }
 
@@ -420,7 +420,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Iommu for Domains<'a, U, M> {
     fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved> {
         let doorbell = (*self.doorbells.get(..self.fixed)?.get(index)?)?;
         self.unit.has(endpoint).then_some(Reserved {
-            range: doorbell.identity(),
+            range: Identity.iova(doorbell),
             kind: ReservedKind::Msi,
         })
     }

@@ -1,13 +1,13 @@
 //! Who reaches which memory: joins the ledger, the translation tables and
 //! whatever caches translations.
 //!
-//! [`HostSpace`] is the identity mode. The host sees memory where it is; its
-//! CPUs reach its own RAM and the registers that it is given, its devices reach
-//! its own RAM and the MSI doorbells, and nothing else. Both sets of tables are made from the [`Ledger`], and a page leaves
-//! them only in the order that the ledger asks for: unmapped, invalidated
+//! [`OwnerSpace`] is the memory of one owner as stage 2 has it: of its CPUs and of its
+//! devices. An owner sees the machine as it is, as a host does, or has each page at an
+//! address of its own, as a guest does. Both tables are made from the [`Ledger`], and a
+//! page leaves them only in the order that the ledger asks for: unmapped, invalidated
 //! everywhere, then handed over.
 //!
-//! [`HostSpace::show`] adds pages that the host's CPUs may only read, for nested
+//! [`OwnerSpace::show`] adds pages that the owner's CPUs may only read, for nested
 //! mode. [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
 //!
 //! [`Domains`] is what paravirtual mode gives an owner: domains that it maps its
@@ -17,8 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod domains;
-mod host;
-mod shown;
+mod owner_space;
 mod slots;
 mod smmu_domain;
 mod smmu_unit;
@@ -27,9 +26,11 @@ mod stage;
 mod windows;
 
 pub use domains::{Counts, Domains, Trouble};
-pub use host::{HostError, HostSpace, HostTables, Invalidate, Sharing, input_bits};
+pub use owner_space::{
+    CHUNK, Invalidate, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError, TableShapes,
+    chunks, input_bits,
+};
 pub use portcullis_ownership::Ledger;
-pub use shown::ShowError;
 pub use slots::{Chunk, Directory, NoMore, Slot, SlotMemory, Slots};
 pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus, Stage1Domain, StageDomain};
 pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig, Stage1Unit, StageUnit};

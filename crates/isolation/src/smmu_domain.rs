@@ -296,14 +296,14 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         rest: bool,
     ) -> Result<(), MapError> {
         // What a device puts out is what this stage takes.
-        let range = iova.identity();
+        let range = iova.input();
         // A new entry beside a stale one is what must not be (D8.17.1): neither a
         // page nor, where a table was taken out, the table above it.
         if self.has_plans() || self.open.is_some_and(|open| open.overlaps(&range)) {
             return Err(MapError::FlushFirst);
         }
         // And what it gives is where the memory is.
-        let (to, attributes) = (F::Output::new(to.raw()), F::attributes(access)?);
+        let (to, attributes) = (F::output(to), F::attributes(access)?);
         let mapped = self.table.map_whole(range, to, attributes, rest);
         mapped.map_err(|error| match error {
             TableError::AlreadyMapped { .. } => MapError::AlreadyMapped,
@@ -315,7 +315,7 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
 
     #[inline]
     fn reaches_across(&self, at: Iova) -> bool {
-        self.table.reaches_across(F::Input::new(at.raw()))
+        self.table.reaches_across(at.input())
     }
 
     #[inline]
@@ -324,7 +324,7 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         if self.plans[PLANS - 2].is_some() {
             return Err(FlushFirst);
         }
-        let range = range.identity();
+        let range = range.input();
         self.sweep(Some(range))?;
         let Some(taken) = self.table.take_first(range).map_err(|_| FlushFirst)? else {
             // Nor is there anything to come back to.
@@ -333,8 +333,8 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         };
         self.gather(taken.plan);
         Ok(Some(Mapped {
-            iova: taken.range.identity(),
-            to: PhysAddr::new(taken.output.raw()),
+            iova: Range::of_input(taken.range),
+            to: F::memory(taken.output),
             mmio: F::is_device(&taken.attributes),
         }))
     }

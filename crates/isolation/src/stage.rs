@@ -5,7 +5,7 @@
 use crate::smmu_domain::{SMMU_LIMIT, Smmus, StageDomain};
 use crate::smmu_unit::EndpointRange;
 use crate::smmus::dma_granule;
-use portcullis_addr::{PhysAddr, Range};
+use portcullis_addr::{DeviceInput, Ipa, PhysAddr, Range};
 use portcullis_dma_domain::{Access, AttachError, MapError};
 use portcullis_memory::{Allocator, Memory};
 use portcullis_pagetable::{
@@ -28,7 +28,7 @@ mod sealed {
 
 /// A stage that can be a domain's only one. Everything is decided when the
 /// program is built, so that one stage costs the other nothing.
-pub trait Stage: Format + sealed::Sealed {
+pub trait Stage: Format<Input: DeviceInput> + sealed::Sealed {
     /// What a domain keeps beside its tables for streams to find them by.
     #[doc(hidden)]
     type Contexts: Default;
@@ -41,6 +41,14 @@ pub trait Stage: Format + sealed::Sealed {
     /// What a page gets, if the format can say it.
     #[doc(hidden)]
     fn attributes(access: Access) -> Result<Self::Attributes, MapError>;
+
+    /// Where the last stage is, as this one puts it out.
+    #[doc(hidden)]
+    fn output(to: PhysAddr) -> Self::Output;
+
+    /// What memory this stage leads to.
+    #[doc(hidden)]
+    fn memory(output: Self::Output) -> PhysAddr;
 
     /// Whether a page is registers.
     #[doc(hidden)]
@@ -104,6 +112,16 @@ impl Stage for Stage2 {
                 Execute::Never
             },
         })
+    }
+
+    #[inline(always)]
+    fn output(to: PhysAddr) -> PhysAddr {
+        to
+    }
+
+    #[inline(always)]
+    fn memory(output: PhysAddr) -> PhysAddr {
+        output
     }
 
     #[inline(always)]
@@ -201,6 +219,17 @@ impl Stage for Stage1El1 {
             // Else an invalidation by ASID would spare it (IHI 0070, 4.4.2.2).
             not_global: true,
         })
+    }
+
+    // There is no stage 2 behind it, so what it puts out goes to the bus.
+    #[inline(always)]
+    fn output(to: PhysAddr) -> Ipa {
+        Ipa::new(to.raw())
+    }
+
+    #[inline(always)]
+    fn memory(output: Ipa) -> PhysAddr {
+        PhysAddr::new(output.raw())
     }
 
     #[inline(always)]

@@ -11,11 +11,11 @@ use portcullis_dma_domain::{
     Request, Step,
 };
 use portcullis_isolation::{
-    CommonStage, Domains, EndpointRange, Ledger, NoCommonStage, Slots, SmmuUnit, SmmuUnitConfig,
+    CommonStage, Domains, EndpointRange, NoCommonStage, Slots, SmmuUnit, SmmuUnitConfig,
     Stage1Domain, Stage1Unit,
 };
 use portcullis_memory::Allocator;
-use portcullis_ownership::{Bank, Owner};
+use portcullis_ownership::{Allotment, Bank, Owner};
 use portcullis_pagetable::{Bbm, Geometry, Granule};
 use smmuv3_driver::Stage2 as DmaStage2;
 use smmuv3_model::{Access as Dma, Profile, Transaction};
@@ -205,11 +205,9 @@ fn an_owner_maps_its_pages_and_rings_the_doorbell() {
     let entries: Vec<_> = (0..DATA_SIZE / PAGE).map(|_| AtomicU32::new(0)).collect();
     let words: Vec<_> = (0..Bank::words(ram)).map(|_| AtomicU32::new(0)).collect();
     let banks = [Bank::new(ram, &entries, &words).unwrap()];
-    let ledger = Ledger::new(&banks).unwrap();
-    ledger
-        .begin(ram, Owner::NOBODY, Owner::HOST)
-        .unwrap()
-        .commit();
+    let at_first = Allotment::new(&banks).unwrap();
+    let at_first = at_first.assign(ram, Owner::NOBODY, Owner::HOST);
+    let ledger = at_first.unwrap().ledger();
     let doorbell = Range::from_size(PhysAddr::new(DOORBELL), 4).unwrap();
     let mut places: [Option<_>; 3] = Default::default();
     let doorbells = std::iter::once(doorbell);

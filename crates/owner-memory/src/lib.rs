@@ -5,6 +5,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod layout;
+
+pub use layout::Layout;
+
 use portcullis_addr::{Ipa, PhysAddr, Range};
 
 /// An address that is not memory of the owner's, or not all of it.

@@ -3,7 +3,7 @@
 use crate::span::Span;
 use crate::sync::{AtomicU32, Ordering};
 use crate::word::{Pages, Unit};
-use crate::{Entry, State};
+use crate::{Entry, Owner, PageState};
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use thiserror::Error;
 
@@ -178,7 +178,7 @@ impl<'a> Bank<'a> {
         let slot = self.entries.get(page)?;
         let entry = Entry::from_bits(slot.load(Ordering::Acquire));
         // The page may have moved since they were looked at.
-        let rests = |owner| owner == entry.owner() && entry.state() == State::Owned;
+        let rests = |owner: Owner| entry.state() == PageState::Owned(owner);
         let words = words.iter().flatten();
         let count = words.filter(|word| word.owner().is_some_and(rests));
         Some(count.fold(entry, |entry, word| entry.with_more(word.pins())))

@@ -1,68 +1,27 @@
 //! What the ledger knows of one page, in 32 bits.
 
 use crate::sync::{AtomicU32, Ordering};
+use crate::{Owner, PageState};
 use core::fmt;
 
-/// Who may use a page of memory.
+/// One page's entry, in one word so that all of it changes in one atomic store:
 ///
-/// The numbers are what the ledger stores; they are stable so that a memory
-/// dump can be read.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Owner(u8);
-
-impl Owner {
-    /// Memory that is not yet given out. It is in no translation table.
-    pub const NOBODY: Self = Self(0);
-    /// The hypervisor's image, stacks, tables and queues.
-    pub const HYPERVISOR: Self = Self(1);
-    /// The host.
-    pub const HOST: Self = Self(2);
-    /// Firmware that goes on running, or a device that firmware looks after:
-    /// EL3, an OP-TEE, a power controller. It is in no translation table, and
-    /// no page of it ever changes hands.
-    pub const FIRMWARE: Self = Self(3);
-
-    pub(crate) const fn from_id(id: u8) -> Self {
-        Self(id)
-    }
-
-    /// The number stored in the ledger.
-    #[must_use]
-    pub const fn id(self) -> u8 {
-        self.0
-    }
-}
-
-impl fmt::Debug for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::NOBODY => f.write_str("nobody"),
-            Self::HYPERVISOR => f.write_str("hypervisor"),
-            Self::HOST => f.write_str("host"),
-            Self::FIRMWARE => f.write_str("firmware"),
-            Self(other) => write!(f, "owner{other}"),
-        }
-    }
-}
-
-/// Whether a page rests with its owner or is on its way to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// The owner may map it.
-    Owned,
-    /// The page is leaving its owner: translations are being removed and
-    /// invalidated. Nobody may map it until the move is committed or cancelled.
-    Leaving,
-}
-
-/// One page's entry: owner in bits 31:24, state in bit 23, DMA count in bits
-/// 22:0. Bits are fixed so that the whole entry changes in one atomic store.
+/// | bits | |
+/// |---|---|
+/// | 31:24 | an owner |
+/// | 23:21 | the kind of state |
+/// | 20:0 | DMA count |
+///
+/// | kind | state |
+/// |---|---|
+/// | 0 | `Owned` by that owner |
+/// | 1 | `Shared` by that owner with the host |
+/// | 2 | `Shared` by the host with that owner |
+/// | 3 | `Dirty`, for that owner |
+/// | 4 | `Leaving` that owner |
+///
+/// The others are never written. They are read as `Leaving`, which lets no owner map
+/// the page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Entry(u32);
 
@@ -70,19 +29,51 @@ impl Entry {
     /// The largest DMA count an entry can hold. One more is
     /// [`PinError::CountOverflow`](crate::PinError::CountOverflow), never a
     /// wrap to zero.
-    pub const MAX_DMA_COUNT: u32 = (1 << 23) - 1;
+    pub const MAX_DMA_COUNT: u32 = (1 << Self::KIND) - 1;
 
-    const LEAVING: u32 = 1 << 23;
+    const KIND: u32 = 21;
+    const OWNER: u32 = 24;
+    const OWNED: u32 = 0;
+    const SHARED_WITH_HOST: u32 = 1;
+    const SHARED_BY_HOST: u32 = 2;
+    const DIRTY: u32 = 3;
+    const LEAVING: u32 = 4;
 
-    /// What the ledger stores for a page that rests with `owner` and that no
-    /// DMA mapping holds: for filling entries before a ledger is made of them.
+    /// What the ledger stores for a page that `owner` owns and that no DMA
+    /// mapping holds: for filling entries before a ledger is made of them.
     #[must_use]
     pub const fn initial(owner: Owner) -> u32 {
         Self::owned(owner).0
     }
 
     pub(crate) const fn owned(owner: Owner) -> Self {
-        Self((owner.0 as u32) << 24)
+        Self::of_kind(Self::OWNED, owner)
+    }
+
+    pub(crate) const fn leaving(owner: Owner) -> Self {
+        Self::of_kind(Self::LEAVING, owner)
+    }
+
+    const fn of_kind(kind: u32, owner: Owner) -> Self {
+        Self((owner.id() as u32) << Self::OWNER | kind << Self::KIND)
+    }
+
+    /// A page in that state, held by no DMA mapping. `None` for one shared by two
+    /// owners of which none is the host, or by one with itself.
+    pub(crate) fn of(state: PageState) -> Option<Self> {
+        Some(match state {
+            PageState::Owned(owner) => Self::owned(owner),
+            PageState::Leaving(owner) => Self::leaving(owner),
+            PageState::Dirty(owner) => Self::of_kind(Self::DIRTY, owner),
+            PageState::Shared { owner, with } if owner == with => return None,
+            PageState::Shared { owner, with } if with == Owner::HOST => {
+                Self::of_kind(Self::SHARED_WITH_HOST, owner)
+            }
+            PageState::Shared { owner, with } if owner == Owner::HOST => {
+                Self::of_kind(Self::SHARED_BY_HOST, with)
+            }
+            PageState::Shared { .. } => return None,
+        })
     }
 
     pub(crate) const fn from_bits(bits: u32) -> Self {
@@ -93,19 +84,28 @@ impl Entry {
         self.0
     }
 
-    /// Who owns the page; while it is leaving, who owned it until now.
+    /// Who owns the page; see [`PageState::owner`].
     #[must_use]
     pub const fn owner(self) -> Owner {
-        Owner((self.0 >> 24) as u8)
+        self.state().owner()
     }
 
-    /// Whether the page is on its way to another owner.
+    /// What may be done with the page.
     #[must_use]
-    pub const fn state(self) -> State {
-        if self.0 & Self::LEAVING == 0 {
-            State::Owned
-        } else {
-            State::Leaving
+    pub const fn state(self) -> PageState {
+        let owner = Owner::from_id((self.0 >> Self::OWNER) as u8);
+        match self.0 >> Self::KIND & 0b111 {
+            Self::OWNED => PageState::Owned(owner),
+            Self::SHARED_WITH_HOST => PageState::Shared {
+                owner,
+                with: Owner::HOST,
+            },
+            Self::SHARED_BY_HOST => PageState::Shared {
+                owner: Owner::HOST,
+                with: owner,
+            },
+            Self::DIRTY => PageState::Dirty(owner),
+            _ => PageState::Leaving(owner),
         }
     }
 
@@ -115,8 +115,9 @@ impl Entry {
         self.0 & Self::MAX_DMA_COUNT
     }
 
-    pub(crate) const fn leaving(self) -> Self {
-        Self(self.0 | Self::LEAVING)
+    /// With the count of `self`, in the state of `state`.
+    pub(crate) const fn in_state_of(self, state: Self) -> Self {
+        Self(state.0 & !Self::MAX_DMA_COUNT | self.dma_count())
     }
 
     /// With `more` DMA mappings, as far as they can be counted.
@@ -134,8 +135,8 @@ impl Entry {
         }
     }
 
-    /// As [`pinned`](Self::pinned) for a page that rests with `owner`; `None` for
-    /// any other.
+    /// As [`pinned`](Self::pinned) for a page that `owner` owns and shares with no
+    /// other; `None` for any other.
     #[inline(always)]
     pub(crate) const fn pinned_by(self, owner: Owner) -> Option<Self> {
         // What is left is the count, unless the owner or the state differs.
@@ -158,13 +159,7 @@ impl Entry {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {:?} dma={}",
-            self.owner(),
-            self.state(),
-            self.dma_count()
-        )
+        write!(f, "{} dma={}", self.state(), self.dma_count())
     }
 }
 
@@ -188,30 +183,78 @@ pub(crate) fn try_exchange<E>(
 mod tests {
     use super::*;
 
+    const GUEST: Owner = Owner::from_id(7);
+
     #[test]
     fn layout_is_fixed() {
-        let entry = Entry::from_bits(0x0280_0003);
-        assert_eq!(entry.owner(), Owner::HOST);
-        assert_eq!(entry.state(), State::Leaving);
-        assert_eq!(entry.dma_count(), 3);
+        let states = [
+            (0x0200_0003, PageState::Owned(Owner::HOST)),
+            (0x0280_0003, PageState::Leaving(Owner::HOST)),
+            (0x0260_0003, PageState::Dirty(Owner::HOST)),
+            (
+                0x0720_0003,
+                PageState::Shared {
+                    owner: GUEST,
+                    with: Owner::HOST,
+                },
+            ),
+            (
+                0x0740_0003,
+                PageState::Shared {
+                    owner: Owner::HOST,
+                    with: GUEST,
+                },
+            ),
+        ];
+        for (bits, state) in states {
+            let entry = Entry::from_bits(bits);
+            assert_eq!((entry.state(), entry.dma_count()), (state, 3));
+            assert_eq!(Entry::of(state).map(Entry::bits), Some(bits & !3));
+        }
         assert_eq!(Entry::owned(Owner::HYPERVISOR).bits(), 0x0100_0000);
     }
 
     #[test]
+    fn what_is_never_written_lets_no_owner_map_the_page() {
+        for kind in 5..8 {
+            let entry = Entry::from_bits(0x0200_0000 | kind << 21);
+            assert_eq!(entry.state(), PageState::Leaving(Owner::HOST));
+            assert!(!entry.state().lets_map(Owner::HOST));
+        }
+    }
+
+    #[test]
+    fn only_the_host_shares_with_others() {
+        let shared = |owner, with| Entry::of(PageState::Shared { owner, with });
+        assert_eq!(shared(GUEST, Owner::from_id(8)), None);
+        assert_eq!(shared(GUEST, GUEST), None);
+        assert_eq!(shared(Owner::HOST, Owner::HOST), None);
+    }
+
+    #[test]
     fn the_count_never_runs_into_the_state() {
-        let full = Entry::from_bits(0x027f_ffff);
+        let full = Entry::from_bits(0x021f_ffff);
         assert_eq!(full.pinned(), None);
-        assert_eq!(full.unpinned().unwrap().dma_count(), 0x7f_fffe);
+        assert_eq!(full.unpinned().unwrap().dma_count(), 0x1f_fffe);
         assert_eq!(Entry::owned(Owner::HOST).unpinned(), None);
         assert_eq!(full.pinned_by(Owner::HOST), None);
     }
 
     #[test]
-    fn one_owner_pins_what_rests_with_it() {
+    fn one_owner_pins_at_once_what_is_its_own_alone() {
         let pinned = |bits| Entry::from_bits(bits).pinned_by(Owner::HOST);
         assert_eq!(pinned(0x0200_0000).map(Entry::bits), Some(0x0200_0001));
-        assert_eq!(pinned(0x027f_fffe).map(Entry::bits), Some(0x027f_ffff));
-        for other in [0x0280_0000, 0x0100_0000, 0x0300_0000, 0, 0x0280_0003] {
+        assert_eq!(pinned(0x021f_fffe).map(Entry::bits), Some(0x021f_ffff));
+        for other in [
+            0x0280_0000,
+            0x0100_0000,
+            0x0300_0000,
+            0,
+            0x0280_0003,
+            0x0220_0000,
+            0x0740_0000,
+            0x0260_0000,
+        ] {
             assert_eq!(pinned(other), None, "{other:#x}");
         }
     }

@@ -2,88 +2,11 @@
 
 use crate::span::Span;
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Bank, Entry, LedgerError, Owner, Runs, State};
-use core::fmt;
+use crate::{
+    Bank, Entry, LedgerError, Owner, PageState, PinError, Runs, Scrub, Transfer, TransferError,
+    UnpinError,
+};
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
-use thiserror::Error;
-
-/// Why pages cannot change owner. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum TransferError {
-    /// The range does not start and end on a page.
-    #[error("{0} does not start and end on a page")]
-    Unaligned(Range<PhysAddr>),
-    /// Part of the range is not RAM, or it spans two banks.
-    #[error("{0} is not inside one bank of RAM")]
-    NotRam(Range<PhysAddr>),
-    /// A page belongs to somebody else.
-    #[error("the page {page} belongs to {owner}")]
-    NotOwner {
-        /// The first such page.
-        page: PhysAddr,
-        /// Who has it.
-        owner: Owner,
-    },
-    /// A page is already on its way to another owner.
-    #[error("the page {page} is already changing its owner")]
-    Leaving {
-        /// The first such page.
-        page: PhysAddr,
-    },
-    /// A device can reach a page.
-    #[error("the page {page} is held by {count} DMA mappings")]
-    Pinned {
-        /// The first such page.
-        page: PhysAddr,
-        /// Its DMA count.
-        count: u32,
-    },
-}
-
-/// Why pages cannot be pinned for DMA. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum PinError {
-    /// The range does not start and end on a page.
-    #[error("{0} does not start and end on a page")]
-    Unaligned(Range<PhysAddr>),
-    /// Part of the range is not RAM, or it spans two banks.
-    #[error("{0} is not inside one bank of RAM")]
-    NotRam(Range<PhysAddr>),
-    /// A page belongs to somebody else, or is on its way to somebody else.
-    #[error("the page {page} belongs to {owner} ({state:?})")]
-    NotOwner {
-        /// The first such page.
-        page: PhysAddr,
-        /// Who has it.
-        owner: Owner,
-        /// Whether it is on the move.
-        state: State,
-    },
-    /// A page is mapped [`Entry::MAX_DMA_COUNT`] times already.
-    #[error("the page {page} cannot take one more DMA mapping")]
-    CountOverflow {
-        /// The first such page.
-        page: PhysAddr,
-    },
-}
-
-/// Why pages cannot be unpinned. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum UnpinError {
-    /// The range does not start and end on a page.
-    #[error("{0} does not start and end on a page")]
-    Unaligned(Range<PhysAddr>),
-    /// Part of the range is not RAM, or it spans two banks.
-    #[error("{0} is not inside one bank of RAM")]
-    NotRam(Range<PhysAddr>),
-    /// A page is not pinned, or only as a part of what is not unpinned with it:
-    /// the caller counts wrongly.
-    #[error("the page {page} is not held by any DMA mapping")]
-    NotPinned {
-        /// The first such page.
-        page: PhysAddr,
-    },
-}
 
 /// The ledger over all banks of RAM.
 #[derive(Clone, Copy)]
@@ -128,15 +51,15 @@ impl<'a> Ledger<'a> {
         self.banks.iter().any(|bank| bank.range().covers(&range))
     }
 
-    /// Maximal ranges of pages that rest with `owner`, ascending. What changes
+    /// Maximal ranges of pages that `owner` owns and shares with no other, ascending. What changes
     /// while the iterator runs may be seen or not.
     #[must_use]
     pub fn runs(&self, owner: Owner) -> Runs<'a> {
         Runs::new(self.banks, owner)
     }
 
-    /// Starts moving every page of `range` from `from` to `to`. Until
-    /// [`Transfer::commit`], nobody may map them.
+    /// Starts moving every page of `range` from `from`, which owns them and shares none,
+    /// to `to`. Until the transfer is over, no owner may map them.
     ///
     /// # Errors
     /// [`TransferError`]; no page has changed then.
@@ -146,21 +69,75 @@ impl<'a> Ledger<'a> {
         from: Owner,
         to: Owner,
     ) -> Result<Transfer<'a>, TransferError> {
+        let before = PageState::Owned(from);
+        let pages = self.whole_pages(range)?;
+        pages.begin(before, 0)?;
+        Ok(Transfer::new(pages, range, before, to))
+    }
+
+    /// Lets `with` use every page of `range`, which `owner` owns and shares with no
+    /// other. One of the two is the host. Pages that DMA mappings hold stay held; those
+    /// that are held as a part of a larger range cannot be shared meanwhile.
+    ///
+    /// # Errors
+    /// [`TransferError`]; no page has changed then.
+    pub fn share(
+        &self,
+        range: Range<PhysAddr>,
+        owner: Owner,
+        with: Owner,
+    ) -> Result<(), TransferError> {
+        let after = shared(owner, with)?;
+        let pages = self.whole_pages(range)?;
+        // Leaving in between: what is not shared in the end must not be pinned by `with`.
+        pages.begin(PageState::Owned(owner), Entry::MAX_DMA_COUNT)?;
+        pages.settle(after);
+        Ok(())
+    }
+
+    /// Starts taking every page of `range` away from `with`, which `owner` shares them
+    /// with. Until the transfer is over neither may map them; a commit gives them to
+    /// `owner` alone. The evidence that it needs is of the tables of `with`; those of the
+    /// owner may go on having the pages.
+    ///
+    /// # Errors
+    /// [`TransferError`]; no page has changed then.
+    pub fn begin_unshare(
+        &self,
+        range: Range<PhysAddr>,
+        owner: Owner,
+        with: Owner,
+    ) -> Result<Transfer<'a>, TransferError> {
+        let before = shared(owner, with)?;
+        let pages = self.whole_pages(range)?;
+        pages.begin(before, 0)?;
+        Ok(Transfer::new(pages, range, before, owner))
+    }
+
+    /// Starts overwriting every page of `range`, which are dirty and for `owner`. One
+    /// caller at a time gets them.
+    ///
+    /// # Errors
+    /// [`TransferError`]; no page has changed then.
+    pub fn begin_scrub(
+        &self,
+        range: Range<PhysAddr>,
+        owner: Owner,
+    ) -> Result<Scrub<'a>, TransferError> {
+        let pages = self.whole_pages(range)?;
+        pages.begin(PageState::Dirty(owner), 0)?;
+        Ok(Scrub::new(pages, range, owner))
+    }
+
+    fn whole_pages(&self, range: Range<PhysAddr>) -> Result<Span<'a>, TransferError> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(TransferError::Unaligned(range));
         }
-        let pages = self.span(range).ok_or(TransferError::NotRam(range))?;
-        pages.begin(from)?;
-        Ok(Transfer {
-            pages,
-            range,
-            from,
-            to,
-        })
+        self.span(range).ok_or(TransferError::NotRam(range))
     }
 
     /// Counts one more DMA mapping of each page of `range`, which `owner` must
-    /// have.
+    /// own, or share.
     ///
     /// # Errors
     /// [`PinError`]; no count has changed then.
@@ -265,6 +242,13 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// The state of pages that the two share.
+fn shared(owner: Owner, with: Owner) -> Result<PageState, TransferError> {
+    let state = PageState::Shared { owner, with };
+    let entry = Entry::of(state).ok_or(TransferError::BadSharing { owner, with })?;
+    Ok(entry.state())
+}
+
 /// Replaces the entry in `slot` by `by` of it. `false` when there is none, or another
 /// CPU was faster; nothing has changed then.
 #[inline(always)]
@@ -275,52 +259,4 @@ fn change(slot: &AtomicU32, by: impl Fn(Entry) -> Option<Entry>) -> bool {
         slot.compare_exchange(bits, new.bits(), order, failed)
             .is_ok()
     })
-}
-
-/// Pages on their way from one owner to another.
-///
-/// Dropped without [`commit`](Self::commit) or [`cancel`](Self::cancel), the
-/// pages stay *leaving* for ever: when an invalidation failed, nobody can know
-/// who still reaches them.
-#[must_use = "the pages stay lost to both owners until the transfer is committed or cancelled"]
-pub struct Transfer<'a> {
-    pages: Span<'a>,
-    range: Range<PhysAddr>,
-    from: Owner,
-    to: Owner,
-}
-
-impl Transfer<'_> {
-    /// The pages on the move.
-    #[must_use]
-    pub fn range(&self) -> Range<PhysAddr> {
-        self.range
-    }
-
-    /// Who is to get the pages.
-    #[must_use]
-    pub fn to(&self) -> Owner {
-        self.to
-    }
-
-    /// Completes the move. To be called only after the old owner's
-    /// translations were removed and that removal completed everywhere.
-    pub fn commit(self) {
-        self.pages.settle(self.to);
-    }
-
-    /// Gives the pages back. To be called only while, or once again, the old
-    /// owner's translations are what they were.
-    pub fn cancel(self) {
-        self.pages.settle(self.from);
-    }
-}
-
-impl fmt::Debug for Transfer<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            range, from, to, ..
-        } = self;
-        write!(f, "Transfer({range} {from} to {to})")
-    }
 }

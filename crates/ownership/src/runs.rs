@@ -4,7 +4,7 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::{Bank, Entry, Owner};
 use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 
-/// Iterator over maximal ranges of pages that rest with one owner.
+/// Iterator over maximal ranges of pages that one owner owns alone.
 #[derive(Clone)]
 pub struct Runs<'a> {
     banks: &'a [Bank<'a>],

@@ -2,9 +2,10 @@
 
 use crate::bank::Size;
 use crate::entry::try_exchange;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::AtomicU32;
 use crate::word::{Pages, Unit, Word};
-use crate::{Bank, Entry, Owner, PinError, State, TransferError, UnpinError};
+use crate::{Bank, Entry, Owner, PageState, PinError, TransferError, UnpinError};
+use core::convert::Infallible;
 use portcullis_addr::PhysAddr;
 
 /// Pages side by side in one bank.
@@ -23,16 +24,13 @@ impl<'a> Span<'a> {
         Self { bank, from, to }
     }
 
-    /// Pins the pages, which `owner` must have.
+    /// Pins the pages, which `owner` must own or share.
     #[inline(always)]
     pub(crate) fn pin(&self, owner: Owner) -> Result<(), PinError> {
         let entry = |entry: Entry, page| {
-            if entry.owner() != owner || entry.state() != State::Owned {
-                return Err(PinError::NotOwner {
-                    page,
-                    owner: entry.owner(),
-                    state: entry.state(),
-                });
+            let state = entry.state();
+            if !state.lets_map(owner) {
+                return Err(PinError::NotOwner { page, state });
             }
             entry.pinned().ok_or(PinError::CountOverflow { page })
         };
@@ -140,40 +138,30 @@ impl<'a> Span<'a> {
         all.get(self.from..self.to).unwrap_or_default()
     }
 
-    /// Starts moving the pages away from `from`.
-    pub(crate) fn begin(&self, from: Owner) -> Result<(), TransferError> {
+    /// Makes pages *leaving* that are all in the state `before` and of which each is held
+    /// by `most` DMA mappings at most, in its entry.
+    pub(crate) fn begin(&self, before: PageState, most: u32) -> Result<(), TransferError> {
         for page in self.from..self.to {
-            self.begin_page(page, from)
-                .inspect_err(|_| Self { to: page, ..*self }.settle(from))?;
+            self.begin_page(page, before, most)
+                .inspect_err(|_| Self { to: page, ..*self }.settle(before))?;
         }
         Ok(())
     }
 
-    fn begin_page(&self, page: usize, from: Owner) -> Result<(), TransferError> {
-        // The units first, see there.
-        for (index, unit) in self.entered(page).enumerate() {
-            if let Err(word) = unit.hold() {
-                let error = self.pinned(page, from, word);
-                self.entered(page)
-                    .take(index)
-                    .for_each(|unit| unit.let_go());
-                return Err(error);
-            }
-        }
+    fn begin_page(&self, page: usize, before: PageState, most: u32) -> Result<(), TransferError> {
+        let leaving = Entry::leaving(before.owner());
         let leave = |entry: Entry, page| {
-            if entry.state() == State::Leaving {
-                return Err(TransferError::Leaving { page });
+            let state = entry.state();
+            if state != before {
+                return Err(TransferError::WrongState { page, state });
             }
-            if entry.owner() != from {
-                let owner = entry.owner();
-                return Err(TransferError::NotOwner { page, owner });
-            }
-            if entry.dma_count() != 0 {
+            if entry.dma_count() > most {
                 let count = entry.dma_count();
                 return Err(TransferError::Pinned { page, count });
             }
-            Ok(entry.leaving())
+            Ok(entry.in_state_of(leaving))
         };
+        self.hold(page, before)?;
         self.change_entries(page..page + 1, &leave)
             .map_err(|(_, error)| {
                 self.entered(page).for_each(|unit| unit.let_go());
@@ -181,12 +169,26 @@ impl<'a> Span<'a> {
             })
     }
 
-    /// Why a page does not go whose unit is pinned.
-    fn pinned(&self, page: usize, from: Owner, word: Word) -> TransferError {
+    /// Holds the units of which the page is the first here, before its entry changes.
+    fn hold(&self, page: usize, before: PageState) -> Result<(), TransferError> {
+        for (index, unit) in self.entered(page).enumerate() {
+            if let Err(word) = unit.hold() {
+                let error = self.pinned(page, before, word);
+                self.entered(page)
+                    .take(index)
+                    .for_each(|unit| unit.let_go());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the entry of a page does not change whose unit is pinned.
+    fn pinned(&self, page: usize, before: PageState, word: Word) -> TransferError {
         let count = self.bank.entry(page).map_or(0, Entry::dma_count);
         let page = self.bank.address(page);
-        match word.owner() {
-            Some(owner) if owner != from => TransferError::NotOwner { page, owner },
+        match word.owner().map(PageState::Owned) {
+            Some(state) if state != before => TransferError::WrongState { page, state },
             _ => TransferError::Pinned {
                 page,
                 // Some may be gone by now.
@@ -205,11 +207,15 @@ impl<'a> Span<'a> {
             .filter_map(move |size| bank.unit(size, page))
     }
 
-    /// Ends what [`begin`](Self::begin) began: the pages rest with `owner`.
-    pub(crate) fn settle(&self, owner: Owner) {
-        // Only this transfer holds a leaving page, so a plain store will do.
-        for slot in self.entries() {
-            slot.store(Entry::owned(owner).bits(), Ordering::Release);
+    /// Ends what [`begin`](Self::begin) began: the pages are in the state `after`.
+    pub(crate) fn settle(&self, after: PageState) {
+        // Only states that have an entry come here; without one the pages stay leaving.
+        if let Some(after) = Entry::of(after) {
+            for slot in self.entries() {
+                // Only the count may change meanwhile.
+                let change = |entry: Entry| Ok::<_, Infallible>(entry.in_state_of(after));
+                let Ok(()) = try_exchange(slot, change);
+            }
         }
         let units = (self.from..self.to).flat_map(|page| self.entered(page));
         units.for_each(|unit| unit.let_go());

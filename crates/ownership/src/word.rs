@@ -3,13 +3,13 @@
 //! A large mapping pins hundreds of pages that lie side by side. So pages are
 //! also counted by the *unit*: a group, or a block of many groups, naturally
 //! aligned, with a word that is one of
-//! - *uniform*: all pages rest with one owner, and the whole unit is pinned a
+//! - *uniform*: one owner owns all pages alone, and the whole unit is pinned a
 //!   number of times, on top of what is counted below it: in the words of its
 //!   groups and the entries of its pages;
 //! - *mixed*: what is below it alone counts. A number of transfers is under way
 //!   that touch the unit.
 //!
-//! # Why a page of a uniform unit rests with the unit's owner
+//! # Why a page of a uniform unit is the unit's owner's alone
 //!
 //! Owner and state of a page are changed by transfers alone. A transfer first
 //! [holds](Unit::hold) the block and the group of the page: the words are mixed
@@ -71,9 +71,8 @@
 //! block and group are held, and so count nothing.
 
 use crate::bank::{Bank, Size};
-use crate::entry::Owner;
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Entry, State};
+use crate::{Entry, Owner, PageState};
 
 /// A unit's word. Uniform: bit 31, the owner in bits 30:23, the pins in bits
 /// 22:0. Mixed: bit 31 is 0; bit 30 is *looking*, bit 29 *disturbed*, and bits
@@ -116,7 +115,7 @@ impl Word {
         }
     }
 
-    /// `None` unless all of the unit rests with `owner` and one more fits in.
+    /// `None` unless all of the unit is `owner`'s alone and one more fits in.
     const fn pinned(self, owner: Owner) -> Option<Self> {
         // What is left is the count, unless the owner differs or it is mixed.
         if self.0 ^ Self::uniform(owner, 0).0 < Self::MAX_PINS {
@@ -216,7 +215,7 @@ impl Unit<'_> {
         done.map(|_| ()).map_err(Word)
     }
 
-    /// Pins all pages at once if they all rest with `owner`, and returns whether
+    /// Pins all pages at once if `owner` owns all of them alone, and returns whether
     /// it did. If not, nothing has changed, and smaller parts are to be pinned.
     #[inline(always)]
     pub(crate) fn pin(&self, owner: Owner) -> bool {
@@ -233,7 +232,7 @@ impl Unit<'_> {
         self.change(Word::unpinned).is_ok()
     }
 
-    /// Makes an idle unit uniform, and pins it, if all pages rest with `owner`.
+    /// Makes an idle unit uniform, and pins it, if `owner` owns all pages alone.
     #[inline(never)]
     fn promote(&self, owner: Owner) -> bool {
         // Relaxed if it fails, here and below: nothing is made of what was found.
@@ -249,7 +248,7 @@ impl Unit<'_> {
         }
         let rests = |slot: &AtomicU32| {
             let entry = Entry::from_bits(slot.load(Ordering::Acquire));
-            entry.owner() == owner && entry.state() == State::Owned
+            entry.state() == PageState::Owned(owner)
         };
         let entries = self.pages.entries();
         let rest = entries.is_some_and(|entries| entries.iter().all(rests));

@@ -3,9 +3,11 @@
 #![cfg(not(loom))]
 #![allow(missing_docs)]
 
+mod evidence;
+
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_ownership::{
-    Bank, Entry, Ledger, Owner, PinError, State, Transfer, TransferError, UnpinError,
+    Bank, Entry, Ledger, Owner, PageState, PinError, Transfer, TransferError, UnpinError,
 };
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +19,12 @@ const AHEAD: usize = BLOCK - 2 * GROUP - 3;
 const BASE: u64 = 0x4000_0000;
 /// Two whole blocks in the middle.
 const PAGES: usize = 2 * GROUP + 3 + 2 * BLOCK + GROUP + 5;
-const OWNERS: [Owner; 3] = [Owner::HOST, Owner::HYPERVISOR, Owner::NOBODY];
+const GUEST: Owner = Owner::guest(0).unwrap();
+const OWNERS: [Owner; 4] = [Owner::HOST, Owner::HYPERVISOR, Owner::NOBODY, GUEST];
+const BORROWED: PageState = PageState::Shared {
+    owner: Owner::HOST,
+    with: GUEST,
+};
 
 fn at(page: usize) -> PhysAddr {
     PhysAddr::new(BASE + (AHEAD + page) as u64 * PAGE_SIZE)
@@ -36,8 +43,7 @@ fn books() -> (Vec<AtomicU32>, Vec<AtomicU32>) {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Page {
-    owner: Owner,
-    leaving: bool,
+    state: PageState,
     pins: u32,
 }
 
@@ -53,13 +59,19 @@ enum Op {
     /// Unpins what was not pinned.
     TooMuch,
     Begin(Owner, Owner),
+    /// The host lets the guest use pages.
+    Share,
+    Unshare,
+    Scrub(Owner),
     Commit,
+    CommitDirty,
+    GiveBack,
     Cancel,
     Drop,
 }
 
 fn owner() -> impl Strategy<Value = Owner> {
-    prop_oneof![6 => Just(0), 1 => 0..3usize].prop_map(|n| OWNERS[n])
+    prop_oneof![6 => Just(0), 1 => 0..4usize].prop_map(|n| OWNERS[n])
 }
 
 /// Ends of ranges: often where a group or a block ends, often of two blocks.
@@ -81,7 +93,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..64usize, end()).prop_map(|(which, at)| Op::Cut(which, at)),
         1 => Just(Op::TooMuch),
         2 => (owner(), owner()).prop_map(|(from, to)| Op::Begin(from, to)),
+        2 => Just(Op::Share),
+        1 => Just(Op::Unshare),
+        1 => owner().prop_map(Op::Scrub),
         1 => Just(Op::Commit),
+        1 => Just(Op::CommitDirty),
+        1 => Just(Op::GiveBack),
         1 => Just(Op::Cancel),
         1 => Just(Op::Drop),
     ]
@@ -110,8 +127,7 @@ struct Plain {
 impl Plain {
     fn new() -> Self {
         let page = Page {
-            owner: Owner::HOST,
-            leaving: false,
+            state: PageState::Owned(Owner::HOST),
             pins: 0,
         };
         Self {
@@ -122,17 +138,10 @@ impl Plain {
 
     fn pin(&mut self, from: usize, to: usize, owner: Owner) -> Result<(), PinError> {
         for page in from..to {
-            let found = self.pages[page];
-            if found.owner != owner || found.leaving {
-                return Err(PinError::NotOwner {
-                    page: at(page),
-                    owner: found.owner,
-                    state: if found.leaving {
-                        State::Leaving
-                    } else {
-                        State::Owned
-                    },
-                });
+            let state = self.pages[page].state;
+            if !lets_map(state, owner) {
+                let page = at(page);
+                return Err(PinError::NotOwner { page, state });
             }
         }
         self.pages[from..to]
@@ -157,32 +166,54 @@ impl Plain {
         (from, to)
     }
 
-    fn begin(&mut self, from: usize, to: usize, owner: Owner) -> Result<(), TransferError> {
+    fn begin(&mut self, from: usize, to: usize, before: PageState) -> Result<(), TransferError> {
         for index in from..to {
             let (page, found) = (at(index), self.pages[index]);
-            if found.leaving {
-                return Err(TransferError::Leaving { page });
-            }
-            if found.owner != owner {
-                let owner = found.owner;
-                return Err(TransferError::NotOwner { page, owner });
+            if found.state != before {
+                let state = found.state;
+                return Err(TransferError::WrongState { page, state });
             }
             if found.pins != 0 {
                 let count = found.pins;
                 return Err(TransferError::Pinned { page, count });
             }
         }
-        self.pages[from..to]
-            .iter_mut()
-            .for_each(|page| page.leaving = true);
+        self.fill(from..to, PageState::Leaving(before.owner()));
         Ok(())
     }
 
-    fn end(&mut self, transfer: &Transfer<'_>, owner: Option<Owner>) {
+    fn fill(&mut self, pages: std::ops::Range<usize>, state: PageState) {
+        self.pages[pages]
+            .iter_mut()
+            .for_each(|page| page.state = state);
+    }
+
+    fn share(&mut self, from: usize, to: usize, ledger: &Ledger<'_>) {
+        let (before, after) = (PageState::Owned(Owner::HOST), BORROWED);
+        let result = ledger.share(pages(from, to), Owner::HOST, GUEST);
+        let wrong = (from..to).find(|page| self.pages[*page].state != before);
+        let is_pinned = self.pages[from..to].iter().any(|page| page.pins != 0);
+        match result {
+            Ok(()) => {
+                assert_eq!(wrong, None);
+                self.fill(from..to, after);
+            }
+            // Where a group counts, none of its pages can be shared.
+            Err(TransferError::Pinned { page, .. }) => {
+                assert!(is_pinned && pages(from, to).contains(page));
+            }
+            Err(error) => {
+                let (page, state) = wrong.map(|at| (at, self.pages[at].state)).unwrap();
+                let page = at(page);
+                assert_eq!(error, TransferError::WrongState { page, state });
+            }
+        }
+    }
+
+    fn end(&mut self, transfer: &Transfer<'_>, state: PageState) {
         for (index, page) in self.pages.iter_mut().enumerate() {
             if transfer.range().contains(at(index)) {
-                page.leaving = false;
-                page.owner = owner.unwrap_or(page.owner);
+                page.state = state;
             }
         }
     }
@@ -190,10 +221,18 @@ impl Plain {
     fn differs(&self, ledger: &Ledger<'_>) -> Option<(usize, Entry)> {
         self.pages.iter().enumerate().find_map(|(index, page)| {
             let entry = ledger.entry(at(index)).unwrap();
-            let leaving = entry.state() == State::Leaving;
-            let found = (entry.owner(), leaving, entry.dma_count());
-            (found != (page.owner, page.leaving, page.pins)).then_some((index, entry))
+            let found = (entry.state(), entry.dma_count());
+            (found != (page.state, page.pins)).then_some((index, entry))
         })
+    }
+}
+
+/// What the table of [`PageState`] says.
+fn lets_map(state: PageState, who: Owner) -> bool {
+    match state {
+        PageState::Owned(owner) => owner == who,
+        PageState::Shared { owner, with } => [owner, with].contains(&who),
+        PageState::Leaving(_) | PageState::Dirty(_) => false,
     }
 }
 
@@ -207,7 +246,7 @@ proptest! {
         let banks = [Bank::new(pages(0, PAGES), &entries, &words).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
         let mut plain = Plain::new();
-        let mut moving: Vec<Transfer<'_>> = Vec::new();
+        let mut moving: Vec<(Transfer<'_>, PageState)> = Vec::new();
         for (op, a, b) in ops {
             let (from, to) = (a.min(b), a.max(b));
             let count = plain.pinned.len();
@@ -239,17 +278,43 @@ proptest! {
                     prop_assert!(is_missing, "{refused:?}");
                 }
                 Op::Begin(owner, new) if from < to => {
+                    let before = PageState::Owned(owner);
                     let begun = ledger.begin(pages(from, to), owner, new);
-                    let expected = plain.begin(from, to, owner);
+                    let expected = plain.begin(from, to, before);
                     prop_assert_eq!(begun.as_ref().err(), expected.as_ref().err());
-                    moving.extend(begun);
+                    moving.extend(begun.map(|transfer| (transfer, before)));
                 }
-                Op::Commit => if let Some(transfer) = moving.pop() {
-                    plain.end(&transfer, Some(transfer.to()));
-                    transfer.commit();
+                Op::Share if from < to => plain.share(from, to, &ledger),
+                Op::Unshare if from < to => {
+                    let begun = ledger.begin_unshare(pages(from, to), Owner::HOST, GUEST);
+                    let expected = plain.begin(from, to, BORROWED);
+                    prop_assert_eq!(begun.as_ref().err(), expected.as_ref().err());
+                    moving.extend(begun.map(|transfer| (transfer, BORROWED)));
+                }
+                Op::Scrub(owner) if from < to => {
+                    let begun = ledger.begin_scrub(pages(from, to), owner);
+                    let expected = plain.begin(from, to, PageState::Dirty(owner));
+                    prop_assert_eq!(begun.as_ref().err(), expected.as_ref().err());
+                    if let Ok(scrub) = begun {
+                        prop_assert_eq!(plain.differs(&ledger), None);
+                        plain.fill(from..to, PageState::Owned(owner));
+                        scrub.done();
+                    }
+                }
+                Op::Commit => if let Some((transfer, _)) = moving.pop() {
+                    plain.end(&transfer, PageState::Owned(transfer.to()));
+                    evidence::commit(transfer);
                 },
-                Op::Cancel => if let Some(transfer) = moving.pop() {
-                    plain.end(&transfer, None);
+                Op::CommitDirty => if let Some((transfer, _)) = moving.pop() {
+                    plain.end(&transfer, PageState::Dirty(transfer.to()));
+                    evidence::unreachable(transfer).commit_dirty();
+                },
+                Op::GiveBack => if let Some((transfer, before)) = moving.pop() {
+                    plain.end(&transfer, before);
+                    evidence::unreachable(transfer).give_back();
+                },
+                Op::Cancel => if let Some((transfer, before)) = moving.pop() {
+                    plain.end(&transfer, before);
                     transfer.cancel();
                 },
                 Op::Drop => drop(moving.pop()),
@@ -407,13 +472,16 @@ fn blocks_and_transfers_exclude_each_other() {
         assert_eq!(taken.err(), Some(TransferError::Pinned { page, count: 1 }));
     }
     let foreign = ledger.begin(one, Owner::HYPERVISOR, Owner::NOBODY);
-    let (page, owner) = (one.start(), Owner::HOST);
-    assert_eq!(foreign.err(), Some(TransferError::NotOwner { page, owner }));
+    let (page, state) = (one.start(), PageState::Owned(Owner::HOST));
+    assert_eq!(
+        foreign.err(),
+        Some(TransferError::WrongState { page, state })
+    );
     ledger.unpin(block).unwrap();
     let moving = ledger.begin(one, Owner::HOST, Owner::HYPERVISOR).unwrap();
     let refused = ledger.pin(block, Owner::HOST);
-    let state = State::Leaving;
-    assert_eq!(refused, Err(PinError::NotOwner { page, owner, state }));
+    let state = PageState::Leaving(Owner::HOST);
+    assert_eq!(refused, Err(PinError::NotOwner { page, state }));
     assert_eq!(
         counted(&entries, &words),
         [(0, 0); 3].map(|none| none).map(|none| none)

@@ -1,9 +1,12 @@
 //! The ledger against a plain list of pages, and its rules one by one.
 #![allow(missing_docs)]
 
+mod evidence;
+
+use evidence::commit;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_ownership::{
-    Bank, Entry, Ledger, LedgerError, Owner, PinError, State, TransferError, UnpinError,
+    Bank, Entry, Ledger, LedgerError, Owner, PageState, PinError, TransferError, UnpinError,
 };
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU32;
@@ -41,7 +44,7 @@ impl Ram {
 }
 
 fn give(ledger: &Ledger<'_>, range: Range<PhysAddr>, to: Owner) {
-    ledger.begin(range, Owner::NOBODY, to).unwrap().commit();
+    commit(ledger.begin(range, Owner::NOBODY, to).unwrap());
 }
 
 /// Each page is held by one more mapping meanwhile, and by none more afterwards.
@@ -117,10 +120,8 @@ fn a_pinned_page_does_not_change_owner() {
     // All or nothing: the pages before the pinned one are as they were.
     assert_eq!(ledger.runs(Owner::HOST).collect::<Vec<_>>(), [pages(0, 8)]);
     ledger.unpin(pages(3, 1)).unwrap();
-    ledger
-        .begin(pages(0, 8), Owner::HOST, Owner::HYPERVISOR)
-        .unwrap()
-        .commit();
+    let transfer = ledger.begin(pages(0, 8), Owner::HOST, Owner::HYPERVISOR);
+    commit(transfer.unwrap());
     assert_eq!(ledger.runs(Owner::HOST).count(), 0);
 }
 
@@ -137,14 +138,13 @@ fn a_leaving_page_can_be_neither_pinned_nor_moved() {
         ledger.pin(pages(0, 4), Owner::HOST),
         Err(PinError::NotOwner {
             page: pages(1, 1).start(),
-            owner: Owner::HOST,
-            state: State::Leaving
+            state: PageState::Leaving(Owner::HOST)
         })
     );
     assert_eq!(ledger.entry(pages(0, 1).start()).unwrap().dma_count(), 0);
     assert!(matches!(
         ledger.begin(pages(2, 1), Owner::HOST, Owner::NOBODY),
-        Err(TransferError::Leaving { .. })
+        Err(TransferError::WrongState { .. })
     ));
     assert_eq!(
         ledger.runs(Owner::HOST).collect::<Vec<_>>(),
@@ -163,7 +163,7 @@ fn a_dropped_transfer_loses_the_pages() {
     drop(ledger.begin(pages(0, 1), Owner::HOST, Owner::HYPERVISOR));
     assert_eq!(
         ledger.entry(pages(0, 1).start()).unwrap().state(),
-        State::Leaving
+        PageState::Leaving(Owner::HOST)
     );
 }
 
@@ -263,8 +263,7 @@ fn pin_and_transfer_exclude_each_other() {
                     if ledger.pin(pages(0, 4), Owner::HOST).is_ok() {
                         for page in 0..4 {
                             let entry = ledger.entry(pages(page, 1).start()).unwrap();
-                            assert_eq!(entry.owner(), Owner::HOST);
-                            assert_eq!(entry.state(), State::Owned);
+                            assert_eq!(entry.state(), PageState::Owned(Owner::HOST));
                         }
                         ledger.unpin(pages(0, 4)).unwrap();
                     }
@@ -277,11 +276,9 @@ fn pin_and_transfer_exclude_each_other() {
                     for page in 0..4 {
                         assert_eq!(ledger.entry(pages(page, 1).start()).unwrap().dma_count(), 0);
                     }
-                    transfer.commit();
-                    ledger
-                        .begin(pages(0, 4), Owner::HYPERVISOR, Owner::HOST)
-                        .unwrap()
-                        .commit();
+                    commit(transfer);
+                    let back = ledger.begin(pages(0, 4), Owner::HYPERVISOR, Owner::HOST);
+                    commit(back.unwrap());
                 }
             }
         });
@@ -353,7 +350,7 @@ proptest! {
                     match ledger.begin(range, owner(from), owner(to)) {
                         Ok(transfer) => {
                             prop_assert!(fits);
-                            transfer.commit();
+                            commit(transfer);
                             plain[span].fill((owner(to), 0));
                         }
                         Err(_) => prop_assert!(!fits),

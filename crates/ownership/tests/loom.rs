@@ -13,8 +13,10 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU32;
 use loom::thread::{JoinHandle, spawn};
+mod evidence;
+
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
-use portcullis_ownership::{Bank, Entry, Ledger, Owner, State};
+use portcullis_ownership::{Bank, Entry, Ledger, Owner, PageState};
 use std::ops;
 
 const START: u64 = 0x8000_0000;
@@ -68,7 +70,7 @@ impl Ram {
                 return false;
             };
             self.write(range);
-            transfer.commit();
+            evidence::commit(transfer);
             true
         })
     }
@@ -107,8 +109,8 @@ impl Ram {
     /// Asserts what a page is when everybody is done.
     fn rests(&self, page: usize, owner: Owner, pins: u32) {
         let entry = self.entry(page);
-        let found = (entry.owner(), entry.state(), entry.dma_count());
-        assert_eq!(found, (owner, State::Owned, pins), "page {page}");
+        let found = (entry.state(), entry.dma_count());
+        assert_eq!(found, (PageState::Owned(owner), pins), "page {page}");
     }
 }
 

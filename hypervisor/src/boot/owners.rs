@@ -7,17 +7,16 @@ use crate::memory::{self, Shared};
 use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
 use crate::sysreg::read_sysreg;
-use crate::{gic, its, lend, machine, mmu, paravirt, smmu};
+use crate::{gic, its, machine, mmu, owner_memory, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
-use portcullis_addr::{Address, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Address, Identity, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
     BANK_LIMIT, BootError, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine,
 };
-use portcullis_isolation::{HostSpace, HostTables, Ledger, Sharing};
-use portcullis_ownership::{Bank, Entry, Owner};
+use portcullis_isolation::{Ledger, OwnerSpace, Sharing, TableShapes};
+use portcullis_ownership::{Allotment, Bank, Entry, Owner};
 use portcullis_pagetable::{Geometry, Granule};
 use smmuv3_driver::Stage2;
-use smmuv3_spec::Vmid;
 use smmuv3_spec::ste::Ste;
 use spin::Once;
 
@@ -172,16 +171,14 @@ pub(super) fn make_ledger(
         count: banks.iter().flatten().count(),
         banks: banks.map(|bank| bank.unwrap_or(first)),
     });
-    let ledger = Ledger::new(banks.banks.get(..banks.count).unwrap_or_default())?;
+    let mut at_first = Allotment::new(banks.banks.get(..banks.count).unwrap_or_default())?;
     for range in protected {
-        ledger
-            .begin(*range, Owner::HOST, Owner::HYPERVISOR)?
-            .commit();
+        at_first = at_first.assign(*range, Owner::HOST, Owner::HYPERVISOR)?;
     }
     for range in firmware.ranges() {
-        ledger.begin(range, Owner::HOST, Owner::FIRMWARE)?.commit();
+        at_first = at_first.assign(range, Owner::HOST, Owner::FIRMWARE)?;
     }
-    Ok(ledger)
+    Ok(at_first.ledger())
 }
 
 /// Builds the host's memory and gives its devices to the SMMUs.
@@ -192,8 +189,8 @@ pub(super) fn make_host(
     registers: &mut HostRegisters,
 ) -> Result<Sharing, Refusal> {
     let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
-    let tables = HostTables {
-        geometry,
+    let shapes = TableShapes {
+        dma_geometry: geometry,
         cpu_geometry: Geometry::stage2(Granule::Size4K, common.cpu_bits, common.cpu_bits)?,
         cpu_bbm: mmu::bbm(),
         dma_bbm: common.bbm,
@@ -204,9 +201,11 @@ pub(super) fn make_host(
     let mut result = Ok(());
     gic::filtered_pages(|range| result = result.and(registers.withhold(range)));
     result?;
-    let mut space = HostSpace::new(
+    let mut space = OwnerSpace::identity(
         ledger,
-        tables,
+        Owner::HOST,
+        HOST_VMID,
+        shapes,
         Shared::new(true),
         Shared::new(common.coherent),
         registers.pages(),
@@ -215,7 +214,7 @@ pub(super) fn make_host(
     )?;
     let dma = space.dma();
     let stage2 = Stage2 {
-        vmid: Vmid(HOST_VMID),
+        vmid: space.vmid(),
         root: dma.root(),
         t0sz: geometry.t0sz() as u8,
         sl0: geometry.sl0() as u8,
@@ -226,7 +225,7 @@ pub(super) fn make_host(
     show_its(machine, &mut space)?;
     // What the host shares with an SMMU is as coherent as that; rings are memory
     // of CPUs on both sides.
-    prepare_lending(machine.host_iommu != HostIommu::Nested || common.coherent)?;
+    prepare_owner_memory(machine.host_iommu != HostIommu::Nested || common.coherent)?;
     match machine.host_iommu {
         HostIommu::Identity => memory::let_tables_grow(),
         HostIommu::Nested => show_smmus(machine, common.coherent, &mut space)?,
@@ -269,11 +268,13 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
         }
         let host = HostSide::new(*lines, coherent)?.ok_or(Refusal::PoolExhausted)?;
         for (offset, page) in host.pages() {
-            let at = smmu
+            let at = Identity
+                .ipa(found.registers)
+                .start()
                 .checked_add(offset.into())
                 .ok_or(Refusal::misplaced(found.registers))?;
             space
-                .show(Ipa::new(at.raw()), page)
+                .show(at, page)
                 .map_err(|error| Refusal::Emulated { smmu, error })?;
         }
         smmu::present(index, host);
@@ -300,7 +301,7 @@ fn show_its(machine: &Machine, space: &mut Host) -> Result<(), Refusal> {
 }
 
 /// Lets EL2 look at memory of the host's, as `coherent` as the host has it.
-fn prepare_lending(coherent: bool) -> Result<(), Refusal> {
+fn prepare_owner_memory(coherent: bool) -> Result<(), Refusal> {
     let anchor = memory::take_pages(1, 0).ok_or(Refusal::PoolExhausted)?;
-    Ok(lend::prepare(coherent, anchor.start())?)
+    Ok(owner_memory::prepare(coherent, anchor.start())?)
 }

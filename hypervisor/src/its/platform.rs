@@ -1,10 +1,10 @@
 //! The host's machine, as an ITS that EL2 emulates for it finds it.
 
 use super::ShowError;
-use crate::lend::{self, Lent};
 use crate::memory;
 use crate::mmio::Device;
 use crate::mmu;
+use crate::owner_memory::{MappedMemory, OwnerMemory};
 use gicv3_its::{ITS_LIMIT, Outside, Platform};
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_pagetable::{Access, MemoryType};
@@ -62,27 +62,29 @@ impl HostMachine {
 }
 
 impl Platform for HostMachine {
-    type Window = Lent;
+    type Window = MappedMemory;
 
     #[inline]
     fn read(&self, at: Ipa, words: &mut [u64]) -> Result<(), Outside> {
-        lend::read_as(MEMORY, at, words)
+        OwnerMemory::HOST
+            .read_as(MEMORY, at, words)
             .then_some(())
             .ok_or(Outside)
     }
 
     #[inline]
     fn store(&self, at: Ipa, value: u64) -> Result<(), Outside> {
-        lend::store64_as(MEMORY, at, value)
+        OwnerMemory::HOST
+            .store64_as(MEMORY, at, value)
             .then_some(())
             .ok_or(Outside)
     }
 
-    fn open(&self, range: Range<Ipa>) -> Result<Lent, Outside> {
-        Lent::open_as(MEMORY, range).ok_or(Outside)
+    fn open(&self, range: Range<Ipa>) -> Result<MappedMemory, Outside> {
+        OwnerMemory::HOST.map_as(MEMORY, range).ok_or(Outside)
     }
 
-    fn close(&self, window: Lent) {
+    fn close(&self, window: MappedMemory) {
         window.close();
     }
 

@@ -1,37 +1,39 @@
-//! The host's machine, as its virtio-iommu finds it.
+//! An owner's machine, as its virtio-iommu finds it.
 
 use crate::fixup;
 use crate::gic;
-use crate::lend::{self, HeldPage, LentRing};
+use crate::owner_memory::{self, MappedRing, OwnerMemory, PinnedPage};
 use portcullis_addr::{Ipa, Range};
 use virtio_iommu_device::{Outside, Platform, Window};
 
-/// The host's memory and one interrupt.
+/// The owner's memory and one interrupt.
 #[derive(Clone, Copy, Debug)]
 pub struct HostMachine {
     /// INTID of the interrupt.
     pub line: u32,
+    /// Its memory.
+    pub memory: OwnerMemory,
 }
 
 impl Platform for HostMachine {
-    type Window = LentRing;
-    type Page = HeldPage;
+    type Window = MappedRing;
+    type Page = PinnedPage;
 
-    fn open(&self, range: Range<Ipa>) -> Result<LentRing, Outside> {
-        LentRing::open(range).ok_or(Outside)
+    fn open(&self, range: Range<Ipa>) -> Result<MappedRing, Outside> {
+        self.memory.map_ring(range).ok_or(Outside)
     }
 
-    fn close(&self, window: LentRing) {
+    fn close(&self, window: MappedRing) {
         window.close();
     }
 
     #[inline(always)]
-    fn hold(&self, page: Ipa) -> Result<HeldPage, Outside> {
-        HeldPage::hold(page).ok_or(Outside)
+    fn hold(&self, page: Ipa) -> Result<PinnedPage, Outside> {
+        self.memory.pin_page(page).ok_or(Outside)
     }
 
     #[inline(always)]
-    fn release(&self, page: HeldPage) {
+    fn release(&self, page: PinnedPage) {
         page.release();
     }
 
@@ -77,15 +79,15 @@ macro_rules! window {
             }
             #[inline]
             fn refresh(&self) {
-                lend::refresh();
+                owner_memory::refresh();
             }
             #[inline]
             fn publish(&self) {
-                lend::publish();
+                owner_memory::publish();
             }
             #[inline]
             fn fence(&self) {
-                lend::publish();
+                owner_memory::publish();
             }
             #[inline(always)]
             fn aborted(&self) -> bool {
@@ -95,5 +97,5 @@ macro_rules! window {
     };
 }
 
-window!(LentRing);
-window!(HeldPage);
+window!(MappedRing);
+window!(PinnedPage);

@@ -3,8 +3,8 @@
 use super::serve::{Reporter, attend};
 use super::{Driver, Instance, Port, SMMUS, State, SystemCounter, instances};
 use crate::emulated::HostSide;
-use crate::lend::Lent;
 use crate::memory::Shared;
+use crate::owner_memory::MappedMemory;
 use core::sync::atomic::Ordering;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
@@ -25,7 +25,7 @@ pub(super) struct Emulated {
     host: HostSide,
     /// The pages of ours that the host reads registers from.
     shown: Option<Range<PhysAddr>>,
-    emulator: Emulator<Lent>,
+    emulator: Emulator<MappedMemory>,
     stage2: Stage2,
     streams: Streams,
     reporter: Reporter,

@@ -5,7 +5,8 @@ use super::zone::ZoneRef;
 use super::{Machine, MachineError, Shape};
 use crate::platform::HostMemory;
 use portcullis_addr::{Ipa, PAGE_SIZE, Range};
-use portcullis_isolation::{HostSpace, HostTables, Ledger};
+use portcullis_isolation::{Ledger, OwnerSpace, TableShapes};
+use portcullis_ownership::Owner;
 use portcullis_pagetable::{
     Bbm, Execute, Geometry, Granule, MemoryType, Stage2 as Stage2Format, Stage2Attributes, Table,
 };
@@ -62,17 +63,26 @@ pub(super) fn host(
         HostMemory::Blocks => {
             let banks = [machine.bank()?];
             let ledger = Ledger::new(&banks)?;
-            let tables = HostTables {
-                geometry,
+            let tables = TableShapes {
+                dma_geometry: geometry,
                 cpu_geometry: geometry,
                 cpu_bbm: Bbm::Level0,
                 dma_bbm: bbm,
             };
             let (cpu, dma) = (machine.hypervisor(), machine.hypervisor());
             let none = std::iter::empty;
-            HostSpace::new(ledger, tables, cpu, dma, none(), none())?
-                .dma()
-                .root()
+            OwnerSpace::identity(
+                ledger,
+                Owner::HOST,
+                HOST_VMID,
+                tables,
+                cpu,
+                dma,
+                none(),
+                none(),
+            )?
+            .dma()
+            .root()
         }
         HostMemory::Pages => {
             let attributes = Stage2Attributes {

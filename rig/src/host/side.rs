@@ -6,8 +6,8 @@ use crate::host::complete::Commands;
 use crate::host::window::Held;
 use crate::machine::Machine;
 use crate::map::{DOORBELL, PAGE_1, REGISTERS, given_id};
-use portcullis_addr::{Ipa, PhysAddr, Range};
-use portcullis_ownership::{Owner, State};
+use portcullis_addr::{Identity, Ipa, PhysAddr, Range};
+use portcullis_ownership::{Owner, PageState};
 use smmuv3_emulator::{Line, Outside, Platform};
 use smmuv3_spec::command::{Command, Opcode};
 use smmuv3_spec::reg;
@@ -110,13 +110,13 @@ impl Machine {
     /// Whether the host may use all of it now.
     fn is_of_host(&self, at: u64) -> bool {
         let entry = self.with_ledger(|ledger| ledger.entry(PhysAddr::new(at)));
-        entry.is_some_and(|e| e.owner() == Owner::HOST && e.state() == State::Owned)
+        entry.is_some_and(|e| e.state() == PageState::Owned(Owner::HOST))
     }
 }
 
 /// The pages that a range touches.
 fn outward(range: Range<Ipa>) -> Option<Range<PhysAddr>> {
-    range.identity::<PhysAddr>().page_outward()
+    Identity.physical(range).page_outward()
 }
 
 impl<'m> Platform for Side<'m> {

@@ -5,9 +5,9 @@ use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::RAM;
 use crate::paravirt::para::Outcome;
-use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Identity, Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{Access, Refusal, Request};
-use portcullis_ownership::{Owner, State};
+use portcullis_ownership::{Owner, PageState};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops;
 use virtio_iommu_device::{Outside, Platform, Status, Window};
@@ -81,7 +81,7 @@ pub(crate) struct Held<'m> {
 }
 
 fn outward(range: Range<Ipa>) -> Option<Range<PhysAddr>> {
-    range.identity::<PhysAddr>().page_outward()
+    Identity.physical(range).page_outward()
 }
 
 impl<'m> Side<'m> {
@@ -195,9 +195,8 @@ impl Held<'_> {
         let entry = self
             .machine
             .with_ledger(|ledger| ledger.entry(PhysAddr::new(at)));
-        let held = entry.is_some_and(|e| {
-            e.owner() == Owner::HOST && e.state() == State::Owned && e.dma_count() > 0
-        });
+        let held =
+            entry.is_some_and(|e| e.state() == PageState::Owned(Owner::HOST) && e.dma_count() > 0);
         if !held {
             self.machine.find(Finding::Memory(at));
             return None;

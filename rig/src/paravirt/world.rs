@@ -1,5 +1,6 @@
 //! A host with domains: one step of its program, and what must hold after it.
 
+use crate::evidence;
 use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::{PAGES, RAM};
@@ -12,13 +13,14 @@ use crate::paravirt::watched::Watched;
 use crate::perform::{owner, pages};
 use crate::policy::cpu_ranges;
 use crate::world::Driver;
-use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Identity, Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{Access, DmaUnit, DomainId, Iommu, Request, Step};
-use portcullis_isolation::{HostError, HostSpace, Invalidate};
-use portcullis_ownership::Owner;
+use portcullis_isolation::{Invalidate, OwnerSpace, ReceiveError, SpaceError, chunks};
+use portcullis_ownership::{Owner, TransferError};
 use portcullis_pagetable::{Error as TableError, Invalidation};
 use smmuv3_driver::Answer;
 use smmuv3_model::Fault;
+use smmuv3_spec::Vmid;
 use std::cell::RefCell;
 use std::convert::Infallible;
 
@@ -29,7 +31,7 @@ const FOREVER: u32 = 4000;
 pub(crate) struct ParaWorld<'w, 'm, U: DmaUnit> {
     pub(crate) machine: &'m Machine,
     pub(crate) drivers: &'w [RefCell<Driver<'m>>],
-    pub(crate) space: HostSpace<'m, CpuMemory<'m>, &'m Machine>,
+    pub(crate) space: OwnerSpace<'m, CpuMemory<'m>, &'m Machine>,
     pub(crate) watched: Watched<'w, 'm, U>,
     /// The device that the host asks, if it does not ask the domains.
     pub(crate) front: Option<Front<'m>>,
@@ -43,9 +45,8 @@ struct Cpus<'m>(&'m Machine);
 impl Invalidate for Cpus<'_> {
     type Error = Infallible;
 
-    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Infallible> {
+    fn cpus(&mut self, vmid: Vmid, plan: &Invalidation<Ipa>) -> Result<(), Infallible> {
         if let Some(range) = plan.range() {
-            let vmid = crate::everywhere::HOST_VMID;
             self.0
                 .cpu
                 .invalidate(vmid, range, plan.level(), plan.leaf_only());
@@ -53,7 +54,7 @@ impl Invalidate for Cpus<'_> {
         Ok(())
     }
 
-    fn smmus(&mut self, _plan: &Invalidation<Ipa>) -> Result<(), Infallible> {
+    fn smmus(&mut self, _vmid: Vmid, _plan: &Invalidation<Ipa>) -> Result<(), Infallible> {
         Ok(())
     }
 }
@@ -332,15 +333,25 @@ impl<U: DmaUnit> ParaWorld<'_, '_, U> {
     }
 
     fn take(&mut self, range: Range<PhysAddr>, to: Owner) -> Result<(), Finding> {
+        chunks(range).try_for_each(|part| self.take_part(part, to))
+    }
+
+    fn take_part(&mut self, range: Range<PhysAddr>, to: Owner) -> Result<(), Finding> {
         self.machine.observe();
         let expected = self.machine.expected.borrow_mut().begin(range, Owner::HOST);
         self.machine.taking.set(expected.is_ok().then_some(range));
-        let result = self.space.take(range, to, &mut Cpus(self.machine));
+        let mut cpus = Cpus(self.machine);
+        let result = self.space.release(Identity.ipa(range), to, &mut cpus);
+        let result = result.map(|pages| pages.commit());
         self.machine.taking.set(None);
         self.moved(range, "take", expected, result, (Owner::HOST, to))
     }
 
     fn give(&mut self, range: Range<PhysAddr>, from: Owner) -> Result<(), Finding> {
+        chunks(range).try_for_each(|part| self.give_part(part, from))
+    }
+
+    fn give_part(&mut self, range: Range<PhysAddr>, from: Owner) -> Result<(), Finding> {
         self.machine.observe();
         let expected = self.machine.expected.borrow_mut().begin(range, from);
         if expected.is_ok() {
@@ -348,7 +359,20 @@ impl<U: DmaUnit> ParaWorld<'_, '_, U> {
             let extra = range.start().raw()..range.end().raw();
             self.machine.allowed.borrow_mut().cpus = cpu_ranges(host.into_iter().chain([extra]));
         }
-        let result = self.space.give(range, from, &mut Cpus(self.machine));
+        let result = match self.space.ledger().begin(range, from, Owner::HOST) {
+            Err(error) => Err(SpaceError::Ledger(error)),
+            Ok(transfer) => {
+                let at = Identity.ipa(range).start();
+                let pages = evidence::unreachable(transfer);
+                let received = self.space.receive(pages, at, &mut Cpus(self.machine));
+                received.map_err(|ReceiveError { error, pages }| {
+                    if let Some(pages) = pages {
+                        pages.give_back();
+                    }
+                    error
+                })
+            }
+        };
         self.moved(range, "give", expected, result, (from, Owner::HOST))
     }
 
@@ -356,8 +380,8 @@ impl<U: DmaUnit> ParaWorld<'_, '_, U> {
         &mut self,
         range: Range<PhysAddr>,
         what: &'static str,
-        expected: Result<(), portcullis_ownership::TransferError>,
-        result: Result<(), HostError<Infallible>>,
+        expected: Result<(), TransferError>,
+        result: Result<(), SpaceError<Infallible>>,
         (from, to): (Owner, Owner),
     ) -> Result<(), Finding> {
         let mut books = self.machine.expected.borrow_mut();
@@ -366,8 +390,9 @@ impl<U: DmaUnit> ParaWorld<'_, '_, U> {
                 books.commit(range, to);
                 true
             }
-            (Err(expected), Err(HostError::Ledger(error))) => expected == *error,
-            (Ok(()), Err(HostError::Table(TableError::OutOfMemory))) => {
+            (Err(expected), Err(SpaceError::Ledger(error))) => expected == *error,
+            (Err(TransferError::Unaligned(_)), Err(SpaceError::NotOneChunk(_))) => true,
+            (Ok(()), Err(SpaceError::Table(TableError::OutOfMemory))) => {
                 self.machine.starved.get() && books.failed(range, from, self.space.ledger())
             }
             _ => false,

@@ -2,6 +2,7 @@
 
 use super::{Domains, Trouble};
 use crate::slots::{Slot, SlotMemory};
+use portcullis_addr::Identity;
 use portcullis_dma_domain::{
     Access, AttachError, CreateError, DmaDomain, DmaUnit, DomainId, Endpoint, Refusal, Step,
 };
@@ -29,7 +30,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             CreateError::Failed => Refusal::Failed,
         })?;
         for doorbell in self.doorbells.iter().flatten().take(self.fixed) {
-            let at = doorbell.identity();
+            let at = Identity.iova(*doorbell);
             if domain.map(at, doorbell.start(), DOORBELL, false).is_err() {
                 // Nobody was attached to it yet.
                 self.abandon(domain);

@@ -3,7 +3,7 @@
 //! target `emulator` and by the test that replays its corpus.
 #![allow(dead_code)]
 
-use portcullis_addr::{Ipa, PhysAddr, Range};
+use portcullis_addr::{Identity, Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use portcullis_pagetable::{
     Bbm, Execute, Geometry, Granule, MemoryType, Stage2 as Stage2Format, Stage2Attributes, Table,
@@ -493,7 +493,7 @@ fn identity(hardware: &Hardware) -> Stage2 {
         let size = part.end - part.start;
         let range = Range::<PhysAddr>::from_size(PhysAddr::new(part.start), size);
         let range = range.expect("not empty");
-        let mapped = table.map(range.identity(), range.start(), attributes);
+        let mapped = table.map(Identity.ipa(range), range.start(), attributes);
         mapped.expect("room for tables");
     }
     Stage2 {

@@ -1,14 +1,13 @@
-//! Memory of the host's in accesses of any width: rings, and one page that a CPU
+//! Memory of an owner in accesses of any width: rings, and one page that a CPU
 //! holds for as long as a call takes.
 
-use super::{Lent, memory};
+use super::{MappedMemory, OwnerMemory, attributes, unpin};
 use crate::fixup;
 use crate::machine;
 use crate::mmu;
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_ownership::Owner;
 
-/// Where EL2 has memory of the host's, and how much.
+/// Where EL2 has memory of an owner, and how much.
 #[derive(Debug)]
 struct Bytes {
     at: u64,
@@ -43,7 +42,7 @@ macro_rules! accesses {
             pub fn $load(&self, offset: u64) -> $type {
                 match self.bytes().place::<$size>(offset) {
                     // SAFETY: inside pages that are mapped as memory and pinned
-                    // as the host's while `self` exists, aligned.
+                    // as the owner's while `self` exists, aligned.
                     Some(at) => unsafe { fixup::$load::<0>(at) },
                     None => 0,
                 }
@@ -101,33 +100,58 @@ unsafe fn words<const N: usize>(at: u64) -> [u64; N] {
     }
 }
 
-/// A ring of the host's, mapped and pinned until it is closed.
+/// A ring of an owner, mapped and pinned until it is closed.
 #[derive(Debug)]
-pub struct LentRing {
-    lent: Lent,
+pub struct MappedRing {
+    memory: MappedMemory,
     bytes: Bytes,
 }
 
-impl LentRing {
-    /// As [`Lent::open`], from any address, and 8 bytes at least: no ring has
+impl OwnerMemory {
+    /// As [`map`](Self::map), from any address, and 8 bytes at least: no ring has
     /// less.
-    pub fn open(range: Range<Ipa>) -> Option<Self> {
+    pub fn map_ring(&self, range: Range<Ipa>) -> Option<MappedRing> {
         let start = range.start().raw();
         let words = Range::new(Ipa::new(start & !7), range.end()).ok()?;
         if range.size() < 8 {
             return None;
         }
-        let lent = Lent::open(words)?;
+        let memory = self.map(words)?;
         let bytes = Bytes {
-            at: start,
+            at: memory.physical.start().raw() + (start & 7),
             bytes: range.size(),
         };
-        Some(Self { lent, bytes })
+        Some(MappedRing { memory, bytes })
     }
 
-    /// As [`Lent::close`].
+    /// Pins and maps the page at `page`. `None` when it is not the owner's. One
+    /// at a time on each CPU.
+    #[inline(always)]
+    pub fn pin_page(&self, page: Ipa) -> Option<PinnedPage> {
+        let page = Range::from_size(page, PAGE_SIZE).ok()?;
+        let page = self.layout.physical(page);
+        let ledger = machine::ledger()?;
+        ledger.pin(page, self.owner).ok()?;
+        match mmu::enter_page(page.start(), attributes()) {
+            Some(at) => Some(PinnedPage {
+                page,
+                bytes: Bytes {
+                    at,
+                    bytes: PAGE_SIZE,
+                },
+            }),
+            None => {
+                unpin(ledger, page);
+                None
+            }
+        }
+    }
+}
+
+impl MappedRing {
+    /// As [`MappedMemory::close`].
     pub fn close(self) {
-        self.lent.close();
+        self.memory.close();
     }
 
     #[inline(always)]
@@ -143,44 +167,20 @@ impl LentRing {
     }
 }
 
-/// One page of the host's that this CPU has mapped, and pinned: unpinned it
-/// stays mapped, and nobody looks at it.
+/// One page of an owner that this CPU has mapped, and pinned: unpinned it
+/// stays mapped, and nothing looks at it.
 #[derive(Debug)]
-pub struct HeldPage {
+pub struct PinnedPage {
     page: Range<PhysAddr>,
     bytes: Bytes,
 }
 
-impl HeldPage {
-    /// Pins and maps the page at `page`. `None` when it is not the host's. One
-    /// at a time on each CPU.
-    #[inline(always)]
-    pub fn hold(page: Ipa) -> Option<Self> {
-        let page = Range::from_size(PhysAddr::new(page.raw()), PAGE_SIZE).ok()?;
-        let ledger = machine::ledger()?;
-        ledger.pin(page, Owner::HOST).ok()?;
-        match mmu::enter_page(page.start(), memory()) {
-            Some(at) => Some(Self {
-                page,
-                bytes: Bytes {
-                    at,
-                    bytes: PAGE_SIZE,
-                },
-            }),
-            None => {
-                let counted = ledger.unpin(page);
-                debug_assert!(counted.is_ok());
-                None
-            }
-        }
-    }
-
+impl PinnedPage {
     /// Lets go of it.
     #[inline(always)]
     pub fn release(self) {
         if let Some(ledger) = machine::ledger() {
-            let counted = ledger.unpin(self.page);
-            debug_assert!(counted.is_ok());
+            unpin(ledger, self.page);
         }
     }
 

@@ -1,16 +1,20 @@
-//! The host's view against the ledger, address by address, and the order in
-//! which pages leave it.
+//! An owner's memory against the ledger, address by address, and the order in
+//! which pages leave it and come.
 #![allow(missing_docs)]
 
-use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::{
-    HostError, HostSpace, HostTables, Invalidate, Ledger, Sharing, ShowError, input_bits,
+    CHUNK, Invalidate, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError, TableShapes,
+    chunks, input_bits,
 };
 use portcullis_memory::Arena;
-use portcullis_ownership::{Bank, Owner, State};
+use portcullis_owner_memory::Layout;
+use portcullis_ownership::{Allotment, Bank, Invalidated, Owner, PageState, Unreachable};
 use portcullis_pagetable::{Bbm, Execute, Geometry, Granule, Invalidation, MemoryType};
+use smmuv3_spec::Vmid;
 use std::sync::atomic::AtomicU32;
 
+const VMID: Vmid = Vmid(1);
 const RAM: u64 = 0x4000_0000;
 /// More than one entry of level 1: a whole one with the hypervisor in it, a
 /// whole one without, and a part of a third.
@@ -35,7 +39,7 @@ struct Fixture {
     entries: Vec<AtomicU32>,
     words: Vec<AtomicU32>,
     arena: Arena,
-    tables: HostTables,
+    tables: TableShapes,
 }
 
 impl Fixture {
@@ -48,8 +52,8 @@ impl Fixture {
                 .map(|_| AtomicU32::new(0))
                 .collect(),
             arena: Arena::new(PhysAddr::new(0x10_0000_0000), 4 << 20),
-            tables: HostTables {
-                geometry: Geometry::stage2(Granule::Size4K, 40, 40).unwrap(),
+            tables: TableShapes {
+                dma_geometry: Geometry::stage2(Granule::Size4K, 40, 40).unwrap(),
                 cpu_geometry: Geometry::stage2(Granule::Size4K, 40, 40).unwrap(),
                 cpu_bbm: bbm,
                 dma_bbm: bbm,
@@ -57,27 +61,21 @@ impl Fixture {
         }
     }
 
-    fn with<T>(&self, test: impl FnOnce(&mut HostSpace<'_, &Arena, &Arena>) -> T) -> T {
+    fn with<T>(&self, test: impl FnOnce(&mut Space<'_>) -> T) -> T {
         let banks = [Bank::new(range(RAM, RAM_SIZE), &self.entries, &self.words).unwrap()];
-        let ledger = Ledger::new(&banks).unwrap();
-        ledger
-            .begin(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)
+        let ledger = Allotment::new(&banks)
             .unwrap()
-            .commit();
-        ledger
-            .begin(
+            .assign(range(OWN, OWN_SIZE), Owner::NOBODY, Owner::HYPERVISOR)
+            .unwrap()
+            .assign(
                 range(FIRMWARE, FIRMWARE_SIZE),
                 Owner::NOBODY,
                 Owner::FIRMWARE,
             )
             .unwrap()
-            .commit();
-        for run in ledger.runs(Owner::NOBODY) {
-            ledger
-                .begin(run, Owner::NOBODY, Owner::HOST)
-                .unwrap()
-                .commit();
-        }
+            .assign_rest(Owner::NOBODY, Owner::HOST)
+            .unwrap()
+            .ledger();
         // Around the SMMU's registers, with RAM in the middle of one range, and
         // beyond what the tables can translate.
         let registers = [
@@ -85,8 +83,10 @@ impl Fixture {
             range(0x0800_1000, SMMU - 0x0800_1000),
             range(0x80_0000_0000, 1 << 40),
         ];
-        let mut space = HostSpace::new(
+        let mut space = OwnerSpace::identity(
             ledger,
+            Owner::HOST,
+            VMID,
             self.tables,
             &self.arena,
             &self.arena,
@@ -99,7 +99,7 @@ impl Fixture {
 }
 
 /// What CPUs and devices reach at an address: its translation, if any.
-fn reach(space: &HostSpace<'_, &Arena, &Arena>, at: u64) -> (Option<u64>, Option<u64>) {
+fn reach(space: &Space<'_>, at: u64) -> (Option<u64>, Option<u64>) {
     let at = Ipa::new(at);
     (
         space.cpu().walk(at).ok().map(|m| m.output.raw()),
@@ -109,7 +109,7 @@ fn reach(space: &HostSpace<'_, &Arena, &Arena>, at: u64) -> (Option<u64>, Option
 
 /// Asserts for a page that it is where it belongs: with CPUs, devices, or not.
 #[track_caller]
-fn assert_reach(space: &HostSpace<'_, &Arena, &Arena>, at: u64, cpu: bool, dma: bool) {
+fn assert_reach(space: &Space<'_>, at: u64, cpu: bool, dma: bool) {
     assert_eq!(
         reach(space, at),
         (cpu.then_some(at), dma.then_some(at)),
@@ -122,7 +122,9 @@ fn assert_reach(space: &HostSpace<'_, &Arena, &Arena>, at: u64, cpu: bool, dma: 
 struct Recorder {
     cpus: Vec<Range<Ipa>>,
     smmus: Vec<Range<Ipa>>,
+    vmids: Vec<Vmid>,
     fail_smmus: bool,
+    fail_cpus: bool,
 }
 
 #[derive(Debug)]
@@ -131,19 +133,66 @@ struct Refused;
 impl Invalidate for Recorder {
     type Error = Refused;
 
-    fn cpus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Refused> {
+    fn cpus(&mut self, vmid: Vmid, plan: &Invalidation<Ipa>) -> Result<(), Refused> {
         self.cpus.extend(plan.range());
-        Ok(())
+        self.vmids.push(vmid);
+        if self.fail_cpus { Err(Refused) } else { Ok(()) }
     }
 
-    fn smmus(&mut self, plan: &Invalidation<Ipa>) -> Result<(), Refused> {
+    fn smmus(&mut self, vmid: Vmid, plan: &Invalidation<Ipa>) -> Result<(), Refused> {
         self.smmus.extend(plan.range());
+        self.vmids.push(vmid);
         if self.fail_smmus {
             Err(Refused)
         } else {
             Ok(())
         }
     }
+}
+
+type Space<'a> = OwnerSpace<'a, &'a Arena, &'a Arena>;
+
+/// Takes all of `range` away from the owner.
+fn take(
+    space: &mut Space<'_>,
+    range: Range<PhysAddr>,
+    to: Owner,
+    recorder: &mut Recorder,
+) -> Result<(), SpaceError<Refused>> {
+    chunks(range).try_for_each(|part| {
+        let pages = space.release(Identity.ipa(part), to, recorder)?;
+        pages.commit();
+        Ok(())
+    })
+}
+
+/// Evidence of pages of an owner without tables.
+struct NoTables(Range<PhysAddr>);
+
+impl Invalidated for NoTables {
+    fn pages(&self) -> Range<PhysAddr> {
+        self.0
+    }
+}
+
+/// Gives all of `range` to the owner, where it is.
+fn give<'a>(
+    space: &mut Space<'a>,
+    range: Range<PhysAddr>,
+    from: Owner,
+    recorder: &mut Recorder,
+) -> Result<(), SpaceError<Refused>> {
+    chunks(range).try_for_each(|part| {
+        let transfer = space.ledger().begin(part, from, space.owner());
+        let transfer = transfer.map_err(SpaceError::Ledger)?;
+        let pages: Unreachable<'a> = transfer.invalidated(&NoTables(part)).unwrap();
+        let at = Identity.ipa(part).start();
+        let received = space.receive(pages, at, recorder);
+        received.map_err(|ReceiveError { error, pages }| {
+            pages.into_iter().for_each(Unreachable::give_back);
+            error
+        })
+    })
 }
 
 const BOTH: [Bbm; 2] = [Bbm::Level0, Bbm::Level2];
@@ -236,19 +285,19 @@ fn a_page_leaves_both_views_and_comes_back() {
         fixture.with(|space| {
             let page = range(RAM + 0x100_0000, PAGE_SIZE);
             let mut recorder = Recorder::default();
-            space.take(page, Owner::HYPERVISOR, &mut recorder).unwrap();
+            take(space, page, Owner::HYPERVISOR, &mut recorder).unwrap();
             assert_reach(space, page.start().raw(), false, false);
             assert_reach(space, page.end().raw(), true, true);
             assert_reach(space, page.start().raw() - PAGE_SIZE, true, true);
             // Each side was told about at least the page.
-            let ipa: Range<Ipa> = page.identity();
+            let ipa = Identity.ipa(page);
             assert!(recorder.cpus.iter().any(|r| r.covers(&ipa)));
             assert!(recorder.smmus.iter().any(|r| r.covers(&ipa)));
-            assert!(!space.is_host_ram(page.start()));
+            assert!(!space.is_ram(Identity.ipa(page).start()));
 
-            space.give(page, Owner::HYPERVISOR, &mut recorder).unwrap();
+            give(space, page, Owner::HYPERVISOR, &mut recorder).unwrap();
             assert_reach(space, page.start().raw(), true, true);
-            assert!(space.is_host_ram(page.start()));
+            assert!(space.is_ram(Identity.ipa(page).start()));
         });
     }
 }
@@ -261,7 +310,7 @@ fn a_range_across_all_kinds_of_entries_leaves_and_comes_back() {
             let gib = 1 << 30;
             let across = range(RAM + gib - 0x20_0000, gib + 0x40_0000);
             let mut recorder = Recorder::default();
-            space.take(across, Owner::NOBODY, &mut recorder).unwrap();
+            take(space, across, Owner::NOBODY, &mut recorder).unwrap();
             let (start, end) = (across.start().raw(), across.end().raw());
             for page in (start..end).step_by(0x10_1000) {
                 assert_reach(space, page, false, false);
@@ -273,7 +322,7 @@ fn a_range_across_all_kinds_of_entries_leaves_and_comes_back() {
             for at in [start, start + gib, end - PAGE_SIZE] {
                 assert!(told(&recorder.cpus, at) && told(&recorder.smmus, at));
             }
-            space.give(across, Owner::NOBODY, &mut recorder).unwrap();
+            give(space, across, Owner::NOBODY, &mut recorder).unwrap();
             for page in (start - PAGE_SIZE..=end).step_by(0x10_1000) {
                 assert_reach(space, page, true, true);
             }
@@ -296,11 +345,11 @@ fn a_whole_block_of_the_root_leaves_and_comes_back() {
         Fixture::new(bbm).with(|space| {
             let block = range(RAM + 0x80_0000, 0x40_0000);
             let mut recorder = Recorder::default();
-            space.take(block, Owner::NOBODY, &mut recorder).unwrap();
+            take(space, block, Owner::NOBODY, &mut recorder).unwrap();
             for page in (block.start().raw()..block.end().raw()).step_by(PAGE_SIZE as usize) {
                 assert_reach(space, page, false, false);
             }
-            space.give(block, Owner::NOBODY, &mut recorder).unwrap();
+            give(space, block, Owner::NOBODY, &mut recorder).unwrap();
             assert_reach(space, block.start().raw(), true, true);
         });
     }
@@ -316,11 +365,11 @@ fn a_failed_invalidation_loses_the_page_to_both() {
                 ..Recorder::default()
             };
             assert!(matches!(
-                space.take(page, Owner::HYPERVISOR, &mut recorder),
-                Err(HostError::Invalidation(Refused))
+                take(space, page, Owner::HYPERVISOR, &mut recorder),
+                Err(SpaceError::Invalidation(Refused))
             ));
             let entry = space.ledger().entry(page.start()).unwrap();
-            assert_eq!(entry.state(), State::Leaving);
+            assert_eq!(entry.state(), PageState::Leaving(Owner::HOST));
             assert_eq!(space.dma().walk(Ipa::new(page.start().raw())).ok(), None);
         });
     }
@@ -337,21 +386,213 @@ fn no_page_changes_hands_after_a_failed_invalidation() {
                 fail_smmus: true,
                 ..Recorder::default()
             };
-            let _ = space.take(page, Owner::HYPERVISOR, &mut recorder);
+            let _ = take(space, page, Owner::HYPERVISOR, &mut recorder);
             recorder.fail_smmus = false;
             let next = range(RAM + 0x100_1000, PAGE_SIZE);
             assert!(matches!(
-                space.take(next, Owner::HYPERVISOR, &mut recorder),
-                Err(HostError::InDoubt)
+                take(space, next, Owner::HYPERVISOR, &mut recorder),
+                Err(SpaceError::Unfinished)
             ));
             assert!(matches!(
-                space.give(next, Owner::HYPERVISOR, &mut recorder),
-                Err(HostError::InDoubt)
+                give(
+                    space,
+                    range(OWN, PAGE_SIZE),
+                    Owner::HYPERVISOR,
+                    &mut recorder
+                ),
+                Err(SpaceError::Unfinished)
             ));
             let entry = space.ledger().entry(next.start()).unwrap();
-            assert_eq!((entry.owner(), entry.state()), (Owner::HOST, State::Owned));
+            assert_eq!(entry.state(), PageState::Owned(Owner::HOST));
         });
     }
+}
+
+fn failing(cpus: bool) -> Recorder {
+    Recorder {
+        fail_cpus: cpus,
+        fail_smmus: !cpus,
+        ..Recorder::default()
+    }
+}
+
+/// The invalidation that failed is asked for again, of the walkers that failed and of
+/// those after them, and then the page changes hands.
+#[test]
+fn a_failed_invalidation_is_finished_later() {
+    for (bbm, cpus) in [
+        (Bbm::Level0, false),
+        (Bbm::Level2, false),
+        (Bbm::Level0, true),
+        (Bbm::Level2, true),
+    ] {
+        Fixture::new(bbm).with(|space| {
+            let page = range(RAM + 0x100_0000, PAGE_SIZE);
+            let at = Identity.ipa(page);
+            let mut recorder = failing(cpus);
+            let failed = take(space, page, Owner::HYPERVISOR, &mut recorder);
+            assert!(matches!(failed, Err(SpaceError::Invalidation(Refused))));
+            // As long as it fails, nothing changes.
+            for _ in 0..2 {
+                let failed = space.finish(&mut recorder).map(drop);
+                assert!(matches!(failed, Err(SpaceError::Invalidation(Refused))));
+                assert!(space.is_unfinished());
+            }
+            let mut recorder = Recorder::default();
+            let pages = space.finish(&mut recorder).unwrap().unwrap();
+            assert!(recorder.cpus.iter().any(|range| range.covers(&at)));
+            let smmus = recorder.smmus.iter().any(|range| range.covers(&at));
+            assert_eq!(smmus, !cpus);
+            assert_eq!((pages.range(), pages.to()), (page, Owner::HYPERVISOR));
+            pages.commit();
+            assert!(!space.is_unfinished());
+            assert!(space.finish(&mut recorder).unwrap().is_none());
+            assert_reach(space, page.start().raw(), false, false);
+            // What lies in the same block is reached, and goes on changing hands.
+            assert_reach(space, page.end().raw(), true, true);
+            let next = range(RAM + 0x100_1000, PAGE_SIZE);
+            take(space, next, Owner::HYPERVISOR, &mut recorder).unwrap();
+            give(space, page, Owner::HYPERVISOR, &mut recorder).unwrap();
+            assert_reach(space, page.start().raw(), true, true);
+        });
+    }
+}
+
+/// Another owner's memory goes on changing hands, whatever became of this one's.
+#[test]
+fn doubt_is_of_one_owner() {
+    Fixture::new(Bbm::Level0).with(|space| {
+        let arena = Arena::new(PhysAddr::new(0x20_0000_0000), 1 << 20);
+        let mut guest = guest(space, &arena);
+        let page = range(RAM + 0x100_0000, PAGE_SIZE);
+        let _ = take(space, page, GUEST, &mut failing(false));
+        assert!(space.is_unfinished());
+        // Pages that left the host before.
+        let mut recorder = Recorder::default();
+        let transfer = guest
+            .ledger()
+            .begin(range(OWN, PAGE_SIZE), Owner::HYPERVISOR, GUEST);
+        let pages = transfer
+            .unwrap()
+            .invalidated(&NoTables(range(OWN, PAGE_SIZE)));
+        guest
+            .receive(pages.unwrap(), Ipa::new(0x8000_0000), &mut recorder)
+            .unwrap();
+        let at = Range::from_size(Ipa::new(0x8000_0000), PAGE_SIZE).unwrap();
+        guest
+            .release(at, Owner::HYPERVISOR, &mut recorder)
+            .unwrap()
+            .commit();
+        assert!(!guest.is_unfinished());
+        assert!(recorder.vmids.iter().all(|vmid| *vmid == GUEST_VMID));
+    });
+}
+
+const GUEST: Owner = Owner::guest(0).unwrap();
+const GUEST_VMID: Vmid = Vmid(9);
+
+/// A guest that has nothing yet.
+fn guest<'a>(host: &Space<'a>, arena: &'a Arena) -> Space<'a> {
+    let geometry = Geometry::stage2(Granule::Size4K, 36, 40).unwrap();
+    let shapes = TableShapes {
+        dma_geometry: geometry,
+        cpu_geometry: geometry,
+        cpu_bbm: Bbm::Level0,
+        dma_bbm: Bbm::Level0,
+    };
+    OwnerSpace::mapped(*host.ledger(), GUEST, GUEST_VMID, shapes, arena, arena).unwrap()
+}
+
+/// Memory that the host donates is at another address for the guest, is neither the
+/// host's nor its devices' any more, and comes back dirty.
+#[test]
+fn a_guest_has_pages_at_addresses_of_its_own() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            let arena = Arena::new(PhysAddr::new(0x20_0000_0000), 1 << 20);
+            let mut guest = guest(space, &arena);
+            let mut recorder = Recorder::default();
+            let memory = range(RAM + 0x100_3000, 5 * PAGE_SIZE);
+            let at = Range::from_size(Ipa::new(0x8000_1000), memory.size()).unwrap();
+            let pages = space
+                .release(Identity.ipa(memory), GUEST, &mut recorder)
+                .unwrap();
+            // Neither to another owner, nor where the pages of a chunk would not be whole.
+            let refused = space.receive(pages, Identity.ipa(memory).start(), &mut recorder);
+            let ReceiveError { error, pages } = refused.unwrap_err();
+            assert!(matches!(error, SpaceError::NotOnePiece(_)));
+            let refused = guest.receive(pages.unwrap(), Ipa::new(0x8000_1800), &mut recorder);
+            let ReceiveError { error, pages } = refused.unwrap_err();
+            assert!(matches!(error, SpaceError::NotOneChunk(_)));
+            recorder.vmids.clear();
+            guest
+                .receive(pages.unwrap(), at.start(), &mut recorder)
+                .unwrap();
+            assert_eq!(recorder.vmids, [], "what was absent is cached nowhere");
+
+            for page in 0..5 {
+                let (ipa, physical) = (
+                    at.start().raw() + page * PAGE_SIZE,
+                    memory.start().raw() + page * PAGE_SIZE,
+                );
+                assert_eq!(reach(&guest, ipa), (Some(physical), Some(physical)));
+                assert_reach(space, physical, false, false);
+                assert!(guest.is_ram(Ipa::new(ipa)) && !space.is_ram(Ipa::new(physical)));
+                let entry = guest.ledger().entry(PhysAddr::new(physical)).unwrap();
+                assert_eq!(entry.state(), PageState::Owned(GUEST));
+            }
+            // Where it has memory, and where it has none, or not in one piece.
+            let page = Range::from_size(Ipa::new(0x8000_2000), PAGE_SIZE).unwrap();
+            let physical = Range::from_size(PhysAddr::new(RAM + 0x100_4000), PAGE_SIZE);
+            assert_eq!(guest.resolve(page), physical.ok());
+            let outside = Range::from_size(Ipa::new(RAM + 0x100_3000), PAGE_SIZE).unwrap();
+            assert_eq!(guest.resolve(outside), None);
+            let refused = guest.release(at, Owner::HOST, &mut recorder).map(drop);
+            assert!(matches!(refused, Err(SpaceError::NotOnePiece(_))));
+            // Where it has a page already, it gets no other.
+            let other = range(RAM + 0x200_0000, PAGE_SIZE);
+            let pages = space
+                .release(Identity.ipa(other), GUEST, &mut recorder)
+                .unwrap();
+            let refused = guest
+                .receive(pages, page.start(), &mut recorder)
+                .unwrap_err();
+            assert!(matches!(refused.error, SpaceError::Table(_)));
+            refused.pages.unwrap().give_back();
+
+            recorder.vmids.clear();
+            let back = guest.release(page, Owner::HOST, &mut recorder).unwrap();
+            assert!(!recorder.vmids.is_empty());
+            assert!(recorder.vmids.iter().all(|vmid| *vmid == GUEST_VMID));
+            assert_eq!(reach(&guest, page.start().raw()), (None, None));
+            let physical = back.range();
+            back.commit_dirty();
+            assert!(space.ledger().pin(physical, Owner::HOST).is_err());
+        });
+    }
+}
+
+/// One call changes what one table of pages maps, at most.
+#[test]
+fn no_call_crosses_a_chunk() {
+    Fixture::new(Bbm::Level2).with(|space| {
+        let mut recorder = Recorder::default();
+        let start = RAM + 0x100_0000;
+        for (from, size) in [
+            (start + CHUNK - PAGE_SIZE, 2 * PAGE_SIZE),
+            (start, CHUNK + PAGE_SIZE),
+            (start + 1, PAGE_SIZE),
+            (start, PAGE_SIZE - 1),
+        ] {
+            let at = Identity.ipa(range(from, size));
+            let refused = space.release(at, Owner::NOBODY, &mut recorder).map(drop);
+            assert!(matches!(refused, Err(SpaceError::NotOneChunk(_))));
+        }
+        assert!(recorder.cpus.is_empty() && recorder.smmus.is_empty());
+        let parts: Vec<_> = chunks(range(start - PAGE_SIZE, CHUNK + 2 * PAGE_SIZE)).collect();
+        let sizes: Vec<_> = parts.iter().map(Range::size).collect();
+        assert_eq!(sizes, [PAGE_SIZE, CHUNK, PAGE_SIZE]);
+    });
 }
 
 #[test]
@@ -361,31 +602,31 @@ fn pages_that_devices_hold_and_pages_of_others_stay() {
         let mut recorder = Recorder::default();
         space.ledger().pin(page, Owner::HOST).unwrap();
         assert!(matches!(
-            space.take(page, Owner::HYPERVISOR, &mut recorder),
-            Err(HostError::Ledger(_))
+            take(space, page, Owner::HYPERVISOR, &mut recorder),
+            Err(SpaceError::Ledger(_))
         ));
         assert_reach(space, page.start().raw(), true, true);
         assert!(matches!(
-            space.take(range(OWN, PAGE_SIZE), Owner::NOBODY, &mut recorder),
-            Err(HostError::Ledger(_))
+            take(space, range(OWN, PAGE_SIZE), Owner::NOBODY, &mut recorder),
+            Err(SpaceError::Ledger(_))
         ));
         assert!(matches!(
-            space.give(range(OWN, PAGE_SIZE), Owner::NOBODY, &mut recorder),
-            Err(HostError::Ledger(_))
+            give(space, range(OWN, PAGE_SIZE), Owner::NOBODY, &mut recorder),
+            Err(SpaceError::Ledger(_))
         ));
         assert_reach(space, OWN, false, false);
         // Nobody pins firmware's memory, and the host neither gives nor gets it.
         let firmware = range(FIRMWARE, PAGE_SIZE);
         assert!(space.ledger().pin(firmware, Owner::HOST).is_err());
-        assert!(!space.is_host_ram(firmware.start()));
+        assert!(!space.is_ram(Identity.ipa(firmware).start()));
         for owner in [Owner::HYPERVISOR, Owner::NOBODY] {
             assert!(matches!(
-                space.take(firmware, owner, &mut recorder),
-                Err(HostError::Ledger(_))
+                take(space, firmware, owner, &mut recorder),
+                Err(SpaceError::Ledger(_))
             ));
             assert!(matches!(
-                space.give(firmware, owner, &mut recorder),
-                Err(HostError::Ledger(_))
+                give(space, firmware, owner, &mut recorder),
+                Err(SpaceError::Ledger(_))
             ));
         }
         assert_reach(space, FIRMWARE, false, false);
