@@ -2,6 +2,7 @@
 
 use crate::progress::Progress;
 use crate::setup::headers::Headers;
+use crate::setup::toolchain::Target;
 use crate::setup::{Lab, run_watched};
 use crate::workspace;
 use crate::{Error, Result};
@@ -38,11 +39,10 @@ pub struct Payloads {
 ///
 /// [`Error::Program`] with what the compiler said.
 pub fn payloads(lab: &Lab) -> Result<Payloads> {
-    let directory = compile(
-        lab,
-        "portcullis-payloads",
-        "building the programs for the host",
-    )?;
+    let _lock = lab.workspace.lock("build")?;
+    let what = "building the programs for the host";
+    let package = "portcullis-payloads";
+    let directory = cargo_build(lab, Target::BareMetal, package, &[], what)?;
     Ok(Payloads {
         agent: directory.join(AGENT),
         stamp: directory.join(STAMP),
@@ -70,7 +70,9 @@ pub fn hypervisor(lab: &Lab) -> Result<PathBuf> {
 /// The file that [`hypervisor`] made the image of, with symbols and lines.
 #[must_use]
 pub fn hypervisor_elf(lab: &Lab) -> PathBuf {
-    lab.toolchain.release_dir(&lab.workspace).join(HYPERVISOR)
+    lab.toolchain
+        .release_dir(&lab.workspace, Target::BareMetal)
+        .join(HYPERVISOR)
 }
 
 /// As [`hypervisor`], for an image that fails on demand: its feature `provoke`.
@@ -183,7 +185,7 @@ fn image(lab: &Lab, package: &str, features: &[&str], binary: &str, name: &str) 
     // same place.
     let _lock = lab.workspace.lock("build")?;
     let what = format!("building {name}");
-    let elf = cargo_build(lab, package, features, &what)?.join(binary);
+    let elf = cargo_build(lab, Target::BareMetal, package, features, &what)?.join(binary);
     let image = lab.workspace.output().join(name);
     let bytes = fs::read(&elf).map_err(Error::io("cannot read", &elf))?;
     let flat = flatten(&bytes).map_err(|what| {
@@ -196,19 +198,21 @@ fn image(lab: &Lab, package: &str, features: &[&str], binary: &str, name: &str) 
     Ok(image)
 }
 
-fn compile(lab: &Lab, package: &str, what: &str) -> Result<PathBuf> {
-    let _lock = lab.workspace.lock("build")?;
-    cargo_build(lab, package, &[], what)
-}
-
-fn cargo_build(lab: &Lab, package: &str, features: &[&str], what: &str) -> Result<PathBuf> {
+/// Builds a package, and returns where its programs are.
+fn cargo_build(
+    lab: &Lab,
+    target: Target,
+    package: &str,
+    arguments: &[&str],
+    what: &str,
+) -> Result<PathBuf> {
     let mut progress = Progress::spinner(what);
-    let mut command = lab.toolchain.cargo(&lab.workspace, "build");
+    let mut command = lab.toolchain.cargo(&lab.workspace, target, "build");
     command.args(["--release", "--package", package]);
-    command.args(features);
+    command.args(arguments);
     run_watched(what, &mut command, FIX, |line| progress.note(line.trim()))?;
     progress.done();
-    Ok(lab.toolchain.release_dir(&lab.workspace))
+    Ok(lab.toolchain.release_dir(&lab.workspace, target))
 }
 
 /// Lays the loadable segments of an ELF file out as they lie in memory, from

@@ -5,6 +5,7 @@ use clap::Args;
 use portcullis_testbed::build;
 use portcullis_testbed::initramfs::{self, Purpose};
 use portcullis_testbed::setup::kernel::{Build, Flavour, Version};
+use portcullis_testbed::setup::toolchain::Target;
 use portcullis_testbed::setup::{Lab, Wishes};
 use std::process::{Command, ExitCode};
 
@@ -88,8 +89,8 @@ fn every_order() -> anyhow::Result<bool> {
 /// Clippy, warnings denied, for what runs on the Arm machine.
 pub fn lint_bare_metal() -> anyhow::Result<ExitCode> {
     let lab = Lab::set_up(&Wishes::default())?;
-    let clippy = |arguments: &[&str]| -> anyhow::Result<()> {
-        let mut command = lab.toolchain.cargo(&lab.workspace, "clippy");
+    let clippy = |target: Target, arguments: &[&str]| -> anyhow::Result<()> {
+        let mut command = lab.toolchain.cargo(&lab.workspace, target, "clippy");
         command.args(arguments).args(["--", "-D", "warnings"]);
         if !command.status().context("cannot start cargo")?.success() {
             bail!("clippy has complaints about what runs on the Arm machine, see above");
@@ -100,12 +101,21 @@ pub fn lint_bare_metal() -> anyhow::Result<ExitCode> {
         .iter()
         .flat_map(|package| ["--package", *package])
         .collect();
-    clippy(&packages)?;
+    clippy(Target::BareMetal, &packages)?;
     // The other images that can be built: for boards that are not QEMU's, and
     // for the tests of the failure path and of attacks.
-    clippy(&["--package", BARE_METAL[0], "--no-default-features"])?;
-    clippy(&["--package", BARE_METAL[0], "--features", "provoke"])?;
-    clippy(&["--package", BARE_METAL[0], "--features", "digest"])?;
+    clippy(
+        Target::BareMetal,
+        &["--package", BARE_METAL[0], "--no-default-features"],
+    )?;
+    clippy(
+        Target::BareMetal,
+        &["--package", BARE_METAL[0], "--features", "provoke"],
+    )?;
+    clippy(
+        Target::BareMetal,
+        &["--package", BARE_METAL[0], "--features", "digest"],
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
