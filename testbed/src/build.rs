@@ -42,10 +42,12 @@ pub fn payloads(lab: &Lab) -> Result<Payloads> {
     let _lock = lab.workspace.lock("build")?;
     let what = "building the programs for the host";
     let package = "portcullis-payloads";
+    let features = ["--features", "programs", "--bin", STAMP];
+    let linux = cargo_build(lab, Target::Linux, package, &features, what)?;
     let directory = cargo_build(lab, Target::BareMetal, package, &[], what)?;
     Ok(Payloads {
         agent: directory.join(AGENT),
-        stamp: directory.join(STAMP),
+        stamp: linux.join(STAMP),
         vfio: directory.join(VFIO),
     })
 }
