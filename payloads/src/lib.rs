@@ -4,9 +4,17 @@
 //! Both ends of a verified transfer generate the data themselves from a seed,
 //! so neither has to trust what the other says it sent.
 
-#![no_std]
+#![cfg_attr(target_os = "none", no_std)]
 #![deny(unsafe_code)]
 
 #[cfg(feature = "programs")]
 pub mod counter;
+#[cfg(feature = "programs")]
+pub mod edu;
+#[cfg(feature = "programs")]
+pub mod instructions;
+#[cfg(feature = "programs")]
+pub mod mapping;
+#[cfg(feature = "programs")]
+pub mod pages;
 pub mod pattern;

@@ -44,6 +44,14 @@ pub fn first_difference(buffer: &[u8], seed: u64, offset: u64) -> Option<usize> 
     None
 }
 
+/// The numbers below `count`, in an order that leaves few of them side by side: pages
+/// that are asked for in this order lie scattered in memory.
+pub fn scattered(count: usize) -> impl Iterator<Item = usize> {
+    // An odd step meets every number below a power of two once.
+    let step = count / 16 * 10 + 3;
+    (0..count).map(move |i| i.wrapping_mul(step) % count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +80,17 @@ mod tests {
         let mut part = [0; 32];
         fill(&mut part, 3, 32);
         assert_eq!(whole[32..], part);
+    }
+
+    #[test]
+    fn all_of_a_power_of_two_are_met_apart() {
+        for count in [1, 2, 8, 64, 16384] {
+            let order: Vec<usize> = scattered(count).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(sorted.iter().copied().eq(0..count), "{count}");
+            let side_by_side = order.windows(2).filter(|two| two[1] == two[0] + 1);
+            assert!(count < 8 || side_by_side.count() == 0, "{count}");
+        }
     }
 }

@@ -2,11 +2,10 @@
 
 use crate::buffer::Buffer;
 use crate::container::{Container, Rights};
-use crate::pages;
-use crate::sys::{self, Fd, Levels};
-use crate::text::{Context, Failure, Line};
-use core::ffi::CStr;
-use core::fmt::Write;
+use anyhow::{Context, Result, bail};
+use portcullis_payloads::instructions::{Instructions, Levels};
+use portcullis_payloads::{counter, pages};
+use std::fmt::Write;
 
 /// Where the device finds the buffer: apart from what the kernel reserves.
 const AT: u64 = 0x8_0000_0000;
@@ -14,53 +13,46 @@ const AT: u64 = 0x8_0000_0000;
 const MOST: usize = 256;
 
 /// Maps a buffer of `bytes` whose pages are scattered, and unmaps it, `rounds`
-/// times; `line` gets, in ticks of the counter, the sum, the median and the 99th
+/// times; returns, in ticks of the counter, the sum, the median and the 99th
 /// percentile of both, and how many instructions EL2 took of all of each.
 ///
 /// A round before them pays for what the kernel sets up once.
-pub fn run(
-    name: &CStr,
-    group: &CStr,
-    bytes: usize,
-    rounds: usize,
-    line: &mut Line,
-) -> Result<(), Failure> {
+pub fn run(name: &str, group: &str, bytes: usize, rounds: usize) -> Result<String> {
     if rounds == 0 || rounds > MOST {
-        return Err(Failure::Said("1 to 256 rounds"));
+        bail!("1 to {MOST} rounds");
     }
-    let page = pages::size()?;
+    let page = pages::size();
     let container = Container::open(name, group)?;
     let memory = Buffer::scattered(bytes, page)?;
     if memory.adjacent(page)? > bytes / page / 16 {
-        return Err(Failure::Said("the buffer is not scattered"));
+        bail!("the buffer is not scattered");
     }
-    let el2 = sys::instruction_counter(Levels::El2).context("open a counter")?;
-    let (mut maps, mut unmaps) = ([0; MOST], [0; MOST]);
+    let el2 = Instructions::open(Levels::El2).context("open a counter")?;
+    let count = || el2.read().context("read the counter");
+    let (mut maps, mut unmaps) = (Vec::with_capacity(MOST), Vec::with_capacity(MOST));
     let (mut map_el2, mut unmap_el2) = (0, 0);
     for round in 0..=rounds {
-        let before = count(el2)?;
-        let start = sys::counter();
-        container.map(AT, memory.address(), bytes, Rights::ReadWrite)?;
-        let mapped = sys::counter() - start;
-        let between = count(el2)?;
-        let start = sys::counter();
+        let before = count()?;
+        let start = counter::now();
+        container.map(AT, &memory, bytes, Rights::ReadWrite)?;
+        let mapped = counter::now() - start;
+        let between = count()?;
+        let start = counter::now();
         container.unmap(AT, bytes)?;
-        let unmapped = sys::counter() - start;
-        let after = count(el2)?;
-        if let Some(index) = round.checked_sub(1) {
-            maps[index] = mapped;
-            unmaps[index] = unmapped;
+        let unmapped = counter::now() - start;
+        let after = count()?;
+        if round != 0 {
+            maps.push(mapped);
+            unmaps.push(unmapped);
             map_el2 += between - before;
             unmap_el2 += after - between;
         }
     }
-    write!(
-        line,
+    let mut line = format!(
         "count={rounds} cntfrq={} map_el2={map_el2} unmap_el2={unmap_el2}",
-        sys::counter_frequency()
-    )?;
+        counter::frequency()
+    );
     for (what, ticks) in [("map", &mut maps), ("unmap", &mut unmaps)] {
-        let ticks = &mut ticks[..rounds];
         ticks.sort_unstable();
         write!(
             line,
@@ -70,11 +62,5 @@ pub fn run(
             ticks[rounds - 1 - rounds / 100]
         )?;
     }
-    Ok(())
-}
-
-fn count(counter: Fd) -> Result<u64, Failure> {
-    let mut value = [0; 8];
-    sys::read(counter, &mut value).context("read the counter")?;
-    Ok(u64::from_le_bytes(value))
+    Ok(line)
 }

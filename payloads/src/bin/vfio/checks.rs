@@ -1,12 +1,11 @@
 //! What must hold for a device in the hands of a program.
 
-use crate::bar::{BUFFER_SIZE, Bar, Direction};
 use crate::buffer::Buffer;
 use crate::container::{Container, Rights};
-use crate::pages;
-use crate::text::{Failure, Line};
-use core::ffi::CStr;
-use core::fmt::Write;
+use anyhow::{Result, bail};
+use portcullis_payloads::edu::{BUFFER_SIZE, Bar, Direction};
+use portcullis_payloads::pages::{self, Pages};
+use std::fmt::Write;
 
 /// Where the device finds what the program hands it and gets back.
 const IN: u64 = 0x10_0000;
@@ -28,7 +27,7 @@ const LOOKS: usize = 16;
 const SHORT: usize = 64;
 
 /// One check: whether it held.
-type Step = fn(&mut Bench) -> Result<bool, Failure>;
+type Step = fn(&mut Bench) -> Result<bool>;
 
 /// The device with its address space.
 struct Bench {
@@ -41,13 +40,13 @@ struct Bench {
 }
 
 /// Runs all checks; whether all held. `line` gets one word for each.
-pub fn all(name: &CStr, group: &CStr, line: &mut Line) -> Result<bool, Failure> {
-    let page = pages::size()?;
+pub fn all(name: &str, group: &str, line: &mut String) -> Result<bool> {
+    let page = pages::size();
     let container = Container::open(name, group)?;
     let input = Buffer::new(page)?;
     let output = Buffer::new(page)?;
-    container.map(IN, input.address(), page, Rights::Read)?;
-    container.map(OUT, output.address(), page, Rights::ReadWrite)?;
+    container.map(IN, &input, page, Rights::Read)?;
+    container.map(OUT, &output, page, Rights::ReadWrite)?;
     let bar = container.bar()?;
     let mut bench = Bench {
         container,
@@ -81,7 +80,7 @@ impl Bench {
     }
 
     /// Puts a new pattern into the device's buffer, and returns its seed.
-    fn load(&mut self) -> Result<u64, Failure> {
+    fn load(&mut self) -> Result<u64> {
         let seed = self.seed();
         self.input.fill(0, BUFFER_SIZE, seed);
         self.bar.transfer(Direction::Read, IN, BUFFER_SIZE)?;
@@ -90,7 +89,7 @@ impl Bench {
 
     /// Whether the device's buffer starts with `length` bytes of the pattern
     /// `seed`.
-    fn loaded(&mut self, length: usize, seed: u64) -> Result<bool, Failure> {
+    fn loaded(&mut self, length: usize, seed: u64) -> Result<bool> {
         self.output.fill(0, BUFFER_SIZE, !seed);
         self.bar.transfer(Direction::Write, OUT, BUFFER_SIZE)?;
         Ok(self.output.holds(0, length, seed))
@@ -98,7 +97,7 @@ impl Bench {
 
     /// Whether the device reads `memory` at `offset` at bus `address`, and
     /// writes it.
-    fn both_ways(&mut self, memory: &Buffer, offset: usize, address: u64) -> Result<bool, Failure> {
+    fn both_ways(&mut self, memory: &Buffer, offset: usize, address: u64) -> Result<bool> {
         let seed = self.seed();
         memory.fill(offset, BUFFER_SIZE, seed);
         self.load()?;
@@ -111,12 +110,7 @@ impl Bench {
 
     /// Whether the device can neither read `memory` at bus `address` nor
     /// write it.
-    fn neither_way(
-        &mut self,
-        memory: &Buffer,
-        offset: usize,
-        address: u64,
-    ) -> Result<bool, Failure> {
+    fn neither_way(&mut self, memory: &Buffer, offset: usize, address: u64) -> Result<bool> {
         let seed = self.seed();
         memory.fill(offset, BUFFER_SIZE, seed);
         self.load()?;
@@ -127,14 +121,14 @@ impl Bench {
     }
 
     /// Data goes to and from the addresses that the program picks.
-    fn chosen(&mut self) -> Result<bool, Failure> {
+    fn chosen(&mut self) -> Result<bool> {
         let mut held = true;
         let end = self.container.last_address()?.saturating_add(1);
         let high = HIGH.min(end.saturating_sub(BELOW_END));
         for address in PLACES.into_iter().chain([high]) {
             let memory = Buffer::new(self.page)?;
             self.container
-                .map(address, memory.address(), self.page, Rights::ReadWrite)?;
+                .map(address, &memory, self.page, Rights::ReadWrite)?;
             held &= self.both_ways(&memory, 0, address)?;
             self.container.unmap(address, self.page)?;
         }
@@ -142,11 +136,11 @@ impl Bench {
     }
 
     /// What may be read only is read, and not written.
-    fn read_only(&mut self) -> Result<bool, Failure> {
+    fn read_only(&mut self) -> Result<bool> {
         let memory = Buffer::new(self.page)?;
         let address = PLACES[0];
         self.container
-            .map(address, memory.address(), self.page, Rights::Read)?;
+            .map(address, &memory, self.page, Rights::Read)?;
         let seed = self.seed();
         memory.fill(0, BUFFER_SIZE, seed);
         self.load()?;
@@ -159,27 +153,27 @@ impl Bench {
     }
 
     /// Nothing moves after an unmapping that the device used before.
-    fn unmapped(&mut self) -> Result<bool, Failure> {
+    fn unmapped(&mut self) -> Result<bool> {
         let memory = Buffer::new(self.page)?;
         let address = PLACES[1];
         self.container
-            .map(address, memory.address(), self.page, Rights::ReadWrite)?;
+            .map(address, &memory, self.page, Rights::ReadWrite)?;
         let before = self.both_ways(&memory, 0, address)?;
         self.container.unmap(address, self.page)?;
         Ok(before && self.neither_way(&memory, 0, address)?)
     }
 
     /// An address that leads elsewhere now does not lead back.
-    fn remapped(&mut self) -> Result<bool, Failure> {
+    fn remapped(&mut self) -> Result<bool> {
         let first = Buffer::new(self.page)?;
         let second = Buffer::new(self.page)?;
         let address = PLACES[1];
         self.container
-            .map(address, first.address(), self.page, Rights::ReadWrite)?;
+            .map(address, &first, self.page, Rights::ReadWrite)?;
         let before = self.both_ways(&first, 0, address)?;
         self.container.unmap(address, self.page)?;
         self.container
-            .map(address, second.address(), self.page, Rights::ReadWrite)?;
+            .map(address, &second, self.page, Rights::ReadWrite)?;
         let seed = self.seed();
         first.fill(0, BUFFER_SIZE, seed);
         let after = self.both_ways(&second, 0, address)?;
@@ -188,21 +182,21 @@ impl Bench {
     }
 
     /// The address a page has in memory is none that the device may use.
-    fn never_mapped(&mut self) -> Result<bool, Failure> {
+    fn never_mapped(&mut self) -> Result<bool> {
         let memory = Buffer::new(self.page)?;
-        let physical = pages::Pages::open()?.physical(memory.address())?;
+        let physical = Pages::open()?.physical(memory.address())?;
         self.neither_way(&memory, 0, physical)
     }
 
     /// A large buffer is one piece for the device, wherever its pages lie.
-    fn scattered(&mut self) -> Result<bool, Failure> {
+    fn scattered(&mut self) -> Result<bool> {
         let memory = Buffer::scattered(LARGE, self.page)?;
         // A few neighbours may have met by chance.
         if memory.adjacent(self.page)? > LARGE / self.page / 16 {
-            return Err(Failure::Said("the large buffer is not scattered"));
+            bail!("the large buffer is not scattered");
         }
         self.container
-            .map(LARGE_AT, memory.address(), LARGE, Rights::ReadWrite)?;
+            .map(LARGE_AT, &memory, LARGE, Rights::ReadWrite)?;
         let mut held = true;
         for look in 0..LOOKS {
             // The first transfer starts at the start, the last ends at the

@@ -1,97 +1,199 @@
 //! The kernel's VFIO interface, type 1, as `linux/vfio.h` has it.
 
-use crate::bar::Bar;
-use crate::sys::{self, Errno, Fd};
-use crate::text::{Context, Failure, Line};
-use core::ffi::CStr;
-use core::fmt::Write;
+#![allow(unsafe_code, reason = "each request has an argument of its own kind")]
 
-// The requests: type ';' and a number from 100 on.
-const API_VERSION: usize = 0x3b64;
-const SET_IOMMU: usize = 0x3b66;
-const GROUP_STATUS: usize = 0x3b67;
-const GROUP_SET_CONTAINER: usize = 0x3b68;
-const GROUP_DEVICE: usize = 0x3b6a;
-const REGION_INFO: usize = 0x3b6c;
-const GET_INFO: usize = 0x3b70;
-const MAP_DMA: usize = 0x3b71;
-const UNMAP_DMA: usize = 0x3b72;
+use crate::buffer::Buffer;
+use anyhow::{Context, Result, bail};
+use portcullis_payloads::edu::Bar;
+use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use std::ffi::{CString, c_void};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use vfio_bindings::bindings::vfio::{
+    VFIO_API_VERSION, VFIO_BASE, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE,
+    VFIO_GROUP_FLAGS_VIABLE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_TYPE, VFIO_TYPE1v2_IOMMU,
+    vfio_group_status, vfio_iommu_type1_dma_map, vfio_region_info,
+};
 
-const TYPE1_V2: usize = 3;
-const VIABLE: u32 = 1;
-const BAR0: u32 = 0;
-const CONFIG: u32 = 7;
+/// A request by its number, counted from the first.
+const fn request(number: u8) -> Opcode {
+    opcode::none(VFIO_TYPE, VFIO_BASE as u8 + number)
+}
+
+const GET_API_VERSION: Opcode = request(0);
+const SET_IOMMU: Opcode = request(2);
+const GROUP_GET_STATUS: Opcode = request(3);
+const GROUP_SET_CONTAINER: Opcode = request(4);
+const GROUP_GET_DEVICE_FD: Opcode = request(6);
+const DEVICE_GET_REGION_INFO: Opcode = request(8);
+const IOMMU_GET_INFO: Opcode = request(12);
+const IOMMU_MAP_DMA: Opcode = request(13);
+const IOMMU_UNMAP_DMA: Opcode = request(14);
 
 /// What a device may do with a mapping.
 #[derive(Clone, Copy)]
 pub enum Rights {
     /// Read it.
-    Read = 1,
+    Read,
     /// Read and write it.
-    ReadWrite = 3,
+    ReadWrite,
+}
+
+impl Rights {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Read => VFIO_DMA_MAP_FLAG_READ,
+            Self::ReadWrite => VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+        }
+    }
 }
 
 /// An I/O address space with one device in it.
 pub struct Container {
-    file: Fd,
-    device: Fd,
+    file: File,
+    device: File,
+}
+
+/// A request with its argument, whose result is a number.
+struct Request {
+    opcode: Opcode,
+    argument: *mut c_void,
+}
+
+// SAFETY: `Request` is made where it is known what its argument has to be; the kernel
+// may write there, and the result is the number that it returns.
+unsafe impl Ioctl for Request {
+    type Output = IoctlOutput;
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.argument
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<IoctlOutput> {
+        Ok(out)
+    }
 }
 
 /// Makes a request whose argument is a number or nothing.
-fn request(fd: Fd, number: usize, argument: usize) -> Result<usize, Errno> {
+fn tell(file: impl AsFd, opcode: Opcode, number: usize) -> rustix::io::Result<IoctlOutput> {
+    let argument = std::ptr::without_provenance_mut(number);
     // SAFETY: the callers' requests take a plain number.
-    unsafe { sys::call(29, [fd.0 as usize, number, argument, 0, 0, 0]) }
+    unsafe { ioctl(file, Request { opcode, argument }) }
 }
 
-/// Makes a request that reads and writes `words`, the first of which says how
-/// long they are.
-fn exchange(fd: Fd, number: usize, words: &mut [u32]) -> Result<usize, Errno> {
-    words[0] = size_of_val(words) as u32;
-    let at = words.as_mut_ptr() as usize;
-    // SAFETY: the structures of the callers' requests begin with their length,
-    // which the kernel heeds, and it writes within the exclusive slice.
-    unsafe { sys::call(29, [fd.0 as usize, number, at, 0, 0, 0]) }
+/// Makes a request that reads and writes a structure.
+fn exchange<T: Argument>(
+    file: impl AsFd,
+    opcode: Opcode,
+    value: &mut T,
+) -> rustix::io::Result<IoctlOutput> {
+    *value.size() = size_of::<T>() as u32;
+    let argument = (&raw mut *value).cast();
+    // SAFETY: the kernel heeds the size and writes within what is borrowed for this, where
+    // any bytes are a value.
+    unsafe { ioctl(file, Request { opcode, argument }) }
 }
 
-/// Both halves of a word, low half first.
-fn halves(word: u64) -> [u32; 2] {
-    [word as u32, (word >> 32) as u32]
+/// A structure of the interface: any bytes are a value of it.
+trait Argument {
+    /// Its first field, which says how many bytes it has.
+    fn size(&mut self) -> &mut u32;
+}
+
+impl Argument for vfio_group_status {
+    fn size(&mut self) -> &mut u32 {
+        &mut self.argsz
+    }
+}
+
+impl Argument for vfio_region_info {
+    fn size(&mut self) -> &mut u32 {
+        &mut self.argsz
+    }
+}
+
+impl Argument for vfio_iommu_type1_dma_map {
+    fn size(&mut self) -> &mut u32 {
+        &mut self.argsz
+    }
+}
+
+impl Argument for Unmap {
+    fn size(&mut self) -> &mut u32 {
+        &mut self.argsz
+    }
+}
+
+impl Argument for Info {
+    fn size(&mut self) -> &mut u32 {
+        let [first, ..] = &mut self.0;
+        first
+    }
+}
+
+/// `vfio_iommu_type1_dma_unmap` without the room for a bitmap that it may have.
+#[derive(Default)]
+#[repr(C)]
+struct Unmap {
+    argsz: u32,
+    flags: u32,
+    iova: u64,
+    size: u64,
+}
+
+/// `vfio_iommu_type1_info` as words, with room for the capabilities that follow it.
+#[repr(C)]
+struct Info([u32; 256]);
+
+fn open(path: &str) -> Result<File> {
+    let file = File::options().read(true).write(true).open(path);
+    file.with_context(|| format!("open {path}"))
 }
 
 impl Container {
     /// Opens the device `name` of `group` in an address space of its own, and
     /// lets it master the bus.
-    pub fn open(name: &CStr, group: &CStr) -> Result<Self, Failure> {
-        let file = sys::open(c"/dev/vfio/vfio", sys::O_RDWR).context("open /dev/vfio/vfio")?;
-        if request(file, API_VERSION, 0).context("VFIO version")? != 0 {
-            return Err(Failure::Said("this VFIO has another interface"));
+    pub fn open(name: &str, group: &str) -> Result<Self> {
+        let file = open("/dev/vfio/vfio")?;
+        let version = tell(&file, GET_API_VERSION, 0).context("VFIO version")?;
+        if version != VFIO_API_VERSION as IoctlOutput {
+            bail!("this VFIO has another interface");
         }
-        let mut path = Line::new();
-        let group = group.to_str().map_err(|_| Failure::Said("strange group"))?;
-        write!(path, "/dev/vfio/{group}")?;
-        let group = sys::open(path.as_c_str()?, sys::O_RDWR).context("open the group")?;
-        let mut status = [0; 2];
-        exchange(group, GROUP_STATUS, &mut status).context("status of the group")?;
-        if status[1] & VIABLE == 0 {
-            return Err(Failure::Said("other drivers have devices of the group"));
+        let group = open(&format!("/dev/vfio/{group}"))?;
+        let mut status = vfio_group_status::default();
+        exchange(&group, GROUP_GET_STATUS, &mut status).context("status of the group")?;
+        if status.flags & VFIO_GROUP_FLAGS_VIABLE == 0 {
+            bail!("other drivers have devices of the group");
         }
-        let container = &raw const file.0 as usize;
+        let mut number = file.as_raw_fd();
+        let set = Request {
+            opcode: GROUP_SET_CONTAINER,
+            argument: (&raw mut number).cast(),
+        };
         // SAFETY: the request reads the descriptor's number from its address.
-        unsafe {
-            sys::call(
-                29,
-                [group.0 as usize, GROUP_SET_CONTAINER, container, 0, 0, 0],
-            )
-        }
-        .context("set the container")?;
-        request(file, SET_IOMMU, TYPE1_V2).context("set the IOMMU")?;
-        let at = name.as_ptr() as usize;
-        // SAFETY: the request reads a C string.
-        let device = unsafe { sys::call(29, [group.0 as usize, GROUP_DEVICE, at, 0, 0, 0]) }
-            .context("open the device")?;
+        unsafe { ioctl(&group, set) }.context("set the container")?;
+        tell(&file, SET_IOMMU, VFIO_TYPE1v2_IOMMU as usize).context("set the IOMMU")?;
+        let name = CString::new(name).context("name of the device")?;
+        let get = Request {
+            opcode: GROUP_GET_DEVICE_FD,
+            argument: name.as_ptr().cast_mut().cast(),
+        };
+        // SAFETY: the request reads a C string, and writes nothing.
+        let device = unsafe { ioctl(&group, get) }.context("open the device")?;
+        // SAFETY: the kernel has just opened it for this caller.
+        let device = unsafe { OwnedFd::from_raw_fd(device) };
         let container = Self {
             file,
-            device: Fd(device as i32),
+            device: device.into(),
         };
         container.master_bus()?;
         Ok(container)
@@ -99,93 +201,84 @@ impl Container {
 
     /// The last address that the IOMMU translates, from the ranges in what the
     /// container says of it (`vfio_iommu_type1_info_cap_iova_range`).
-    pub fn last_address(&self) -> Result<u64, Failure> {
-        const HAS_CAPABILITIES: u32 = 1 << 1;
-        const IOVA_RANGES: u32 = 1;
-        let mut words = [0; 256];
-        exchange(self.file, GET_INFO, &mut words).context("what the IOMMU takes")?;
-        let word = |at: usize| words.get(at).copied().unwrap_or(0);
-        let mut at = if word(1) & HAS_CAPABILITIES == 0 {
+    pub fn last_address(&self) -> Result<u64> {
+        let mut info = Info([0; 256]);
+        exchange(&self.file, IOMMU_GET_INFO, &mut info).context("what the IOMMU takes")?;
+        let word = |at: usize| info.0.get(at).copied().unwrap_or(0);
+        let mut at = if word(1) & VFIO_IOMMU_INFO_CAPS == 0 {
             0
         } else {
             word(4) as usize / 4
         };
         // Each is further on than the one before.
-        for _ in 0..words.len() {
+        for _ in 0..info.0.len() {
             if at == 0 {
                 break;
             }
             let count = word(at + 2) as usize;
-            if word(at) & 0xffff == IOVA_RANGES && count != 0 {
+            if word(at) & 0xffff == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE && count != 0 {
                 let last = at + 4 * count;
                 return Ok(u64::from(word(last + 2)) | u64::from(word(last + 3)) << 32);
             }
             at = word(at + 1) as usize / 4;
         }
-        Err(Failure::Said(
-            "the kernel does not say what the IOMMU takes",
-        ))
+        bail!("the kernel does not say what the IOMMU takes")
     }
 
     /// Offset of a region in the device's file.
-    fn region(&self, index: u32) -> Result<u64, Failure> {
-        let mut words = [0, 0, index, 0, 0, 0, 0, 0];
-        exchange(self.device, REGION_INFO, &mut words).context("region")?;
-        Ok(u64::from(words[6]) | u64::from(words[7]) << 32)
+    fn region(&self, index: u32) -> Result<u64> {
+        let mut info = vfio_region_info {
+            index,
+            ..Default::default()
+        };
+        exchange(&self.device, DEVICE_GET_REGION_INFO, &mut info).context("region")?;
+        Ok(info.offset)
     }
 
     /// Sets bus master and memory in the command register.
-    fn master_bus(&self) -> Result<(), Failure> {
-        let at = self.region(CONFIG)? + 4;
+    fn master_bus(&self) -> Result<()> {
+        let at = self.region(VFIO_PCI_CONFIG_REGION_INDEX)? + 4;
         let mut command = [0; 2];
-        sys::read_at(self.device, &mut command, at).context("read config")?;
+        self.device
+            .read_exact_at(&mut command, at)
+            .context("read config")?;
         let value = u16::from_le_bytes(command) | 0b110;
-        sys::write_at(self.device, &value.to_le_bytes(), at)
+        self.device
+            .write_all_at(&value.to_le_bytes(), at)
             .context("write config")
-            .map(drop)
     }
 
     /// The device's registers.
-    pub fn bar(&self) -> Result<Bar, Failure> {
-        Bar::map(self.device, self.region(BAR0)?)
+    pub fn bar(&self) -> Result<Bar> {
+        Bar::map(&self.device, self.region(VFIO_PCI_BAR0_REGION_INDEX)?)
     }
 
-    /// Lets the device reach `length` bytes of this process at `memory` as
-    /// those at `address`.
-    pub fn map(
-        &self,
-        address: u64,
-        memory: usize,
-        length: usize,
-        rights: Rights,
-    ) -> Result<(), Failure> {
-        let [at_low, at_high] = halves(memory as u64);
-        let [low, high] = halves(address);
-        let [length_low, length_high] = halves(length as u64);
-        let mut words = [
-            0,
-            rights as u32,
-            at_low,
-            at_high,
-            low,
-            high,
-            length_low,
-            length_high,
-        ];
-        exchange(self.file, MAP_DMA, &mut words)
+    /// Lets the device reach the first `length` bytes of `memory` as those at
+    /// `address`.
+    pub fn map(&self, address: u64, memory: &Buffer, length: usize, rights: Rights) -> Result<()> {
+        let mut map = vfio_iommu_type1_dma_map {
+            flags: rights.flags(),
+            vaddr: memory.address() as u64,
+            iova: address,
+            size: length as u64,
+            ..Default::default()
+        };
+        exchange(&self.file, IOMMU_MAP_DMA, &mut map)
             .context("map for DMA")
             .map(drop)
     }
 
     /// Takes that away again.
-    pub fn unmap(&self, address: u64, length: usize) -> Result<(), Failure> {
-        let [low, high] = halves(address);
-        let [length_low, length_high] = halves(length as u64);
-        let mut words = [0, 0, low, high, length_low, length_high];
-        exchange(self.file, UNMAP_DMA, &mut words).context("unmap for DMA")?;
+    pub fn unmap(&self, address: u64, length: usize) -> Result<()> {
+        let mut unmap = Unmap {
+            iova: address,
+            size: length as u64,
+            ..Default::default()
+        };
+        exchange(&self.file, IOMMU_UNMAP_DMA, &mut unmap).context("unmap for DMA")?;
         // The kernel says how much it unmapped.
-        if [words[4], words[5]] != [length_low, length_high] {
-            return Err(Failure::Said("not all of a mapping was unmapped"));
+        if unmap.size != length as u64 {
+            bail!("not all of a mapping was unmapped");
         }
         Ok(())
     }
