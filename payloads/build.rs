@@ -1,15 +1,12 @@
-//! Lays the payloads out as static Linux programs.
+//! Lays the programs out so that a kernel with pages of any size can load them.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let is = |what: &str, value: &str| std::env::var(what).is_ok_and(|found| found == value);
-    let bare_metal = is("CARGO_CFG_TARGET_OS", "none");
-    if bare_metal || is("CARGO_CFG_TARGET_ENV", "musl") {
-        // Segments must be loadable whatever page size the host kernel uses.
-        println!("cargo::rustc-link-arg-bins=-zmax-page-size=65536");
-    }
-    if bare_metal {
-        println!("cargo::rustc-link-arg-bins=--no-dynamic-linker");
-        println!("cargo::rustc-link-arg-bins=-e_start");
-    }
+    // The Arm machine's programs are linked by the linker itself, or through a compiler.
+    let environment = std::env::var("CARGO_CFG_TARGET_ENV");
+    let option = match environment.as_deref() {
+        Ok("musl") => "-zmax-page-size=65536",
+        _ => "-Wl,-z,max-page-size=65536",
+    };
+    println!("cargo::rustc-link-arg-bins={option}");
 }

@@ -4,7 +4,6 @@
 //! Both ends of a verified transfer generate the data themselves from a seed,
 //! so neither has to trust what the other says it sent.
 
-#![cfg_attr(target_os = "none", no_std)]
 #![deny(unsafe_code)]
 
 #[cfg(feature = "programs")]

@@ -44,6 +44,21 @@ pub fn first_difference(buffer: &[u8], seed: u64, offset: u64) -> Option<usize> 
     None
 }
 
+/// Bytes that are not those of a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("data differs at byte {0}")]
+pub struct Differs(pub u64);
+
+/// Compares `buffer` with the pattern `seed` from byte `offset` on.
+///
+/// # Errors
+///
+/// [`Differs`] with the place of the first byte that is another, as the pattern counts.
+pub fn check(buffer: &[u8], seed: u64, offset: u64) -> Result<(), Differs> {
+    let found = first_difference(buffer, seed, offset);
+    found.map_or(Ok(()), |at| Err(Differs(offset + at as u64)))
+}
+
 /// The numbers below `count`, in an order that leaves few of them side by side: pages
 /// that are asked for in this order lie scattered in memory.
 pub fn scattered(count: usize) -> impl Iterator<Item = usize> {

@@ -41,14 +41,13 @@ pub struct Payloads {
 pub fn payloads(lab: &Lab) -> Result<Payloads> {
     let _lock = lab.workspace.lock("build")?;
     let what = "building the programs for the host";
+    let features = ["--features", "programs"];
     let package = "portcullis-payloads";
-    let features = ["--features", "programs", "--bin", STAMP, "--bin", VFIO];
-    let linux = cargo_build(lab, Target::Linux, package, &features, what)?;
-    let directory = cargo_build(lab, Target::BareMetal, package, &[], what)?;
+    let directory = cargo_build(lab, Target::Linux, package, &features, what)?;
     Ok(Payloads {
         agent: directory.join(AGENT),
-        stamp: linux.join(STAMP),
-        vfio: linux.join(VFIO),
+        stamp: directory.join(STAMP),
+        vfio: directory.join(VFIO),
     })
 }
 

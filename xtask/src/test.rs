@@ -9,12 +9,11 @@ use portcullis_testbed::setup::toolchain::Target;
 use portcullis_testbed::setup::{Lab, Wishes};
 use std::process::{Command, ExitCode};
 
-/// What runs on the Arm machine: not tested, but linted, for its target.
-const BARE_METAL: [&str; 3] = [
-    "portcullis-hypervisor",
-    "portcullis-hostile",
-    "portcullis-payloads",
-];
+/// What runs on the Arm machine without an operating system: not tested, but linted,
+/// for its target.
+const BARE_METAL: [&str; 2] = ["portcullis-hypervisor", "portcullis-hostile"];
+/// The programs of its host, likewise.
+const PROGRAMS: [&str; 4] = ["--package", "portcullis-payloads", "--features", "programs"];
 
 /// Decides what the tests that use `proptest` draw.
 const PROPTEST_SEED: &str = "PROPTEST_RNG_SEED";
@@ -102,6 +101,7 @@ pub fn lint_bare_metal() -> anyhow::Result<ExitCode> {
         .flat_map(|package| ["--package", *package])
         .collect();
     clippy(Target::BareMetal, &packages)?;
+    clippy(Target::Linux, &PROGRAMS)?;
     // The other images that can be built: for boards that are not QEMU's, and
     // for the tests of the failure path and of attacks.
     clippy(

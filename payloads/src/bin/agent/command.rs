@@ -1,317 +1,231 @@
 //! Reading commands and answering them.
 
-use crate::bar::Direction;
+use crate::arguments::Arguments;
 use crate::edu::Edu;
-use crate::memory::{self, PAGE, Poke, Width};
+use crate::memory::PAGE;
 use crate::meter::Rounds;
-use crate::sys::{self, End, Fd, Levels, Power};
-use crate::text::{Arguments, Context, Failure, Hex, Line};
-use crate::{disk, machine, net};
-use core::fmt::Write;
+use crate::{disk, machine, net, poke};
+use anyhow::{Context, Result, bail, ensure};
+use portcullis_payloads::counter;
+use portcullis_payloads::edu::Direction;
+use portcullis_payloads::instructions::{Instructions, Levels};
+use rustix::system::RebootCommand;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
-/// Longest command line.
-const COMMAND: usize = 1024;
+/// Most bytes of a file or of memory that an answer holds.
+const DATA: usize = 1024;
 
 /// What one command may leave for the next.
+#[derive(Default)]
 struct State {
     edu: Option<Edu>,
     /// Counts what is executed at EL2.
-    el2: Option<Fd>,
+    el2: Option<Instructions>,
 }
 
-/// Answers commands for ever.
-pub fn serve() -> ! {
+/// Answers commands until the console's other end is gone.
+pub fn serve() -> io::Result<()> {
     // On something that is no terminal there is nothing to set.
-    let _ = sys::raw_console();
-    let mut state = State {
-        edu: None,
-        el2: None,
-    };
-    let mut input = Input {
-        buffer: [0; COMMAND],
-        length: 0,
-    };
-    answer("0", time);
-    loop {
-        let mut command = [0; COMMAND];
-        let Some(length) = input.line(&mut command) else {
-            // Nobody will ever talk to us again.
-            sys::exit(0)
-        };
-        let Ok(text) = core::str::from_utf8(&command[..length]) else {
+    let _ = machine::raw_console();
+    let mut state = State::default();
+    let mut input = io::stdin().lock();
+    answer("0", Ok(time()))?;
+    while let Some(line) = next_line(&mut input)? {
+        let Some((number, command)) = line.trim().split_once(' ') else {
             continue;
         };
-        let mut arguments = Arguments::new(text);
-        let (Ok(number), Ok(verb)) = (arguments.word(), arguments.word()) else {
-            continue;
-        };
-        let rest = text
-            .split_once(verb)
-            .map_or("", |(_, rest)| rest.trim_start());
-        answer(number, |line| run(&mut state, verb, rest, arguments, line));
-    }
-}
-
-/// Writes the answer to command `number` in one piece.
-fn answer(number: &str, work: impl FnOnce(&mut Line) -> Result<(), Failure>) {
-    let mut line = Line::new();
-    // The newline in front ends whatever the kernel was printing.
-    let started = write!(line, "\n@{number} ok");
-    let done = started
-        .map_err(Failure::from)
-        .and_then(|()| work(&mut line));
-    if let Err(failure) = done {
-        line = Line::new();
-        // A number too long to be repeated was none of the lab's.
-        let _ = write!(line, "\n@{number} err {failure}");
-    }
-    let mut rest = line.bytes();
-    while let Ok(written @ 1..) = sys::write(sys::CONSOLE, rest) {
-        rest = &rest[written..];
-    }
-    let _ = sys::write(sys::CONSOLE, b"\n");
-}
-
-fn run(
-    state: &mut State,
-    verb: &str,
-    rest: &str,
-    mut arguments: Arguments<'_>,
-    line: &mut Line,
-) -> Result<(), Failure> {
-    match verb {
-        "time" => time(line),
-        "spin" => {
-            machine::spin(arguments.number()?);
-            time(line)
-        }
-        "sleep" => {
-            sys::sleep(arguments.number()?);
-            time(line)
-        }
-        "cpu" => {
-            let number = arguments.number()?;
-            machine::cpu(number, arguments.word()? == "on")
-        }
-        "cat" => {
-            let mut buffer = [0; 1024];
-            let content = machine::file(arguments.word()?, &mut buffer)?;
-            Ok(write!(line, " data={}", Hex(content))?)
-        }
-        "sh" => match machine::shell(rest)? {
-            End::Exited(status) => Ok(write!(line, " status={status}")?),
-            End::Killed(signal) => Ok(write!(line, " signal={signal}")?),
-        },
-        "off" => Err(machine::power(Power::Off)),
-        "reboot" => Err(machine::power(Power::Restart)),
-        "kexec" if rest.is_empty() => Err(machine::power(Power::NextKernel)),
-        "kexec" => kexec(arguments),
-        "poke" => poke(arguments, line),
-        "edu" => edu(state, arguments, line),
-        "el2" => el2(state, line),
-        "seed" => machine::seed(),
-        "nvme" => nvme(arguments, line),
-        "net" => network(arguments, line),
-        _ => Err(Failure::Said("no such command")),
-    }
-}
-
-/// `kexec KERNEL ADDRESS INITRD ADDRESS TREE-ADDRESS` loads a kernel; `kexec` starts
-/// it.
-fn kexec(mut arguments: Arguments<'_>) -> Result<(), Failure> {
-    let kernel = (arguments.word()?, arguments.number()?);
-    let initrd = (arguments.word()?, arguments.number()?);
-    machine::load_kernel(kernel, initrd, arguments.number()?)
-}
-
-fn time(line: &mut Line) -> Result<(), Failure> {
-    Ok(write!(
-        line,
-        " cntvct={} cntfrq={}",
-        sys::counter(),
-        sys::counter_frequency()
-    )?)
-}
-
-fn poke(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
-    let writes = match arguments.word()? {
-        "read" => false,
-        "write" => true,
-        _ => return Err(Failure::Said("poke read|write")),
-    };
-    let address = arguments.number()?;
-    let value = if writes {
-        Some(arguments.number()?)
-    } else {
-        None
-    };
-    let width = match arguments.number_or(4)? {
-        4 => Width::Word,
-        8 => Width::Double,
-        _ => return Err(Failure::Said("an access has 4 or 8 bytes")),
-    };
-    let size = match width {
-        Width::Word => 4,
-        Width::Double => 8,
-    };
-    if !address.is_multiple_of(size) {
-        return Err(Failure::Said("the address is not aligned"));
-    }
-    match memory::poke(address, value, width)? {
-        Poke::Done(value) => write!(line, " outcome=done value=0x{value:x}")?,
-        Poke::Signal(sys::SIGBUS) => write!(line, " outcome=blocked signal=SIGBUS")?,
-        Poke::Signal(signal) => write!(line, " outcome=killed signal={signal}")?,
-        Poke::Refused(errno) => write!(line, " outcome=refused errno={errno}")?,
+        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+        answer(number, run(&mut state, verb, rest.trim_start()))?;
     }
     Ok(())
 }
 
-fn edu(state: &mut State, mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
+/// The next line of the stream; `None` when it has ended. What is no text is passed
+/// over.
+fn next_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    for byte in input.bytes() {
+        match byte? {
+            b'\n' | b'\r' => match String::from_utf8(line) {
+                Ok(line) => return Ok(Some(line)),
+                Err(_) => line = Vec::new(),
+            },
+            byte => line.push(byte),
+        }
+    }
+    Ok(None)
+}
+
+/// Writes the answer to command `number` in one piece.
+fn answer(number: &str, answer: Result<String>) -> io::Result<()> {
+    // The newline in front ends whatever the kernel was printing.
+    let line = match answer {
+        Ok(fields) => format!("\n@{number} ok{fields}\n"),
+        Err(error) => format!("\n@{number} err {error:#}\n"),
+    };
+    io::stdout().write_all(line.as_bytes())
+}
+
+/// Carries a command out; returns the fields of the answer, each with a space before
+/// it.
+fn run(state: &mut State, verb: &str, rest: &str) -> Result<String> {
+    let mut arguments = Arguments::new(rest);
+    match verb {
+        "time" => return Ok(time()),
+        "spin" => {
+            machine::spin(arguments.number()?);
+            return Ok(time());
+        }
+        "sleep" => {
+            std::thread::sleep(Duration::from_millis(arguments.number()?));
+            return Ok(time());
+        }
+        "cpu" => {
+            let number = arguments.number()?;
+            machine::cpu(number, arguments.word()? == "on")?;
+        }
+        "cat" => return data(&machine::file(arguments.word()?, DATA)?),
+        "sh" => {
+            let status = machine::shell(rest)?;
+            return Ok(match status.signal() {
+                Some(signal) => format!(" signal={signal}"),
+                None => format!(" status={}", status.code().unwrap_or(0)),
+            });
+        }
+        "off" => machine::power(RebootCommand::PowerOff)?,
+        "reboot" => machine::power(RebootCommand::Restart)?,
+        "kexec" if rest.is_empty() => machine::power(RebootCommand::Kexec)?,
+        "kexec" => {
+            let kernel = (arguments.word()?, arguments.number()?);
+            let initrd = (arguments.word()?, arguments.number()?);
+            machine::load_kernel(kernel, initrd, arguments.number()?)?;
+        }
+        "poke" => return poke::run(rest),
+        "edu" => return edu(state, arguments),
+        "el2" => return el2(state),
+        "seed" => machine::seed()?,
+        "nvme" => return nvme(arguments),
+        "net" => return network(arguments),
+        _ => bail!("no such command"),
+    }
+    Ok(String::new())
+}
+
+fn time() -> String {
+    format!(" cntvct={} cntfrq={}", counter::now(), counter::frequency())
+}
+
+/// Bytes as hexadecimal.
+fn data(bytes: &[u8]) -> Result<String> {
+    let mut text = " data=".to_owned();
+    for byte in bytes {
+        write!(text, "{byte:02x}")?;
+    }
+    Ok(text)
+}
+
+fn edu(state: &mut State, mut arguments: Arguments<'_>) -> Result<String> {
     let verb = arguments.word()?;
     if verb == "init" {
-        let edu = Edu::new(arguments.number_or(0)?)?;
-        write!(
-            line,
+        let edu = state.edu.insert(Edu::new(arguments.number_or(0)?)?);
+        return Ok(format!(
             " device={} target=0x{:x} scratch=0x{:x}",
             edu.name(),
             edu.target(),
             edu.scratch()
-        )?;
-        state.edu = Some(edu);
-        return Ok(());
+        ));
     }
-    let edu = state
-        .edu
-        .as_mut()
-        .ok_or(Failure::Said("edu init comes first"))?;
+    let edu = state.edu.as_mut().context("edu init comes first")?;
     match verb {
-        "fill" => {
-            edu.fill_target(arguments.number()?);
-            Ok(())
-        }
+        "fill" => edu.fill_target(arguments.number()?),
         "check" => {
             let seed = arguments.number()?;
-            edu.check_target(seed, arguments.number_or(PAGE as u64)? as usize)
+            edu.check_target(seed, arguments.number_or(PAGE as u64)? as usize)?;
         }
         "read" => {
             let address = arguments.number()?;
-            let mut data = [0; 1024];
             let length = arguments.number_or(64)? as usize;
-            let data = data.get_mut(..length).ok_or(Failure::TooLong)?;
-            edu.read(address, data)?;
-            Ok(write!(line, " data={}", Hex(data))?)
+            ensure!(length <= DATA, "an answer holds {DATA} bytes");
+            return data(&edu.read(address, length)?);
         }
         "write" => {
             let address = arguments.number()?;
             let seed = arguments.number()?;
-            edu.write(address, seed, arguments.number_or(64)? as usize)
+            edu.write(address, seed, arguments.number_or(64)? as usize)?;
         }
         "start" => {
             let way = match arguments.word()? {
                 "read" => Direction::Read,
                 "write" => Direction::Write,
-                _ => return Err(Failure::Said("edu start read|write")),
+                _ => bail!("edu start read|write"),
             };
             let address = arguments.number()?;
             edu.start(way, address, arguments.number_or(64)? as usize)?;
-            time(line)
+            return Ok(time());
         }
         "finish" => {
             edu.finish()?;
-            time(line)
+            return Ok(time());
         }
-        _ => Err(Failure::Said("edu init|fill|check|read|write|start|finish")),
+        _ => bail!("edu init|fill|check|read|write|start|finish"),
     }
+    Ok(String::new())
 }
 
-fn nvme(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
+fn nvme(mut arguments: Arguments<'_>) -> Result<String> {
     let verb = arguments.word()?;
     let first = arguments.number()?;
     let second = arguments.number()?;
     let third = arguments.number()?;
     match verb {
-        "verify" => disk::verify(first, second, third),
-        "fill" => disk::fill(first, second, third),
+        "verify" => disk::verify(first, second, third)?,
+        "fill" => disk::fill(first, second, third)?,
         "random" => {
             let each = arguments.number_or(1)?;
             let block = arguments.number_or(disk::BLOCK)?;
-            let mut costs = disk::random_reads(first, each, second, third, block)?;
-            rounds(&mut costs, line)
+            return rounds(disk::random_reads(first, each, second, third, block)?);
         }
-        _ => Err(Failure::Said("nvme verify|fill|random")),
+        _ => bail!("nvme verify|fill|random"),
     }
+    Ok(String::new())
 }
 
-fn network(mut arguments: Arguments<'_>, line: &mut Line) -> Result<(), Failure> {
+fn network(mut arguments: Arguments<'_>) -> Result<String> {
     let verb = arguments.word()?;
     if verb == "echo" {
         let count = arguments.number()?;
         let size = arguments.number()? as usize;
-        let mut costs = net::echo(count, arguments.number_or(10)?, size)?;
-        return rounds(&mut costs, line);
+        return rounds(net::echo(count, arguments.number_or(10)?, size)?);
     }
-    let port = u16::try_from(arguments.number()?).map_err(|_| Failure::Said("not a port"))?;
+    let port = u16::try_from(arguments.number()?).context("not a port")?;
     let amount = arguments.number()?;
     match verb {
         "exchange" => {
             let up = arguments.number()?;
-            net::exchange(port, amount, up, arguments.number()?)
+            net::exchange(port, amount, up, arguments.number()?)?;
         }
         "flood" => {
             let cost = net::datagrams(port, amount, arguments.number()? as usize)?;
-            Ok(write!(line, "{cost}")?)
+            return Ok(cost.to_string());
         }
-        _ => Err(Failure::Said("net exchange|flood|echo")),
+        _ => bail!("net exchange|flood|echo"),
     }
+    Ok(String::new())
 }
 
-fn rounds(costs: &mut Rounds, line: &mut Line) -> Result<(), Failure> {
-    if costs.write(line)? {
-        return Ok(());
-    }
-    Err(Failure::Said("there is nothing to measure"))
+fn rounds(costs: Rounds) -> Result<String> {
+    costs.summary().context("there is nothing to measure")
 }
 
 /// How many instructions CPU 0 has executed at EL2 since this was first asked.
-fn el2(state: &mut State, line: &mut Line) -> Result<(), Failure> {
-    let counter = match state.el2 {
+fn el2(state: &mut State) -> Result<String> {
+    let counter = match &mut state.el2 {
         Some(counter) => counter,
-        None => *state
-            .el2
-            .insert(sys::instruction_counter(Levels::El2).context("open a counter")?),
+        none => none.insert(Instructions::open(Levels::El2).context("open a counter")?),
     };
-    let mut value = [0; 8];
-    sys::read(counter, &mut value).context("read the counter")?;
-    Ok(write!(line, " instructions={}", u64::from_le_bytes(value))?)
-}
-
-/// The command stream, cut into lines.
-struct Input {
-    buffer: [u8; COMMAND],
-    length: usize,
-}
-
-impl Input {
-    /// Copies the next line to `line` and returns its length; `None` when the
-    /// stream has ended. A line longer than the buffer is dropped.
-    fn line(&mut self, line: &mut [u8; COMMAND]) -> Option<usize> {
-        loop {
-            let end = self.buffer[..self.length]
-                .iter()
-                .position(|b| matches!(b, b'\n' | b'\r'));
-            if let Some(end) = end {
-                line[..end].copy_from_slice(&self.buffer[..end]);
-                self.buffer.copy_within(end + 1..self.length, 0);
-                self.length -= end + 1;
-                return Some(end);
-            }
-            if self.length == COMMAND {
-                self.length = 0;
-            }
-            match sys::read(sys::INPUT, &mut self.buffer[self.length..]) {
-                Ok(more @ 1..) => self.length += more,
-                _ => return None,
-            }
-        }
-    }
+    let count = counter.read().context("read the counter")?;
+    Ok(format!(" instructions={count}"))
 }

@@ -1,11 +1,12 @@
 //! What a piece of work costs.
 
-use crate::sys::{self, Fd, Levels};
-use core::fmt;
+use portcullis_payloads::counter;
+use portcullis_payloads::instructions::{Instructions, Levels};
+use std::fmt;
 
 /// A measurement under way.
 pub struct Meter {
-    counter: Option<Fd>,
+    counter: Option<Instructions>,
     instructions: u64,
     start: u64,
 }
@@ -21,28 +22,22 @@ impl Meter {
     /// Starts. Where the machine cannot count instructions (QEMU does so only
     /// with `-icount`), only ticks are measured.
     pub fn start() -> Self {
-        let counter = sys::instruction_counter(Levels::All).ok();
-        let instructions = counter.and_then(count).unwrap_or(0);
+        let counter = Instructions::open(Levels::All).ok();
+        let instructions = counter.as_ref().and_then(|counter| counter.read().ok());
         Self {
             counter,
-            instructions,
-            start: sys::counter(),
+            instructions: instructions.unwrap_or(0),
+            start: counter::now(),
         }
     }
 
     /// Ends.
     pub fn stop(self) -> Cost {
-        let ticks = sys::counter().wrapping_sub(self.start);
-        let instructions = self
-            .counter
-            .and_then(count)
-            .map(|now| now.wrapping_sub(self.instructions));
-        if let Some(fd) = self.counter {
-            sys::close(fd);
-        }
+        let ticks = counter::now().wrapping_sub(self.start);
+        let now = self.counter.and_then(|counter| counter.read().ok());
         Cost {
             ticks,
-            instructions,
+            instructions: now.map(|now| now.wrapping_sub(self.instructions)),
         }
     }
 }
@@ -92,39 +87,25 @@ impl Rounds {
         self.cheapest = Some(self.cheapest.map_or(cost, |least| least.min(cost)));
     }
 
-    /// Writes the cheapest, and what a tenth, half and 99 in a hundred of the
-    /// kept ones stayed below, in instructions; whether there was a round.
-    pub fn write(&mut self, line: &mut impl fmt::Write) -> Result<bool, fmt::Error> {
-        let Some(cheapest) = self.cheapest else {
-            return Ok(false);
-        };
+    /// The cheapest, and what a tenth, half and 99 in a hundred of the kept ones
+    /// stayed below, in instructions; `None` when there was no round.
+    pub fn summary(mut self) -> Option<String> {
+        let cheapest = self.cheapest?;
         let kept = &mut self.kept[..self.made.min(KEPT)];
         kept.sort_unstable();
         let below = |hundredths: usize| kept[(kept.len() * hundredths / 100).min(kept.len() - 1)];
-        write!(
-            line,
+        Some(format!(
             "{cheapest} tenth={} p50={} p99={}",
             below(10),
             below(50),
             below(99)
-        )?;
-        Ok(true)
+        ))
     }
-}
-
-fn count(fd: Fd) -> Option<u64> {
-    let mut value = [0; 8];
-    (sys::read(fd, &mut value) == Ok(8)).then(|| u64::from_le_bytes(value))
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            " ticks={} cntfrq={}",
-            self.ticks,
-            sys::counter_frequency()
-        )?;
+        write!(f, " ticks={} cntfrq={}", self.ticks, counter::frequency())?;
         match self.instructions {
             Some(number) => write!(f, " instructions={number}"),
             None => Ok(()),
