@@ -4,12 +4,11 @@
 use super::apt::{Apt, NEXT};
 use super::compiler::Compiler;
 use super::kernel::{Kernel, Version};
-use super::run;
+use super::{loader, run};
 use crate::workspace::{self, Workspace};
 use crate::{Error, Result};
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const FIX: &str = "delete target/portcullis-cache and try again";
@@ -118,17 +117,8 @@ fn unpack(
 fn lend_library(workspace: &Workspace, programs: &Path, root: &Path) -> Result<()> {
     let library = root.join("library");
     Apt::next(workspace).alone(&["libc6:amd64"], NEXT, &library)?;
-    let files = library.join("usr/lib/x86_64-linux-gnu");
     let program = programs.join("scripts/mod/modpost.real-lsb-64");
     let moved = program.with_extension("program");
     fs::rename(&program, &moved).map_err(Error::io("cannot rename", &program))?;
-    let script = format!(
-        "#!/bin/sh\nexec '{}' --library-path '{}' '{}' \"$@\"\n",
-        files.join("ld-linux-x86-64.so.2").display(),
-        files.display(),
-        moved.display()
-    );
-    workspace::write_atomically(&program, script.as_bytes())?;
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&program, mode).map_err(Error::io("cannot make executable", &program))
+    loader::script(&program, &moved, &library)
 }

@@ -10,6 +10,7 @@ pub mod firmware;
 pub mod headers;
 pub mod kernel;
 pub mod kexec_tools;
+pub mod loader;
 pub mod qemu;
 pub mod toolchain;
 pub mod trees;
