@@ -20,7 +20,7 @@ const FIX: &str = "set-up needs apt and Debian's package archive; without them n
 pub const STABLE: &str = "bookworm";
 /// The suite most packages come from.
 pub const BACKPORTS: &str = "bookworm-backports";
-/// The suite whose `rust-src` matches the toolchain.
+/// The suite that has Rust as new as the toolchain's.
 pub const NEWER_BACKPORTS: &str = "trixie-backports";
 /// The suite that those kernels are built in.
 pub const NEXT: &str = "trixie";
@@ -29,7 +29,17 @@ pub const NEXT: &str = "trixie";
 pub struct Apt {
     directory: PathBuf,
     suites: &'static [&'static str],
+    installed: Installed,
     up_to_date: bool,
+}
+
+/// What apt takes for installed already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Installed {
+    /// What is installed on this machine.
+    Here,
+    /// Nothing: what is downloaded is complete in itself.
+    Nothing,
 }
 
 impl Apt {
@@ -39,6 +49,7 @@ impl Apt {
         Self {
             directory: workspace.cache().join("apt"),
             suites: &[STABLE, BACKPORTS, NEWER_BACKPORTS],
+            installed: Installed::Here,
             up_to_date: false,
         }
     }
@@ -49,6 +60,19 @@ impl Apt {
         Self {
             directory: workspace.cache().join("apt-next"),
             suites: &[NEXT],
+            installed: Installed::Here,
+            up_to_date: false,
+        }
+    }
+
+    /// The same for [`NEWER_BACKPORTS`] with the suite that these are for: programs of
+    /// theirs come with every library they need.
+    #[must_use]
+    pub fn newer(workspace: &Workspace) -> Self {
+        Self {
+            directory: workspace.cache().join("apt-newer"),
+            suites: &[NEXT, NEWER_BACKPORTS],
+            installed: Installed::Nothing,
             up_to_date: false,
         }
     }
@@ -110,6 +134,18 @@ impl Apt {
             at += 1;
         }
         Ok(parts)
+    }
+
+    /// What `apt-cache madison` says of packages: each version of each, and where it is.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] of apt or the network.
+    pub fn versions(&mut self, names: &[&str]) -> Result<String> {
+        self.update()?;
+        let mut command = self.command("apt-cache");
+        command.arg("madison").args(names);
+        run("asking for packages", &mut command, FIX)
     }
 
     fn parts_of(&self, name: &str, suite: &str) -> Result<Vec<String>> {
@@ -185,6 +221,9 @@ impl Apt {
             ));
         }
         workspace::write_atomically(&self.directory.join("sources.list"), sources.as_bytes())?;
+        if self.installed == Installed::Nothing {
+            workspace::write_atomically(&self.directory.join("status"), b"")?;
+        }
         let configuration = self.configuration();
         workspace::write_atomically(&self.directory.join("apt.conf"), configuration.as_bytes())?;
         let progress = Progress::spinner("downloading Debian's package lists");
@@ -200,11 +239,16 @@ impl Apt {
 
     fn configuration(&self) -> String {
         let directory = self.directory.display();
+        let status = match self.installed {
+            Installed::Here => String::new(),
+            Installed::Nothing => format!("Dir::State::Status \"{directory}/status\";\n"),
+        };
         format!(
             "Dir::Etc::SourceList \"{directory}/sources.list\";\n\
              Dir::Etc::SourceParts \"/dev/null\";\n\
              Dir::State::Lists \"{directory}/lists\";\n\
              Dir::Cache \"{directory}/cache\";\n\
+             {status}\
              #clear APT::Architectures;\n\
              APT::Architectures {{ \"amd64\"; \"arm64\"; }};\n\
              APT::Sandbox::User \"root\";\n\

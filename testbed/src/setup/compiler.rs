@@ -11,6 +11,9 @@ use std::process::Command;
 /// The compiler Debian builds the kernel with.
 const PACKAGE: &str = "gcc-12-aarch64-linux-gnu";
 
+/// The compiler's name.
+pub const PROGRAM: &str = "aarch64-linux-gnu-gcc-12";
+
 /// An unpacked compiler.
 #[derive(Clone, Debug)]
 pub struct Compiler {
@@ -37,18 +40,24 @@ impl Compiler {
     /// A `make` that finds the compiler.
     #[must_use]
     pub fn make(&self) -> Command {
+        let mut command = Command::new("make");
+        command
+            .arg("CROSS_COMPILE=aarch64-linux-gnu-")
+            .arg(format!("CC={PROGRAM}"));
+        self.show_to(&mut command);
+        // The jobs of a cargo above would be taken for make's own.
+        command.env_remove("MAKEFLAGS").env_remove("MFLAGS");
+        command
+    }
+
+    /// Has a command find the compiler, by the name of [`PROGRAM`].
+    pub fn show_to(&self, command: &mut Command) {
         let mut path = self.root.join("usr/bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
-        let mut command = Command::new("make");
         command
-            .arg("CROSS_COMPILE=aarch64-linux-gnu-")
-            .arg("CC=aarch64-linux-gnu-gcc-12")
             .env("PATH", path)
             .env("LD_LIBRARY_PATH", OsString::from(libraries));
-        // The jobs of a cargo above would be taken for make's own.
-        command.env_remove("MAKEFLAGS").env_remove("MFLAGS");
-        command
     }
 }

@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod kexec_tools;
 pub mod loader;
 pub mod qemu;
+pub mod rust_source;
 pub mod toolchain;
 pub mod trees;
 
