@@ -95,3 +95,31 @@ fn an_unmap_of_nothing_leaves_nothing_to_wait_for() {
         map(0x101, 1, RAM + 0x101),
     ]);
 }
+
+/// What is unmapped may end within a page, and outside of what is translated.
+#[test]
+fn ranges_to_unmap_end_anywhere() {
+    let between = |start, end| {
+        ask(Ask::Between {
+            mapping: 0,
+            start,
+            end,
+        })
+    };
+    let mut program = vec![attach(1, 0)];
+    for (start, end) in [
+        (-1, 1),
+        (-0xfff, 0x1001),
+        (i64::MIN, i64::MAX),
+        (0, i64::MAX),
+        (1, 0),
+        (0, -1),
+        (0x800, -0x1800),
+        (0x2001, 0x800),
+        (-0x800, -0x2001),
+    ] {
+        // It is there still where it would have been cut.
+        program.extend([map(0x100, 2, RAM + 0x100), between(start, end)]);
+    }
+    everywhere(&program);
+}

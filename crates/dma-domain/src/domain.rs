@@ -86,8 +86,9 @@ pub trait DmaDomain {
         rest: bool,
     ) -> Result<(), MapError>;
 
-    /// Whether a mapping reaches across `at`: what lies on both sides was mapped
-    /// by one request.
+    /// Whether a mapping reaches across `at`, which may be any address: what lies
+    /// on both sides was mapped by one request. One inside a page lies between two
+    /// bytes of whatever has that page.
     fn reaches_across(&self, at: Iova) -> bool;
 
     /// Takes away the first run of addresses in `range` that is mapped, in a

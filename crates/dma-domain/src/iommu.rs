@@ -26,8 +26,8 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// One thing asked for. Addresses are multiples of the smallest page; whoever
-/// makes a request has checked that.
+/// One thing asked for. Addresses of a mapping are multiples of the smallest
+/// page; whoever makes a request has checked that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Lets `endpoint` reach what `domain` maps and nothing else, whatever it
@@ -57,11 +57,12 @@ pub enum Request {
         /// What they may do.
         access: Access,
     },
-    /// Takes away every mapping that lies in `iova` as a whole.
+    /// Takes away every mapping that lies in `iova`, if no mapping reaches across
+    /// one of its ends; nothing otherwise. There need be none.
     Unmap {
         /// The domain, which exists.
         domain: DomainId,
-        /// No mapping reaches across its ends.
+        /// Any addresses. What is reserved is no mapping, and stays.
         iova: Range<Iova>,
     },
 }

@@ -92,6 +92,8 @@ pub struct Domains<'a, U: DmaUnit, M = NoMore> {
     fixed: usize,
     /// The smallest range that has all of them; empty if there are none.
     around_doorbells: (u64, u64),
+    /// The bits of an address within the smallest page.
+    within_page: u64,
     job: Job,
     held: [Option<Range<PhysAddr>>; HELD],
     /// How many of these there are.
@@ -123,6 +125,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         let mut kept = [None; DOORBELLS];
         let mut around = (u64::MAX, 0);
         let (mut fixed, mut count) = (0, 0);
+        let sizes = unit.page_sizes();
         let end = unit.input().end().raw();
         for doorbell in doorbells {
             let doorbell = doorbell.page_outward()?;
@@ -143,6 +146,8 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             doorbells: kept,
             fixed,
             around_doorbells: around,
+            // The lowest bit that is set is the size.
+            within_page: (sizes & sizes.wrapping_neg()).wrapping_sub(1),
             job: Job::None,
             held: [None; HELD],
             holding: 0,
@@ -233,6 +238,12 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             .map(|doorbell| Identity.iova(doorbell))
             .filter(|doorbell| doorbell.overlaps(&range))
             .min_by_key(|doorbell| doorbell.start())
+    }
+
+    /// Whether `at` lies inside a doorbell that is mapped where it is.
+    fn is_inside_doorbell(&self, at: Iova) -> bool {
+        let mut fixed = self.doorbells().take(self.fixed);
+        fixed.any(|doorbell| doorbell.start().raw() < at.raw() && at.raw() < doorbell.end().raw())
     }
 
     #[cold]

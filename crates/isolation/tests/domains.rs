@@ -4,7 +4,7 @@ mod world;
 
 use portcullis_addr::{Iova, Ipa, PAGE_SIZE, Range};
 use portcullis_dma_domain::{Access, DmaUnit, DomainId, Iommu, Refusal, Request, Reserved, Step};
-use world::{A, AT, E, F, RAM, SMALL, Shape, world};
+use world::{A, AT, E, F, RAM, SMALL, Shape, World, world};
 
 /// The number of a domain whose SMMU failed is not given out again, so that no
 /// stream is left walking tables that were given back.
@@ -176,5 +176,111 @@ fn a_doorbell_out_of_reach_is_the_owners_to_map() {
             access: Access::WRITE | Access::MMIO,
         };
         assert_eq!(world.ask(request), Ok(()));
+    });
+}
+
+/// 5.13.6.6.2: what lies in a range goes, wherever that ends, unless a mapping
+/// is cut.
+#[test]
+fn the_ends_of_what_is_unmapped_may_lie_anywhere_outside_of_mappings() {
+    world(SMALL, |world| {
+        world.attach(0, E).expect("attached");
+        let (second, third) = (AT + 2 * PAGE_SIZE, AT + 4 * PAGE_SIZE);
+        let both = |world: &mut World<'_>| {
+            world.map(0, AT, RAM, 1).expect("mapped");
+            let two = RAM + 8 * PAGE_SIZE;
+            world.map(0, second, two, 2).expect("mapped");
+        };
+        let held = |world: &World<'_>| {
+            let pages = [0, 8, 9].map(|page| world.count(RAM + page * PAGE_SIZE));
+            (pages[0], pages[1], pages[2])
+        };
+        both(world);
+        for (start, end) in [
+            (AT + 1, second),
+            (AT, AT + 0x800),
+            (AT + 8, AT + 16),
+            (AT - 1, second + 1),
+            (AT, third - 1),
+            (second + PAGE_SIZE, third + 1),
+            (second + PAGE_SIZE + 1, 1 << 40),
+            (1, second + PAGE_SIZE),
+        ] {
+            let cut = world.unmap_between(0, start, end);
+            assert_eq!(cut, Err(Refusal::WouldSplit), "{start:#x}..{end:#x}");
+            assert_eq!(held(world), (1, 1, 1), "nothing is removed");
+        }
+        // There need be nothing, nor a whole page, nor an address that there is.
+        for (start, end) in [
+            (AT + PAGE_SIZE, second),
+            (AT + PAGE_SIZE + 1, second),
+            (AT + PAGE_SIZE + 8, AT + PAGE_SIZE + 16),
+            (third + 1, third + PAGE_SIZE - 1),
+            (1 << 39, 1 << 40),
+            ((1 << 39) - 1, (1 << 39) + 1),
+            (u64::MAX - 1, u64::MAX),
+        ] {
+            let nothing = world.unmap_between(0, start, end);
+            assert_eq!(nothing, Ok(()), "{start:#x}..{end:#x}");
+            assert_eq!(held(world), (1, 1, 1));
+            let nowhere = world.unmap_between(1, start, end);
+            assert_eq!(nowhere, Err(Refusal::NoDomain));
+        }
+        for (start, end, left) in [
+            (AT - 1, AT + PAGE_SIZE + 1, (0, 1, 1)),
+            (AT + PAGE_SIZE + 1, third + 1, (1, 0, 0)),
+            (AT, u64::MAX, (0, 0, 0)),
+            (1, (1 << 39) + 5, (0, 0, 0)),
+        ] {
+            let done = world.unmap_between(0, start, end);
+            assert_eq!(done, Ok(()), "{start:#x}..{end:#x}");
+            assert_eq!(held(world), left, "{start:#x}..{end:#x}");
+            world.unmap_between(0, 0, u64::MAX).expect("unmapped");
+            both(world);
+        }
+    });
+}
+
+/// What was found of an address within a page holds for as long as the page is
+/// not mapped.
+#[test]
+fn a_page_that_comes_around_an_end_is_cut_by_it() {
+    world(SMALL, |world| {
+        world.attach(0, E).expect("attached");
+        let (beside, end) = (AT + PAGE_SIZE, AT + 8);
+        world.map(0, beside, RAM, 1).expect("mapped");
+        for _ in 0..3 {
+            let nothing = world.unmap_between(0, AT - PAGE_SIZE, end);
+            assert_eq!(nothing, Ok(()));
+            world.map(0, AT, RAM + PAGE_SIZE, 1).expect("mapped");
+            let cut = world.unmap_between(0, AT - PAGE_SIZE, end);
+            assert_eq!(cut, Err(Refusal::WouldSplit));
+            assert_eq!(world.count(RAM + PAGE_SIZE), 1);
+            world.unmap(0, AT, 1).expect("unmapped");
+        }
+    });
+}
+
+/// It is nothing that the owner mapped.
+#[test]
+fn a_doorbell_is_not_cut_and_stays() {
+    let doorbell = Some(0x800_0000);
+    world(Shape { doorbell, ..SMALL }, |world| {
+        world.attach(0, E).expect("attached");
+        let below = 0x800_0000 - PAGE_SIZE;
+        for (start, end) in [
+            (below, 0x800_0800),
+            (below - 1, 0x800_1000),
+            (0x800_0001, 0x900_0000),
+            (0x800_0004, 0x800_0008),
+        ] {
+            world.map(0, below, RAM, 1).expect("mapped");
+            assert_eq!(world.unmap_between(0, start, end), Ok(()), "{start:#x}");
+            let gone = start <= below;
+            assert_eq!(world.count(RAM), u32::from(!gone), "{start:#x}");
+            let (_, slot) = world.domains.iter().next().expect("a domain");
+            assert!(slot.domain().table().walk(Ipa::new(0x800_0000)).is_ok());
+            world.unmap(0, below, 1).expect("unmapped");
+        }
     });
 }

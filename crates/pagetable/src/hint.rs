@@ -116,9 +116,9 @@ impl Hint {
     /// Notes that no mapping reaches across `address`, which is in no table of
     /// somebody else's: nobody tells of what comes there.
     pub(crate) fn keep_apart(&self, address: u64) {
-        // One page covers no address but its first; a block would have to be
-        // looked at each time.
-        if self.level.get() == LAST {
+        // One page covers no address of a page but its first; a block, or an address
+        // within a page, would have to be looked at each time.
+        if self.level.get() == LAST && address & 0xfff == 0 {
             self.apart.set(address);
         }
     }

@@ -148,6 +148,21 @@ fn a_mapping_that_comes_to_reach_across_elsewhere_is_seen() {
     assert!(table.reaches_across(Ipa::new(at + 1)));
 }
 
+/// A page comes around an address that it does not begin at.
+#[test]
+fn a_page_that_comes_around_an_address_reaches_across_it() {
+    let arena = arena();
+    let mut table = table(&arena, Bbm::Level2);
+    let to = |page| PhysAddr::new(0x8000_0000 + page * PAGE);
+    table.map_whole(range(0, PAGE), to(0), RAM, false).unwrap();
+    assert!(!table.reaches_across(Ipa::new(8 * PAGE + 8)));
+    table
+        .map_whole(range(8 * PAGE, PAGE), to(8), RAM, false)
+        .unwrap();
+    assert!(table.reaches_across(Ipa::new(8 * PAGE + 8)));
+    assert!(!table.reaches_across(Ipa::new(8 * PAGE)));
+}
+
 #[test]
 fn who_borrows_remembers_nothing_of_the_owner() {
     let shared = range(512 * PAGE, 512 * PAGE);

@@ -81,7 +81,7 @@ impl<W: Window> Device<W> {
                 .then(|| request::map(&self.terms, [head, start, last], to, flags))
         } else if body.len == UNMAP_SIZE as u32 {
             let words: [u64; 3] = page.words(offset).map(u64::from_le);
-            (words[0] as u8 == request::UNMAP).then(|| request::unmap(&self.terms, words))
+            (words[0] as u8 == request::UNMAP).then(|| request::unmap(words))
         } else {
             None
         };

@@ -29,12 +29,12 @@
 //! | MAP: `virt_start`, `phys_start`, `virt_end` + 1 misaligned | RANGE | 5.13.6.5.2 |
 //! | MAP: nothing, or outside of `input_range` | RANGE | out-of-range parameters |
 //! | MAP: `phys_end` beyond 2^64 | FAULT | see `NotOwned` |
-//! | UNMAP: misaligned, nothing, or wholly outside | RANGE | no mapping can begin or end there |
+//! | UNMAP: `virt_end` below `virt_start` | RANGE | out-of-range parameters |
 //! | PROBE: properties smaller than `probe_size` | INVAL | 5.13.6.7.2 |
 //!
 //! `reserved` of a DETACH and PROBE must, that of an UNMAP may be ignored, and
-//! is. An UNMAP that reaches out of `input_range` is cut to it: nothing is
-//! mapped outside.
+//! is. An UNMAP goes to the back end as it is: its ends may lie within a page or
+//! outside of `input_range`, as long as they cut no mapping (5.13.6.6.2).
 
 use crate::features::{Features, Terms};
 use portcullis_addr::{Iova, Ipa, Range};
@@ -163,18 +163,26 @@ pub(crate) fn map(terms: &Terms, words: [u64; 3], to: u64, flags: u32) -> Result
 
 /// Checks an UNMAP.
 #[inline(always)]
-pub(crate) fn unmap(terms: &Terms, words: [u64; 3]) -> Result<Request, Status> {
+pub(crate) fn unmap(words: [u64; 3]) -> Result<Request, Status> {
     let [head, start, last] = words;
-    if (start | last.wrapping_add(1)) & terms.unaligned != 0 {
-        return Err(Status::RANGE);
-    }
-    let start = start.max(terms.first);
-    let end = last.saturating_add(1).min(terms.end);
-    let iova = Range::new(Iova::new(start), Iova::new(end)).map_err(|_| Status::RANGE)?;
+    // Nothing is mapped at the last address of all, so that it may be left out.
+    let iova = match Range::new(Iova::new(start), Iova::new(last.saturating_add(1))) {
+        Ok(iova) => iova,
+        Err(_) => at_the_end(start, last)?,
+    };
     Ok(Request::Unmap {
         domain: domain(head),
         iova,
     })
+}
+
+/// A range in which the same is mapped as at the last address of all, nothing,
+/// if that is what is meant.
+#[cold]
+fn at_the_end(start: u64, last: u64) -> Result<Range<Iova>, Status> {
+    let before = Range::new(Iova::new(u64::MAX - 1), Iova::new(u64::MAX));
+    let meant = (start, last) == (u64::MAX, u64::MAX);
+    before.ok().filter(|_| meant).ok_or(Status::RANGE)
 }
 
 /// The second half of the first word of every request but PROBE.
@@ -232,7 +240,7 @@ pub(crate) fn decode(
     let words = [0, 8, 16].map(|at| double(body, at));
     match kind {
         MAP => map(terms, words, double(body, 24), word(body, 32)).into(),
-        UNMAP => unmap(terms, words).into(),
+        UNMAP => unmap(words).into(),
         PROBE => Decoded::Probe(Endpoint(word(body, 4))),
         _ => {
             let (domain, endpoint) = (word(body, 4), Endpoint(word(body, 8)));

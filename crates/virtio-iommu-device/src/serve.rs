@@ -179,7 +179,7 @@ impl<P: Platform, I: Iommu> Server<'_, P, I> {
                 let flags = u32::from_le(page.load32(offset + 32));
                 request::map(self.terms, words, to, flags)
             }
-            request::UNMAP if agreed => request::unmap(self.terms, words),
+            request::UNMAP if agreed => request::unmap(words),
             _ => return self.general(head),
         };
         // Nobody could be told otherwise.

@@ -187,7 +187,7 @@ fn unmap_takes_whole_mappings() {
 }
 
 #[test]
-fn unmap_is_cut_to_the_input_range() {
+fn unmap_may_reach_out_of_the_input_range() {
     for (start, last) in [
         (0, u64::MAX),
         (0, 0x2_0fff),
@@ -199,14 +199,52 @@ fn unmap_is_cut_to_the_input_range() {
         assert_eq!(driver.send(&unmap(1, start, last)), OK);
         assert!(driver.world.book.domains[&1].is_empty(), "{start:#x}");
     }
-    let mut driver = attached();
+}
+
+/// 5.13.6.6.2: a range need cover no mapping, nor begin or end at a page.
+#[test]
+fn unmap_takes_any_range_that_cuts_nothing() {
     for (start, last) in [
         (0, 0xfff),
         (1 << 40, (1 << 41) - 1),
+        (u64::MAX, u64::MAX),
+        (0x2_1001, 0x2_1001),
+        (0x2_1000, 0x2_2fff),
+        (0x1_f123, 0x1_ffff),
+    ] {
+        let mut driver = attached();
+        driver.send(&map(1, 0x2_0000, 0x2_0fff, 0, RW));
+        assert_eq!(driver.send(&unmap(1, start, last)), OK, "{start:#x}");
+        assert_eq!(driver.world.book.domains[&1].len(), 1, "{start:#x}");
+        assert_eq!(driver.send(&unmap(2, start, last)), NOENT, "{start:#x}");
+    }
+    for (start, last) in [(0x1_ffff, 0x2_1000), (0x2_0000, 0x2_1001), (1, u64::MAX)] {
+        let mut driver = attached();
+        driver.send(&map(1, 0x2_0000, 0x2_0fff, 0, RW));
+        assert_eq!(driver.send(&unmap(1, start, last)), OK, "{start:#x}");
+        assert!(driver.world.book.domains[&1].is_empty(), "{start:#x}");
+    }
+    for (start, last) in [
+        (0x2_0001, 0x2_1fff),
+        (0x1_0000, 0x2_0ffe),
+        (0x2_0800, 0x2_0800),
+    ] {
+        let mut driver = attached();
+        driver.send(&map(1, 0x2_0000, 0x2_0fff, 0, RW));
+        assert_eq!(driver.send(&unmap(1, start, last)), RANGE, "{start:#x}");
+        assert_eq!(driver.world.book.domains[&1].len(), 1, "{start:#x}");
+    }
+}
+
+#[test]
+fn unmap_refuses_what_ends_before_it_begins() {
+    let mut driver = attached();
+    for (start, last) in [
         (0x2_0000, 0x1_ffff),
         (0x4_0000, 0x1_ffff),
-        (0x2_0001, 0x2_1fff),
-        (0x2_0000, 0x2_1000),
+        (0x2_0800, 0x2_0001),
+        (u64::MAX, u64::MAX - 1),
+        (u64::MAX, 0),
     ] {
         assert_eq!(driver.send(&unmap(1, start, last)), RANGE, "{start:#x}");
     }

@@ -203,6 +203,33 @@ impl Draw {
         (first, if self.strange { last } else { last.min(LAST) })
     }
 
+    /// What an UNMAP is about, which may begin and end within a page, cover no
+    /// mapping, or lie where none can be.
+    fn any_range(&mut self) -> (u64, u64) {
+        let (first, last) = self.range();
+        let (first, last) = (self.nudge(first), self.nudge(last));
+        let last = if self.random.chance(4) {
+            u64::MAX
+        } else {
+            last
+        };
+        if self.strange {
+            (first, last)
+        } else {
+            (first.min(last), first.max(last))
+        }
+    }
+
+    fn nudge(&mut self, at: u64) -> u64 {
+        match self.random.below(40) {
+            0..4 => at
+                .wrapping_add(self.random.below(0x2000))
+                .wrapping_sub(0x1000),
+            4 => self.random.word(),
+            _ => at,
+        }
+    }
+
     fn ask(&mut self) -> Ask {
         let domain = domain(&mut self.random);
         match self.random.below(40) {
@@ -210,9 +237,7 @@ impl Draw {
             9..12 => self.detach(domain),
             12..25 => self.map(domain),
             25..35 => {
-                let (first, last) = self.range();
-                let whole = self.random.chance(4);
-                let last = if whole { u64::MAX } else { last };
+                let (first, last) = self.any_range();
                 Ask::Unmap {
                     domain,
                     first,

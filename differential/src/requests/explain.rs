@@ -80,6 +80,20 @@ impl State {
         inside.eq([&(endpoint, domain)]) && self.mappings.iter().any(|(of, ..)| *of == domain)
     }
 
+    /// What QEMU says to an UNMAP that ends before it begins: it looks for
+    /// mappings that reach from one end to the other, finds one at most, and
+    /// removes nothing.
+    fn unmap_of_nothing(&self, domain: u32, first: u64, last: u64) -> u8 {
+        let mut mappings = self.mappings.iter();
+        if !self.attached.iter().any(|(_, of)| *of == domain) {
+            NOENT
+        } else if mappings.any(|(of, from, to)| *of == domain && *from <= last && first <= *to) {
+            RANGE
+        } else {
+            OK
+        }
+    }
+
     /// An UNMAP that covers a mapping and cuts another.
     fn covers_and_cuts(&self, domain: u32, first: u64, last: u64) -> bool {
         let ours = || {
@@ -144,15 +158,9 @@ pub fn explain(state: &State, ask: &Ask, ours: &Answer, theirs: &Answer) -> Opti
             last,
         } => {
             if differ {
-                let refused = ours.status == Some(RANGE) && accepted;
-                if !refused {
-                    None
-                } else if misaligned(first) || misaligned(last.wrapping_add(1)) {
-                    Some(known("unmap-alignment", false))
-                } else {
-                    let outside = first > last || first > LAST;
-                    outside.then_some(known("unmap-input", false))
-                }
+                let nothing = first > last && ours.status == Some(RANGE);
+                let theirs_is = theirs.status == Some(state.unmap_of_nothing(domain, first, last));
+                (nothing && theirs_is).then_some(known("unmap-nothing", true))
             } else {
                 let half = ours.status == Some(RANGE) && state.covers_and_cuts(domain, first, last);
                 half.then_some(known("unmap-half", false))

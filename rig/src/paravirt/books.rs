@@ -74,12 +74,6 @@ impl Book {
         before.map(|(_, m)| m).filter(|m| m.overlaps(start, end))
     }
 
-    /// Whether one mapping has both sides of `at`.
-    pub(crate) fn reaches_across(&self, at: u64) -> bool {
-        let before = self.live.range(..at).next_back();
-        before.is_some_and(|(_, m)| m.end > at)
-    }
-
     /// Nobody knows any more what is there of it.
     pub(crate) fn doubt(&mut self) {
         self.doubt = true;

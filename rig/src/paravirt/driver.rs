@@ -352,8 +352,10 @@ impl<'m> Front<'m> {
                 ([head(3, domain.0), start, end, to.raw(), flags.into()], 36)
             }
             Request::Unmap { domain, iova } => {
-                let [start, end] = [iova.start().raw(), iova.end().raw() - 1];
-                ([head(4, domain.0), start, end, 0, 0], 28)
+                let (start, end) = (iova.start().raw(), iova.end().raw());
+                // The very last address is in no range, and nothing is mapped there.
+                let last = if end == u64::MAX { end } else { end - 1 };
+                ([head(4, domain.0), start, last, 0, 0], 28)
             }
         };
         if let Some(asked) = &mut watched.machine.seen.borrow_mut().asked {

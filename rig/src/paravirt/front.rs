@@ -5,7 +5,7 @@ use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::RAM;
 use crate::paravirt::para::Outcome;
-use portcullis_addr::{Identity, Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
+use portcullis_addr::{Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{Access, Refusal, Request};
 use portcullis_ownership::{Owner, PageState};
 use std::collections::{BTreeMap, VecDeque};
@@ -369,10 +369,8 @@ impl Machine {
         let Some(asked) = seen.asked.as_mut().filter(|_| !seen.meddled) else {
             return;
         };
-        let limits = self.para.borrow().limits;
-        let end = limits.map_or(0, |limits| limits.input.end().raw());
         while let Some(next) = asked.pop_front() {
-            if as_it_comes(&next, end) == Some(*request) {
+            if as_it_comes(&next) == *request {
                 return;
             }
         }
@@ -390,8 +388,8 @@ impl Machine {
 }
 
 /// What is left of a request when it went through the device.
-fn as_it_comes(request: &Request, end: u64) -> Option<Request> {
-    Some(match *request {
+fn as_it_comes(request: &Request) -> Request {
+    match *request {
         // There is no way to ask for instruction fetches.
         Request::Map {
             domain,
@@ -404,12 +402,8 @@ fn as_it_comes(request: &Request, end: u64) -> Option<Request> {
             to,
             access: access.difference(Access::EXECUTE),
         },
-        Request::Unmap { domain, iova } => Request::Unmap {
-            domain,
-            iova: Range::new(iova.start(), iova.end().min(Iova::new(end))).ok()?,
-        },
         other => other,
-    })
+    }
 }
 
 /// What the driver must be told of an outcome.

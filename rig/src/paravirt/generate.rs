@@ -77,6 +77,15 @@ fn access() -> impl Strategy<Value = u8> {
 fn ask() -> impl Strategy<Value = Ask> {
     let around = || prop_oneof![3 => Just(0u64), 2 => 0..20u64, 1 => 0..600u64];
     let part = || prop_oneof![4 => Just(0u64), 1 => 1..18u64];
+    let bytes = || {
+        prop_oneof![
+            3 => Just(0i64),
+            4 => -0x1001..0x1002i64,
+            2 => -0x1_2000..0x1_2000i64,
+            1 => (-20..20i64).prop_map(|pages| pages << 12),
+            1 => any::<i64>(),
+        ]
+    };
     prop_oneof![
         4 => (domain(), endpoint()).prop_map(|(domain, endpoint)| Ask::Attach { domain, endpoint }),
         1 => (domain(), endpoint()).prop_map(|(domain, endpoint)| Ask::Detach { domain, endpoint }),
@@ -89,6 +98,8 @@ fn ask() -> impl Strategy<Value = Ask> {
         2 => (domain(), iova(), size())
             .prop_map(|(domain, iova, count)| Ask::Unmap { domain, iova, count }),
         1 => domain().prop_map(|domain| Ask::Unmap { domain, iova: 0, count: 1 << 24 }),
+        3 => (any::<u32>(), bytes(), bytes())
+            .prop_map(|(mapping, start, end)| Ask::Between { mapping, start, end }),
         6 => (any::<u32>(), around(), part())
             .prop_map(|(mapping, around, part)| Ask::Drop { mapping, around, part }),
     ]

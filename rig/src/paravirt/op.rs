@@ -73,6 +73,15 @@ pub enum Ask {
         /// Before it instead.
         before: bool,
     },
+    /// Takes away what lies between any two addresses around a mapping.
+    Between {
+        /// Which mapping.
+        mapping: u32,
+        /// Bytes from its beginning to the first of them.
+        start: i64,
+        /// Bytes from its end to the other.
+        end: i64,
+    },
     /// Takes away all mappings in a range.
     Unmap {
         /// Number of the domain.

@@ -112,10 +112,13 @@ impl Para {
             }
             Request::Unmap { domain, iova } => {
                 let book = book(domain)?;
-                let ends = [iova.start(), iova.end()].map(|end| book.reaches_across(end.raw()));
-                (ends == [false; 2])
-                    .then_some(())
-                    .ok_or(Refusal::WouldSplit)
+                // 5.13.6.6.2, byte by byte. A doorbell is no mapping of the owner's.
+                let (start, end) = (iova.start().raw(), iova.end().raw());
+                let mut cut = book.live.values().filter(|m| {
+                    let touched = m.overlaps(start, end);
+                    touched && !self.doorbells.contains(m) && (m.start < start || end < m.end)
+                });
+                cut.next().map_or(Ok(()), |_| Err(Refusal::WouldSplit))
             }
         }
     }
@@ -485,7 +488,8 @@ impl Book {
     /// were any.
     fn take(&mut self, iova: Range<Iova>, bells: &[Mapping]) -> bool {
         let (start, end) = (iova.start().raw(), iova.end().raw());
-        let inside = self.live.range(start..end).map(|(_, m)| *m);
+        let all = self.live.values().copied();
+        let inside = all.filter(|m| start <= m.start && m.end <= end);
         let gone: Vec<_> = inside.filter(|m| !bells.contains(m)).collect();
         for mapping in &gone {
             self.live.remove(&mapping.start);

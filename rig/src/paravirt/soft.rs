@@ -145,10 +145,11 @@ impl DmaDomain for SoftDomain<'_> {
 
     fn reaches_across(&self, at: Iova) -> bool {
         let soft = self.machine.soft.as_ref().map(|soft| soft.borrow());
+        let offset = at.raw() % PAGE_SIZE;
         let page = soft
             .as_ref()
-            .and_then(|soft| soft.pages.get(&(self.slot, at.raw())));
-        page.is_some_and(|page| !page.first)
+            .and_then(|soft| soft.pages.get(&(self.slot, at.raw() - offset)));
+        page.is_some_and(|page| offset != 0 || !page.first)
     }
 
     fn unmap_first(&mut self, range: Range<Iova>) -> Result<Option<Mapped>, FlushFirst> {

@@ -303,6 +303,19 @@ impl<U: DmaUnit> ParaWorld<'_, '_, U> {
                     access,
                 }
             }
+            Ask::Between {
+                mapping,
+                start,
+                end,
+            } => {
+                let (domain, old) = self.mapping(mapping)?;
+                let start = Iova::new(old.start.saturating_add_signed(start));
+                let end = Iova::new(old.end.saturating_add_signed(end));
+                Request::Unmap {
+                    domain: DomainId(domain),
+                    iova: Range::new(start, end).ok()?,
+                }
+            }
             Ask::Unmap {
                 domain,
                 iova,

@@ -38,8 +38,13 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         if slot.dead {
             return self.refuse(Refusal::Failed);
         }
-        if slot.domain.reaches_across(iova.start()) || slot.domain.reaches_across(iova.end()) {
-            return self.refuse(Refusal::WouldSplit);
+        let (start, end) = (iova.start(), iova.end());
+        if (start.raw() | end.raw()) & self.within_page != 0
+            || !self.unit.input().covers(&iova)
+            || slot.domain.reaches_across(start)
+            || slot.domain.reaches_across(end)
+        {
+            return self.unmap_with_care(index, iova);
         }
         if plain
             && self.dirty.mark(index).is_ok()
@@ -52,6 +57,40 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             }
         }
         self.unmap_on(Unmapping { index, left: iova })
+    }
+
+    /// A range that ends within a page, outside of what is translated, or at an
+    /// address that something reaches across.
+    ///
+    /// Mappings that lie in it go, unless one is cut (virtio 1.2, 5.13.6.6.2). A
+    /// mapping consists of whole pages of the input range, so all that is left
+    /// of a range that cuts none is the pages inside; there may be none.
+    #[cold]
+    #[inline(never)]
+    fn unmap_with_care(&mut self, index: usize, iova: Range<Iova>) -> Step {
+        for at in [iova.start(), iova.end()] {
+            let across = self
+                .slot(index)
+                .is_some_and(|slot| slot.domain.reaches_across(at));
+            // A doorbell is not the owner's mapping: it stays, and is not cut.
+            if across && !self.is_inside_doorbell(at) {
+                return self.refuse(Refusal::WouldSplit);
+            }
+        }
+        let within = self.within_page;
+        let inward = |range: Range<Iova>| {
+            let start = range.start().raw().checked_add(within)? & !within;
+            let end = range.end().raw() & !within;
+            Range::new(Iova::new(start), Iova::new(end)).ok()
+        };
+        let inside = iova.intersection(&self.unit.input());
+        match inside.and_then(inward) {
+            Some(left) => self.unmap_on(Unmapping { index, left }),
+            None => {
+                self.counts.unmaps += 1;
+                Step::AfterSync
+            }
+        }
     }
 
     /// Holds what a run was mapped to.

@@ -220,6 +220,14 @@ impl World<'_> {
         })
     }
 
+    /// Of any addresses.
+    pub fn unmap_between(&mut self, domain: u32, start: u64, end: u64) -> Result<(), Refusal> {
+        self.ask(Request::Unmap {
+            domain: DomainId(domain),
+            iova: Range::new(Iova::new(start), Iova::new(end)).expect("a range"),
+        })
+    }
+
     pub fn unmap(&mut self, domain: u32, at: u64, count: u64) -> Result<(), Refusal> {
         let step = self.unmap_later(domain, at, count);
         self.end(step)
