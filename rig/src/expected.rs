@@ -18,7 +18,12 @@ struct Page {
 }
 
 /// One entry for each page of RAM.
-pub(crate) struct Expected(Vec<Page>);
+pub(crate) struct Expected {
+    pages: Vec<Page>,
+    /// Where a second bank begins, if there is one: what the ledger is asked for
+    /// lies in one of them.
+    border: Option<u64>,
+}
 
 /// Where a range lies, before anybody asks for owners.
 enum Shape {
@@ -27,12 +32,13 @@ enum Shape {
     Pages(ops::Range<usize>),
 }
 
-fn shape(range: Range<PhysAddr>) -> Shape {
+fn shape(range: Range<PhysAddr>, border: Option<u64>) -> Shape {
     let (start, end) = (range.start().raw(), range.end().raw());
     if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 {
         return Shape::Unaligned;
     }
-    if start < RAM.start || end > RAM.end {
+    let across = border.is_some_and(|border| start < border && border < end);
+    if start < RAM.start || end > RAM.end || across {
         return Shape::NotRam;
     }
     let page = |at: u64| ((at - RAM.start) / PAGE_SIZE) as usize;
@@ -45,7 +51,7 @@ fn address(page: usize) -> PhysAddr {
 
 impl Expected {
     /// What each page's first owner is, by its number.
-    pub(crate) fn new(owner: impl Fn(u64) -> Owner) -> Self {
+    pub(crate) fn new(border: Option<u64>, owner: impl Fn(u64) -> Owner) -> Self {
         let page = |number| Page {
             owner: owner(number),
             leaving: false,
@@ -53,12 +59,15 @@ impl Expected {
             mapped: 0,
             exposed: false,
         };
-        Self((0..PAGES).map(page).collect())
+        Self {
+            pages: (0..PAGES).map(page).collect(),
+            border,
+        }
     }
 
     fn fill(&mut self, range: Range<PhysAddr>, owner: Option<Owner>, leaving: bool) {
-        if let Shape::Pages(pages) = shape(range) {
-            for page in &mut self.0[pages] {
+        if let Shape::Pages(pages) = shape(range, self.border) {
+            for page in &mut self.pages[pages] {
                 page.owner = owner.unwrap_or(page.owner);
                 page.leaving = leaving;
             }
@@ -71,13 +80,13 @@ impl Expected {
         range: Range<PhysAddr>,
         from: Owner,
     ) -> Result<(), TransferError> {
-        let pages = match shape(range) {
+        let pages = match shape(range, self.border) {
             Shape::Unaligned => return Err(TransferError::Unaligned(range)),
             Shape::NotRam => return Err(TransferError::NotRam(range)),
             Shape::Pages(pages) => pages,
         };
         for index in pages {
-            let (page, at) = (&self.0[index], address(index));
+            let (page, at) = (&self.pages[index], address(index));
             if page.leaving || page.owner != from {
                 let state = page.state();
                 return Err(TransferError::WrongState { page: at, state });
@@ -98,7 +107,7 @@ impl Expected {
     pub(crate) fn cancel(&mut self, range: Range<PhysAddr>) {
         self.fill(range, None, false);
         if let Shape::Pages(pages) = shape(range) {
-            self.0[pages]
+            self.pages[pages]
                 .iter_mut()
                 .for_each(|page| page.exposed = false);
         }
@@ -107,13 +116,13 @@ impl Expected {
     /// What the ledger must say to a pin by the host; if it must agree, it
     /// counts.
     pub(crate) fn pin(&mut self, range: Range<PhysAddr>) -> Result<(), PinError> {
-        let pages = match shape(range) {
+        let pages = match shape(range, self.border) {
             Shape::Unaligned => return Err(PinError::Unaligned(range)),
             Shape::NotRam => return Err(PinError::NotRam(range)),
             Shape::Pages(pages) => pages,
         };
         for index in pages.clone() {
-            let page = &self.0[index];
+            let page = &self.pages[index];
             if page.owner != Owner::HOST || page.leaving {
                 return Err(PinError::NotOwner {
                     page: address(index),
@@ -121,22 +130,22 @@ impl Expected {
                 });
             }
         }
-        self.0[pages].iter_mut().for_each(|page| page.pins += 1);
+        self.pages[pages].iter_mut().for_each(|page| page.pins += 1);
         Ok(())
     }
 
     /// What the ledger must say to an unpin.
     pub(crate) fn unpin(&mut self, range: Range<PhysAddr>) -> Result<(), UnpinError> {
-        let pages = match shape(range) {
+        let pages = match shape(range, self.border) {
             Shape::Unaligned => return Err(UnpinError::Unaligned(range)),
             Shape::NotRam => return Err(UnpinError::NotRam(range)),
             Shape::Pages(pages) => pages,
         };
-        if let Some(index) = pages.clone().find(|index| self.0[*index].pins == 0) {
+        if let Some(index) = pages.clone().find(|index| self.pages[*index].pins == 0) {
             let page = address(index);
             return Err(UnpinError::NotPinned { page });
         }
-        self.0[pages].iter_mut().for_each(|page| page.pins -= 1);
+        self.pages[pages].iter_mut().for_each(|page| page.pins -= 1);
         Ok(())
     }
 
@@ -150,8 +159,8 @@ impl Expected {
     /// The host was to have a range, which then failed, as did the invalidation
     /// that was to undo it: it is nobody's, and the host may still reach it.
     pub(crate) fn expose(&mut self, range: Range<PhysAddr>) {
-        if let Shape::Pages(pages) = shape(range) {
-            self.0[pages]
+        if let Shape::Pages(pages) = shape(range, self.border) {
+            self.pages[pages]
                 .iter_mut()
                 .for_each(|page| page.exposed = true);
         }
@@ -164,7 +173,7 @@ impl Expected {
 
     fn runs(&self, wanted: impl Fn(&Page) -> bool) -> Vec<ops::Range<u64>> {
         let mut runs: Vec<ops::Range<u64>> = Vec::new();
-        for (index, page) in self.0.iter().enumerate() {
+        for (index, page) in self.pages.iter().enumerate() {
             if !wanted(page) {
                 continue;
             }
@@ -179,7 +188,7 @@ impl Expected {
 
     /// The first page of which the ledger says something else.
     pub(crate) fn differs(&self, ledger: &Ledger<'_>) -> Option<u64> {
-        self.0.iter().enumerate().find_map(|(index, page)| {
+        self.pages.iter().enumerate().find_map(|(index, page)| {
             let entry = ledger.entry(address(index));
             let same = entry.is_some_and(|entry| page.is(entry));
             (!same).then(|| address(index).raw())
@@ -191,7 +200,7 @@ impl Expected {
         RAM.start <= start
             && end <= RAM.end
             && (start..end).step_by(PAGE_SIZE as usize).all(|at| {
-                let page = &self.0[((at - RAM.start) / PAGE_SIZE) as usize];
+                let page = &self.pages[((at - RAM.start) / PAGE_SIZE) as usize];
                 page.owner == Owner::HOST && !page.leaving
             })
     }
@@ -200,7 +209,7 @@ impl Expected {
     /// the numbers of `holds`; the first page of which it is not.
     pub(crate) fn observe(&mut self, ledger: &Ledger<'_>, holds: &[(u32, u32)]) -> Option<u64> {
         let mut wrong = None;
-        for (index, (page, (least, most))) in self.0.iter_mut().zip(holds).enumerate() {
+        for (index, (page, (least, most))) in self.pages.iter_mut().zip(holds).enumerate() {
             let count = ledger.entry(address(index)).map_or(0, Entry::dma_count);
             let mapped = count.checked_sub(page.pins);
             page.mapped = mapped.unwrap_or(0);
@@ -262,7 +271,7 @@ mod tests {
         let words: Vec<_> = (0..Bank::words(all)).map(|_| AtomicU32::new(0)).collect();
         let banks = [Bank::new(all, &entries, &words).unwrap()];
         let ledger = Ledger::new(&banks).unwrap();
-        let mut books = Expected::new(|_| Owner::HOST);
+        let mut books = Expected::new(None, |_| Owner::HOST);
         assert_eq!(books.differs(&ledger), None);
         let second = Range::from_size(address(1), PAGE_SIZE).unwrap();
         ledger.pin(second, Owner::HOST).unwrap();

@@ -16,7 +16,7 @@ use crate::paravirt::{Para, para};
 use crate::policy::{Allowed, Rules, for_cpus};
 use crate::recorded::Recorded;
 use crate::setup::Setup;
-use portcullis_addr::{PhysAddr, Range};
+use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_ownership::{Bank, Entry, Ledger, Owner};
 use smmuv3_model::{Fault, Misuse, Ram, Refusal, Smmu, Transaction};
 use smmuv3_spec::command::Opcode;
@@ -74,6 +74,7 @@ pub(crate) struct Machine {
     /// What the ledger keeps, of pages and of many at once.
     entries: Vec<AtomicU32>,
     words: Vec<AtomicU32>,
+    banks: Vec<Range<PhysAddr>>,
     /// What other CPUs have pinned.
     pub(crate) pinned: RefCell<Vec<Range<PhysAddr>>>,
     pub(crate) expected: RefCell<Expected>,
@@ -119,12 +120,18 @@ pub(crate) struct Machine {
     pub(crate) scarred: Cell<bool>,
 }
 
-/// What the ledger describes.
-///
-/// # Panics
-/// Never: it is not empty and ends before the last address.
-fn whole() -> Range<PhysAddr> {
-    Range::from_size(PhysAddr::new(RAM.start), RAM.end - RAM.start).expect("not empty")
+/// The banks of RAM that the ledger describes: one, or two that touch.
+fn ram_banks(setup: &Setup) -> Vec<Range<PhysAddr>> {
+    let border = border(setup).unwrap_or(RAM.end);
+    let banks = [(RAM.start, border), (border, RAM.end)];
+    let range = |(start, end)| Range::new(PhysAddr::new(start), PhysAddr::new(end)).ok();
+    banks.into_iter().filter_map(range).collect()
+}
+
+/// Where the second one begins.
+fn border(setup: &Setup) -> Option<u64> {
+    let pages = setup.paravirt?.border?;
+    Some(RAM.start + u64::from(pages) * PAGE_SIZE)
 }
 
 impl Machine {
@@ -164,11 +171,12 @@ impl Machine {
             entries: (0..PAGES)
                 .map(|page| AtomicU32::new(Entry::initial(setup.first_owner(page))))
                 .collect(),
-            words: (0..Bank::words(whole()))
+            words: (0..ram_banks(setup).into_iter().map(Bank::words).sum())
                 .map(|_| AtomicU32::new(0))
                 .collect(),
+            banks: ram_banks(setup),
             pinned: RefCell::default(),
-            expected: RefCell::new(Expected::new(|page| setup.first_owner(page))),
+            expected: RefCell::new(Expected::new(border(setup), |page| setup.first_owner(page))),
             live: RefCell::default(),
             time: Cell::new(0),
             held: RefCell::default(),
@@ -195,19 +203,25 @@ impl Machine {
         }
     }
 
-    /// The bank of the ledger.
+    /// The banks of the ledger.
     ///
     /// # Panics
-    /// Never: the bank is made of whole pages and has an entry for each, and
-    /// the words that it needs.
-    pub(crate) fn bank(&self) -> Bank<'_> {
-        Bank::new(whole(), &self.entries, &self.words).expect("an entry for each page")
+    /// Never: the banks are made of whole pages and have an entry for each, and
+    /// the words that they need.
+    pub(crate) fn banks(&self) -> Vec<Bank<'_>> {
+        let (mut entries, mut words) = (&self.entries[..], &self.words[..]);
+        let bank = |range: &Range<PhysAddr>| {
+            let (own, rest) = entries.split_at((range.size() / PAGE_SIZE) as usize);
+            let (own_words, rest_words) = words.split_at(Bank::words(*range) as usize);
+            (entries, words) = (rest, rest_words);
+            Bank::new(*range, own, own_words).expect("an entry for each page")
+        };
+        self.banks.iter().map(bank).collect()
     }
 
     /// The ledger as another CPU sees it.
     pub(crate) fn with_ledger<T>(&self, look: impl FnOnce(&Ledger<'_>) -> T) -> T {
-        let banks = [self.bank()];
-        look(&Ledger::new(&banks).expect("one bank is in order"))
+        look(&Ledger::new(&self.banks()).expect("the banks are in order"))
     }
 
     pub(crate) fn find(&self, finding: Finding) {

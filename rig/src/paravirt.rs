@@ -55,6 +55,8 @@ pub struct Para {
     pub soft: bool,
     /// How many doorbells there are, at most two.
     pub doorbells: u8,
+    /// Pages of the first bank of RAM, if there are two.
+    pub border: Option<u16>,
 }
 
 /// Domains that there can be.

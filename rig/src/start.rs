@@ -62,8 +62,8 @@ pub fn run(setup: Setup, mutant: Mutant, program: &[Op]) -> Result<Counts, Stopp
     let drivers: Result<Vec<_>, _> = drivers.into_iter().collect();
     let drivers = drivers.map_err(|_| Finding::Failed("taking over"))?;
 
-    let banks = [machine.bank()];
-    let ledger = Ledger::new(&banks).expect("one bank is in order");
+    let banks = machine.banks();
+    let ledger = Ledger::new(&banks).expect("the banks are in order");
     if setup.paravirt.is_some() {
         let (space, tables) = host_space(&machine, ledger, &setup);
         crate::paravirt::run(&machine, drivers, ledger, space, tables, program)?;

@@ -15,6 +15,7 @@ fn setup(device: Option<u32>, soft: bool) -> Setup {
             flicker: false,
             soft,
             doorbells: 2,
+            border: Some(0x205),
         }),
         ..Setup::new(Profile::full(), Mode::Greedy { seed: 3 })
     }
@@ -122,4 +123,26 @@ fn ranges_to_unmap_end_anywhere() {
         program.extend([map(0x100, 2, RAM + 0x100), between(start, end)]);
     }
     everywhere(&program);
+}
+
+/// One mapping in two banks of RAM, as a whole and cut.
+#[test]
+fn mappings_lie_in_two_banks() {
+    let border = RAM + 0x205;
+    everywhere(&[
+        attach(1, 0),
+        map(0x100, 2, border - 1),
+        map(0x200, 512, border - 5),
+        map(0x401, 1500, border - 0x21),
+        unmap(0x200, 512),
+        map(0x200, 512, border - 5),
+        // One page in the second bank is on its way to somebody else.
+        Op::Take {
+            page: 0x7f0,
+            count: 1,
+            nobody: true,
+        },
+        map(0xa00, 0x7f8 - 0x200, border - 5),
+        unmap(0, 1 << 24),
+    ]);
 }

@@ -300,8 +300,8 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         }
     }
 
-    /// A run that lies in several banks of RAM, as mappings that were made apart
-    /// may together.
+    /// A run that lies in several banks of RAM, as a mapping may, and mappings that
+    /// were made apart may together.
     #[cold]
     #[inline(never)]
     fn unpin_parts(&mut self, run: Range<PhysAddr>) {

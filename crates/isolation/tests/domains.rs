@@ -2,9 +2,10 @@
 
 mod world;
 
-use portcullis_addr::{Iova, Ipa, PAGE_SIZE, Range};
+use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{Access, DmaUnit, DomainId, Iommu, Refusal, Request, Reserved, Step};
-use world::{A, AT, E, F, RAM, SMALL, Shape, World, world};
+use portcullis_ownership::Owner;
+use world::{A, AT, E, F, HIGH, RAM, SMALL, Shape, World, world};
 
 /// The number of a domain whose SMMU failed is not given out again, so that no
 /// stream is left walking tables that were given back.
@@ -140,6 +141,80 @@ fn banks_that_touch_are_let_go_of_apart() {
         world.unmap(0, AT, 2).expect("unmapped");
         assert_eq!(world.count(border - PAGE_SIZE), 0);
         assert_eq!(world.count(border), 0);
+        assert_eq!(world.domains.counts().lost_pages, 0);
+    });
+}
+
+/// Nothing tells the owner where one bank ends and the next begins.
+#[test]
+fn a_mapping_may_lie_in_banks_that_touch() {
+    const BLOCK: u64 = 0x20_0000;
+    world(SMALL, |world| {
+        world.attach(0, E).expect("attached");
+        let border = RAM + BLOCK;
+        // Two pages, whole groups, blocks at addresses as those of memory and at
+        // others, and all of RAM, in many pieces.
+        for (at, to, count) in [
+            (AT, border - PAGE_SIZE, 2),
+            (AT + 0x5000, border - 0x2_3000, 0x50),
+            (AT + BLOCK - 0x1000, border - 0x1000, 2),
+            (2 * BLOCK, border - BLOCK, 0x400),
+            (2 * BLOCK + PAGE_SIZE, border - BLOCK, 0x400),
+            (2 * BLOCK, RAM, 0x200 + HIGH),
+        ] {
+            world.map(0, at, to, count).expect("mapped");
+            let pages = (0..0x200 + HIGH).map(|page| RAM + page * PAGE_SIZE);
+            let inside = to..to + count * PAGE_SIZE;
+            for page in pages.clone() {
+                let held = inside.contains(&page);
+                assert_eq!(world.count(page), u32::from(held), "{page:#x}");
+            }
+            let (_, slot) = world.domains.iter().next().expect("a domain");
+            for offset in [0, count / 2, count - 1].map(|page| page * PAGE_SIZE) {
+                let leaf = slot.domain().table().walk(Ipa::new(at + offset));
+                let output = leaf.expect("mapped").output.raw();
+                assert_eq!(output, to + offset);
+            }
+            world.unmap(0, at, count).expect("unmapped");
+            // Many pages are let go of with the next calls.
+            for _ in 0..3 {
+                world.domains.sync().expect("completed");
+            }
+            for page in pages {
+                assert_eq!(world.count(page), 0, "{page:#x}");
+            }
+        }
+        assert_eq!(world.domains.counts().lost_pages, 0);
+    });
+}
+
+/// What was counted in one bank is let go of when the other refuses.
+#[test]
+fn of_a_mapping_in_two_banks_all_is_held_or_nothing() {
+    world(SMALL, |world| {
+        world.attach(0, E).expect("attached");
+        let border = RAM + 0x20_0000;
+        let pages = |at| Range::from_size(PhysAddr::new(at), PAGE_SIZE).expect("a page");
+        for theirs in [border - 0x3000, border, border + 0x3000] {
+            let taken = world
+                .ledger
+                .begin(pages(theirs), Owner::HOST, Owner::NOBODY);
+            let across = world.map(0, AT, border - 0x3000, 7);
+            assert_eq!(across, Err(Refusal::NotOwned), "{theirs:#x}");
+            for page in 0..7 {
+                assert_eq!(world.count(border - 0x3000 + page * PAGE_SIZE), 0);
+            }
+            taken.expect("the host's").cancel();
+        }
+        // Past the last of them is no RAM.
+        let end = border + HIGH * PAGE_SIZE;
+        assert_eq!(world.map(0, AT, end - PAGE_SIZE, 2), Err(Refusal::NotOwned));
+        assert_eq!(
+            world.map(0, AT, RAM - PAGE_SIZE, 0x300),
+            Err(Refusal::NotOwned)
+        );
+        assert_eq!(world.count(border), 0);
+        world.map(0, AT, border - 0x3000, 7).expect("mapped");
         assert_eq!(world.domains.counts().lost_pages, 0);
     });
 }

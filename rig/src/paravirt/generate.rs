@@ -344,9 +344,11 @@ pub fn para_setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.3),
         prop_oneof![4 => Just(2u8), 1 => 0..3u8],
+        // Where no block or group ends, or one does.
+        prop::option::of(prop::sample::select(vec![0x205u16, 0x110, 0x200, 0x5f3])),
     );
     (setup(name), device, flags).prop_map(|(setup, device, flags)| {
-        let (soft, flicker, incoherent, doorbells) = flags;
+        let (soft, flicker, incoherent, doorbells, border) = flags;
         let coherency = |profile: Profile| Profile {
             idr0: profile
                 .idr0
@@ -361,6 +363,7 @@ pub fn para_setup(name: Option<&str>) -> impl Strategy<Value = Setup> + use<> {
                 flicker,
                 soft,
                 doorbells,
+                border,
             }),
             ..setup
         }

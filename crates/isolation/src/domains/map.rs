@@ -7,7 +7,7 @@ use portcullis_addr::{Address, Iova, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{
     Access, DmaDomain, DmaUnit, DomainId, MapError, Refusal, Step, SyncError,
 };
-use portcullis_ownership::PinError;
+use portcullis_ownership::{Bank, PinError};
 
 /// Most bytes whose pages are counted in one turn: as many as are let go of.
 const PIN_STEP: u64 = RELEASE;
@@ -122,7 +122,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             }
             job.access = Access::WRITE | Access::MMIO;
             job.held = job.iova.size();
-        } else if !self.ledger.is_ram(memory) {
+        } else if !self.is_ram(memory) {
             return self.refuse_memory(memory);
         }
         // Nothing of what went before may be in a TLB beside what comes.
@@ -130,6 +130,39 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             return self.refuse(Refusal::Failed);
         }
         self.map_on(job)
+    }
+
+    /// The parts of `memory` that are RAM, ascending, each of another bank.
+    fn parts(
+        &self,
+        memory: Range<PhysAddr>,
+    ) -> impl Iterator<Item = Range<PhysAddr>> + use<'a, U, M> {
+        let banks = self.ledger.banks().iter().map(Bank::range);
+        banks.filter_map(move |bank| bank.intersection(&memory))
+    }
+
+    /// Whether all of `memory` is RAM, of one bank or of several that touch.
+    fn is_ram(&self, memory: Range<PhysAddr>) -> bool {
+        let size: u64 = self.parts(memory).map(|part| part.size()).sum();
+        size == memory.size()
+    }
+
+    /// Counts a mapping of `memory`, all of it or nothing.
+    fn pin(&mut self, memory: Range<PhysAddr>) -> Result<(), PinError> {
+        match self.ledger.pin(memory, self.owner) {
+            Err(PinError::NotRam(_)) if self.is_ram(memory) => {}
+            result => return result,
+        }
+        // Each bank counts its own.
+        for part in self.parts(memory) {
+            if let Err(error) = self.ledger.pin(part, self.owner) {
+                if let Ok(before) = Range::new(memory.start(), part.start()) {
+                    self.unpin(before);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn refuse_memory(&mut self, memory: Range<PhysAddr>) -> Step {
@@ -145,7 +178,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         if job.held < size {
             let step = job.next_piece();
             let run = part(job.to, job.held, step);
-            match run.map(|run| self.ledger.pin(run, self.owner)) {
+            match run.map(|run| self.pin(run)) {
                 Some(Ok(())) => job.held += step,
                 Some(Err(PinError::CountOverflow { .. })) => {
                     return self.map_back(job, Refusal::NoMemory);
