@@ -60,6 +60,33 @@ fn an_endpoint_that_cannot_come_harms_nobody() {
     });
 }
 
+/// A domain begins with an endpoint. One that was made for an endpoint that did
+/// not come is gone, whatever becomes of the domain that it has left.
+#[test]
+fn no_domain_is_left_of_an_endpoint_that_did_not_come() {
+    for others in [false, true] {
+        world(SMALL, |world| {
+            world.attach(0, A).expect("attached");
+            world.map(0, AT, RAM, 1).expect("mapped");
+            if others {
+                world.attach(0, E).expect("attached");
+            }
+            world.stall();
+            let before = world.domains.counts().refused;
+            assert_eq!(world.attach(1, A), Err(Refusal::Failed));
+            assert_eq!(world.domains.counts().refused, before + 1);
+            // What the SMMU may hold of the old one keeps its number.
+            assert_eq!(world.numbers(), [0]);
+            assert_eq!(world.domains.unit().slot_of(A), None);
+            assert_eq!(world.map(1, AT, RAM, 1), Err(Refusal::NoDomain));
+            assert_eq!(world.attach(1, A), Err(Refusal::Failed));
+            assert_eq!(world.numbers(), [0]);
+            assert_eq!(world.attach(1, F), Ok(()));
+            assert_eq!(world.map(1, AT, RAM + PAGE_SIZE, 1), Ok(()));
+        });
+    }
+}
+
 #[test]
 fn one_that_failed_is_no_reason_for_others_to_fail() {
     world(SMALL, |world| {

@@ -272,6 +272,13 @@ impl Para {
                 foreseen || starved || owned || scarred && (failed || doubtful)
             }
         };
+        // A domain begins with an endpoint: none is left of a request that brought
+        // it none.
+        let left = result.is_err()
+            && under
+                .made
+                .is_some_and(|made| exist.contains(&self.books.all[made].id));
+        let fine = fine && !left;
         let (what, at) = name(&request);
         self.conclude(machine, under, &request, (result, exist));
         if scarred {

@@ -74,20 +74,24 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
                     self.trouble = Some(Trouble::NoRoom(id, endpoint));
                 }
                 match empty {
-                    Some(empty) => self.close(empty, Err(refusal)),
-                    None => Step::Done(Err(refusal)),
+                    [Some(first), next] | [next @ None, Some(first)] => {
+                        self.close_both(first, next, Err(refusal))
+                    }
+                    [None, None] => Step::Done(Err(refusal)),
                 }
             }
         }
     }
 
-    /// Attaches, and says which domain has no endpoint any more.
+    /// Attaches, and says which domain has no endpoint any more. After a refusal
+    /// it may be the one that the endpoint has left, and the one that was made
+    /// for it.
     fn try_attach(
         &mut self,
         id: DomainId,
         endpoint: Endpoint,
-    ) -> Result<Option<usize>, (Refusal, Option<usize>)> {
-        let refused = |refusal| (refusal, None);
+    ) -> Result<Option<usize>, (Refusal, [Option<usize>; 2])> {
+        let refused = |refusal| (refusal, [None; 2]);
         if !self.unit.has(endpoint) {
             return Err(refused(Refusal::NoEndpoint));
         }
@@ -114,7 +118,7 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             to.endpoints = to.endpoints.saturating_add(1);
             self.counts.attaches += 1;
         }
-        let made = to.endpoints == 0;
+        let made = (to.endpoints == 0).then_some(index);
         let emptied = match &mut from {
             Some((old, slot)) if result != Err(AttachError::NoMemory) => {
                 slot.endpoints = slot.endpoints.saturating_sub(1);
@@ -123,13 +127,10 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             _ => None,
         };
         self.put_back(from);
-        let unused = emptied.or(made.then_some(index));
         match result {
             Ok(()) => Ok(emptied),
-            Err(AttachError::NoMemory) => Err((Refusal::NoMemory, unused)),
-            // If both are without endpoints, the old one is closed now and the
-            // new one stays, empty, for the next attempt.
-            Err(AttachError::Failed) => Err((Refusal::Failed, unused)),
+            Err(AttachError::NoMemory) => Err((Refusal::NoMemory, [emptied, made])),
+            Err(AttachError::Failed) => Err((Refusal::Failed, [emptied, made])),
         }
     }
 

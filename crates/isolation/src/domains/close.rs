@@ -15,6 +15,8 @@ pub(super) struct Closing {
     index: usize,
     /// Where something may still be mapped.
     at: Iova,
+    /// Another one, which goes after it.
+    next: Option<usize>,
     /// What to answer in the end.
     then: Result<(), Refusal>,
 }
@@ -31,21 +33,41 @@ pub(super) enum Resetting {
 impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     /// Ends a domain that no endpoint is in, and answers `then`.
     pub(super) fn close(&mut self, index: usize, then: Result<(), Refusal>) -> Step {
+        self.close_both(index, None, then)
+    }
+
+    /// The same of two domains, if there are two.
+    pub(super) fn close_both(
+        &mut self,
+        index: usize,
+        next: Option<usize>,
+        then: Result<(), Refusal>,
+    ) -> Step {
         self.close_on(Closing {
             index,
             at: Iova::new(0),
+            next,
             then,
         })
     }
 
     #[inline(never)]
     pub(super) fn close_on(&mut self, job: Closing) -> Step {
-        match self.close_some(job.index, job.at) {
-            Some(at) => {
+        match (self.close_some(job.index, job.at), job.next) {
+            (Some(at), _) => {
                 self.job = Job::Close(Closing { at, ..job });
                 Step::More
             }
-            None => Step::Done(job.then),
+            (None, Some(index)) => {
+                self.job = Job::Close(Closing {
+                    index,
+                    at: Iova::new(0),
+                    next: None,
+                    then: job.then,
+                });
+                Step::More
+            }
+            (None, None) => Step::Done(job.then),
         }
     }
 

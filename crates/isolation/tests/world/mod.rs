@@ -238,6 +238,19 @@ impl World<'_> {
         self.drivers[0].borrow_mut().fence().expect("it answers");
     }
 
+    /// It stops taking commands, and fails with the next.
+    pub fn stall(&self) {
+        let driver = self.drivers[0].borrow();
+        driver
+            .registers()
+            .faults(|faults| faults.commands_stuck = true);
+    }
+
+    /// The numbers of the domains that there are.
+    pub fn numbers(&self) -> Vec<usize> {
+        self.domains.iter().map(|(number, _)| number).collect()
+    }
+
     pub fn count(&self, page: u64) -> u32 {
         self.ledger
             .entry(PhysAddr::new(page))
