@@ -89,8 +89,9 @@ fn run(world: &mut World<'_>, asks: &[Ask]) -> Result<(), TestCaseError> {
                 let overlaps = mappings
                     .iter()
                     .any(|(from, (_, pages))| *from < at + count && at < from + pages);
-                let in_bank = to + count <= PAGES && (to >= 0x200 || to + count <= 0x200);
-                let expected = match (in_bank, overlaps) {
+                // The banks touch.
+                let is_ram = to + count <= PAGES;
+                let expected = match (is_ram, overlaps) {
                     (false, _) => Err(Refusal::NotOwned),
                     (_, true) => Err(Refusal::AlreadyMapped),
                     _ => Ok(()),
