@@ -160,9 +160,17 @@ pub trait DmaUnit {
     /// a failure of its hardware too, or there is no such endpoint.
     fn slot_of(&self, endpoint: Endpoint) -> Option<usize>;
 
-    /// The first endpoint at or above `from` that is in some domain, looking at
-    /// `budget` of them at most: `Err` with where to go on when that was not
-    /// enough, `Ok(None)` when there is none.
+    /// The slot of the domain that `endpoint` was in when its hardware failed and
+    /// blocked it, until [`block`](Self::block) is called, or
+    /// [`attach`](Self::attach) has failed.
+    fn stranded(&self, endpoint: Endpoint) -> Option<usize> {
+        let _ = endpoint;
+        None
+    }
+
+    /// The first endpoint at or above `from` that is in some domain, or
+    /// [stranded](Self::stranded), looking at `budget` of them at most: `Err` with
+    /// where to go on when that was not enough, `Ok(None)` when there is none.
     ///
     /// # Errors
     /// Where to go on.
@@ -199,7 +207,8 @@ pub trait DmaUnit {
         from: Option<&mut Self::Domain>,
     ) -> Result<(), AttachError>;
 
-    /// Blocks `endpoint`, which is in `domain`.
+    /// Blocks `endpoint`, which is in `domain` or was [stranded](Self::stranded)
+    /// there.
     ///
     /// # Errors
     /// [`AttachError::Failed`]; it is blocked all the same.

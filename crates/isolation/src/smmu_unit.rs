@@ -107,11 +107,13 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> StageUnit<'a
         self.config.first_vmid.0.saturating_add(slot)
     }
 
-    /// The slot of the domain that a stream translates by. One of a fenced SMMU
+    /// The slot of the domain that the entry of an endpoint's stream leads to, if
+    /// its SMMU is fenced or not, as `fenced` says. A stream of a fenced one
     /// translates by none, whatever is left in its entry.
-    fn slot_on(&self, smmu: usize, stream: StreamId) -> Option<usize> {
+    fn slot_where(&self, endpoint: Endpoint, fenced: bool) -> Option<usize> {
+        let (smmu, stream) = self.stream(endpoint)?;
         let attached = self.smmus.at(smmu, |smmu| {
-            F::tag_on(smmu, stream).filter(|_| !smmu.is_fenced())
+            F::tag_on(smmu, stream).filter(|_| smmu.is_fenced() == fenced)
         });
         let slot = usize::from(attached??.checked_sub(self.config.first_vmid.0)?);
         (slot < self.config.slots).then_some(slot)
@@ -130,6 +132,18 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> StageUnit<'a
             Some(Err(Error::NoMemory { .. })) => Err(AttachError::NoMemory),
             Some(Err(_)) | None => Err(AttachError::Failed),
         }
+    }
+}
+
+impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> StageUnit<'_, M, S, F> {
+    /// Has a stream abort, and its entry lead nowhere, also where the SMMU fails
+    /// or has failed.
+    fn shut(&self, smmu: usize, stream: StreamId) -> Result<(), AttachError> {
+        // Not silently: what a blocked device tries is recorded.
+        self.set(smmu, stream, &Translation::Invalid).map_err(|_| {
+            self.smmus.at(smmu, |smmu| smmu.abort_while_fenced(stream));
+            AttachError::Failed
+        })
     }
 }
 
@@ -155,15 +169,18 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> DmaUnit for Stag
     }
 
     fn slot_of(&self, endpoint: Endpoint) -> Option<usize> {
-        let (smmu, stream) = self.stream(endpoint)?;
-        self.slot_on(smmu, stream)
+        self.slot_where(endpoint, false)
+    }
+
+    fn stranded(&self, endpoint: Endpoint) -> Option<usize> {
+        self.slot_where(endpoint, true)
     }
 
     fn next_attached(&self, from: Endpoint, budget: u32) -> Result<Option<Endpoint>, Endpoint> {
         let mut at = from;
         for _ in 0..budget {
             if self.has(at) {
-                if self.slot_of(at).is_some() {
+                if self.slot_of(at).or_else(|| self.stranded(at)).is_some() {
                     return Ok(Some(at));
                 }
                 match at.0.checked_add(1) {
@@ -229,15 +246,13 @@ impl<M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> DmaUnit for Stag
         if result == Err(AttachError::Failed) {
             // An SMMU that works on has kept the old entry of a stream whose new
             // one it cannot have.
-            let _ = self.set(smmu, stream, &Translation::Invalid);
+            let _ = self.shut(smmu, stream);
         }
         result
     }
 
     fn block(&mut self, endpoint: Endpoint, _domain: &mut Self::Domain) -> Result<(), AttachError> {
         let (smmu, stream) = self.stream(endpoint).ok_or(AttachError::Failed)?;
-        // Not silently: what a blocked device tries is recorded.
-        self.set(smmu, stream, &Translation::Invalid)
-            .map_err(|_| AttachError::Failed)
+        self.shut(smmu, stream)
     }
 }

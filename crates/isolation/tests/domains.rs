@@ -47,6 +47,86 @@ fn leaving_a_failed_smmu_is_no_way_to_end_a_domain() {
     });
 }
 
+/// 5.13.6.4: after a DETACH behind a fenced SMMU the endpoint is in no domain, and
+/// blocked for good; a domain without another ends.
+#[test]
+fn an_endpoint_behind_a_failed_smmu_leaves_its_domain_once() {
+    for others in [false, true] {
+        world(SMALL, |world| {
+            world.attach(0, A).expect("attached");
+            world.map(0, AT, RAM, 1).expect("mapped");
+            if others {
+                world.attach(0, E).expect("attached");
+            }
+            world.fail();
+            assert_eq!(world.domains.unit().slot_of(A), None, "blocked");
+            assert_eq!(world.detach(1, A), Err(Refusal::NoDomain));
+            assert_eq!(world.detach(0, A), Err(Refusal::Failed));
+            // Nor is it found in there when the SMMU runs again.
+            assert_eq!(world.root_of(0, 5), None);
+            assert_eq!(world.domains.unit().slot_of(A), None);
+            for _ in 0..2 {
+                assert_eq!(world.detach(0, A), Err(Refusal::NotAttached));
+            }
+            if others {
+                assert!(world.root_of(1, 5).is_some());
+                assert_eq!(world.detach(0, E), Ok(()));
+                assert_eq!(world.root_of(1, 5), None);
+            }
+            // The domain has ended: nothing is asked of it, and nobody gets what the
+            // SMMU may still hold of it, neither number nor memory.
+            assert_eq!(world.map(0, AT + PAGE_SIZE, RAM, 1), Err(Refusal::Failed));
+            assert_eq!(world.unmap(0, AT, 1), Err(Refusal::Failed));
+            assert_eq!(world.attach(0, F), Err(Refusal::Failed));
+            assert_eq!(world.count(RAM), 1);
+            assert_eq!(world.numbers(), [0]);
+            // Another is as any.
+            assert_eq!(world.attach(1, E), Ok(()));
+            assert_eq!(world.map(1, AT, RAM, 1), Ok(()));
+            assert_eq!(world.detach(1, E), Ok(()));
+            assert_eq!(world.numbers(), [0]);
+        });
+    }
+}
+
+/// The same when it was to move instead.
+#[test]
+fn an_endpoint_behind_a_failed_smmu_moves_nowhere() {
+    world(SMALL, |world| {
+        world.attach(0, A).expect("attached");
+        world.attach(0, E).expect("attached");
+        world.attach(1, F).expect("attached");
+        world.fail();
+        // Not even to where it is.
+        for domain in [1, 2, 0] {
+            assert_eq!(world.attach(domain, A), Err(Refusal::Failed));
+        }
+        assert_eq!(world.root_of(0, 5), None);
+        assert_eq!(world.detach(0, A), Err(Refusal::NotAttached));
+        assert_eq!(world.numbers(), [0, 1]);
+        // E is the last to leave it.
+        assert_eq!(world.detach(0, E), Ok(()));
+        assert_eq!(world.attach(0, E), Err(Refusal::Failed));
+        assert_eq!(world.detach(1, F), Ok(()));
+        assert_eq!(world.numbers(), [0]);
+    });
+}
+
+/// A reset blocks it for good, too.
+#[test]
+fn after_a_reset_nothing_is_left_of_an_endpoint_behind_a_failed_smmu() {
+    world(SMALL, |world| {
+        world.attach(1, A).expect("attached");
+        world.attach(0, E).expect("attached");
+        world.fail();
+        let step = world.domains.reset();
+        let _ = world.end(step);
+        assert_eq!(world.root_of(0, 5), None);
+        assert_eq!(world.detach(1, A), Err(Refusal::NotAttached));
+        assert_eq!(world.numbers(), [1]);
+    });
+}
+
 #[test]
 fn an_endpoint_that_cannot_come_harms_nobody() {
     world(SMALL, |world| {

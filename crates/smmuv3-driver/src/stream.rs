@@ -104,6 +104,20 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.hw.mem.publish(at, Ste::SIZE);
     }
 
+    /// Has `stream` abort also after a [`restart`](Self::restart) of an SMMU that
+    /// is fenced and takes no commands. Where it is not, nothing changes.
+    pub fn abort_while_fenced(&mut self, stream: StreamId) {
+        if !self.is_fenced() || !self.table.shape.contains(stream) {
+            return;
+        }
+        // One store: an SMMU that looks all the same sees what it was, or an abort.
+        if let Place::At(at) = self.table.find(&self.hw.mem, stream)
+            && passes(&load(&self.hw.mem, at))
+        {
+            self.abort_after_restart(at);
+        }
+    }
+
     /// Stores `target` in the entry at `at`; any failure fences.
     fn replace(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
         let vmid = Vmid(target.s2vmid());

@@ -296,6 +296,31 @@ fn a_failed_attach_is_none_after_a_restart() {
     }
 }
 
+/// A stream that its owner gave up while the SMMU was fenced; the others keep what
+/// they were given.
+#[test]
+fn a_stream_that_was_given_up_while_fenced_is_none_after_a_restart() {
+    let fake = Fake::new();
+    let mut smmu = driver(&fake);
+    let (other, absent) = (StreamId(0x19), StreamId(0x7_0000));
+    smmu.attach(STREAM, &HOST).unwrap();
+    smmu.attach(other, &HOST).unwrap();
+    // An SMMU that works takes commands for that.
+    smmu.abort_while_fenced(STREAM);
+    assert!(fake.entry(STREAM).config().passes());
+    smmu.fence().unwrap();
+    smmu.abort_while_fenced(STREAM);
+    smmu.abort_while_fenced(absent);
+    smmu.abort_while_fenced(StreamId(u32::MAX));
+    assert_eq!(smmu.attached(STREAM), None);
+    smmu.restart().unwrap();
+    assert_eq!(smmu.attached(STREAM), None);
+    assert!(!fake.entry(STREAM).config().passes());
+    assert!(fake.entry(other).config().passes(), "as before");
+    smmu.attach(STREAM, &GUEST).unwrap();
+    assert!(fake.entry(STREAM).config().passes());
+}
+
 #[test]
 fn stopping_gives_everything_back() {
     let fake = Fake::new();

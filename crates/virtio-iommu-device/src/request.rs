@@ -16,6 +16,9 @@
 //! | `NoMemory` | NOMEM | insufficient resources |
 //! | `Failed` | DEVERR | internal device error |
 //!
+//! After a DETACH that is DEVERR the endpoint is blocked and in no domain: the
+//! next one is INVAL.
+//!
 //! Before that, by the device itself:
 //!
 //! | what | status | because |

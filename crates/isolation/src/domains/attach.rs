@@ -96,6 +96,11 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             return Err(refused(Refusal::NoEndpoint));
         }
         let index = self.index(id).ok_or(refused(Refusal::BadDomain))?;
+        if let Some(old) = self.unit.stranded(endpoint) {
+            // It leaves where it was, and what failed takes it nowhere else.
+            let (_, empty) = self.block(old, endpoint);
+            return Err((Refusal::Failed, [empty.then_some(old), None]));
+        }
         let old = self.unit.slot_of(endpoint);
         if old == Some(index) {
             return Ok(None);
@@ -153,7 +158,10 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             Err(Refusal::Failed) => id.0 as usize,
             Err(refusal) => return self.refuse(refusal),
         };
-        if self.unit.slot_of(endpoint) != Some(index) {
+        // One that a failure of its hardware blocks has to leave it all the same, once:
+        // else the domain would never end. The driver is told of the failure.
+        let at = self.unit.slot_of(endpoint);
+        if at.or_else(|| self.unit.stranded(endpoint)) != Some(index) {
             return self.refuse(Refusal::NotAttached);
         }
         let (result, empty) = self.block(index, endpoint);

@@ -144,7 +144,8 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
     }
 
     fn block_for_reset(&mut self, endpoint: Endpoint) {
-        if let Some(index) = self.unit.slot_of(endpoint)
+        let at = self.unit.slot_of(endpoint);
+        if let Some(index) = at.or_else(|| self.unit.stranded(endpoint))
             // A failure has fenced: the endpoint is blocked all the same.
             && self.block(index, endpoint).0.is_err()
         {
