@@ -169,7 +169,8 @@ pub trait Iommu {
     fn has(&self, endpoint: Endpoint) -> bool;
 
     /// The `index`th part of the addresses of `endpoint` that is not for
-    /// mappings; `None` after the last.
+    /// mappings; `None` after the last. One of them is [`ReservedKind::Msi`] at
+    /// most, and none overlaps another.
     fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved>;
 
     /// Begins a request.

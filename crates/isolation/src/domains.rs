@@ -430,9 +430,20 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Iommu for Domains<'a, U, M> {
 
     fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved> {
         let doorbell = (*self.doorbells.get(..self.fixed)?.get(index)?)?;
+        // An endpoint should have one MSI region at most (virtio 1.2, 5.13.6.8.1.2),
+        // so that the other doorbells are reserved and no more. All of them work: each
+        // is mapped where it is, for a driver that writes their addresses into its
+        // devices; and Linux, which has an address of its own for the messages of any
+        // doorbell that no MSI region has (`iommu_dma_get_msi_page`), may map each
+        // there, see `map_with_care`. Nothing says which ones a device uses, and one
+        // region around all would have what lies between them too.
+        let kind = match index {
+            0 => ReservedKind::Msi,
+            _ => ReservedKind::Reserved,
+        };
         self.unit.has(endpoint).then_some(Reserved {
             range: Identity.iova(doorbell),
-            kind: ReservedKind::Msi,
+            kind,
         })
     }
 

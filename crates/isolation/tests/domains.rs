@@ -3,7 +3,9 @@
 mod world;
 
 use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_dma_domain::{Access, DmaUnit, DomainId, Iommu, Refusal, Request, Reserved, Step};
+use portcullis_dma_domain::{
+    Access, DmaUnit, DomainId, Endpoint, Iommu, Refusal, Request, Reserved, ReservedKind, Step,
+};
 use portcullis_ownership::Owner;
 use world::{A, AT, E, F, HIGH, RAM, SMALL, Shape, World, world};
 
@@ -347,8 +349,8 @@ fn no_table_comes_where_one_is_about_to_go() {
 /// An interrupt controller may lie where no device can address it.
 #[test]
 fn a_doorbell_out_of_reach_is_the_owners_to_map() {
-    let doorbell = Some(0x80_0000_0000);
-    world(Shape { doorbell, ..SMALL }, |world| {
+    let doorbells = &[0x80_0000_0000];
+    world(Shape { doorbells, ..SMALL }, |world| {
         world.attach(0, E).expect("attached");
         assert_eq!(world.domains.reserved(E, 0), None::<Reserved>);
         let request = Request::Map {
@@ -446,8 +448,8 @@ fn a_page_that_comes_around_an_end_is_cut_by_it() {
 /// It is nothing that the owner mapped.
 #[test]
 fn a_doorbell_is_not_cut_and_stays() {
-    let doorbell = Some(0x800_0000);
-    world(Shape { doorbell, ..SMALL }, |world| {
+    let doorbells = &[0x800_0000];
+    world(Shape { doorbells, ..SMALL }, |world| {
         world.attach(0, E).expect("attached");
         let below = 0x800_0000 - PAGE_SIZE;
         for (start, end) in [
@@ -463,6 +465,48 @@ fn a_doorbell_is_not_cut_and_stays() {
             let (_, slot) = world.domains.iter().next().expect("a domain");
             assert!(slot.domain().table().walk(Ipa::new(0x800_0000)).is_ok());
             world.unmap(0, below, 1).expect("unmapped");
+        }
+    });
+}
+
+/// 5.13.6.8.1.2: one MSI region for an endpoint at most. Messages of every
+/// interrupt controller arrive all the same.
+#[test]
+fn of_several_doorbells_one_is_for_messages_and_all_work() {
+    let doorbells = &[0x800_0000, 0x80_0000_0000, 0x900_0040, 0x880_0000];
+    world(Shape { doorbells, ..SMALL }, |world| {
+        let fixed = [0x800_0000, 0x900_0000, 0x880_0000];
+        let told: Vec<_> = (0..8)
+            .map_while(|index| world.domains.reserved(E, index))
+            .map(|one| (one.range.start().raw(), one.range.size(), one.kind))
+            .collect();
+        let page = |n: usize, kind| (fixed[n], PAGE_SIZE, kind);
+        let others = [1, 2].map(|n| page(n, ReservedKind::Reserved));
+        assert_eq!(told[..1], [page(0, ReservedKind::Msi)]);
+        assert_eq!(told[1..], others);
+        assert_eq!(world.domains.reserved(Endpoint(2 * 0x400), 0), None);
+
+        world.attach(0, E).expect("attached");
+        let leads = |world: &World<'_>, at| {
+            let (_, slot) = world.domains.iter().next().expect("a domain");
+            let leaf = slot.domain().table().walk(Ipa::new(at));
+            leaf.ok().map(|leaf| leaf.output.raw())
+        };
+        for (n, doorbell) in (0..).zip(fixed) {
+            // A driver that has no mapping for it reaches it where it is.
+            assert_eq!(leads(world, doorbell), Some(doorbell));
+            let here = world.map(0, doorbell, RAM, 1);
+            assert_eq!(here, Err(Refusal::OutOfRange));
+            // One that wants one gets it.
+            let at = AT + n * PAGE_SIZE;
+            let request = Request::Map {
+                domain: DomainId(0),
+                iova: Range::from_size(Iova::new(at), PAGE_SIZE).expect("a range"),
+                to: Ipa::new(doorbell),
+                access: Access::WRITE | Access::MMIO,
+            };
+            assert_eq!(world.ask(request), Ok(()));
+            assert_eq!(leads(world, at), Some(doorbell));
         }
     });
 }

@@ -17,7 +17,7 @@ const MANY: Shape = Shape {
     pieces: 128,
     directories: 1,
     bytes: 0x200_0000,
-    doorbell: Some(0x808_0000),
+    doorbells: &[0x808_0000],
 };
 
 fn page(domain: u32) -> u64 {

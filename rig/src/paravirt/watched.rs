@@ -5,7 +5,9 @@ use crate::machine::Machine;
 use crate::paravirt::para::{Outcome, name};
 use crate::paravirt::spare::Spare;
 use portcullis_addr::{Address, Iova, Ipa, PAGE_SIZE, Range};
-use portcullis_dma_domain::{DmaUnit, Endpoint, Iommu, Limits, Request, Reserved, Step, SyncError};
+use portcullis_dma_domain::{
+    DmaUnit, Endpoint, Iommu, Limits, Request, Reserved, ReservedKind, Step, SyncError,
+};
 use portcullis_isolation::Domains;
 
 /// Most accesses to memory that one call may cost.
@@ -83,7 +85,24 @@ impl<U: DmaUnit> Iommu for Watched<'_, '_, U> {
     }
 
     fn reserved(&self, endpoint: Endpoint, index: usize) -> Option<Reserved> {
-        self.domains.reserved(endpoint, index)
+        let reserved = self.domains.reserved(endpoint, index);
+        // All doorbells, of which one at most is there as such (5.13.6.8.1.2).
+        let para = self.machine.para.borrow();
+        let known = self.machine.endpoint(endpoint).is_some();
+        let bell = para.doorbells.get(index).filter(|_| known);
+        let fine = match (&reserved, bell) {
+            (Some(reserved), Some(bell)) => {
+                let range = reserved.range;
+                let same = (range.start().raw(), range.end().raw()) == (bell.start, bell.end);
+                same && (index == 0 || reserved.kind == ReservedKind::Reserved)
+            }
+            (reserved, bell) => reserved.is_none() && bell.is_none(),
+        };
+        drop(para);
+        if !fine {
+            self.machine.find(Finding::Answer("reserved", index as u64));
+        }
+        reserved
     }
 
     fn begin(&mut self, request: Request) -> Step {

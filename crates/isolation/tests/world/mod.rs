@@ -69,8 +69,8 @@ pub struct Shape {
     pub directories: usize,
     /// Bytes for tables.
     pub bytes: u64,
-    /// The only doorbell.
-    pub doorbell: Option<u64>,
+    /// Where doorbells are.
+    pub doorbells: &'static [u64],
 }
 
 /// Four domains, which always have room, and tables for them.
@@ -80,7 +80,7 @@ pub const SMALL: Shape = Shape {
     pieces: 0,
     directories: 0,
     bytes: 0x40_0000,
-    doorbell: None,
+    doorbells: &[],
 };
 
 type Domain<'w> = SmmuDomain<&'w Arena, Near<'w, 'w>>;
@@ -165,10 +165,9 @@ pub fn world(shape: Shape, test: impl FnOnce(&mut World<'_>)) {
         left: &left,
     };
     let slots = Slots::growing(&mut first, pieces);
-    let doorbells = shape
-        .doorbell
-        .map(|at| Range::from_size(PhysAddr::new(at), 4).expect("a range"));
-    let domains = Domains::new(ledger, Owner::HOST, unit, slots, doorbells.into_iter());
+    let doorbell = |at: &u64| Range::from_size(PhysAddr::new(*at), 4).expect("a range");
+    let doorbells = shape.doorbells.iter().map(doorbell);
+    let domains = Domains::new(ledger, Owner::HOST, unit, slots, doorbells);
     test(&mut World {
         arena: &arena,
         drivers: &drivers,
