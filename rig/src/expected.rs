@@ -106,7 +106,7 @@ impl Expected {
 
     pub(crate) fn cancel(&mut self, range: Range<PhysAddr>) {
         self.fill(range, None, false);
-        if let Shape::Pages(pages) = shape(range) {
+        if let Shape::Pages(pages) = shape(range, self.border) {
             self.pages[pages]
                 .iter_mut()
                 .for_each(|page| page.exposed = false);
