@@ -5,44 +5,38 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod attached;
-mod commands;
-mod count;
-mod enable;
-mod event;
-mod event_queue;
-mod ids;
-mod irq;
+mod command_queue;
+mod confined_smmu;
+mod control;
+mod counts;
+mod id_registers;
+mod interrupts;
 mod output_queue;
 mod physical;
 mod platform;
-mod pri_queue;
-mod quick;
+mod queue_memory;
 mod registers;
-mod shadow;
-mod ste;
-mod stream_table;
 mod streams;
-mod sync;
-mod translate;
 
-pub use attached::{Attached, Report};
-pub use count::Counts;
-pub use event::{Translated, View, is_ours, offers_stalls, stalled, translate};
-pub use event_queue::Delivery;
-pub use ids::{IdConfig, Ids};
+pub use confined_smmu::{Attached, Report};
+pub use counts::Counts;
+pub use id_registers::{IdConfig, Ids};
+pub use output_queue::event_queue::Delivery;
+pub use output_queue::event_record::{
+    Translated, View, is_ours, offers_stalls, stalled, translate,
+};
+pub use output_queue::pri_queue::PageDelivery;
 pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};
 pub use physical::{Failure, Msi, Physical, Uniform, Wanted};
 pub use platform::{Line, Outside, Platform, Size, Window};
 pub use portcullis_owner_memory::Progress;
-pub use pri_queue::PageDelivery;
-pub use shadow::Shadow;
-pub use ste::{canonical, disabled};
-pub use stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
+pub use streams::ste::{canonical, disabled};
+pub use streams::stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
+pub use streams::updates::Shadow;
 pub use streams::{Given, Streams};
 
-use commands::Queue;
-use irq::Interrupts;
+use command_queue::state::Queue;
+use interrupts::Interrupts;
 use registers::Registers;
 use smmuv3_driver::Features;
 use smmuv3_spec::control::Gerror;
@@ -120,7 +114,7 @@ impl<W: Window> Emulator<W> {
     ) -> Progress {
         if offset == reg::CMDQ_PROD && size == Size::Word {
             // Truncation: the access has 32 bits.
-            return self.produce(platform, physical, value as u32);
+            return self.write_cmdq_prod(platform, physical, value as u32);
         }
         self.register(platform, physical, offset, size, value)
     }

@@ -4,6 +4,10 @@
 use crate::Window;
 use smmuv3_spec::control::OutputIndex;
 
+pub(crate) mod event_queue;
+pub(crate) mod event_record;
+pub(crate) mod pri_queue;
+
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]

@@ -8,7 +8,7 @@
 //! 0 has no alias of the registers of page 1, nor the other way round. A write
 //! of `CMDQ_CONS` sets ERR too, which reads as 0 unless CMDQ_ERR is active.
 
-use crate::irq::Source;
+use crate::interrupts::Source;
 use crate::{Emulator, Physical, Platform, Progress, Size, Window};
 use smmuv3_spec::command::CommandError;
 use smmuv3_spec::control::{
@@ -126,7 +126,7 @@ impl<W: Window> Emulator<W> {
                         return self.acknowledge(platform, physical, value);
                     }
                     reg::CMDQ_PROD => {
-                        return self.produce(platform, physical, value);
+                        return self.write_cmdq_prod(platform, physical, value);
                     }
                     _ => self.store32(platform, offset, value),
                 }
@@ -356,7 +356,7 @@ impl<W: Window> Emulator<W> {
     }
 
     /// The message of `source`, if there is one and it may be changed.
-    fn message(&mut self, source: Source) -> Result<&mut crate::irq::IrqConfig, Ignored> {
+    fn message(&mut self, source: Source) -> Result<&mut crate::interrupts::IrqConfig, Ignored> {
         if !self.ids.idr0.msi() {
             return Err(Ignored::ReadOnly);
         }

@@ -3,6 +3,10 @@
 use crate::Physical;
 use smmuv3_spec::StreamId;
 
+pub(crate) mod ste;
+pub(crate) mod stream_table;
+pub(crate) mod updates;
+
 /// Neighbouring streams that the owner was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Given {

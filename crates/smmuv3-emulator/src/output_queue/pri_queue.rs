@@ -1,9 +1,10 @@
 //! The owner's page request queue (IHI 0070, chapter 8).
 
-use crate::irq::Source;
+use crate::interrupts::Source;
 use crate::output_queue::Pushed;
-use crate::ste::canonical;
-use crate::stream_table::Found;
+use crate::queue_memory::open_queue;
+use crate::streams::ste::canonical;
+use crate::streams::stream_table::Found;
 use crate::{Emulator, Platform, Streams, Wanted, Window};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{Gerror, IrqCfg2};
@@ -91,6 +92,17 @@ impl<W: Window> Emulator<W> {
             }
             None => PageDelivery::Done,
         }
+    }
+
+    pub(crate) fn open_pages<P: Platform<Window = W>>(&mut self, platform: &P) {
+        let base = self.regs.priq_base;
+        let log2 = base.log2size().min(self.ids.idr1.priqs());
+        let window = open_queue(platform, base, log2.into(), PageRequest::SIZE);
+        self.counts.bad_queues += u64::from(window.is_none());
+        if let Some(old) = self.pri.enable(window, log2) {
+            platform.close(old);
+        }
+        platform.show(reg::PRIQ_PROD, self.pri.prod());
     }
 
     /// The request as the owner's SMMU would record it.

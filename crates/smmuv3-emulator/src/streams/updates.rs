@@ -7,9 +7,9 @@
 //! one is unfinished widens the range, so that nothing is lost: looking at an
 //! entry once more than asked is what every SMMU may do at any time.
 
-use crate::count::Counts;
-use crate::ste::{canonical, disabled};
-use crate::stream_table::{Entries, Found, OwnerTable, fetch};
+use crate::counts::Counts;
+use crate::streams::ste::{canonical, disabled};
+use crate::streams::stream_table::{Entries, Found, OwnerTable, fetch};
 use crate::{Failure, Ids, Physical, Platform, Uniform, Wanted};
 use portcullis_addr::{Address, Ipa};
 use smmuv3_spec::StreamId;

@@ -1,9 +1,10 @@
 //! The owner's event queue (IHI 0070, 7.2 to 7.4).
 
-use crate::event::{View, is_ours, stalled, translate};
-use crate::irq::{Interrupts, Source};
+use crate::interrupts::{Interrupts, Source};
+use crate::output_queue::event_record::{View, is_ours, stalled, translate};
 use crate::output_queue::{EventQueue, Pushed};
-use crate::shadow::Shadow;
+use crate::queue_memory::open_queue;
+use crate::streams::updates::Shadow;
 use crate::{Counts, Emulator, Ids, Physical, Platform, Streams, Window};
 use smmuv3_driver::Answer;
 use smmuv3_spec::StreamId;
@@ -62,6 +63,17 @@ impl<W: Window> Emulator<W> {
     ) -> Delivery {
         let stream = streams.owner_stream(record.stream());
         self.teller(platform).tell(stream, record)
+    }
+
+    pub(crate) fn open_events<P: Platform<Window = W>>(&mut self, platform: &P) {
+        let base = self.regs.eventq_base;
+        let log2 = base.log2size().min(self.ids.idr1.eventqs());
+        let window = open_queue(platform, base, log2.into(), EventRecord::SIZE);
+        self.counts.bad_queues += u64::from(window.is_none());
+        if let Some(old) = self.events.enable(window, log2) {
+            platform.close(old);
+        }
+        platform.show(reg::EVENTQ_PROD, self.events.prod());
     }
 
     /// Hands over every event that the physical SMMU recorded by now.

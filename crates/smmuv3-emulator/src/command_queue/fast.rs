@@ -4,9 +4,10 @@
 //! which does the same for all commands; a CMD_SYNC that promises events too, see
 //! [`sync`](crate::sync).
 
-use crate::commands::{ENTRY, Stop, WORK, refresh, stop};
-use crate::sync::{Word, hand_over, message_aborted};
-use crate::translate::by_plain_address;
+use crate::command_queue::rewrite::by_plain_address;
+use crate::command_queue::run::{Stop, refresh, stop};
+use crate::command_queue::sync::{Word, hand_over, message_aborted};
+use crate::command_queue::{ENTRY, WORK};
 use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
 use smmuv3_spec::command::{Command, CommandError, Opcode, SIG_IRQ};
 use smmuv3_spec::reg;

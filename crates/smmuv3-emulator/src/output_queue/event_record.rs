@@ -20,7 +20,7 @@
 //! | F_STE_FETCH, F_CFG_CONFLICT, F_VMS_FETCH | nothing: the physical stream table is ours |
 //! | anything else | nothing |
 
-use crate::stream_table::{Found, OwnerTable};
+use crate::streams::stream_table::{Found, OwnerTable};
 use crate::{Ids, Platform, Wanted, canonical};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::event::{Class, EventKind, EventRecord};

@@ -20,7 +20,8 @@
 //! event that is late then tells of an access that failed before the
 //! unmapping, and where it stalled, the answer has it translated anew.
 
-use crate::commands::{Queue, Run, Stop};
+use crate::command_queue::run::{Run, Stop};
+use crate::command_queue::state::Queue;
 use crate::{Failure, Line, Msi, Physical, Platform, Window};
 use portcullis_addr::Ipa;
 use smmuv3_spec::command::{Command, CommandError, SIG_IRQ, SIG_NONE, SIG_SEV};

@@ -1,0 +1,249 @@
+//! The owner's command queue (IHI 0070, 3.5.1, 4.1 and 7.1).
+//!
+//! A write of `CMDQ_PROD` ends in [`write_cmdq_prod`](Emulator::write_cmdq_prod):
+//!
+//! 1. `fast.rs` runs the commands that drivers send most: invalidations by
+//!    address, with one CMD_SYNC at the end.
+//! 2. `run.rs` runs all other commands. `rewrite.rs` checks each and builds
+//!    the command for the physical SMMU; `sync.rs` completes CMD_SYNCs.
+//! 3. A command that is refused stops the queue with `GERROR.CMDQ_ERR`.
+//!
+//! A call does at most [`MAX_WORK`] units of work. When there is more, it
+//! returns [`Progress::Again`], the owner's CPU does the same write again, and
+//! that write continues.
+
+pub(crate) mod fast;
+pub(crate) mod rewrite;
+pub(crate) mod run;
+pub(crate) mod state;
+pub(crate) mod sync;
+
+use crate::queue_memory::open_queue;
+use crate::registers::INDEX;
+use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
+use run::{Run, Stop, advance};
+use smmuv3_spec::command::{Command, CommandError};
+use smmuv3_spec::control::{CmdqCons, Gerror};
+use smmuv3_spec::reg;
+use sync::Since;
+
+/// Units of work (commands, stream table entries) that one call does.
+pub(crate) const WORK: u32 = 256;
+
+/// Bytes of a command.
+pub(crate) const ENTRY: u64 = Command::SIZE;
+
+impl<W: Window> Emulator<W> {
+    /// A write of `CMDQ_PROD`.
+    #[inline]
+    pub(crate) fn write_cmdq_prod<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        value: u32,
+    ) -> Progress {
+        self.counts.writes += 1;
+        self.queue.prod = value & INDEX;
+        platform.show(reg::CMDQ_PROD, self.queue.prod);
+        if !self.ready {
+            return self.resume(platform, physical);
+        }
+        match self.quick(platform, physical) {
+            Ok(progress) => progress,
+            Err(left) => self.rest(platform, physical, left),
+        }
+    }
+
+    /// Goes on where the short way ended, with so much work left.
+    #[inline(never)]
+    fn rest<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        left: u32,
+    ) -> Progress {
+        if left < WORK {
+            self.queue.since.translations();
+        }
+        self.execute(platform, physical, left)
+    }
+
+    /// Carries on with whatever is left to do.
+    #[inline(never)]
+    pub(crate) fn resume<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+    ) -> Progress {
+        let mut budget = WORK;
+        if self.dead {
+            self.in_force(platform);
+            return Progress::Done;
+        }
+        if self.busy {
+            match advance(
+                &mut self.shadow,
+                &self.ids,
+                platform,
+                physical,
+                &mut budget,
+                &mut self.counts,
+            ) {
+                Ok(true) => self.busy = false,
+                Ok(false) => {
+                    self.counts.again += 1;
+                    return Progress::Again;
+                }
+                Err(()) => {
+                    self.failed(platform);
+                    return Progress::Done;
+                }
+            }
+        }
+        self.in_force(platform);
+        if !self.regs.cr0ack.cmdqen() || self.irq.active().cmdq_err() {
+            return Progress::Done;
+        }
+        if self.window.is_none() {
+            // Fetched again after each acknowledgement: it may be the owner's
+            // memory by now.
+            self.window = self.commands_window(platform);
+        }
+        self.ready = self.window.is_some();
+        if self.ready {
+            self.execute(platform, physical, budget)
+        } else {
+            if (self.queue.prod ^ self.queue.cons) & self.queue.wrap_mask() != 0 {
+                self.counts.fetch_aborts += 1;
+                self.refuse(platform, CommandError::ABT);
+            }
+            Progress::Done
+        }
+    }
+
+    /// Processes commands; `ready` holds.
+    #[inline(never)]
+    fn execute<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        budget: u32,
+    ) -> Progress {
+        let Some(window) = &self.window else {
+            return Progress::Done;
+        };
+        let result = Run {
+            platform,
+            physical,
+            ids: &self.ids,
+            window,
+            queue: &mut self.queue,
+            shadow: &mut self.shadow,
+            busy: &mut self.busy,
+            events: &mut self.events,
+            irq: &mut self.irq,
+            counts: &mut self.counts,
+            smmuen: self.regs.cr0ack.smmuen(),
+            record_bad_streams: self.regs.cr2().recinvsid(),
+            budget,
+        }
+        .run();
+        match result {
+            Ok(()) => {
+                self.ready = self.queue.since == Since::Nothing;
+                Progress::Done
+            }
+            Err(stop) => self.stopped(platform, stop),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn stopped<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        stop: Stop,
+    ) -> Progress {
+        match stop {
+            Stop::Budget => {
+                self.ready = !self.busy && self.queue.since == Since::Nothing;
+                self.counts.again += 1;
+                Progress::Again
+            }
+            Stop::Refused(error) => {
+                if error == CommandError::ILL {
+                    self.counts.illegal_commands += 1;
+                }
+                self.refuse(platform, error);
+                Progress::Done
+            }
+            Stop::Broken => {
+                self.failed(platform);
+                Progress::Done
+            }
+        }
+    }
+
+    /// Stops at the command that `CMDQ_CONS` names. The reason is shown before
+    /// the error (7.1).
+    fn refuse<P: Platform<Window = W>>(&mut self, platform: &P, error: CommandError) {
+        self.ready = false;
+        self.queue.reason = error;
+        let cons = CmdqCons::new()
+            .with_rd(self.queue.cons)
+            .with_err(error.0 & 0x7f);
+        platform.show(reg::CMDQ_CONS, cons.into());
+        self.raise_error(platform, Gerror::new().with_cmdq_err(true));
+    }
+
+    /// What `CMDQ_CONS` reads as while the queue is off or stopped: the reason
+    /// stays as long as the error is active, whatever `CMDQEN` does meanwhile
+    /// (6.3.28).
+    pub(crate) fn commands_cons(&self) -> u32 {
+        let cons = CmdqCons::new().with_rd(self.queue.cons);
+        if self.irq.active().cmdq_err() {
+            cons.with_err(self.queue.reason.0 & 0x7f).into()
+        } else {
+            cons.into()
+        }
+    }
+
+    pub(crate) fn open_commands<P: Platform<Window = W>>(&mut self, platform: &P) {
+        let queue = &mut self.queue;
+        queue.resize(self.regs.cmdq_base.log2size().min(self.ids.idr1.cmdqs()));
+        queue.cons &= queue.wrap_mask();
+        queue.shown = queue.cons;
+        queue.confirmed = queue.cons;
+        queue.owed = None;
+        platform.show(reg::CMDQ_CONS, self.commands_cons());
+        self.window = self.commands_window(platform);
+        if self.window.is_none() {
+            self.counts.bad_queues += 1;
+        }
+    }
+
+    fn commands_window<P: Platform<Window = W>>(&self, platform: &P) -> Option<W> {
+        let log2 = self.queue.size().ilog2();
+        open_queue(platform, self.regs.cmdq_base, log2, ENTRY)
+    }
+
+    /// Commands that were consumed stay issued. Memory that the physical SMMU
+    /// may still write to is let go of only when it no longer can.
+    pub(crate) fn close_commands<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+    ) {
+        let Some(window) = self.window.take() else {
+            return;
+        };
+        if self.queue.in_flight {
+            if let Err(Failure::Fenced(_)) = physical.finish() {
+                self.counts.kept += 1;
+                self.failed(platform);
+                return;
+            }
+            self.queue.in_flight = false;
+        }
+        platform.close(window);
+    }
+}

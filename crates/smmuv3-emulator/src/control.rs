@@ -1,0 +1,126 @@
+//! `CR0` and `GBPA` (IHI 0070, 6.3.9, 6.3.10, 6.3.14): what is in force, and
+//! how it gets there in steps that are each short.
+//!
+//! `CR0` holds what was asked for, `CR0ACK` what is so. `SMMUEN` and `GBPA` take
+//! effect stream by stream; the write is to be repeated until they did. Writing
+//! something else in between is allowed (SMMUv3.1 calls that CONSTRAINED
+//! UNPREDICTABLE): the newest value wins.
+
+use crate::{Emulator, Physical, Platform, Progress, Window};
+use smmuv3_spec::control::{Cr0, Gbpa};
+use smmuv3_spec::reg;
+
+impl<W: Window> Emulator<W> {
+    pub(crate) fn set_cr0<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        value: u32,
+    ) -> Progress {
+        let asked = Cr0::from(value);
+        let new = Cr0::new()
+            .with_smmuen(asked.smmuen())
+            .with_priqen(asked.priqen() && self.ids.idr0.pri())
+            .with_eventqen(asked.eventqen())
+            .with_cmdqen(asked.cmdqen())
+            .with_atschk(asked.atschk() && self.ids.idr0.ats());
+        let old = self.regs.cr0;
+        let stops = (old.eventqen() && !new.eventqen()) || (old.smmuen() && !new.smmuen());
+        if stops && !self.dead {
+            // What was recorded is committed (6.3.9.4), and only the table that
+            // is in force until now says what the owner is to be told of it.
+            self.take_events(platform, physical);
+        }
+        self.regs.cr0 = new;
+        self.ready = false;
+        platform.show(reg::CR0, new.into());
+        if new.cmdqen() != old.cmdqen() {
+            if new.cmdqen() {
+                self.open_commands(platform);
+            } else {
+                self.close_commands(platform, physical);
+            }
+        }
+        if new.eventqen() != old.eventqen() {
+            if new.eventqen() {
+                self.open_events(platform);
+            } else if let Some(window) = self.events.disable() {
+                platform.close(window);
+            }
+        }
+        if new.priqen() != old.priqen() {
+            if new.priqen() {
+                self.open_pages(platform);
+            } else if let Some(window) = self.pri.disable() {
+                platform.close(window);
+            }
+        }
+        if new.smmuen() != old.smmuen() {
+            if new.smmuen() {
+                self.shadow
+                    .enable(self.regs.strtab_base, self.regs.strtab_base_cfg);
+            } else {
+                self.shadow.disable(self.regs.gbpa);
+            }
+            self.busy = true;
+        }
+        // The rest is in force at once.
+        self.regs.cr0ack = new.with_smmuen(self.regs.cr0ack.smmuen());
+        platform.show(reg::CR0ACK, self.regs.cr0ack.into());
+        self.resume(platform, physical)
+    }
+
+    /// A write without Update, or while one is under way, is ignored, as
+    /// SMMUv3.2 asks; the second only waits for the first.
+    pub(crate) fn set_gbpa<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        physical: &mut impl Physical,
+        value: u32,
+    ) -> Progress {
+        let asked = Gbpa::from(value);
+        if !asked.update() {
+            self.counts.guarded += 1;
+            return crate::Progress::Done;
+        }
+        if !self.regs.gbpa.update() {
+            let types = self.ids.idr1.attr_types_ovr();
+            let permissions = self.ids.idr1.attr_perms_ovr();
+            // Fields that cannot be overridden keep saying "as incoming".
+            let mut new = Gbpa::new().with_abort(asked.abort()).with_shcfg(0b01);
+            if types {
+                new = new
+                    .with_mem_attr(asked.mem_attr())
+                    .with_mtcfg(asked.mtcfg())
+                    .with_alloccfg(asked.alloccfg())
+                    .with_shcfg(asked.shcfg());
+            }
+            if permissions {
+                new = new
+                    .with_privcfg(asked.privcfg())
+                    .with_instcfg(asked.instcfg());
+            }
+            self.regs.gbpa = new;
+            if !self.regs.cr0.smmuen() && !self.dead {
+                self.regs.gbpa.set_update(true);
+                self.shadow.disable(new);
+                self.busy = true;
+                self.ready = false;
+            }
+            platform.show(reg::GBPA, self.regs.gbpa.into());
+        }
+        self.resume(platform, physical)
+    }
+
+    /// What was asked for is so.
+    pub(crate) fn in_force<P: Platform<Window = W>>(&mut self, platform: &P) {
+        if self.regs.gbpa.update() {
+            self.regs.gbpa.set_update(false);
+            platform.show(reg::GBPA, self.regs.gbpa.into());
+        }
+        if self.regs.cr0ack != self.regs.cr0 {
+            self.regs.cr0ack = self.regs.cr0;
+            platform.show(reg::CR0ACK, self.regs.cr0ack.into());
+        }
+    }
+}
