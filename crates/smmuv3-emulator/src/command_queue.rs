@@ -21,17 +21,17 @@ pub(crate) mod sync;
 use crate::queue_memory::open_queue;
 use crate::registers::INDEX;
 use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
-use run::{Run, Stop, advance};
+use run::{CommandRun, Stop, update_streams};
 use smmuv3_spec::command::{Command, CommandError};
 use smmuv3_spec::control::{CmdqCons, Gerror};
 use smmuv3_spec::reg;
-use sync::Since;
+use sync::SinceSync;
 
 /// Units of work (commands, stream table entries) that one call does.
-pub(crate) const WORK: u32 = 256;
+pub(crate) const MAX_WORK: u32 = 256;
 
 /// Bytes of a command.
-pub(crate) const ENTRY: u64 = Command::SIZE;
+pub(crate) const COMMAND_BYTES: u64 = Command::SIZE;
 
 impl<W: Window> Emulator<W> {
     /// A write of `CMDQ_PROD`.
@@ -45,27 +45,27 @@ impl<W: Window> Emulator<W> {
         self.counts.writes += 1;
         self.queue.prod = value & INDEX;
         platform.show(reg::CMDQ_PROD, self.queue.prod);
-        if !self.ready {
+        if !self.queue_ready {
             return self.resume(platform, physical);
         }
-        match self.quick(platform, physical) {
+        match self.run_fast(platform, physical) {
             Ok(progress) => progress,
-            Err(left) => self.rest(platform, physical, left),
+            Err(left) => self.run_slow(platform, physical, left),
         }
     }
 
     /// Goes on where the short way ended, with so much work left.
     #[inline(never)]
-    fn rest<P: Platform<Window = W>>(
+    fn run_slow<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
         left: u32,
     ) -> Progress {
-        if left < WORK {
-            self.queue.since.translations();
+        if left < MAX_WORK {
+            self.queue.since_sync.add_tlbi();
         }
-        self.execute(platform, physical, left)
+        self.run_commands(platform, physical, left)
     }
 
     /// Carries on with whatever is left to do.
@@ -75,21 +75,21 @@ impl<W: Window> Emulator<W> {
         platform: &P,
         physical: &mut impl Physical,
     ) -> Progress {
-        let mut budget = WORK;
-        if self.dead {
-            self.in_force(platform);
+        let mut budget = MAX_WORK;
+        if self.physical_failed {
+            self.acknowledge_control(platform);
             return Progress::Done;
         }
-        if self.busy {
-            match advance(
-                &mut self.shadow,
+        if self.streams_pending {
+            match update_streams(
+                &mut self.updates,
                 &self.ids,
                 platform,
                 physical,
                 &mut budget,
                 &mut self.counts,
             ) {
-                Ok(true) => self.busy = false,
+                Ok(true) => self.streams_pending = false,
                 Ok(false) => {
                     self.counts.again += 1;
                     return Progress::Again;
@@ -100,46 +100,46 @@ impl<W: Window> Emulator<W> {
                 }
             }
         }
-        self.in_force(platform);
+        self.acknowledge_control(platform);
         if !self.regs.cr0ack.cmdqen() || self.irq.active().cmdq_err() {
             return Progress::Done;
         }
-        if self.window.is_none() {
+        if self.command_window.is_none() {
             // Fetched again after each acknowledgement: it may be the owner's
             // memory by now.
-            self.window = self.commands_window(platform);
+            self.command_window = self.hold_command_queue(platform);
         }
-        self.ready = self.window.is_some();
-        if self.ready {
-            self.execute(platform, physical, budget)
+        self.queue_ready = self.command_window.is_some();
+        if self.queue_ready {
+            self.run_commands(platform, physical, budget)
         } else {
             if (self.queue.prod ^ self.queue.cons) & self.queue.wrap_mask() != 0 {
                 self.counts.fetch_aborts += 1;
-                self.refuse(platform, CommandError::ABT);
+                self.refuse_command(platform, CommandError::ABT);
             }
             Progress::Done
         }
     }
 
-    /// Processes commands; `ready` holds.
+    /// Processes commands; `queue_ready` holds.
     #[inline(never)]
-    fn execute<P: Platform<Window = W>>(
+    fn run_commands<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
         budget: u32,
     ) -> Progress {
-        let Some(window) = &self.window else {
+        let Some(window) = &self.command_window else {
             return Progress::Done;
         };
-        let result = Run {
+        let result = CommandRun {
             platform,
             physical,
             ids: &self.ids,
             window,
             queue: &mut self.queue,
-            shadow: &mut self.shadow,
-            busy: &mut self.busy,
+            updates: &mut self.updates,
+            streams_pending: &mut self.streams_pending,
             events: &mut self.events,
             irq: &mut self.irq,
             counts: &mut self.counts,
@@ -150,22 +150,23 @@ impl<W: Window> Emulator<W> {
         .run();
         match result {
             Ok(()) => {
-                self.ready = self.queue.since == Since::Nothing;
+                self.queue_ready = self.queue.since_sync == SinceSync::Nothing;
                 Progress::Done
             }
-            Err(stop) => self.stopped(platform, stop),
+            Err(stop) => self.handle_stop(platform, stop),
         }
     }
 
     #[cold]
-    pub(crate) fn stopped<P: Platform<Window = W>>(
+    pub(crate) fn handle_stop<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         stop: Stop,
     ) -> Progress {
         match stop {
             Stop::Budget => {
-                self.ready = !self.busy && self.queue.since == Since::Nothing;
+                self.queue_ready =
+                    !self.streams_pending && self.queue.since_sync == SinceSync::Nothing;
                 self.counts.again += 1;
                 Progress::Again
             }
@@ -173,7 +174,7 @@ impl<W: Window> Emulator<W> {
                 if error == CommandError::ILL {
                     self.counts.illegal_commands += 1;
                 }
-                self.refuse(platform, error);
+                self.refuse_command(platform, error);
                 Progress::Done
             }
             Stop::Broken => {
@@ -185,9 +186,9 @@ impl<W: Window> Emulator<W> {
 
     /// Stops at the command that `CMDQ_CONS` names. The reason is shown before
     /// the error (7.1).
-    fn refuse<P: Platform<Window = W>>(&mut self, platform: &P, error: CommandError) {
-        self.ready = false;
-        self.queue.reason = error;
+    fn refuse_command<P: Platform<Window = W>>(&mut self, platform: &P, error: CommandError) {
+        self.queue_ready = false;
+        self.queue.last_error = error;
         let cons = CmdqCons::new()
             .with_rd(self.queue.cons)
             .with_err(error.0 & 0x7f);
@@ -198,51 +199,51 @@ impl<W: Window> Emulator<W> {
     /// What `CMDQ_CONS` reads as while the queue is off or stopped: the reason
     /// stays as long as the error is active, whatever `CMDQEN` does meanwhile
     /// (6.3.28).
-    pub(crate) fn commands_cons(&self) -> u32 {
+    pub(crate) fn cmdq_cons_value(&self) -> u32 {
         let cons = CmdqCons::new().with_rd(self.queue.cons);
         if self.irq.active().cmdq_err() {
-            cons.with_err(self.queue.reason.0 & 0x7f).into()
+            cons.with_err(self.queue.last_error.0 & 0x7f).into()
         } else {
             cons.into()
         }
     }
 
-    pub(crate) fn open_commands<P: Platform<Window = W>>(&mut self, platform: &P) {
+    pub(crate) fn open_command_queue<P: Platform<Window = W>>(&mut self, platform: &P) {
         let queue = &mut self.queue;
         queue.resize(self.regs.cmdq_base.log2size().min(self.ids.idr1.cmdqs()));
         queue.cons &= queue.wrap_mask();
-        queue.shown = queue.cons;
-        queue.confirmed = queue.cons;
-        queue.owed = None;
-        platform.show(reg::CMDQ_CONS, self.commands_cons());
-        self.window = self.commands_window(platform);
-        if self.window.is_none() {
+        queue.shown_cons = queue.cons;
+        queue.completed_cons = queue.cons;
+        queue.unreported_error = None;
+        platform.show(reg::CMDQ_CONS, self.cmdq_cons_value());
+        self.command_window = self.hold_command_queue(platform);
+        if self.command_window.is_none() {
             self.counts.bad_queues += 1;
         }
     }
 
-    fn commands_window<P: Platform<Window = W>>(&self, platform: &P) -> Option<W> {
+    fn hold_command_queue<P: Platform<Window = W>>(&self, platform: &P) -> Option<W> {
         let log2 = self.queue.size().ilog2();
-        open_queue(platform, self.regs.cmdq_base, log2, ENTRY)
+        open_queue(platform, self.regs.cmdq_base, log2, COMMAND_BYTES)
     }
 
     /// Commands that were consumed stay issued. Memory that the physical SMMU
     /// may still write to is let go of only when it no longer can.
-    pub(crate) fn close_commands<P: Platform<Window = W>>(
+    pub(crate) fn close_command_queue<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
     ) {
-        let Some(window) = self.window.take() else {
+        let Some(window) = self.command_window.take() else {
             return;
         };
-        if self.queue.in_flight {
+        if self.queue.message_in_flight {
             if let Err(Failure::Fenced(_)) = physical.finish() {
                 self.counts.kept += 1;
                 self.failed(platform);
                 return;
             }
-            self.queue.in_flight = false;
+            self.queue.message_in_flight = false;
         }
         platform.close(window);
     }

@@ -16,13 +16,13 @@ use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
 /// Messages of one [`signal`](Physical::signal), at most.
-const MESSAGES: usize = 4;
+const MAX_MESSAGES: usize = 4;
 
 /// Memory type and shareability of a message (`STE.MemAttr`, 5.2; 4.7.3).
-type Kind = (u8, u8);
-const DEVICE: Kind = (0b0001, 0b10);
-const WRITE_BACK: Kind = (0b1111, 0b11);
-const NON_CACHEABLE: Kind = (0b0101, 0b10);
+type MessageAttributes = (u8, u8);
+const DEVICE: MessageAttributes = (0b0001, 0b10);
+const WRITE_BACK: MessageAttributes = (0b1111, 0b11);
+const NON_CACHEABLE: MessageAttributes = (0b0101, 0b10);
 
 /// Whoever reports what the physical SMMU recorded, where the emulation reads it
 /// by itself.
@@ -105,7 +105,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M
 
     /// `stream` could not have what it should: it aborts, or everything does.
     #[cold]
-    fn give_up(&mut self, stream: StreamId, physical: StreamId, error: Error) -> Failure {
+    fn abort_stream(&mut self, stream: StreamId, physical: StreamId, error: Error) -> Failure {
         if self.smmu.is_fenced() {
             return Failure::Fenced(error);
         }
@@ -118,13 +118,18 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M
         }
     }
 
-    fn set_one(&mut self, given: &Given, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
+    fn set_stream(
+        &mut self,
+        given: &Given,
+        stream: StreamId,
+        wanted: &Wanted,
+    ) -> Result<(), Failure> {
         let Some(physical) = given.physical_of(stream) else {
             return Ok(());
         };
         let translation = self.translation(given, wanted);
         if let Err(error) = self.smmu.set(physical, &translation) {
-            return Err(self.give_up(stream, physical, error));
+            return Err(self.abort_stream(stream, physical, error));
         }
         // An entry that is as it was took no invalidation, but what its owner
         // asked for drops the descriptors found through it too (4.3.1).
@@ -177,7 +182,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
 
     fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
         match self.streams.iter().find(|given| given.contains(stream)) {
-            Some(given) => self.set_one(given, stream, wanted),
+            Some(given) => self.set_stream(given, stream, wanted),
             None => Ok(()),
         }
     }
@@ -214,7 +219,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
             Err(error) if self.smmu.is_fenced() => Err(Failure::Fenced(error)),
             // How far it came is not known, so the first goes alone.
             Err(_) => {
-                self.set_one(&given, start, &wanted.one())?;
+                self.set_stream(&given, start, &wanted.one())?;
                 Ok(after(start))
             }
         }
@@ -260,10 +265,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
     fn signal(&mut self, messages: &[Msi]) -> Result<bool, Failure> {
         let features = self.smmu.features();
         let coherent = features.coherent();
-        if !features.idr0.msi() || messages.len() > MESSAGES {
+        if !features.idr0.msi() || messages.len() > MAX_MESSAGES {
             return Ok(false);
         }
-        let mut translated = [NOTHING; MESSAGES];
+        let mut translated = [NO_MESSAGE; MAX_MESSAGES];
         for (to, from) in translated.iter_mut().zip(messages) {
             let device = self
                 .device
@@ -280,7 +285,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
                 share,
             };
         }
-        let count = messages.len().min(MESSAGES);
+        let count = messages.len().min(MAX_MESSAGES);
         match self.smmu.complete_by_msi(&translated[..count]) {
             Ok(()) => Ok(true),
             Err(Error::Msi) => Ok(false),
@@ -289,7 +294,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
     }
 }
 
-const NOTHING: Message = Message {
+const NO_MESSAGE: Message = Message {
     address: PhysAddr::new(0),
     data: 0,
     memory: 0,

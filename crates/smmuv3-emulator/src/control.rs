@@ -26,43 +26,43 @@ impl<W: Window> Emulator<W> {
             .with_atschk(asked.atschk() && self.ids.idr0.ats());
         let old = self.regs.cr0;
         let stops = (old.eventqen() && !new.eventqen()) || (old.smmuen() && !new.smmuen());
-        if stops && !self.dead {
+        if stops && !self.physical_failed {
             // What was recorded is committed (6.3.9.4), and only the table that
             // is in force until now says what the owner is to be told of it.
             self.take_events(platform, physical);
         }
         self.regs.cr0 = new;
-        self.ready = false;
+        self.queue_ready = false;
         platform.show(reg::CR0, new.into());
         if new.cmdqen() != old.cmdqen() {
             if new.cmdqen() {
-                self.open_commands(platform);
+                self.open_command_queue(platform);
             } else {
-                self.close_commands(platform, physical);
+                self.close_command_queue(platform, physical);
             }
         }
         if new.eventqen() != old.eventqen() {
             if new.eventqen() {
-                self.open_events(platform);
+                self.open_event_queue(platform);
             } else if let Some(window) = self.events.disable() {
                 platform.close(window);
             }
         }
         if new.priqen() != old.priqen() {
             if new.priqen() {
-                self.open_pages(platform);
+                self.open_pri_queue(platform);
             } else if let Some(window) = self.pri.disable() {
                 platform.close(window);
             }
         }
         if new.smmuen() != old.smmuen() {
             if new.smmuen() {
-                self.shadow
+                self.updates
                     .enable(self.regs.strtab_base, self.regs.strtab_base_cfg);
             } else {
-                self.shadow.disable(self.regs.gbpa);
+                self.updates.disable(self.regs.gbpa);
             }
-            self.busy = true;
+            self.streams_pending = true;
         }
         // The rest is in force at once.
         self.regs.cr0ack = new.with_smmuen(self.regs.cr0ack.smmuen());
@@ -101,11 +101,11 @@ impl<W: Window> Emulator<W> {
                     .with_instcfg(asked.instcfg());
             }
             self.regs.gbpa = new;
-            if !self.regs.cr0.smmuen() && !self.dead {
+            if !self.regs.cr0.smmuen() && !self.physical_failed {
                 self.regs.gbpa.set_update(true);
-                self.shadow.disable(new);
-                self.busy = true;
-                self.ready = false;
+                self.updates.disable(new);
+                self.streams_pending = true;
+                self.queue_ready = false;
             }
             platform.show(reg::GBPA, self.regs.gbpa.into());
         }
@@ -113,7 +113,7 @@ impl<W: Window> Emulator<W> {
     }
 
     /// What was asked for is so.
-    pub(crate) fn in_force<P: Platform<Window = W>>(&mut self, platform: &P) {
+    pub(crate) fn acknowledge_control<P: Platform<Window = W>>(&mut self, platform: &P) {
         if self.regs.gbpa.update() {
             self.regs.gbpa.set_update(false);
             platform.show(reg::GBPA, self.regs.gbpa.into());

@@ -35,7 +35,7 @@ pub use streams::stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
 pub use streams::updates::Shadow;
 pub use streams::{Given, Streams};
 
-use command_queue::state::Queue;
+use command_queue::state::QueueState;
 use interrupts::Interrupts;
 use registers::Registers;
 use smmuv3_driver::Features;
@@ -52,17 +52,17 @@ pub struct Emulator<W: Window> {
     /// owner's, no error stops it, nothing else comes first, and none was
     /// consumed since the last CMD_SYNC. `false` is always safe:
     /// [`resume`](Self::resume) looks again.
-    ready: bool,
-    /// The shadow has work left.
-    busy: bool,
+    queue_ready: bool,
+    /// The updates has work left.
+    streams_pending: bool,
     /// The physical SMMU works no longer.
-    dead: bool,
+    physical_failed: bool,
     ids: Ids,
     regs: Registers,
-    queue: Queue,
+    queue: QueueState,
     /// The command queue's memory. `None` while enabled: not the owner's.
-    window: Option<W>,
-    shadow: Shadow,
+    command_window: Option<W>,
+    updates: Shadow,
     /// Not enabled while `CR0.EVENTQEN`: its memory is not the owner's.
     events: EventQueue<W>,
     /// As [`events`](Self::events), for `CR0.PRIQEN`.
@@ -79,14 +79,14 @@ impl<W: Window> Emulator<W> {
     pub fn new(features: &Features, config: &IdConfig) -> Self {
         let ids = Ids::derive(features, config);
         Self {
-            ready: false,
-            busy: false,
-            dead: false,
+            queue_ready: false,
+            streams_pending: false,
+            physical_failed: false,
             ids,
             regs: Registers::new(),
-            queue: Queue::new(features.idr0.msi(), ids.address_mask()),
-            window: None,
-            shadow: Shadow::new(),
+            queue: QueueState::new(features.idr0.msi(), ids.address_mask()),
+            command_window: None,
+            updates: Shadow::new(),
             events: EventQueue::new(),
             pri: PriQueue::new(),
             irq: Interrupts::default(),
@@ -116,17 +116,17 @@ impl<W: Window> Emulator<W> {
             // Truncation: the access has 32 bits.
             return self.write_cmdq_prod(platform, physical, value as u32);
         }
-        self.register(platform, physical, offset, size, value)
+        self.write_register(platform, physical, offset, size, value)
     }
 
     /// The physical SMMU works no longer: its owner reads of service failure
     /// mode (`GERROR.SFM_ERR`), and nothing more is done for it.
     #[cold]
     pub fn failed<P: Platform<Window = W>>(&mut self, platform: &P) {
-        self.dead = true;
-        self.ready = false;
+        self.physical_failed = true;
+        self.queue_ready = false;
         // Whoever waits for an update waits no longer: nothing passes now.
-        self.in_force(platform);
+        self.acknowledge_control(platform);
         self.raise_error(platform, Gerror::new().with_sfm_err(true));
     }
 

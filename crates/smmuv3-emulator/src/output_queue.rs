@@ -119,7 +119,7 @@ impl<W, const N: usize> OutputQueue<W, N> {
     /// (6.3.30).
     pub fn set_prod(&mut self, value: u32) {
         if !self.enabled() {
-            self.prod = plain(value);
+            self.prod = without_reserved_bits(value);
         }
     }
 
@@ -127,13 +127,13 @@ impl<W, const N: usize> OutputQueue<W, N> {
     /// see [`owner_cons`](Self::owner_cons).
     pub fn set_cons(&mut self, value: u32) {
         if !self.enabled() {
-            self.cons = plain(value);
+            self.cons = without_reserved_bits(value);
         }
     }
 
     /// The owner consumes records, and acknowledges an overflow.
     pub fn owner_cons(&mut self, value: u32) {
-        self.cons = plain(value);
+        self.cons = without_reserved_bits(value);
     }
 
     /// An overflow that is not acknowledged (7.4).
@@ -198,7 +198,7 @@ impl<W: Window, const N: usize> OutputQueue<W, N> {
 }
 
 /// Reserved bits read as zero.
-fn plain(value: u32) -> OutputIndex {
+fn without_reserved_bits(value: u32) -> OutputIndex {
     let value = OutputIndex::from(value);
     OutputIndex::new()
         .with_index(value.index())

@@ -84,12 +84,12 @@ enum Ignored {
     Guarded,
 }
 
-type Taken = Result<(), Ignored>;
+type WriteResult = Result<(), Ignored>;
 
 impl<W: Window> Emulator<W> {
     /// A write to anything but `CMDQ_PROD` as Linux writes it.
     #[inline(never)]
-    pub(crate) fn register<P: Platform<Window = W>>(
+    pub(crate) fn write_register<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
@@ -98,7 +98,7 @@ impl<W: Window> Emulator<W> {
         value: u64,
     ) -> Progress {
         let base = offset & !7;
-        let taken = match (size, wide(base)) {
+        let result = match (size, is_64_bit_register(base)) {
             _ if offset >= reg::SIZE => Err(Ignored::ReadOnly),
             (Size::Double, true) if offset == base => self.store64(platform, base, value),
             (Size::Word, true) if offset == base => {
@@ -123,7 +123,7 @@ impl<W: Window> Emulator<W> {
                     }
                     reg::GERRORN => {
                         self.counts.writes += 1;
-                        return self.acknowledge(platform, physical, value);
+                        return self.set_gerrorn(platform, physical, value);
                     }
                     reg::CMDQ_PROD => {
                         return self.write_cmdq_prod(platform, physical, value);
@@ -136,7 +136,7 @@ impl<W: Window> Emulator<W> {
                 return Progress::Done;
             }
         };
-        match taken {
+        match result {
             Ok(()) => self.counts.writes += 1,
             Err(Ignored::ReadOnly) => self.counts.read_only += 1,
             Err(Ignored::Guarded) => self.counts.guarded += 1,
@@ -203,7 +203,12 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    fn store64<P: Platform<Window = W>>(&mut self, platform: &P, offset: u32, value: u64) -> Taken {
+    fn store64<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        offset: u32,
+        value: u64,
+    ) -> WriteResult {
         let guards = self.regs.guards();
         let address = self.ids.address_mask();
         // RA or WA, ADDR from bit 5 or 6, LOG2SIZE.
@@ -229,20 +234,25 @@ impl<W: Window> Emulator<W> {
                 self.regs.eventq_base = queue(value);
             }
             reg::PRIQ_BASE => {
-                self.only_with_pri()?;
+                self.check_pri()?;
                 guard(guards.priqen())?;
                 self.regs.priq_base = queue(value);
             }
             _ => {
                 let source = source_of(offset).ok_or(Ignored::ReadOnly)?;
-                self.message(source)?.address = value & address & !0b11;
+                self.message_config(source)?.address = value & address & !0b11;
             }
         }
         show64(platform, offset, self.load64(offset));
         Ok(())
     }
 
-    fn store32<P: Platform<Window = W>>(&mut self, platform: &P, offset: u32, value: u32) -> Taken {
+    fn store32<P: Platform<Window = W>>(
+        &mut self,
+        platform: &P,
+        offset: u32,
+        value: u32,
+    ) -> WriteResult {
         let guards = self.regs.guards();
         let guard = |enabled: bool| {
             if enabled {
@@ -298,9 +308,9 @@ impl<W: Window> Emulator<W> {
             reg::CMDQ_CONS => {
                 guard(guards.cmdqen())?;
                 self.queue.cons = value & INDEX;
-                self.queue.shown = self.queue.cons;
-                self.queue.reason = CommandError(CmdqCons::from(value).err());
-                self.commands_cons()
+                self.queue.shown_cons = self.queue.cons;
+                self.queue.last_error = CommandError(CmdqCons::from(value).err());
+                self.cmdq_cons_value()
             }
             reg::EVENTQ_PROD => {
                 guard(guards.eventqen())?;
@@ -312,26 +322,26 @@ impl<W: Window> Emulator<W> {
                 self.events.cons()
             }
             reg::PRIQ_PROD => {
-                self.only_with_pri()?;
+                self.check_pri()?;
                 guard(guards.priqen())?;
                 self.pri.set_prod(index.into());
                 self.pri.prod()
             }
             reg::PRIQ_CONS => {
-                self.only_with_pri()?;
+                self.check_pri()?;
                 self.pri.owner_cons(index.into());
                 self.pri.cons()
             }
-            _ => self.store_message(offset, value)?,
+            _ => self.store_message_register(offset, value)?,
         };
         platform.show(offset, shown);
         Ok(())
     }
 
     /// `SMMU_*_IRQ_CFG1` and `CFG2`.
-    fn store_message(&mut self, offset: u32, value: u32) -> Result<u32, Ignored> {
+    fn store_message_register(&mut self, offset: u32, value: u32) -> Result<u32, Ignored> {
         if let Some(source) = offset.checked_sub(8).and_then(source_of) {
-            self.message(source)?.data = value;
+            self.message_config(source)?.data = value;
             return Ok(value);
         }
         let source = offset
@@ -344,9 +354,9 @@ impl<W: Window> Emulator<W> {
             attributes |= value & u32::from(IrqCfg2::new().with_lo(true));
         }
         if self.ids.idr0.msi() {
-            self.message(source)?.attributes = attributes;
+            self.message_config(source)?.attributes = attributes;
         } else if source == Source::Pages {
-            self.only_with_pri()?;
+            self.check_pri()?;
             attributes &= !ATTRIBUTES;
             self.irq.config(source).attributes = attributes;
         } else {
@@ -356,12 +366,15 @@ impl<W: Window> Emulator<W> {
     }
 
     /// The message of `source`, if there is one and it may be changed.
-    fn message(&mut self, source: Source) -> Result<&mut crate::interrupts::IrqConfig, Ignored> {
+    fn message_config(
+        &mut self,
+        source: Source,
+    ) -> Result<&mut crate::interrupts::IrqConfig, Ignored> {
         if !self.ids.idr0.msi() {
             return Err(Ignored::ReadOnly);
         }
         if source == Source::Pages {
-            self.only_with_pri()?;
+            self.check_pri()?;
         }
         if self.irq.enabled(source) {
             return Err(Ignored::Guarded);
@@ -369,7 +382,7 @@ impl<W: Window> Emulator<W> {
         Ok(self.irq.config(source))
     }
 
-    fn only_with_pri(&self) -> Taken {
+    fn check_pri(&self) -> WriteResult {
         if self.ids.idr0.pri() {
             Ok(())
         } else {
@@ -379,7 +392,7 @@ impl<W: Window> Emulator<W> {
 
     /// `GERRORN`: acknowledges errors. Processing goes on with the command that
     /// was refused (7.1), which the owner had the chance to replace.
-    fn acknowledge<P: Platform<Window = W>>(
+    fn set_gerrorn<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
@@ -400,7 +413,7 @@ impl<W: Window> Emulator<W> {
         }
         self.irq.gerrorn = Gerror::from(value & u32::from(known));
         // One that is made active by this stops the queue as any other.
-        self.ready = false;
+        self.queue_ready = false;
         platform.show(reg::GERRORN, self.irq.gerrorn.into());
         self.resume(platform, physical)
     }
@@ -420,7 +433,7 @@ fn source_of(cfg0: u32) -> Option<Source> {
 }
 
 /// Whether a 64-bit register starts at `offset` (6.2.1).
-fn wide(offset: u32) -> bool {
+fn is_64_bit_register(offset: u32) -> bool {
     matches!(
         offset,
         reg::GERROR_IRQ_CFG0

@@ -4,47 +4,47 @@
 //! which does the same for all commands; a CMD_SYNC that promises events too, see
 //! [`sync`](crate::sync).
 
-use crate::command_queue::rewrite::by_plain_address;
-use crate::command_queue::run::{Stop, refresh, stop};
-use crate::command_queue::sync::{Word, hand_over, message_aborted};
-use crate::command_queue::{ENTRY, WORK};
+use crate::command_queue::rewrite::rewrite_tlbi_va_fast;
+use crate::command_queue::run::{Stop, refresh_commands, stop_for_failure};
+use crate::command_queue::sync::{SyncWord, complete_by_message, message_aborted};
+use crate::command_queue::{COMMAND_BYTES, MAX_WORK};
 use crate::{Emulator, Failure, Physical, Platform, Progress, Window};
 use smmuv3_spec::command::{Command, CommandError, Opcode, SIG_IRQ};
 use smmuv3_spec::reg;
 
 impl<W: Window> Emulator<W> {
-    /// Processes commands as far as they are of this kind. `ready` holds.
+    /// Processes commands as far as they are of this kind. `queue_ready` holds.
     ///
     /// # Errors
     /// The work that is left to this call: the rest is not of this kind.
     #[inline]
-    pub(crate) fn quick<P: Platform<Window = W>>(
+    pub(crate) fn run_fast<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
     ) -> Result<Progress, u32> {
-        let Some(window) = self.window.as_ref() else {
-            return Err(WORK);
+        let Some(window) = self.command_window.as_ref() else {
+            return Err(MAX_WORK);
         };
         let queue = &mut self.queue;
         // Whatever is owed was consumed after the last CMD_SYNC.
-        debug_assert!(queue.owed.is_none(), "an error is not told of");
+        debug_assert!(queue.unreported_error.is_none(), "an error is not told of");
         let (wrap, entries) = (queue.wrap_mask(), queue.size() - 1);
         let left = queue.prod.wrapping_sub(queue.cons) & wrap;
         // Also: indices that contradict each other, and a CMD_SYNC alone.
-        if !(2..=queue.size().min(WORK)).contains(&left) {
-            return Err(WORK);
+        if !(2..=queue.size().min(MAX_WORK)).contains(&left) {
+            return Err(MAX_WORK);
         }
-        refresh(window, queue, left);
+        refresh_commands(window, queue, left);
         let end = queue.prod & wrap;
         let start = queue.cons;
         let mut cons = start;
         let vmid = physical.vmid();
         let failed = loop {
-            let at = u64::from(cons & entries) * ENTRY;
+            let at = u64::from(cons & entries) * COMMAND_BYTES;
             let command = Command([window.load(at), window.load(at + 8)]);
             let next = (cons + 1) & wrap;
-            if let Some(new) = by_plain_address(&self.ids, vmid, command) {
+            if let Some(new) = rewrite_tlbi_va_fast(&self.ids, vmid, command) {
                 if let Err(failure) = physical.issue(new) {
                     break Some(failure);
                 }
@@ -67,16 +67,16 @@ impl<W: Window> Emulator<W> {
                 break None;
             }
             if window.aborted() {
-                return Ok(self.quick_aborted(platform, physical, start));
+                return Ok(self.abort_fast(platform, physical, start));
             }
             let data = command.msi_data();
-            let sync = Word {
+            let sync = SyncWord {
                 after: next,
                 offset: word,
                 data,
             };
-            if queue.messages {
-                match hand_over(platform, physical, window, queue, sync) {
+            if queue.physical_msi {
+                match complete_by_message(platform, physical, window, queue, sync) {
                     Ok(true) => {
                         let issued = u64::from(cons.wrapping_sub(start) & wrap);
                         queue.cons = next;
@@ -94,10 +94,10 @@ impl<W: Window> Emulator<W> {
                 break Some(failure);
             }
             let issued = u64::from(cons.wrapping_sub(start) & wrap);
-            queue.in_flight = false;
+            queue.message_in_flight = false;
             queue.cons = next;
-            queue.shown = next;
-            queue.confirmed = next;
+            queue.shown_cons = next;
+            queue.completed_cons = next;
             platform.show(reg::CMDQ_CONS, next);
             // CMDQ_CONS first (3.18).
             window.publish(word, 0);
@@ -112,39 +112,39 @@ impl<W: Window> Emulator<W> {
             return Ok(Progress::Done);
         };
         if window.aborted() {
-            return Ok(self.quick_aborted(platform, physical, start));
+            return Ok(self.abort_fast(platform, physical, start));
         }
         let issued = cons.wrapping_sub(start) & wrap;
         queue.cons = cons;
         self.counts.issued += u64::from(issued);
         self.counts.commands += u64::from(issued);
         match failed {
-            // At most WORK commands were there.
-            None => Err(WORK.saturating_sub(issued)),
-            Some(failure) => Ok(self.quick_failed(platform, physical, failure)),
+            // At most MAX_WORK commands were there.
+            None => Err(MAX_WORK.saturating_sub(issued)),
+            Some(failure) => Ok(self.fail_fast(platform, physical, failure)),
         }
     }
 
     /// The command at `CMDQ_CONS` failed.
     #[cold]
-    fn quick_failed<P: Platform<Window = W>>(
+    fn fail_fast<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
         failure: Failure,
     ) -> Progress {
-        let stop = stop(failure, &mut self.counts);
+        let stop = stop_for_failure(failure, &mut self.counts);
         if stop != Stop::Broken {
             self.counts.failed_syncs += 1;
         }
-        self.quick_stopped(platform, physical, stop)
+        self.stop_fast(platform, physical, stop)
     }
 
     /// A command from `start` on could not be fetched. What was fetched was an
     /// invalidation, right or wrong, and is done again when the owner has put the
     /// queue right.
     #[cold]
-    fn quick_aborted<P: Platform<Window = W>>(
+    fn abort_fast<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
@@ -152,26 +152,26 @@ impl<W: Window> Emulator<W> {
     ) -> Progress {
         self.counts.fetch_aborts += 1;
         self.queue.cons = start;
-        self.quick_stopped(platform, physical, Stop::Refused(CommandError::ABT))
+        self.stop_fast(platform, physical, Stop::Refused(CommandError::ABT))
     }
 
     /// Stops at `CMDQ_CONS`.
-    fn quick_stopped<P: Platform<Window = W>>(
+    fn stop_fast<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
         stop: Stop,
     ) -> Progress {
-        self.queue.since.translations();
+        self.queue.since_sync.add_tlbi();
         let mut stop = stop;
         if stop != Stop::Broken {
             // A message on its way would overwrite the reason.
-            if core::mem::take(&mut self.queue.in_flight)
+            if core::mem::take(&mut self.queue.message_in_flight)
                 && matches!(physical.finish(), Err(Failure::Fenced(_)))
             {
                 stop = Stop::Broken;
             }
         }
-        self.stopped(platform, stop)
+        self.handle_stop(platform, stop)
     }
 }

@@ -26,16 +26,16 @@ use smmuv3_spec::{Asid, StreamId, SubstreamId, Vmid};
 
 /// What to do about a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Action {
     /// Have the physical SMMU do this; doing it twice is as good as once.
-    Invalidate(Command),
-    /// As [`Invalidate`](Self::Invalidate), but not before every CMD_SYNC ahead
+    IssueRepeatable(Command),
+    /// As [`Invalidate`](Self::IssueRepeatable), but not before every CMD_SYNC ahead
     /// of it is complete, and not twice.
-    Once(Command),
+    IssueOnce(Command),
     /// Read these streams again, first and last.
-    Streams(StreamId, StreamId),
+    UpdateStreams(StreamId, StreamId),
     /// The same for all streams of the level 1 descriptor of this one (4.3.1).
-    Descriptor(StreamId),
+    UpdateDescriptor(StreamId),
     /// Nothing.
     Nothing,
     /// It is refused.
@@ -44,7 +44,7 @@ pub(crate) enum Verdict {
 
 /// CMD_TLBI_NH_VA and CMD_TLBI_NH_VAA (4.4.2); `None`: illegal.
 #[inline]
-pub(crate) fn by_address(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
+pub(crate) fn rewrite_tlbi_va(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
     let (address, leaf) = (command.address(), command.leaf());
     let new = if command.opcode_bits() == Opcode::TLBI_NH_VA.0 {
         Command::tlbi_nh_va(vmid, asid(ids, command), address, leaf)
@@ -59,19 +59,19 @@ pub(crate) fn by_address(ids: &Ids, vmid: Vmid, command: Command) -> Option<Comm
     with_range(command, new)
 }
 
-/// As [`by_address`] for what a driver sends most, CMD_TLBI_NH_VA with a level
+/// As [`rewrite_tlbi_va`] for what a driver sends most, CMD_TLBI_NH_VA with a level
 /// or without any range; `None`: look there.
 #[inline]
-pub(crate) fn by_plain_address(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
+pub(crate) fn rewrite_tlbi_va_fast(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
     if command.opcode_bits() != Opcode::TLBI_NH_VA.0 || !ids.idr0.asid16() {
         return None;
     }
     let kept = if command.tg() == TLBI_TG_ANY || !ids.idr3.ril() {
-        PLAIN
+        OWNER_FIELDS
     } else if command.tg() == TLBI_TG_16K || command.ttl() == 0 {
         return None;
     } else {
-        RANGED
+        OWNER_FIELDS_WITH_RANGE
     };
     let [a, b] = command.0;
     Some(Command([a & kept.0[0], b & kept.0[1]]).with_vmid_bits(vmid.0))
@@ -79,10 +79,10 @@ pub(crate) fn by_plain_address(ids: &Ids, vmid: Vmid, command: Command) -> Optio
 
 /// Every bit of the fields of CMD_TLBI_NH_VA that are the owner's to choose,
 /// and of its opcode.
-const PLAIN: Command = Command::tlbi_nh_va(Vmid(0), Asid(0xffff), u64::MAX, true);
+const OWNER_FIELDS: Command = Command::tlbi_nh_va(Vmid(0), Asid(0xffff), u64::MAX, true);
 
 /// The same with those of a range and level.
-const RANGED: Command = PLAIN
+const OWNER_FIELDS_WITH_RANGE: Command = OWNER_FIELDS
     .with_num(0x1f)
     .with_scale(0x1f)
     .with_ttl(0b11)
@@ -120,97 +120,100 @@ fn asid(ids: &Ids, command: Command) -> Asid {
 
 /// Everything but CMD_SYNC and the two by address. `smmuen`: translation is
 /// enabled.
-pub(crate) fn judge(
+pub(crate) fn rewrite_command(
     ids: &Ids,
     physical: &impl Physical,
     smmuen: bool,
     command: Command,
     counts: &mut Counts,
-) -> Verdict {
+) -> Action {
     let opcode = command.opcode();
-    if has_ssec(opcode) && command.ssec() {
-        return Verdict::Illegal;
+    if has_ssec_field(opcode) && command.ssec() {
+        return Action::Illegal;
     }
-    if opcode_refused(ids, opcode) {
-        return Verdict::Illegal;
+    if is_unknown_opcode(ids, opcode) {
+        return Action::Illegal;
     }
     let stream = command.stream();
     match opcode {
         Opcode::PREFETCH_CONFIG | Opcode::PREFETCH_ADDR => {
             counts.no_effect += 1;
-            return Verdict::Nothing;
+            return Action::Nothing;
         }
         // A driver that puts a level 2 array in place may name no more than the
         // stream that it needs, and with Leaf set: Linux does, and works on an
         // SMMU that does not cache an invalid descriptor. Looking at more than
         // was asked for is any SMMU's right.
         Opcode::CFGI_STE if !command.leaf() || physical.is_invalid(stream) => {
-            return Verdict::Descriptor(stream);
+            return Action::UpdateDescriptor(stream);
         }
-        Opcode::CFGI_STE => return Verdict::Streams(stream, stream),
+        Opcode::CFGI_STE => return Action::UpdateStreams(stream, stream),
         Opcode::CFGI_STE_RANGE => {
             // 2^(range + 1) streams, aligned (4.3.2).
             let span = u32::MAX >> (31 - command.range());
-            return Verdict::Streams(StreamId(stream.0 & !span), StreamId(stream.0 | span));
+            return Action::UpdateStreams(StreamId(stream.0 & !span), StreamId(stream.0 | span));
         }
         Opcode::TLBI_NH_ALL | Opcode::TLBI_NSNH_ALL => {
-            return Verdict::Invalidate(Command::tlbi_nh_all(physical.vmid()));
+            return Action::IssueRepeatable(Command::tlbi_nh_all(physical.vmid()));
         }
         Opcode::TLBI_NH_ASID => {
-            return Verdict::Invalidate(Command::tlbi_nh_asid(physical.vmid(), asid(ids, command)));
+            return Action::IssueRepeatable(Command::tlbi_nh_asid(
+                physical.vmid(),
+                asid(ids, command),
+            ));
         }
         // The errors of these two come before what makes them IGNORED (4.1.3).
-        Opcode::ATC_INV if command.atc_size() > 52 => return Verdict::Illegal,
-        Opcode::PRI_RESP if command.resp() == 0b11 => return Verdict::Illegal,
+        Opcode::ATC_INV if command.atc_size() > 52 => return Action::Illegal,
+        Opcode::PRI_RESP if command.resp() == 0b11 => return Action::Illegal,
         Opcode::ATC_INV | Opcode::PRI_RESP if !smmuen => {
             counts.no_effect += 1;
-            return Verdict::Nothing;
+            return Action::Nothing;
         }
         _ => {}
     }
     let Some(target) = physical.stream(stream) else {
         counts.foreign_streams += 1;
-        return Verdict::Nothing;
+        return Action::Nothing;
     };
     match opcode {
-        Opcode::CFGI_CD => match substream(ids, command.substream_bits(), counts) {
-            Some(s) => Verdict::Once(Command::cfgi_cd(target, s, command.leaf())),
-            None => Verdict::Nothing,
+        Opcode::CFGI_CD => match valid_substream(ids, command.substream_bits(), counts) {
+            Some(s) => Action::IssueOnce(Command::cfgi_cd(target, s, command.leaf())),
+            None => Action::Nothing,
         },
-        Opcode::CFGI_CD_ALL => Verdict::Once(Command::cfgi_cd_all(target)),
-        Opcode::ATC_INV => match tagged(ids, command, counts) {
-            Ok(s) => Verdict::Once(Command::atc_inv(
+        Opcode::CFGI_CD_ALL => Action::IssueOnce(Command::cfgi_cd_all(target)),
+        Opcode::ATC_INV => match optional_substream(ids, command, counts) {
+            Ok(s) => Action::IssueOnce(Command::atc_inv(
                 target,
                 s,
                 s.is_some() && command.global(),
                 command.address(),
                 command.atc_size(),
             )),
-            Err(()) => Verdict::Nothing,
+            Err(()) => Action::Nothing,
         },
-        Opcode::PRI_RESP => match tagged(ids, command, counts) {
-            Ok(s) => Verdict::Once(Command::pri_resp(
+        Opcode::PRI_RESP => match optional_substream(ids, command, counts) {
+            Ok(s) => Action::IssueOnce(Command::pri_resp(
                 target,
                 s,
                 command.prg_index() & 0x1ff,
                 command.resp(),
             )),
-            Err(()) => Verdict::Nothing,
+            Err(()) => Action::Nothing,
         },
         Opcode::RESUME => {
             let retry = command.retry();
             // Ab is IGNORED with a retry, and where terminating always aborts
             // (4.7.1).
             let abort = !retry && (command.abort() || ids.idr0.term_model());
-            Verdict::Once(Command::resume(target, command.stag(), retry, abort))
+            Action::IssueOnce(Command::resume(target, command.stag(), retry, abort))
         }
-        Opcode::STALL_TERM => Verdict::Once(Command::stall_term(target)),
-        _ => Verdict::Illegal,
+        Opcode::STALL_TERM => Action::IssueOnce(Command::stall_term(target)),
+        _ => Action::Illegal,
     }
 }
 
 /// The commands with a field SSec, which must be 0 (4.1.6).
-const fn has_ssec(opcode: Opcode) -> bool {
+const fn has_ssec_field(opcode: Opcode) -> bool {
     matches!(
         opcode,
         Opcode::PREFETCH_CONFIG
@@ -225,7 +228,7 @@ const fn has_ssec(opcode: Opcode) -> bool {
 }
 
 /// Whether the emulated SMMU has no such command.
-const fn opcode_refused(ids: &Ids, opcode: Opcode) -> bool {
+const fn is_unknown_opcode(ids: &Ids, opcode: Opcode) -> bool {
     match opcode {
         Opcode::PREFETCH_CONFIG
         | Opcode::PREFETCH_ADDR
@@ -243,7 +246,7 @@ const fn opcode_refused(ids: &Ids, opcode: Opcode) -> bool {
     }
 }
 
-fn substream(ids: &Ids, number: u32, counts: &mut Counts) -> Option<SubstreamId> {
+fn valid_substream(ids: &Ids, number: u32, counts: &mut Counts) -> Option<SubstreamId> {
     if number >> ids.idr1.ssidsize() == 0 {
         Some(SubstreamId(number))
     } else {
@@ -253,9 +256,13 @@ fn substream(ids: &Ids, number: u32, counts: &mut Counts) -> Option<SubstreamId>
 }
 
 /// The substream of a command where SSV says whether there is one.
-fn tagged(ids: &Ids, command: Command, counts: &mut Counts) -> Result<Option<SubstreamId>, ()> {
+fn optional_substream(
+    ids: &Ids,
+    command: Command,
+    counts: &mut Counts,
+) -> Result<Option<SubstreamId>, ()> {
     match command.substream() {
-        Some(s) if ids.idr1.ssidsize() > 0 => substream(ids, s.0, counts).map(Some).ok_or(()),
+        Some(s) if ids.idr1.ssidsize() > 0 => valid_substream(ids, s.0, counts).map(Some).ok_or(()),
         _ => Ok(None),
     }
 }

@@ -20,8 +20,8 @@
 //! event that is late then tells of an access that failed before the
 //! unmapping, and where it stalled, the answer has it translated anew.
 
-use crate::command_queue::run::{Run, Stop};
-use crate::command_queue::state::Queue;
+use crate::command_queue::run::{CommandRun, Stop};
+use crate::command_queue::state::QueueState;
 use crate::{Failure, Line, Msi, Physical, Platform, Window};
 use portcullis_addr::Ipa;
 use smmuv3_spec::command::{Command, CommandError, SIG_IRQ, SIG_NONE, SIG_SEV};
@@ -29,11 +29,11 @@ use smmuv3_spec::control::Gerror;
 use smmuv3_spec::reg;
 
 /// How many CMD_SYNCs are completed by one wait.
-pub(crate) const DEFERRED: usize = 16;
+pub(crate) const MAX_DEFERRED: usize = 16;
 
 /// What a wait for the physical SMMU takes of the work that one call does, so
 /// that a call waits 32 times at most.
-const WAIT: u32 = 7;
+const WAIT_COST: u32 = 7;
 
 /// How a CMD_SYNC tells that it is complete.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,38 +49,38 @@ pub(crate) enum Signal {
 
 /// What was consumed since the last CMD_SYNC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Since {
+pub(crate) enum SinceSync {
     /// Nothing, so that a CMD_SYNC is there for what it promises of events.
     Nothing,
     /// Nothing but TLBIs.
-    Translations,
+    OnlyTlbi,
     /// Also something else.
-    Others,
+    Other,
 }
 
-impl Since {
+impl SinceSync {
     /// A TLBI was consumed.
     #[inline]
-    pub(crate) fn translations(&mut self) {
+    pub(crate) fn add_tlbi(&mut self) {
         if *self == Self::Nothing {
-            *self = Self::Translations;
+            *self = Self::OnlyTlbi;
         }
     }
 }
 
 /// A CMD_SYNC that is not complete yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Deferred {
+pub(crate) struct DeferredSync {
     /// `CMDQ_CONS.RD` once it is.
     after: u32,
     data: u32,
     signal: Signal,
 }
 
-impl<P: Platform, Y: Physical> Run<'_, P, Y> {
+impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
     /// Takes a CMD_SYNC at `CMDQ_CONS`.
     #[inline]
-    pub(crate) fn sync(&mut self, command: Command) -> Result<(), Stop> {
+    pub(crate) fn defer_sync(&mut self, command: Command) -> Result<(), Stop> {
         let signal = match command.cs() {
             SIG_NONE | SIG_SEV => Signal::None,
             SIG_IRQ if self.ids.idr0.msi() && command.msi_address() != 0 => {
@@ -89,28 +89,28 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             SIG_IRQ => Signal::Wire,
             _ => return Err(Stop::Refused(CommandError::ILL)),
         };
-        if self.queue.waiting == DEFERRED {
-            self.flush()?;
+        if self.queue.deferred_count == MAX_DEFERRED {
+            self.complete_syncs()?;
         }
         let after = self.queue.after(self.queue.cons);
-        if let Some(slot) = self.queue.syncs.get_mut(self.queue.waiting) {
-            *slot = Deferred {
+        if let Some(slot) = self.queue.deferred.get_mut(self.queue.deferred_count) {
+            *slot = DeferredSync {
                 after,
                 data: command.msi_data(),
                 signal,
             };
-            self.queue.waiting += 1;
+            self.queue.deferred_count += 1;
         }
-        self.queue.after_events |= self.queue.since != Since::Translations;
-        self.queue.since = Since::Nothing;
+        self.queue.events_first |= self.queue.since_sync != SinceSync::OnlyTlbi;
+        self.queue.since_sync = SinceSync::Nothing;
         Ok(())
     }
 
     /// Keeps what follows behind the CMD_SYNCs that wait.
     #[inline]
-    pub(crate) fn separate(&mut self) -> Result<(), Stop> {
-        if self.queue.waiting != self.queue.separated {
-            self.queue.separated = self.queue.waiting;
+    pub(crate) fn keep_sync_order(&mut self) -> Result<(), Stop> {
+        if self.queue.deferred_count != self.queue.ordered_count {
+            self.queue.ordered_count = self.queue.deferred_count;
             self.issue(Command::sync(SIG_NONE))?;
         }
         Ok(())
@@ -119,35 +119,39 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// Completes every CMD_SYNC that waits. On an error the first of them is
     /// the command that `CMDQ_CONS` names, and none was signalled.
     #[inline]
-    pub(crate) fn flush(&mut self) -> Result<(), Stop> {
-        let waiting = core::mem::take(&mut self.queue.waiting);
-        self.queue.separated = 0;
+    pub(crate) fn complete_syncs(&mut self) -> Result<(), Stop> {
+        let waiting = core::mem::take(&mut self.queue.deferred_count);
+        self.queue.ordered_count = 0;
         let Some(last) = waiting.checked_sub(1) else {
             return Ok(());
         };
-        let last = self.queue.syncs.get(last).copied().unwrap_or_default();
-        let after_events = core::mem::take(&mut self.queue.after_events);
-        if waiting == 1 && self.queue.messages && !after_events && self.hand_over(last)? {
+        let last = self.queue.deferred.get(last).copied().unwrap_or_default();
+        let events_first = core::mem::take(&mut self.queue.events_first);
+        if waiting == 1
+            && self.queue.physical_msi
+            && !events_first
+            && self.complete_by_message(last)?
+        {
             return Ok(());
         }
-        if let Err(error) = self.finish() {
-            let first = self.queue.syncs.first().copied().unwrap_or_default();
+        if let Err(error) = self.wait() {
+            let first = self.queue.deferred.first().copied().unwrap_or_default();
             self.queue.cons = self.queue.before(first.after);
             return Err(error);
         }
-        if after_events {
+        if events_first {
             self.take_events();
         }
         self.show_cons(last.after);
         for i in 0..waiting {
-            let sync = self.queue.syncs.get(i).copied().unwrap_or_default();
-            self.complete(sync);
+            let sync = self.queue.deferred.get(i).copied().unwrap_or_default();
+            self.signal_sync(sync);
         }
         Ok(())
     }
 
     #[inline]
-    fn complete(&mut self, sync: Deferred) {
+    fn signal_sync(&mut self, sync: DeferredSync) {
         self.counts.syncs += 1;
         match sync.signal {
             Signal::None => {}
@@ -157,7 +161,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             }
             Signal::Message(address) => {
                 // Linux polls a word of the command itself.
-                if let Some(offset) = self.inside(address) {
+                if let Some(offset) = self.offset_in_queue(address) {
                     // CMDQ_CONS first (3.18).
                     self.window.publish(offset, 0);
                     self.window.store32(offset, sync.data);
@@ -175,26 +179,26 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// The offset of 32 bits of the command queue; addresses are multiples of
     /// 4.
     #[inline]
-    fn inside(&self, address: u64) -> Option<u64> {
+    fn offset_in_queue(&self, address: u64) -> Option<u64> {
         let range = self.window.range();
         let offset = address.wrapping_sub(range.start().raw());
         (offset < range.size()).then_some(offset)
     }
 
     /// Leaves a CMD_SYNC to the physical SMMU. `false`: nothing was done.
-    fn hand_over(&mut self, sync: Deferred) -> Result<bool, Stop> {
+    fn complete_by_message(&mut self, sync: DeferredSync) -> Result<bool, Stop> {
         let Signal::Message(address) = sync.signal else {
             return Ok(false);
         };
-        let Some(offset) = self.inside(address) else {
+        let Some(offset) = self.offset_in_queue(address) else {
             return Ok(false);
         };
-        let handed = hand_over(
+        let handed = complete_by_message(
             self.platform,
             self.physical,
             self.window,
             self.queue,
-            Word {
+            SyncWord {
                 after: sync.after,
                 offset,
                 data: sync.data,
@@ -208,23 +212,23 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             }
             Err(failure) => {
                 self.queue.cons = self.queue.before(sync.after);
-                Err(self.stop(failure))
+                Err(self.stop_for(failure))
             }
         }
     }
 
     /// Waits for everything that was issued. An error of an earlier wait that
     /// no CMD_SYNC reported yet counts as one of this.
-    pub(crate) fn finish(&mut self) -> Result<(), Stop> {
+    pub(crate) fn wait(&mut self) -> Result<(), Stop> {
         let result = self.physical.finish();
         // A device that is slow to answer CMD_ATC_INV makes each wait long.
-        self.budget = self.budget.saturating_sub(WAIT);
+        self.budget = self.budget.saturating_sub(WAIT_COST);
         if let Err(failure @ Failure::Fenced(_)) = result {
-            return Err(self.stop(failure));
+            return Err(self.stop_for(failure));
         }
-        self.queue.in_flight = false;
-        self.queue.confirmed = self.queue.cons;
-        let owed = self.queue.owed.take();
+        self.queue.message_in_flight = false;
+        self.queue.completed_cons = self.queue.cons;
+        let owed = self.queue.unreported_error.take();
         match (owed, result) {
             (None, Ok(())) => Ok(()),
             (Some(error), _) => {
@@ -233,7 +237,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
             }
             (None, Err(failure)) => {
                 self.counts.failed_syncs += 1;
-                Err(self.stop(failure))
+                Err(self.stop_for(failure))
             }
         }
     }
@@ -241,8 +245,8 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// Shows `CMDQ_CONS`; nothing may be in flight that could overtake it.
     #[inline]
     fn show_cons(&mut self, cons: u32) {
-        if self.queue.shown != cons {
-            self.queue.shown = cons;
+        if self.queue.shown_cons != cons {
+            self.queue.shown_cons = cons;
             self.platform.show(reg::CMDQ_CONS, cons);
         }
     }
@@ -251,26 +255,26 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
     /// CMD_SYNC stands for, the next one reports it.
     #[inline]
     pub(crate) fn show_consumed(&mut self) -> Result<(), Stop> {
-        if self.queue.shown == self.queue.cons {
+        if self.queue.shown_cons == self.queue.cons {
             return Ok(());
         }
-        self.settle_messages()?;
+        self.wait_for_messages()?;
         self.show_cons(self.queue.cons);
         Ok(())
     }
 
     /// Waits until no message of the physical SMMU's is on its way.
-    pub(crate) fn settle_messages(&mut self) -> Result<(), Stop> {
-        if !self.queue.in_flight {
+    pub(crate) fn wait_for_messages(&mut self) -> Result<(), Stop> {
+        if !self.queue.message_in_flight {
             self.physical.kick();
             return Ok(());
         }
-        match self.finish() {
+        match self.wait() {
             Err(Stop::Refused(error)) => {
-                self.queue.owed = Some(error);
+                self.queue.unreported_error = Some(error);
                 // Also when this follows a CMD_SYNC: the short way tells of no
                 // error.
-                self.queue.since = Since::Others;
+                self.queue.since_sync = SinceSync::Other;
                 Ok(())
             }
             other => other,
@@ -279,7 +283,7 @@ impl<P: Platform, Y: Physical> Run<'_, P, Y> {
 }
 
 /// A CMD_SYNC that is told by a word of the command queue.
-pub(crate) struct Word {
+pub(crate) struct SyncWord {
     /// `CMDQ_CONS.RD` once it is complete.
     pub(crate) after: u32,
     /// Where in the queue, in bytes.
@@ -293,22 +297,22 @@ pub(crate) struct Word {
 /// # Errors
 /// As [`Physical::signal`].
 #[inline]
-pub(crate) fn hand_over<P: Platform>(
+pub(crate) fn complete_by_message<P: Platform>(
     platform: &P,
     physical: &mut impl Physical,
     window: &P::Window,
-    queue: &mut Queue,
-    sync: Word,
+    queue: &mut QueueState,
+    sync: SyncWord,
 ) -> Result<bool, Failure> {
     // That is the CMD_SYNC's to report. What may fail without it, an ATC
     // invalidation, is no TLBI, so that its CMD_SYNC asks for events and does not
     // come here.
-    if queue.owed.is_some() {
+    if queue.unreported_error.is_some() {
         return Ok(false);
     }
     // With so much of the queue not known to be complete, somebody may wait for
     // room: CMDQ_CONS must not be late then.
-    let outstanding = sync.after.wrapping_sub(queue.confirmed) & queue.wrap_mask();
+    let outstanding = sync.after.wrapping_sub(queue.completed_cons) & queue.wrap_mask();
     if outstanding > queue.size() / 2 {
         return Ok(false);
     }
@@ -328,8 +332,8 @@ pub(crate) fn hand_over<P: Platform>(
     ];
     let handed = physical.signal(&messages)?;
     if handed {
-        queue.in_flight = true;
-        queue.shown = sync.after;
+        queue.message_in_flight = true;
+        queue.shown_cons = sync.after;
     }
     Ok(handed)
 }

@@ -62,10 +62,10 @@ impl<W: Window> Emulator<W> {
         record: &EventRecord,
     ) -> Delivery {
         let stream = streams.owner_stream(record.stream());
-        self.teller(platform).tell(stream, record)
+        self.event_writer(platform).write(stream, record)
     }
 
-    pub(crate) fn open_events<P: Platform<Window = W>>(&mut self, platform: &P) {
+    pub(crate) fn open_event_queue<P: Platform<Window = W>>(&mut self, platform: &P) {
         let base = self.regs.eventq_base;
         let log2 = base.log2size().min(self.ids.idr1.eventqs());
         let window = open_queue(platform, base, log2.into(), EventRecord::SIZE);
@@ -83,15 +83,18 @@ impl<W: Window> Emulator<W> {
         platform: &P,
         physical: &mut impl Physical,
     ) {
-        let mut teller = self.teller(platform);
-        physical.take_events(|stream, record| teller.tell(stream, record));
+        let mut writer = self.event_writer(platform);
+        physical.take_events(|stream, record| writer.write(stream, record));
     }
 
-    fn teller<'a, P: Platform<Window = W>>(&'a mut self, platform: &'a P) -> Teller<'a, P> {
-        Teller {
+    fn event_writer<'a, P: Platform<Window = W>>(
+        &'a mut self,
+        platform: &'a P,
+    ) -> EventWriter<'a, P> {
+        EventWriter {
             platform,
             ids: &self.ids,
-            shadow: &self.shadow,
+            updates: &self.updates,
             record_bad_streams: self.regs.cr2().recinvsid(),
             events: &mut self.events,
             irq: &mut self.irq,
@@ -101,10 +104,10 @@ impl<W: Window> Emulator<W> {
 }
 
 /// Tells the owner of events.
-pub(crate) struct Teller<'a, P: Platform> {
+pub(crate) struct EventWriter<'a, P: Platform> {
     pub(crate) platform: &'a P,
     pub(crate) ids: &'a Ids,
-    pub(crate) shadow: &'a Shadow,
+    pub(crate) updates: &'a Shadow,
     /// `CR2.RECINVSID`.
     pub(crate) record_bad_streams: bool,
     pub(crate) events: &'a mut EventQueue<P::Window>,
@@ -112,22 +115,22 @@ pub(crate) struct Teller<'a, P: Platform> {
     pub(crate) counts: &'a mut Counts,
 }
 
-impl<P: Platform> Teller<'_, P> {
+impl<P: Platform> EventWriter<'_, P> {
     /// Hands over one event; the owner knows its stream as `stream`.
-    pub(crate) fn tell(&mut self, stream: Option<StreamId>, record: &EventRecord) -> Delivery {
+    pub(crate) fn write(&mut self, stream: Option<StreamId>, record: &EventRecord) -> Delivery {
         let Some(stream) = stream else {
             return Delivery::NotOwned;
         };
         let mut answered = false;
         let ours = is_ours(record);
-        if let Some(table) = self.shadow.table(self.ids) {
+        if let Some(table) = self.updates.table(self.ids) {
             let view = View {
                 ids: self.ids,
                 record_bad_streams: self.record_bad_streams,
                 table: &table,
             };
             match translate(&view, self.platform, stream, record).record {
-                Some(told) => answered = self.deliver(&told) && told.stall(),
+                Some(told) => answered = self.push(&told) && told.stall(),
                 None => self.counts.events_dropped += 1,
             }
         } else {
@@ -144,7 +147,7 @@ impl<P: Platform> Teller<'_, P> {
     }
 
     /// Puts a record into the queue; whether it is there.
-    fn deliver(&mut self, record: &EventRecord) -> bool {
+    fn push(&mut self, record: &EventRecord) -> bool {
         if self.irq.active().eventq_abt_err() {
             self.counts.events_dropped += 1;
             return false;

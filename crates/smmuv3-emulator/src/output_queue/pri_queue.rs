@@ -45,11 +45,11 @@ impl<W: Window> Emulator<W> {
         let Some(stream) = streams.owner_stream(from) else {
             return PageDelivery::NotOwned;
         };
-        let told = self.plain_request(stream, request);
+        let told = self.request_for_owner(stream, request);
         let marker = told.ssv() && told.last() && !told.read() && !told.write();
         let last_only = IrqCfg2::from(self.irq.pages.attributes).lo();
         // PRIQEN counts only with SMMUEN (8.2).
-        let off = self.shadow.table(&self.ids).is_none() || self.irq.active().priq_abt_err();
+        let off = self.updates.table(&self.ids).is_none() || self.irq.active().priq_abt_err();
         let pushed = if off {
             Pushed::Off
         } else if self.pri.enabled() && self.pri.overflowed() {
@@ -94,7 +94,7 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    pub(crate) fn open_pages<P: Platform<Window = W>>(&mut self, platform: &P) {
+    pub(crate) fn open_pri_queue<P: Platform<Window = W>>(&mut self, platform: &P) {
         let base = self.regs.priq_base;
         let log2 = base.log2size().min(self.ids.idr1.priqs());
         let window = open_queue(platform, base, log2.into(), PageRequest::SIZE);
@@ -106,7 +106,7 @@ impl<W: Window> Emulator<W> {
     }
 
     /// The request as the owner's SMMU would record it.
-    fn plain_request(&self, stream: StreamId, request: &PageRequest) -> PageRequest {
+    fn request_for_owner(&self, stream: StreamId, request: &PageRequest) -> PageRequest {
         let told = PageRequest::default()
             .with_stream(stream.0)
             .with_read(request.read())
@@ -140,7 +140,7 @@ impl<W: Window> Emulator<W> {
             return (substream, RESP_SUCCESS);
         }
         let found = self
-            .shadow
+            .updates
             .table(&self.ids)
             .map_or(Found::Nothing, |table| table.find(platform, stream));
         match found {

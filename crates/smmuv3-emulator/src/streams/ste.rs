@@ -71,9 +71,9 @@ pub fn canonical(ids: &Ids, entry: &Ste) -> Wanted {
         config if !config.passes() => Wanted::Abort,
         Config::BYPASS => {
             let ste = Ste::default().with_v(true).with_config(Config::BYPASS);
-            Wanted::Bypass(overrides(ids, entry, ste))
+            Wanted::Bypass(with_overrides(ids, entry, ste))
         }
-        Config::S1 if !illegal(ids, entry) => Wanted::Stage1(stage1(ids, entry)),
+        Config::S1 if !is_illegal(ids, entry) => Wanted::Stage1(stage1(ids, entry)),
         _ => Wanted::Invalid,
     }
 }
@@ -92,11 +92,11 @@ pub fn disabled(ids: &Ids, gbpa: Gbpa) -> Uniform {
         .with_privcfg(gbpa.privcfg())
         .with_instcfg(gbpa.instcfg());
     let ste = Ste::default().with_v(true).with_config(Config::BYPASS);
-    Uniform::Bypass(overrides(ids, &asked, ste))
+    Uniform::Bypass(with_overrides(ids, &asked, ste))
 }
 
 /// log2 of the number of substreams that count.
-fn substreams(ids: &Ids, entry: &Ste) -> u8 {
+fn substream_bits(ids: &Ids, entry: &Ste) -> u8 {
     if ids.idr1.ssidsize() == 0 {
         0
     } else {
@@ -105,9 +105,9 @@ fn substreams(ids: &Ids, entry: &Ste) -> u8 {
 }
 
 /// Whether an entry with Config 0b101 is ILLEGAL (5.2.2).
-fn illegal(ids: &Ids, entry: &Ste) -> bool {
+fn is_illegal(ids: &Ids, entry: &Ste) -> bool {
     let fmt = entry.s1fmt();
-    let substreams = substreams(ids, entry);
+    let substreams = substream_bits(ids, entry);
     let reach = ids.idr5.output_bits().unwrap_or(32);
     !ids.idr0.s1p()
         || ids.idr0.ats() && entry.eats() == EATS_SPLIT
@@ -119,10 +119,13 @@ fn illegal(ids: &Ids, entry: &Ste) -> bool {
 }
 
 fn stage1(ids: &Ids, entry: &Ste) -> Ste {
-    let substreams = substreams(ids, entry);
+    let substreams = substream_bits(ids, entry);
     let (fmt, dss) = match substreams {
         0 => (0, 0),
-        _ => (known(entry.s1fmt(), 0b11), known(entry.s1dss(), 0b11)),
+        _ => (
+            unreserved(entry.s1fmt(), 0b11),
+            unreserved(entry.s1dss(), 0b11),
+        ),
     };
     // Bytes of the table that the pointer leads to: it is aligned to them (5.2).
     let log2 = match fmt {
@@ -140,14 +143,14 @@ fn stage1(ids: &Ids, entry: &Ste) -> Ste {
         .with_s1dss(dss)
         .with_s1cir(entry.s1cir())
         .with_s1cor(entry.s1cor())
-        .with_s1csh(known(entry.s1csh(), 0b01))
+        .with_s1csh(unreserved(entry.s1csh(), 0b01))
         .with_s1stalld(entry.s1stalld())
         .with_eats(if eats { EATS_FULL } else { 0 });
-    overrides(ids, entry, ste)
+    with_overrides(ids, entry, ste)
 }
 
 /// Adds the attribute overrides of `entry` to `ste`, as far as they exist.
-fn overrides(ids: &Ids, entry: &Ste, mut ste: Ste) -> Ste {
+fn with_overrides(ids: &Ids, entry: &Ste, mut ste: Ste) -> Ste {
     if ids.idr1.attr_types_ovr() {
         if entry.mtcfg() {
             ste = ste.with_mtcfg(true).with_memattr(match entry.memattr() {
@@ -161,13 +164,13 @@ fn overrides(ids: &Ids, entry: &Ste, mut ste: Ste) -> Ste {
     }
     if ids.idr1.attr_perms_ovr() {
         ste = ste
-            .with_privcfg(known(entry.privcfg(), 0b01))
-            .with_instcfg(known(entry.instcfg(), 0b01));
+            .with_privcfg(unreserved(entry.privcfg(), 0b01))
+            .with_instcfg(unreserved(entry.instcfg(), 0b01));
     }
     ste
 }
 
 /// A field whose encoding `reserved` behaves as 0.
-const fn known(value: u8, reserved: u8) -> u8 {
+const fn unreserved(value: u8, reserved: u8) -> u8 {
     if value == reserved { 0 } else { value }
 }

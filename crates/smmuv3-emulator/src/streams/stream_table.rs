@@ -97,7 +97,7 @@ impl OwnerTable {
     #[must_use]
     pub fn leaf(&self, stream: StreamId) -> (StreamId, StreamId) {
         let split = self.split.unwrap_or(0);
-        let last = last_of(stream.0, split);
+        let last = last_in_block(stream.0, split);
         (StreamId(last.0 & !((1 << split) - 1)), last)
     }
 
@@ -110,15 +110,16 @@ impl OwnerTable {
                 kind: Entries::Nothing,
             };
         }
-        let end = last_of(0, self.bits);
+        let end = last_in_block(0, self.bits);
         let Some(split) = self.split else {
             return Stretch {
                 last: end,
-                kind: at(self.base, u64::from(first.0)),
+                kind: entry_location(self.base, u64::from(first.0)),
             };
         };
-        let leaf = last_of(first.0, split).min(end);
-        let Entries::At(l1) = at_sized(self.base, u64::from(first.0) >> split, L1Std::SIZE) else {
+        let leaf = last_in_block(first.0, split).min(end);
+        let Entries::At(l1) = array_location(self.base, u64::from(first.0) >> split, L1Std::SIZE)
+        else {
             return Stretch {
                 last: leaf,
                 kind: Entries::Nothing,
@@ -127,13 +128,19 @@ impl OwnerTable {
         let mut word = [0];
         let kind = match platform.read(l1, &mut word) {
             Err(Outside) => Entries::Unreachable(l1),
-            Ok(()) => return self.described(first, leaf, split, L1Std(word)),
+            Ok(()) => return self.entry_run_of_descriptor(first, leaf, split, L1Std(word)),
         };
         Stretch { last: leaf, kind }
     }
 
     /// The streams of `descriptor` from `first` on.
-    fn described(&self, first: StreamId, leaf: StreamId, split: u8, descriptor: L1Std) -> Stretch {
+    fn entry_run_of_descriptor(
+        &self,
+        first: StreamId,
+        leaf: StreamId,
+        split: u8,
+        descriptor: L1Std,
+    ) -> Stretch {
         let nothing = Stretch {
             last: leaf,
             kind: Entries::Nothing,
@@ -152,8 +159,8 @@ impl OwnerTable {
         // The SMMU aligns the array to its size (5.1).
         let base = descriptor.l2ptr() & self.mask & !((Ste::SIZE << log2) - 1);
         Stretch {
-            last: last_of(first.0, log2).min(leaf),
-            kind: at(base, index),
+            last: last_in_block(first.0, log2).min(leaf),
+            kind: entry_location(base, index),
         }
     }
 
@@ -178,17 +185,17 @@ pub fn fetch(platform: &impl Platform, at: Ipa) -> Found {
 }
 
 /// The last of the 2^`log2` aligned streams around `stream`.
-fn last_of(stream: u32, log2: u8) -> StreamId {
+fn last_in_block(stream: u32, log2: u8) -> StreamId {
     StreamId(stream | ((1u64 << log2.min(32)) - 1) as u32)
 }
 
-fn at(base: u64, index: u64) -> Entries {
-    at_sized(base, index, Ste::SIZE)
+fn entry_location(base: u64, index: u64) -> Entries {
+    array_location(base, index, Ste::SIZE)
 }
 
 /// `base` has 56 bits and `index` 32, so this does not overflow; if it did,
 /// nothing would be found.
-fn at_sized(base: u64, index: u64, size: u64) -> Entries {
+fn array_location(base: u64, index: u64, size: u64) -> Entries {
     index
         .checked_mul(size)
         .and_then(|offset| base.checked_add(offset))

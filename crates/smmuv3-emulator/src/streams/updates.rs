@@ -30,7 +30,7 @@ enum Source {
 pub struct Shadow {
     source: Source,
     /// First and last stream that are left.
-    left: Option<(StreamId, StreamId)>,
+    outdated: Option<(StreamId, StreamId)>,
 }
 
 impl Default for Shadow {
@@ -41,13 +41,13 @@ impl Default for Shadow {
 
 /// What a call for many streams at once takes of the budget: it may go through
 /// as many as a few dozen entries.
-const MANY: u32 = 8;
+const RANGE_COST: u32 = 8;
 
 /// Level 1 descriptors without entries that are looked at before their streams
 /// are set.
-const STRETCHES: u32 = 32;
+const MAX_EMPTY_RUNS: u32 = 32;
 
-const EVERY: (StreamId, StreamId) = (StreamId(0), StreamId(u32::MAX));
+const ALL_STREAMS: (StreamId, StreamId) = (StreamId(0), StreamId(u32::MAX));
 
 impl Shadow {
     /// Translation is off and every stream bypasses stage 1; nothing is left to
@@ -57,7 +57,7 @@ impl Shadow {
         Self {
             // As after reset (6.3.14): the shareability stays as it comes.
             source: Source::Disabled(Gbpa::new().with_shcfg(SHCFG_INCOMING)),
-            left: None,
+            outdated: None,
         }
     }
 
@@ -66,7 +66,7 @@ impl Shadow {
     pub fn disable(&mut self, gbpa: Gbpa) {
         *self = Self {
             source: Source::Disabled(gbpa),
-            left: Some(EVERY),
+            outdated: Some(ALL_STREAMS),
         };
     }
 
@@ -75,7 +75,7 @@ impl Shadow {
     pub fn enable(&mut self, base: StrtabBase, cfg: StrtabBaseCfg) {
         *self = Self {
             source: Source::Table(base, cfg),
-            left: Some(EVERY),
+            outdated: Some(ALL_STREAMS),
         };
     }
 
@@ -85,7 +85,7 @@ impl Shadow {
         if matches!(self.source, Source::Disabled(_)) || first > last {
             return;
         }
-        self.left = Some(match self.left {
+        self.outdated = Some(match self.outdated {
             Some((a, b)) => (a.min(first), b.max(last)),
             None => (first, last),
         });
@@ -113,7 +113,7 @@ impl Shadow {
     /// Whether nothing is left to be done.
     #[must_use]
     pub fn done(&self) -> bool {
-        self.left.is_none()
+        self.outdated.is_none()
     }
 
     /// Does some of what is left; `true` when that was all. Each entry that is
@@ -131,9 +131,9 @@ impl Shadow {
         budget: &mut u32,
         counts: &mut Counts,
     ) -> Result<bool, Failure> {
-        while let Some((from, last)) = self.left {
+        while let Some((from, last)) = self.outdated {
             let Some(run) = next_run(physical, from, last) else {
-                self.left = None;
+                self.outdated = None;
                 break;
             };
             if *budget == 0 {
@@ -141,23 +141,23 @@ impl Shadow {
             }
             let next = match self.source {
                 Source::Disabled(gbpa) => {
-                    *budget = budget.saturating_sub(MANY);
+                    *budget = budget.saturating_sub(RANGE_COST);
                     set_range(physical, counts, run, &disabled(ids, gbpa))?
                 }
                 Source::Table(base, cfg) => {
                     let table = OwnerTable::new(ids, base, cfg);
-                    let mut work = Work {
+                    let mut work = UpdateRun {
                         ids,
                         platform,
                         physical,
                         budget,
                         counts,
                     };
-                    work.carry(&table, run)?
+                    work.update_some(&table, run)?
                 }
             };
             // Only now: after a failure the same streams are left.
-            self.left = next.filter(|next| *next <= last).map(|next| (next, last));
+            self.outdated = next.filter(|next| *next <= last).map(|next| (next, last));
         }
         Ok(true)
     }
@@ -181,7 +181,7 @@ fn after(stream: StreamId) -> Option<StreamId> {
 
 /// What is no failure of the whole: the stream aborts, and its owner will see
 /// that it does.
-fn tolerate(counts: &mut Counts, result: Result<(), Failure>) -> Result<(), Failure> {
+fn count_refused_stream(counts: &mut Counts, result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
         Err(Failure::Stream { .. } | Failure::Command(_)) => {
             counts.streams_refused += 1;
@@ -203,24 +203,24 @@ fn set_range(
         Ok(Some(_)) => {
             // A call that gets nowhere must not be made for ever.
             let result = physical.set(first, &wanted.one());
-            tolerate(counts, result)?;
+            count_refused_stream(counts, result)?;
             Ok(after(first))
         }
         Ok(None) => Ok(after(last)),
         Err(Failure::Stream { stream, error }) => {
             // The streams before it have what they should.
-            tolerate(counts, Err(Failure::Stream { stream, error }))?;
+            count_refused_stream(counts, Err(Failure::Stream { stream, error }))?;
             Ok(after(stream.clamp(first, last)))
         }
         Err(failure) => {
-            tolerate(counts, Err(failure))?;
+            count_refused_stream(counts, Err(failure))?;
             Ok(after(last))
         }
     }
 }
 
 /// What many streams can be given at once.
-fn uniform(wanted: &Wanted) -> Option<Uniform> {
+fn range_config(wanted: &Wanted) -> Option<Uniform> {
     match wanted {
         Wanted::Invalid => Some(Uniform::Invalid),
         Wanted::Abort => Some(Uniform::Abort),
@@ -230,7 +230,7 @@ fn uniform(wanted: &Wanted) -> Option<Uniform> {
 }
 
 /// What carrying over entries needs.
-struct Work<'a, P, Q> {
+struct UpdateRun<'a, P, Q> {
     ids: &'a Ids,
     platform: &'a P,
     physical: &'a mut Q,
@@ -238,22 +238,22 @@ struct Work<'a, P, Q> {
     counts: &'a mut Counts,
 }
 
-impl<P: Platform, Q: Physical> Work<'_, P, Q> {
+impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
     /// Carries over some of the streams of `run`, which are the owner's; the
     /// stream that is next. Needs a budget of at least 1.
-    fn carry(
+    fn update_some(
         &mut self,
         table: &OwnerTable,
         (first, last): (StreamId, StreamId),
     ) -> Result<Option<StreamId>, Failure> {
         let stretch = table.stretch(self.platform, first);
         if let Entries::At(at) = stretch.kind {
-            return self.entries(first, last.min(stretch.last), at);
+            return self.update_from_entries(first, last.min(stretch.last), at);
         }
         *self.budget = self.budget.saturating_sub(1);
         // What has no entries goes together.
         let mut end = stretch.last.min(last);
-        for _ in 1..STRETCHES {
+        for _ in 1..MAX_EMPTY_RUNS {
             if end == last || *self.budget == 0 {
                 break;
             }
@@ -264,12 +264,12 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
             *self.budget -= 1;
             end = next.last.min(last);
         }
-        *self.budget = self.budget.saturating_sub(MANY);
+        *self.budget = self.budget.saturating_sub(RANGE_COST);
         set_range(self.physical, self.counts, (first, end), &Uniform::Invalid)
     }
 
     /// The entry at `at`, as the physical SMMU is to have it.
-    fn wanted(&mut self, at: Ipa) -> Wanted {
+    fn read_config(&mut self, at: Ipa) -> Wanted {
         *self.budget -= 1;
         self.counts.entries_read += 1;
         match fetch(self.platform, at) {
@@ -279,7 +279,7 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
     }
 
     /// Carries over entries that lie one after the other, the first at `at`.
-    fn entries(
+    fn update_from_entries(
         &mut self,
         first: StreamId,
         last: StreamId,
@@ -293,30 +293,30 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
             let wanted = match known.take() {
                 Some(wanted) => wanted,
                 None if *self.budget == 0 => return Ok(Some(next)),
-                None => self.wanted(at),
+                None => self.read_config(at),
             };
-            let Some(same) = uniform(&wanted) else {
+            let Some(same) = range_config(&wanted) else {
                 let result = self.physical.set(next, &wanted);
-                tolerate(self.counts, result)?;
+                count_refused_stream(self.counts, result)?;
                 if next == last {
                     return Ok(after(last));
                 }
                 next = StreamId(next.0 + 1);
-                at = follow(at);
+                at = next_entry(at);
                 continue;
             };
             // As many as have the same go together.
             let mut end = next;
             while end < last && *self.budget > 0 {
-                let other = self.wanted(follow(at));
-                at = follow(at);
-                if uniform(&other) != Some(same) {
+                let other = self.read_config(next_entry(at));
+                at = next_entry(at);
+                if range_config(&other) != Some(same) {
                     known = Some(other);
                     break;
                 }
                 end = StreamId(end.0 + 1);
             }
-            self.together(next, end, &same)?;
+            self.set_all(next, end, &same)?;
             if end == last {
                 return Ok(after(last));
             }
@@ -330,10 +330,10 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
 
     /// Gives the streams from `first` to `last` the same. They were looked at
     /// and paid for, so this goes to the end.
-    fn together(&mut self, first: StreamId, last: StreamId, same: &Uniform) -> Result<(), Failure> {
+    fn set_all(&mut self, first: StreamId, last: StreamId, same: &Uniform) -> Result<(), Failure> {
         if first == last {
             let result = self.physical.set(first, &same.one());
-            return tolerate(self.counts, result);
+            return count_refused_stream(self.counts, result);
         }
         let mut next = first;
         while let Some(left) = set_range(self.physical, self.counts, (next, last), same)? {
@@ -348,6 +348,6 @@ impl<P: Platform, Q: Physical> Work<'_, P, Q> {
 
 /// The entry after the one at `at`. Past the end of the address space, nothing
 /// is the owner's.
-fn follow(at: Ipa) -> Ipa {
+fn next_entry(at: Ipa) -> Ipa {
     at.checked_add(Ste::SIZE).unwrap_or(Ipa::new(!7))
 }
