@@ -27,14 +27,16 @@ use smmuv3_spec::control::{CmdqCons, Gerror};
 use smmuv3_spec::reg;
 use sync::SinceSync;
 
-/// Units of work (commands, stream table entries) that one call does.
+/// Units of work that one call does at most. A command and a stream table entry
+/// are one unit each.
 pub(crate) const MAX_WORK: u32 = 256;
 
-/// Bytes of a command.
+/// Size of a command in bytes.
 pub(crate) const COMMAND_BYTES: u64 = Command::SIZE;
 
 impl<W: Window> Emulator<W> {
-    /// A write of `CMDQ_PROD`.
+    /// Handles a write of `CMDQ_PROD`: notes and shows the index, then runs the
+    /// new commands.
     #[inline]
     pub(crate) fn write_cmdq_prod<P: Platform<Window = W>>(
         &mut self,
@@ -54,7 +56,8 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    /// Goes on where the short way ended, with so much work left.
+    /// Runs the commands that [`run_fast`](Self::run_fast) left, with `left`
+    /// units of work.
     #[inline(never)]
     fn run_slow<P: Platform<Window = W>>(
         &mut self,
@@ -68,7 +71,8 @@ impl<W: Window> Emulator<W> {
         self.run_commands(platform, physical, left)
     }
 
-    /// Carries on with whatever is left to do.
+    /// Continues the work that earlier calls left: first the changes of
+    /// streams, then `CR0ACK` and `GBPA.Update`, then the commands.
     #[inline(never)]
     pub(crate) fn resume<P: Platform<Window = W>>(
         &mut self,
@@ -105,8 +109,8 @@ impl<W: Window> Emulator<W> {
             return Progress::Done;
         }
         if self.command_window.is_none() {
-            // Fetched again after each acknowledgement: it may be the owner's
-            // memory by now.
+            // Looked up again after each acknowledgement: the owner may have
+            // got the memory meanwhile.
             self.command_window = self.hold_command_queue(platform);
         }
         self.queue_ready = self.command_window.is_some();
@@ -121,7 +125,8 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    /// Processes commands; `queue_ready` holds.
+    /// Runs the commands up to `CMDQ_PROD`. The caller has checked
+    /// `queue_ready`.
     #[inline(never)]
     fn run_commands<P: Platform<Window = W>>(
         &mut self,
@@ -184,8 +189,8 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    /// Stops at the command that `CMDQ_CONS` names. The reason is shown before
-    /// the error (7.1).
+    /// Stops the queue at the command that `CMDQ_CONS` names. The owner must
+    /// see the reason before the error (7.1).
     fn refuse_command<P: Platform<Window = W>>(&mut self, platform: &P, error: CommandError) {
         self.queue_ready = false;
         self.queue.last_error = error;
@@ -196,9 +201,9 @@ impl<W: Window> Emulator<W> {
         self.raise_error(platform, Gerror::new().with_cmdq_err(true));
     }
 
-    /// What `CMDQ_CONS` reads as while the queue is off or stopped: the reason
-    /// stays as long as the error is active, whatever `CMDQEN` does meanwhile
-    /// (6.3.28).
+    /// The value of `CMDQ_CONS` while the queue is off or stopped. The reason
+    /// stays as long as the error is active, whatever happens to `CMDQEN`
+    /// meanwhile (6.3.28).
     pub(crate) fn cmdq_cons_value(&self) -> u32 {
         let cons = CmdqCons::new().with_rd(self.queue.cons);
         if self.irq.active().cmdq_err() {
@@ -227,8 +232,8 @@ impl<W: Window> Emulator<W> {
         open_queue(platform, self.regs.cmdq_base, log2, COMMAND_BYTES)
     }
 
-    /// Commands that were consumed stay issued. Memory that the physical SMMU
-    /// may still write to is let go of only when it no longer can.
+    /// Closes the queue. Commands that were consumed stay issued. While the
+    /// physical SMMU may still write to the queue, its memory is not released.
     pub(crate) fn close_command_queue<P: Platform<Window = W>>(
         &mut self,
         platform: &P,

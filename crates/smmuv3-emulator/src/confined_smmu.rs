@@ -1,5 +1,5 @@
-//! A physical SMMU as the emulation may use it: only the streams that the owner
-//! was given, and never without stage 2.
+//! A physical SMMU, confined to what its owner may use: only the owner's
+//! streams, and each of them with stage 2.
 
 use crate::Delivery;
 use crate::physical::{Failure, Msi, Physical, Uniform, Wanted};
@@ -15,7 +15,7 @@ use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
-/// Messages of one [`signal`](Physical::signal), at most.
+/// How many messages one [`signal`](Physical::signal) sends at most.
 const MAX_MESSAGES: usize = 4;
 
 /// Memory type and shareability of a message (`STE.MemAttr`, 5.2; 4.7.3).
@@ -24,41 +24,42 @@ const DEVICE: MessageAttributes = (0b0001, 0b10);
 const WRITE_BACK: MessageAttributes = (0b1111, 0b11);
 const NON_CACHEABLE: MessageAttributes = (0b0101, 0b10);
 
-/// Whoever reports what the physical SMMU recorded, where the emulation reads it
-/// by itself.
+/// Receives the events that the emulation reads from the physical SMMU, to
+/// report them.
 pub trait Report {
-    /// This became of an event.
+    /// `event` was read, and `delivery` says what became of it.
     fn event(&mut self, event: &Event, delivery: Delivery);
 
-    /// This became of the queue as a whole; comes after its events.
+    /// The physical event queue was read, with this result. Called after all
+    /// its events.
     fn drained(&mut self, drained: &Drained);
 }
 
-/// Nobody does.
+/// Reports nothing.
 impl Report for () {
     fn event(&mut self, _: &Event, _: Delivery) {}
     fn drained(&mut self, _: &Drained) {}
 }
 
-/// A physical SMMU for one owner, as long as a call takes.
+/// A physical SMMU for one owner, for the time of one call.
 pub struct Attached<'a, R, M, C, E = ()> {
     /// The physical SMMU.
     pub smmu: &'a mut Smmu<R, M, C>,
-    /// What every stream of the owner's goes through.
+    /// The stage 2 of all streams of the owner.
     pub stage2: Stage2,
-    /// The streams that the owner was given. No stream is named twice.
+    /// The streams that are assigned to the owner. No stream is named twice.
     pub streams: &'a [Given],
-    /// Memory that CPUs access as Device, so that messages go there as Device
-    /// accesses too: the page where the owner reads registers. All other memory
-    /// is Normal.
+    /// The page where the owner reads registers. CPUs access it as Device
+    /// memory, so messages to it are Device accesses too. All other memory is
+    /// Normal.
     pub device: Option<Range<PhysAddr>>,
-    /// Told of what is read of the physical event queue.
+    /// Receives the events that are read from the physical event queue.
     pub report: E,
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M, C, E> {
-    /// What the owner's streams may be given: never more than stage 2 lets
-    /// through.
+    /// The translation of a stream of the owner. It always has stage 2, unless
+    /// the stream aborts.
     fn translation(&self, given: &Given, wanted: &Wanted) -> Translation {
         match wanted {
             Wanted::Invalid => Translation::Invalid,
@@ -75,7 +76,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M
         }
     }
 
-    /// The first of the runs of streams from `from` on, and what it is part of.
+    /// The first run of the owner's streams from `from` on, and the assignment
+    /// that it is part of.
     fn next_run(&self, from: StreamId) -> Option<(StreamId, StreamId, Given)> {
         self.streams
             .iter()
@@ -91,27 +93,28 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M
 
     fn stage1(&self, given: &Given, ste: &Ste) -> Stage1 {
         let mut stage1 = Stage1::from_untrusted(ste);
-        // PCIe cannot wait (3.12.2).
+        // PCIe transactions must not stall (3.12.2).
         if !given.pcie && !ste.s1stalld() {
             stage1 = stage1.with_stalls();
         }
-        // The owner's SMMU is all that a device's cache speaks with: full ATS
-        // there is ATS of stage 1 here.
+        // A device's cache sees the owner's SMMU only, so full ATS of the
+        // owner's is ATS of stage 1 on the physical SMMU.
         if given.pcie && ste.eats() != 0 && self.smmu.features().split_ats() {
             stage1 = stage1.with_split_ats();
         }
         stage1
     }
 
-    /// `stream` could not have what it should: it aborts, or everything does.
+    /// Makes `stream` abort because it could not be configured. If that fails,
+    /// the SMMU is fenced and everything aborts.
     #[cold]
     fn abort_stream(&mut self, stream: StreamId, physical: StreamId, error: Error) -> Failure {
         if self.smmu.is_fenced() {
             return Failure::Fenced(error);
         }
-        // This fails without fencing only where the stream aborts as it is:
-        // beyond the physical stream table, or where there is no memory for an
-        // entry that says what it does already.
+        // This fails without a fence only where the stream aborts anyway:
+        // beyond the physical stream table, or when there is no memory for an
+        // entry that would say abort too.
         match self.smmu.set(physical, &Translation::Abort) {
             Err(error) if self.smmu.is_fenced() => Failure::Fenced(error),
             _ => Failure::Stream { stream, error },
@@ -131,8 +134,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M
         if let Err(error) = self.smmu.set(physical, &translation) {
             return Err(self.abort_stream(stream, physical, error));
         }
-        // An entry that is as it was took no invalidation, but what its owner
-        // asked for drops the descriptors found through it too (4.3.1).
+        // If the entry did not change, the driver invalidated nothing. But the
+        // owner's command also drops the context descriptors that were found
+        // through the entry (4.3.1).
         match wanted {
             Wanted::Stage1(_) => self.issue(Command::cfgi_cd_all(physical)),
             Wanted::Invalid | Wanted::Abort | Wanted::Bypass(_) => Ok(()),
@@ -140,7 +144,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M
     }
 }
 
-/// The failure of a command or a wait.
+/// Converts an error of a command or a wait.
 #[cold]
 fn failure(error: Error) -> Failure {
     match error {
@@ -217,7 +221,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
             Ok(Some(left)) => Ok(given.owner_of(left).or_else(|| after(end))),
             Ok(None) => Ok(after(end)),
             Err(error) if self.smmu.is_fenced() => Err(Failure::Fenced(error)),
-            // How far it came is not known, so the first goes alone.
+            // It is not known how many streams are done, so the first is set
+            // alone.
             Err(_) => {
                 self.set_stream(&given, start, &wanted.one())?;
                 Ok(after(start))
@@ -250,7 +255,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
             report,
             ..
         } = self;
-        // As many as there are when the index is read; later ones are later.
+        // Reads the events up to the index read first; later events come with
+        // the next call.
         let drained = smmu.take_events(u32::MAX, |event| {
             let stream = streams.owner_stream(event.0.stream());
             let delivery = tell(stream, &event.0);

@@ -1,10 +1,11 @@
-//! `CR0` and `GBPA` (IHI 0070, 6.3.9, 6.3.10, 6.3.14): what is in force, and
-//! how it gets there in steps that are each short.
+//! Writes of `CR0` and `GBPA` (IHI 0070, 6.3.9, 6.3.10, 6.3.14): turning
+//! translation and queues on and off.
 //!
-//! `CR0` holds what was asked for, `CR0ACK` what is so. `SMMUEN` and `GBPA` take
-//! effect stream by stream; the write is to be repeated until they did. Writing
-//! something else in between is allowed (SMMUv3.1 calls that CONSTRAINED
-//! UNPREDICTABLE): the newest value wins.
+//! `CR0` holds the value that the owner wrote last, `CR0ACK` the value that has
+//! taken effect. `SMMUEN` and `GBPA` take effect stream by stream, in several
+//! calls: the owner's CPU repeats the write until it is done. The owner may
+//! write another value in between (SMMUv3.1 calls that CONSTRAINED
+//! UNPREDICTABLE); the newest value wins.
 
 use crate::{Emulator, Physical, Platform, Progress, Window};
 use smmuv3_spec::control::{Cr0, Gbpa};
@@ -27,8 +28,8 @@ impl<W: Window> Emulator<W> {
         let old = self.regs.cr0;
         let stops = (old.eventqen() && !new.eventqen()) || (old.smmuen() && !new.smmuen());
         if stops && !self.physical_failed {
-            // What was recorded is committed (6.3.9.4), and only the table that
-            // is in force until now says what the owner is to be told of it.
+            // Recorded events are committed (6.3.9.4). Only the table that is
+            // in effect until now says which of them the owner gets.
             self.take_events(platform, physical);
         }
         self.regs.cr0 = new;
@@ -64,14 +65,15 @@ impl<W: Window> Emulator<W> {
             }
             self.streams_pending = true;
         }
-        // The rest is in force at once.
+        // All other bits take effect at once.
         self.regs.cr0ack = new.with_smmuen(self.regs.cr0ack.smmuen());
         platform.show(reg::CR0ACK, self.regs.cr0ack.into());
         self.resume(platform, physical)
     }
 
-    /// A write without Update, or while one is under way, is ignored, as
-    /// SMMUv3.2 asks; the second only waits for the first.
+    /// Handles a write of `GBPA`. As SMMUv3.2 asks, a write without Update is
+    /// ignored, and so is a write while an earlier one has not taken effect;
+    /// that one only continues the earlier one.
     pub(crate) fn set_gbpa<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
@@ -86,7 +88,7 @@ impl<W: Window> Emulator<W> {
         if !self.regs.gbpa.update() {
             let types = self.ids.idr1.attr_types_ovr();
             let permissions = self.ids.idr1.attr_perms_ovr();
-            // Fields that cannot be overridden keep saying "as incoming".
+            // Fields that cannot be overridden keep the encoding "as incoming".
             let mut new = Gbpa::new().with_abort(asked.abort()).with_shcfg(0b01);
             if types {
                 new = new
@@ -112,7 +114,8 @@ impl<W: Window> Emulator<W> {
         self.resume(platform, physical)
     }
 
-    /// What was asked for is so.
+    /// Shows in `GBPA.Update` and `CR0ACK` that the values last written have
+    /// taken effect.
     pub(crate) fn acknowledge_control<P: Platform<Window = W>>(&mut self, platform: &P) {
         if self.regs.gbpa.update() {
             self.regs.gbpa.set_update(false);

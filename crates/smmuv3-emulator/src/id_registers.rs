@@ -1,6 +1,7 @@
 //! The identification registers that the owner reads (IHI 0070, 6.3.1 to
-//! 6.3.8): those of the physical SMMU, less what is not the owner's to use and
-//! what this emulation does not do. They never change.
+//! 6.3.8). They are those of the physical SMMU without the features that the
+//! owner may not use and those that this emulation does not have. They never
+//! change.
 //!
 //! | register | field | value | why |
 //! |---|---|---|---|
@@ -52,25 +53,26 @@
 use smmuv3_driver::Features;
 use smmuv3_spec::id::{Aidr, Idr0, Idr1, Idr3, Idr5, Iidr};
 
-/// Largest command queue: 1 MiB.
+/// log2 of the entries of the largest command queue, which has 1 MiB.
 const CMDQS: u8 = 16;
-/// Largest event and page request queues: 1 MiB of events.
+/// log2 of the entries of the largest event and PRI queues; such an event queue
+/// has 1 MiB.
 const OUTPUTS: u8 = 15;
 /// The version of the architecture that the registers follow: SMMUv3.2.
 const VERSION: u8 = 2;
 
-/// What the emulated SMMU is to look like, beyond the physical one.
+/// Properties of the emulated SMMU that do not follow from the physical one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdConfig {
-    /// Bits of the owner's addresses (its IPAs), 32 to 52.
+    /// Number of bits of the owner's IPAs, 32 to 52.
     pub ipa_bits: u8,
-    /// Bits of the highest stream that the owner has, 0 to 32.
+    /// Number of bits of the owner's highest StreamID, 0 to 32.
     pub stream_bits: u8,
-    /// Whether the caller drains the physical page request queue and hands over
-    /// what it reads.
+    /// Whether the caller reads the physical PRI queue and hands over its page
+    /// requests.
     pub page_requests: bool,
-    /// Whether the owner's memory is read and written coherently with its
-    /// CPUs, by the emulation and by the physical SMMU.
+    /// Whether the emulation and the physical SMMU access the owner's memory
+    /// coherently with its CPUs.
     pub coherent: bool,
 }
 
@@ -89,12 +91,13 @@ pub struct Ids {
     pub iidr: Iidr,
     /// `SMMU_AIDR`.
     pub aidr: Aidr,
-    /// As configured: `IDR0.COHACC`.
+    /// `IDR0.COHACC`, as configured.
     pub coherent: bool,
 }
 
 impl Ids {
-    /// What an owner sees of a physical SMMU with `features`.
+    /// Derives the registers that an owner sees of a physical SMMU with
+    /// `features`.
     #[must_use]
     pub fn derive(features: &Features, config: &IdConfig) -> Self {
         let ats = features.split_ats();
@@ -164,8 +167,8 @@ impl Ids {
         }
     }
 
-    /// The bits of an address that lie within `IDR5.OAS`: above, the fields of
-    /// registers are RES0 and the SMMU's own accesses are truncated (3.4.3).
+    /// Mask of the address bits within `IDR5.OAS`. Higher bits are RES0 in
+    /// registers and are dropped from the SMMU's own accesses (3.4.3).
     #[must_use]
     pub fn address_mask(&self) -> u64 {
         let bits = self.idr5.output_bits().unwrap_or(32);

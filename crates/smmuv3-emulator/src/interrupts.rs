@@ -1,5 +1,6 @@
-//! Interrupts (IHI 0070, 3.18; 6.3.16 to 6.3.36): a message to memory of the
-//! owner's where it configured an address, otherwise the wire.
+//! Interrupts of the emulated SMMU (IHI 0070, 3.18; 6.3.16 to 6.3.36). Where
+//! the owner configured an address, an interrupt is a message to the owner's
+//! memory; else it is the wire.
 
 use crate::{Counts, Line, Platform};
 use portcullis_addr::Ipa;
@@ -9,15 +10,16 @@ use smmuv3_spec::reg;
 /// The registers of one source: `SMMU_*_IRQ_CFG0` to `CFG2`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct IrqConfig {
-    /// Where the message goes; 0: it does not.
+    /// Address of the message; 0 means no message.
     pub(crate) address: u64,
-    /// What the message is.
+    /// Data of the message.
     pub(crate) data: u32,
-    /// Stored; a store by the CPU has the attributes that memory has.
+    /// Stored only, since the CPU stores the message with the attributes of the
+    /// memory.
     pub(crate) attributes: u32,
 }
 
-/// Who wants an interrupt.
+/// What an interrupt is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Events,
@@ -63,8 +65,8 @@ impl Interrupts {
         }
     }
 
-    /// Signals an interrupt of `source`, if it is enabled. What it tells of
-    /// must have been shown before.
+    /// Signals an interrupt of `source`, if it is enabled. The caller has shown
+    /// the index or error register before.
     pub(crate) fn signal<P: Platform>(
         &mut self,
         platform: &P,
@@ -91,7 +93,7 @@ impl Interrupts {
         } else {
             counts.aborted_messages += 1;
             if source == Source::Errors {
-                // Its own interrupt would abort as well.
+                // An interrupt for this error would abort too.
                 self.activate(platform, abort, counts);
             } else {
                 self.error(platform, abort, counts);
@@ -99,15 +101,16 @@ impl Interrupts {
         }
     }
 
-    /// Makes global errors active that are not, and says so.
+    /// Makes those of `bits` active that are not, and signals the error
+    /// interrupt.
     pub(crate) fn error<P: Platform>(&mut self, platform: &P, bits: Gerror, counts: &mut Counts) {
         if self.activate(platform, bits, counts) {
             self.signal(platform, Source::Errors, counts);
         }
     }
 
-    /// The errors of `bits` that are active: neither toggled again nor
-    /// signalled before they are acknowledged (6.3.19).
+    /// The global errors that are active. An active error is neither toggled
+    /// nor signalled again before it is acknowledged (6.3.19).
     pub(crate) fn active(&self) -> Gerror {
         Gerror::from(u32::from(self.gerror) ^ u32::from(self.gerrorn))
     }

@@ -42,39 +42,41 @@ use smmuv3_driver::Features;
 use smmuv3_spec::control::Gerror;
 use smmuv3_spec::reg;
 
-/// An emulated SMMU. `W` is memory of the owner's that is held.
+/// An emulated SMMU. `W` is memory of the owner that is held.
 ///
-/// Every call is bounded: at most 256 commands and stream table entries, and three
-/// times as many events as the physical queue holds.
+/// Every call is bounded. It handles at most 256 commands and stream table
+/// entries, and at most three times as many events as the physical queue holds.
 #[derive(Debug)]
 pub struct Emulator<W: Window> {
-    /// Commands may be processed: the queue is enabled on memory of the
-    /// owner's, no error stops it, nothing else comes first, and none was
-    /// consumed since the last CMD_SYNC. `false` is always safe:
-    /// [`resume`](Self::resume) looks again.
+    /// Commands may run at once: the queue is enabled and its memory is the
+    /// owner's, no error stops it, no stream is out of date, and no command was
+    /// consumed after the last CMD_SYNC. `false` is always safe, since
+    /// [`resume`](Self::resume) checks all of this.
     queue_ready: bool,
-    /// The updates has work left.
+    /// `updates` has streams left to update.
     streams_pending: bool,
-    /// The physical SMMU works no longer.
+    /// The physical SMMU failed.
     physical_failed: bool,
     ids: Ids,
     regs: Registers,
     queue: QueueState,
-    /// The command queue's memory. `None` while enabled: not the owner's.
+    /// The memory of the command queue; `None` when the queue is off or its
+    /// memory is not the owner's.
     command_window: Option<W>,
     updates: Shadow,
-    /// Not enabled while `CR0.EVENTQEN`: its memory is not the owner's.
+    /// The event queue. It may be off although `CR0.EVENTQEN` is set, when its
+    /// memory is not the owner's.
     events: EventQueue<W>,
-    /// As [`events`](Self::events), for `CR0.PRIQEN`.
+    /// The same for `CR0.PRIQEN`.
     pri: PriQueue<W>,
     irq: Interrupts,
     counts: Counts,
 }
 
 impl<W: Window> Emulator<W> {
-    /// An SMMU after reset on top of a physical one with `features`: disabled,
-    /// every stream of the owner's to pass through stage 2 alone, which is how
-    /// the caller has to have left them.
+    /// An emulated SMMU after reset, on top of a physical one with `features`.
+    /// It is disabled. The caller has set every stream of the owner to pass
+    /// through stage 2 alone.
     #[must_use]
     pub fn new(features: &Features, config: &IdConfig) -> Self {
         let ids = Ids::derive(features, config);
@@ -94,15 +96,15 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    /// Shows what every register reads as. Call once, before the owner runs;
-    /// offsets that are not shown must read as 0.
+    /// Shows the value of every register. The caller calls this once, before
+    /// the owner runs. Offsets that are never shown must read as 0.
     pub fn start<P: Platform<Window = W>>(&self, platform: &P) {
         self.show_all(platform);
     }
 
-    /// Writes the `size` lowest bits of `value` to the registers, `offset`
-    /// bytes from the start of page 0. Any access is taken; one that no
-    /// register has is counted and ignored.
+    /// Handles a write of the `size` lowest bits of `value` to the registers,
+    /// `offset` bytes from the start of page 0. An access that no register
+    /// allows is counted and ignored.
     #[inline]
     pub fn write<P: Platform<Window = W>>(
         &mut self,
@@ -113,36 +115,37 @@ impl<W: Window> Emulator<W> {
         value: u64,
     ) -> Progress {
         if offset == reg::CMDQ_PROD && size == Size::Word {
-            // Truncation: the access has 32 bits.
+            // The truncation is intended: the access has 32 bits.
             return self.write_cmdq_prod(platform, physical, value as u32);
         }
         self.write_register(platform, physical, offset, size, value)
     }
 
-    /// The physical SMMU works no longer: its owner reads of service failure
-    /// mode (`GERROR.SFM_ERR`), and nothing more is done for it.
+    /// Notes that the physical SMMU failed. The owner sees service failure mode
+    /// (`GERROR.SFM_ERR`), and all its later requests are ignored.
     #[cold]
     pub fn failed<P: Platform<Window = W>>(&mut self, platform: &P) {
         self.physical_failed = true;
         self.queue_ready = false;
-        // Whoever waits for an update waits no longer: nothing passes now.
+        // The owner must not wait for an update any more: all streams abort
+        // now.
         self.acknowledge_control(platform);
         self.raise_error(platform, Gerror::new().with_sfm_err(true));
     }
 
-    /// The identification registers.
+    /// Returns the identification registers that the owner sees.
     #[must_use]
     pub fn ids(&self) -> &Ids {
         &self.ids
     }
 
-    /// What was done and refused so far.
+    /// Returns the counters of commands, events and errors.
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Makes global errors active that are not, and tells the owner.
+    /// Makes those of `bits` active that are not, and signals the owner.
     pub(crate) fn raise_error<P: Platform<Window = W>>(&mut self, platform: &P, bits: Gerror) {
         self.irq.error(platform, bits, &mut self.counts);
     }

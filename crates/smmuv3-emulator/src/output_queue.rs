@@ -1,5 +1,5 @@
-//! A queue that the emulated SMMU writes and its owner reads: of events, or of
-//! page requests (IHI 0070, 3.5.1, 3.5.2 and 7.4).
+//! The queues that the emulated SMMU writes and its owner reads: the event
+//! queue and the PRI queue (IHI 0070, 3.5.1, 3.5.2 and 7.4).
 
 use crate::Window;
 use smmuv3_spec::control::OutputIndex;
@@ -8,11 +8,11 @@ pub(crate) mod event_queue;
 pub(crate) mod event_record;
 pub(crate) mod pri_queue;
 
-/// What became of a record.
+/// Whether a record was put into the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Pushed {
-    /// It is in the queue, and `PROD` covers it.
+    /// It is in the queue, and `PROD` is behind it.
     Delivered {
         /// The queue was empty before.
         was_empty: bool,
@@ -27,9 +27,9 @@ pub enum Pushed {
 
 /// A circular buffer of records of `N` words of 64 bits.
 ///
-/// `PROD` and `CONS` keep what was written to them, as registers do; the bits
-/// that count follow from the size (3.5.1). Indexes that contradict each other
-/// count as a full queue, which the text allows.
+/// `PROD` and `CONS` keep the value that was written, as registers do. How many
+/// bits of it are used follows from the size (3.5.1). When the indices are
+/// inconsistent, the queue counts as full, which the text allows.
 #[derive(Debug)]
 pub struct OutputQueue<W, const N: usize> {
     state: State<W>,
@@ -48,7 +48,7 @@ pub type PriQueue<W> = OutputQueue<W, 2>;
 #[derive(Debug)]
 enum State<W> {
     Off,
-    /// Enabled, but not memory of the owner's.
+    /// The queue is enabled, and its memory is not the owner's.
     Outside,
     On(W),
 }
@@ -60,7 +60,7 @@ impl<W, const N: usize> Default for OutputQueue<W, N> {
 }
 
 impl<W, const N: usize> OutputQueue<W, N> {
-    /// Off, with both indexes 0.
+    /// A queue that is off, with both indices 0.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -71,15 +71,15 @@ impl<W, const N: usize> OutputQueue<W, N> {
         }
     }
 
-    /// Bytes of a queue of 2^`log2` records (6.3.29).
+    /// The size in bytes of a queue of 2^`log2` records (6.3.29).
     #[must_use]
     pub const fn bytes(log2: u8) -> u64 {
         (N as u64 * 8) << if log2 > 19 { 19 } else { log2 }
     }
 
-    /// Turns the queue on, with 2^`log2` records (19 at most) in `window`;
-    /// `None` where its memory is not the owner's. A window that is too small
-    /// loses records. The window that was in use before.
+    /// Turns the queue on, with 2^`log2` records (at most 2^19) in `window`;
+    /// `None` if its memory is not the owner's. A window that is too small
+    /// loses records. Returns the window that was in use before.
     pub fn enable(&mut self, window: impl Into<Option<W>>, log2: u8) -> Option<W> {
         self.log2 = log2.min(19);
         let state = window.into().map_or(State::Outside, State::On);
@@ -89,7 +89,7 @@ impl<W, const N: usize> OutputQueue<W, N> {
         }
     }
 
-    /// Turns the queue off; what it holds stays. Its window.
+    /// Turns the queue off and returns its window. The records stay in memory.
     pub fn disable(&mut self) -> Option<W> {
         match core::mem::replace(&mut self.state, State::Off) {
             State::On(window) => Some(window),
@@ -103,40 +103,40 @@ impl<W, const N: usize> OutputQueue<W, N> {
         !matches!(self.state, State::Off)
     }
 
-    /// `PROD`, as reads see it.
+    /// The value of `PROD` that the owner reads.
     #[must_use]
     pub fn prod(&self) -> u32 {
         self.prod.into()
     }
 
-    /// `CONS`, as reads see it.
+    /// The value of `CONS` that the owner reads.
     #[must_use]
     pub fn cons(&self) -> u32 {
         self.cons.into()
     }
 
-    /// The owner writes `PROD`: only while the queue is off, else it is ignored
-    /// (6.3.30).
+    /// Handles a write of `PROD`. It is ignored while the queue is on (6.3.30).
     pub fn set_prod(&mut self, value: u32) {
         if !self.enabled() {
             self.prod = without_reserved_bits(value);
         }
     }
 
-    /// The owner writes `CONS` while the queue is off; ignored while it is on,
-    /// see [`owner_cons`](Self::owner_cons).
+    /// Handles a write of `CONS` while the queue is off. While it is on, use
+    /// [`owner_cons`](Self::owner_cons).
     pub fn set_cons(&mut self, value: u32) {
         if !self.enabled() {
             self.cons = without_reserved_bits(value);
         }
     }
 
-    /// The owner consumes records, and acknowledges an overflow.
+    /// Handles a write of `CONS`: the owner consumes records and acknowledges
+    /// an overflow.
     pub fn owner_cons(&mut self, value: u32) {
         self.cons = without_reserved_bits(value);
     }
 
-    /// An overflow that is not acknowledged (7.4).
+    /// Whether there is an overflow that is not acknowledged (7.4).
     #[must_use]
     pub fn overflowed(&self) -> bool {
         self.prod.overflow() != self.cons.overflow()
@@ -146,19 +146,19 @@ impl<W, const N: usize> OutputQueue<W, N> {
         (2 << self.log2) - 1
     }
 
-    /// Records that the owner has not consumed; more than fit where the indexes
-    /// contradict each other.
+    /// How many records the owner has not consumed. When the indices are
+    /// inconsistent, this is more than the queue holds.
     fn waiting(&self) -> u32 {
         self.prod.index().wrapping_sub(self.cons.index()) & self.mask()
     }
 
-    /// Whether there is no room.
+    /// Whether the queue is full.
     #[must_use]
     pub fn full(&self) -> bool {
         self.waiting() >= 1 << self.log2
     }
 
-    /// Flags that a record was lost, unless that is flagged already (7.4).
+    /// Flags that a record was lost, unless this is flagged already (7.4).
     pub fn overflow(&mut self) {
         if !self.overflowed() {
             self.prod.set_overflow(!self.prod.overflow());
@@ -167,8 +167,8 @@ impl<W, const N: usize> OutputQueue<W, N> {
 }
 
 impl<W: Window, const N: usize> OutputQueue<W, N> {
-    /// Adds a record. The owner sees it no later than `PROD`; showing that to
-    /// it is the caller's part.
+    /// Adds a record. The owner sees the record before it can see the new
+    /// `PROD`, which the caller has to show.
     pub fn push(&mut self, record: &[u64; N]) -> Pushed {
         let window = match &self.state {
             State::Off => return Pushed::Off,
@@ -190,14 +190,14 @@ impl<W: Window, const N: usize> OutputQueue<W, N> {
         if window.aborted() {
             return Pushed::Aborted;
         }
-        // Bits above the wrap bit are ignored, so they need not be kept.
+        // Bits above the wrap bit are ignored, so they are not kept.
         let next = self.prod.index().wrapping_add(1) & self.mask();
         self.prod.set_index(next);
         Pushed::Delivered { was_empty }
     }
 }
 
-/// Reserved bits read as zero.
+/// Clears the reserved bits, which read as zero.
 fn without_reserved_bits(value: u32) -> OutputIndex {
     let value = OutputIndex::from(value);
     OutputIndex::new()

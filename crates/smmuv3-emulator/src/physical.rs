@@ -1,4 +1,4 @@
-//! The other side: what may be done with the physical SMMU.
+//! The interface to the physical SMMU.
 
 use crate::Delivery;
 use portcullis_addr::PhysAddr;
@@ -8,22 +8,23 @@ use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
-/// What the owner's stream table entry asks for, after every field that is not
-/// understood, not offered or not safe was taken out.
+/// The configuration of one stream, from the owner's stream table entry. All
+/// fields that are not understood, not offered or not safe are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// Invalid or illegal: the traffic aborts, and C_BAD_STE is recorded.
+    /// The entry is invalid or illegal. The traffic aborts, and C_BAD_STE is
+    /// recorded.
     Invalid,
     /// The traffic aborts, and nothing is recorded.
     Abort,
-    /// Stage 2 alone. Of the entry only the attribute overrides count.
+    /// Stage 2 alone. Only the attribute overrides of the entry are used.
     Bypass(Ste),
-    /// The owner's stage 1 on top of stage 2. Of the entry the fields of stage
-    /// 1, the attribute overrides, `S1STALLD` and `EATS` count.
+    /// The owner's stage 1 on top of stage 2. The fields of stage 1, the
+    /// attribute overrides, `S1STALLD` and `EATS` of the entry are used.
     Stage1(Ste),
 }
 
-/// The same for many streams.
+/// A configuration that many streams can be given at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uniform {
     /// As [`Wanted::Invalid`].
@@ -35,7 +36,7 @@ pub enum Uniform {
 }
 
 impl Uniform {
-    /// The same for a single stream.
+    /// The same configuration for one stream.
     #[must_use]
     pub const fn one(&self) -> Wanted {
         match self {
@@ -46,61 +47,62 @@ impl Uniform {
     }
 }
 
-/// A message that the physical SMMU stores when everything before it is
+/// A message that the physical SMMU stores when all commands before it are
 /// complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Msi {
-    /// Where; a multiple of 4. The hypervisor chose or checked it: no stage 2
-    /// stands before it.
+    /// The address, a multiple of 4. The hypervisor chose or checked it, since
+    /// no stage 2 protects this store.
     pub address: PhysAddr,
     /// The 32 bits that are stored.
     pub data: u32,
 }
 
-/// Why the physical SMMU did not do what was asked.
+/// Why a request to the physical SMMU failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It refused a command; it works on.
+    /// It refused a command. It still works.
     #[error("the physical SMMU refused a command: {0}")]
     Command(CommandError),
-    /// The stream cannot have this; it aborts.
+    /// The stream could not be configured, so it aborts.
     #[error("stream {stream}: {error}")]
     Stream {
         /// The stream, as the owner numbers it.
         stream: StreamId,
-        /// What the driver said.
+        /// The error of the driver.
         error: Error,
     },
-    /// It serves no longer: everything aborts.
+    /// It is fenced: all streams abort.
     #[error("the physical SMMU is fenced: {0}")]
     Fenced(Error),
 }
 
-/// What the emulation may do with a physical SMMU. Streams are numbered as the
-/// owner sees them, and only those the owner was given are reached.
+/// What the emulation may do with a physical SMMU. Streams have the numbers
+/// that the owner sees. Only streams that are assigned to the owner can be
+/// reached.
 pub trait Physical {
-    /// What the physical SMMU can do.
+    /// The features of the physical SMMU.
     fn features(&self) -> &Features;
 
-    /// The tag of the owner's translations.
+    /// The VMID of the owner's translations.
     fn vmid(&self) -> Vmid;
 
-    /// The physical number of a stream of the owner's; `None` for one it was
-    /// not given.
+    /// The physical StreamID of a stream of the owner; `None` for a stream that
+    /// is not assigned to it.
     fn stream(&self, stream: StreamId) -> Option<StreamId>;
 
-    /// Whether a stream of the owner's has what [`Wanted::Invalid`] gives: when
-    /// its table was last looked at, there was nothing for it. `false` for one
-    /// it was not given.
+    /// Whether a stream of the owner has the configuration [`Wanted::Invalid`],
+    /// because its table had no valid entry for it when it was last read.
+    /// `false` for a stream that is not assigned to the owner.
     fn is_invalid(&self, stream: StreamId) -> bool;
 
-    /// The first and last of the runs of streams that the owner was given, from
-    /// `from` on, in the owner's numbers; `None` when there is none.
+    /// The first and last stream of the first run of the owner's streams from
+    /// `from` on, in the owner's numbers; `None` if there is none.
     fn next_streams(&self, from: StreamId) -> Option<(StreamId, StreamId)>;
 
-    /// The owner's number of a physical stream; `None` for one it was not
-    /// given. As provided, it finds streams in runs whose physical numbers
-    /// follow each other too.
+    /// The owner's number of a physical stream; `None` if the stream is not
+    /// assigned to the owner. The provided method assumes that the physical
+    /// numbers in a run follow each other too.
     fn owner_stream(&self, physical: StreamId) -> Option<StreamId> {
         let mut from = StreamId(0);
         loop {
@@ -118,18 +120,19 @@ pub trait Physical {
         }
     }
 
-    /// Gives a stream what its owner wants. When it returns, nothing uses the
-    /// old configuration any more; context descriptors that were found through
-    /// an entry that stays are gone with the next [`finish`](Self::finish). A
-    /// stream that was not given is left alone.
+    /// Configures a stream. When it returns, the old configuration is not in
+    /// use any more. Context descriptors that were found through an unchanged
+    /// entry are gone after the next [`finish`](Self::finish). A stream that is
+    /// not assigned to the owner is left alone.
     ///
     /// # Errors
     /// [`Failure::Stream`]: the stream aborts now. [`Failure::Fenced`].
     fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure>;
 
-    /// Gives the same to the streams of the owner's from `first` to `last`, as
-    /// far as one call's bounded work goes; the first that is left, if any.
-    /// Which of old and new the streams have is undefined until all are done.
+    /// Configures the owner's streams from `first` to `last`, as far as the
+    /// bounded work of one call goes. Returns the first stream that is left, if
+    /// any. Until all are done, each stream has either the old or the new
+    /// configuration.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -140,34 +143,34 @@ pub trait Physical {
         wanted: &Uniform,
     ) -> Result<Option<StreamId>, Failure>;
 
-    /// Adds a command that was checked and rewritten: its VMID and stream are
-    /// physical.
+    /// Issues a command that was checked and rewritten: its VMID and StreamID
+    /// are physical.
     ///
     /// # Errors
     /// [`Failure::Fenced`].
     fn issue(&mut self, command: Command) -> Result<(), Failure>;
 
-    /// Lets the physical SMMU start with what was issued, without waiting.
+    /// Lets the physical SMMU start the issued commands, without waiting.
     fn kick(&mut self);
 
-    /// Waits until everything that was issued is complete.
+    /// Waits until all issued commands are complete.
     ///
     /// # Errors
     /// [`Failure::Command`] for the first command that was refused since the
     /// last call; [`Failure::Fenced`].
     fn finish(&mut self) -> Result<(), Failure>;
 
-    /// Hands every event that is recorded by now to `tell`, in order and with
-    /// the owner's number of its stream, if it is one of the owner's. What
-    /// stalled is terminated where [`Delivery`] says so. How many there were: no
-    /// more than the physical queue holds.
+    /// Passes every event that is recorded so far to `deliver`, in order, with
+    /// the owner's number of its stream if the stream is the owner's. A stalled
+    /// transaction is terminated if [`Delivery`] says so. Returns how many
+    /// events there were, which is at most what the physical queue holds.
     fn take_events(&mut self, tell: impl FnMut(Option<StreamId>, &EventRecord) -> Delivery) -> u32;
 
-    /// Has the physical SMMU store `messages`, in order, once everything that
-    /// was issued is complete, and does not wait. `false` where it cannot:
+    /// Makes the physical SMMU store `messages`, in order, when all issued
+    /// commands are complete, and does not wait. `false` if it cannot, and
     /// nothing was done.
     ///
     /// # Errors
-    /// As [`finish`](Self::finish), for what was issued earlier.
+    /// As [`finish`](Self::finish), for commands that were issued earlier.
     fn signal(&mut self, messages: &[Msi]) -> Result<bool, Failure>;
 }

@@ -4,8 +4,9 @@ use crate::Platform;
 use portcullis_addr::{Ipa, Range};
 use smmuv3_spec::control::QueueBase;
 
-/// Holds the memory of a queue of 2^`log2` entries. Its base is aligned to the
-/// larger of its size and 32 bytes by ignoring lower bits (6.3.26).
+/// Holds the memory of a queue of 2^`log2` entries of `entry` bytes; `None` if
+/// not all of it is the owner's memory. The base is aligned to the size of the
+/// queue, but at least to 32 bytes, by ignoring its lower bits (6.3.26).
 pub(crate) fn open_queue<P: Platform>(
     platform: &P,
     base: QueueBase,

@@ -1,12 +1,13 @@
-//! The registers (IHI 0070, 6.2 and 6.3): which writes count, what they store,
-//! and what is read back.
+//! The registers (IHI 0070, 6.2 and 6.3): which writes take effect, which
+//! values they store, and which values the owner reads.
 //!
-//! Choices where the architecture leaves one. An access that is not aligned or
-//! of 8 or 16 bits, a 64-bit access to two 32-bit registers, and a register that
-//! is fixed while something is enabled: the write is ignored (SMMUv3.2 asks for
-//! the last). Reserved bits, and address bits above `IDR5.OAS`, read as 0. Page
-//! 0 has no alias of the registers of page 1, nor the other way round. A write
-//! of `CMDQ_CONS` sets ERR too, which reads as 0 unless CMDQ_ERR is active.
+//! Choices that the architecture leaves open. Ignored writes are: an access
+//! that is not aligned or of 8 or 16 bits, a 64-bit access to two 32-bit
+//! registers, and a write to a register that is fixed while something is
+//! enabled (SMMUv3.2 asks for the last). Reserved bits, and address bits above
+//! `IDR5.OAS`, read as 0. Page 0 has no alias of the registers of page 1, nor
+//! the other way round. A write of `CMDQ_CONS` also sets ERR, which reads as 0
+//! unless CMDQ_ERR is active.
 
 use crate::interrupts::Source;
 use crate::{Emulator, Physical, Platform, Progress, Size, Window};
@@ -17,20 +18,21 @@ use smmuv3_spec::control::{
 };
 use smmuv3_spec::reg;
 
-/// Bits of a queue index and its wrap bit in `CMDQ_PROD` and `CMDQ_CONS`.
+/// Mask of the index and the wrap bit in `CMDQ_PROD` and `CMDQ_CONS`.
 pub(crate) const INDEX: u32 = 0xf_ffff;
 
-/// Attributes of an MSI: `SH` and `MemAttr` (6.3.23).
+/// Mask of the attributes of an MSI: `SH` and `MemAttr` (6.3.23).
 const ATTRIBUTES: u32 = 0x3f;
 
-/// What is stored without effect until something else uses it.
+/// Registers that are only stored until something is enabled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registers {
     /// `SMMU_CR0`.
     pub(crate) cr0: Cr0,
-    /// `SMMU_CR0ACK`: what is in force.
+    /// `SMMU_CR0ACK`: the part of `CR0` that has taken effect.
     pub(crate) cr0ack: Cr0,
-    /// `SMMU_CR1`: a CPU's accesses have the attributes that memory has.
+    /// `SMMU_CR1`. Stored only, since the CPU's accesses have the attributes of
+    /// the memory.
     pub(crate) cr1: Cr1,
     /// `SMMU_CR2`.
     cr2: Cr2,
@@ -49,8 +51,8 @@ pub(crate) struct Registers {
 }
 
 impl Registers {
-    /// After reset: everything 0 but `GBPA`, which lets traffic pass with the
-    /// shareability it has.
+    /// The values after reset: 0, but `GBPA` lets traffic pass with its own
+    /// shareability.
     pub(crate) fn new() -> Self {
         Self {
             cr0: Cr0::new(),
@@ -71,8 +73,8 @@ impl Registers {
         self.cr2
     }
 
-    /// Either of what was asked for and what is in force: what a guarded
-    /// register must see clear.
+    /// The bits that are set in `CR0` or in `CR0ACK`. A register that such a
+    /// bit guards must not be changed.
     pub(crate) fn guards(&self) -> Cr0 {
         Cr0::from(u32::from(self.cr0) | u32::from(self.cr0ack))
     }
@@ -87,7 +89,9 @@ enum Ignored {
 type WriteResult = Result<(), Ignored>;
 
 impl<W: Window> Emulator<W> {
-    /// A write to anything but `CMDQ_PROD` as Linux writes it.
+    /// Handles all writes but the plain 32-bit write of `CMDQ_PROD`, which
+    /// [`write`](Self::write) hands to
+    /// [`write_cmdq_prod`](Self::write_cmdq_prod) itself.
     #[inline(never)]
     pub(crate) fn write_register<P: Platform<Window = W>>(
         &mut self,
@@ -110,7 +114,7 @@ impl<W: Window> Emulator<W> {
                 self.store64(platform, base, low | (value << 32))
             }
             (Size::Word, false) if offset.is_multiple_of(4) => {
-                // Truncation: the access has 32 bits.
+                // The truncation is intended: the access has 32 bits.
                 let value = value as u32;
                 match offset {
                     reg::CR0 => {
@@ -144,7 +148,7 @@ impl<W: Window> Emulator<W> {
         Progress::Done
     }
 
-    /// Shows what every register reads as.
+    /// Shows the value of every register.
     pub(crate) fn show_all<P: Platform<Window = W>>(&self, platform: &P) {
         let ids = &self.ids;
         for (offset, value) in [
@@ -211,7 +215,7 @@ impl<W: Window> Emulator<W> {
     ) -> WriteResult {
         let guards = self.regs.guards();
         let address = self.ids.address_mask();
-        // RA or WA, ADDR from bit 5 or 6, LOG2SIZE.
+        // These bits are RA or WA, ADDR from bit 5 or 6 on, and LOG2SIZE.
         let queue = |raw: u64| QueueBase::from(raw & ((address & !0x1f) | 1 << 62 | 0x1f));
         let guard = |enabled: bool| {
             if enabled {
@@ -267,7 +271,8 @@ impl<W: Window> Emulator<W> {
             .with_overflow(output.overflow());
         let shown: u32 = match offset {
             reg::CR1 => {
-                // Tables and queues are guarded on their own.
+                // The attributes of tables and of queues are guarded
+                // separately.
                 let mut mask = 0;
                 if !guards.smmuen() {
                     mask |= 0xfc0;
@@ -282,7 +287,7 @@ impl<W: Window> Emulator<W> {
             }
             reg::CR2 => {
                 guard(guards.smmuen())?;
-                // The rest is RES0 without HYP, BTM and ATSRECERR.
+                // All other bits are RES0 without HYP, BTM and ATSRECERR.
                 self.regs.cr2 = Cr2::new().with_recinvsid(Cr2::from(value).recinvsid());
                 self.regs.cr2.into()
             }
@@ -338,7 +343,7 @@ impl<W: Window> Emulator<W> {
         Ok(())
     }
 
-    /// `SMMU_*_IRQ_CFG1` and `CFG2`.
+    /// Stores `SMMU_*_IRQ_CFG1` or `CFG2`; the value that reads show.
     fn store_message_register(&mut self, offset: u32, value: u32) -> Result<u32, Ignored> {
         if let Some(source) = offset.checked_sub(8).and_then(source_of) {
             self.message_config(source)?.data = value;
@@ -350,7 +355,7 @@ impl<W: Window> Emulator<W> {
             .ok_or(Ignored::ReadOnly)?;
         let mut attributes = value & ATTRIBUTES;
         if source == Source::Pages {
-            // There whether or not there are messages (6.3.1, MSI).
+            // The bit LO exists with and without messages (6.3.1, MSI).
             attributes |= value & u32::from(IrqCfg2::new().with_lo(true));
         }
         if self.ids.idr0.msi() {
@@ -365,7 +370,7 @@ impl<W: Window> Emulator<W> {
         Ok(attributes)
     }
 
-    /// The message of `source`, if there is one and it may be changed.
+    /// The message of `source`, if it exists and may be changed now.
     fn message_config(
         &mut self,
         source: Source,
@@ -390,15 +395,16 @@ impl<W: Window> Emulator<W> {
         }
     }
 
-    /// `GERRORN`: acknowledges errors. Processing goes on with the command that
-    /// was refused (7.1), which the owner had the chance to replace.
+    /// Handles a write of `GERRORN`, which acknowledges errors. The queue
+    /// continues with the command that was refused (7.1); the owner could
+    /// replace it before.
     fn set_gerrorn<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         physical: &mut impl Physical,
         value: u32,
     ) -> Progress {
-        // Errors that this SMMU has; the others are reserved.
+        // The errors that this SMMU has; other bits are reserved.
         let mut known = Gerror::new()
             .with_cmdq_err(true)
             .with_eventq_abt_err(true)
@@ -412,14 +418,14 @@ impl<W: Window> Emulator<W> {
                 .with_msi_gerror_abt_err(true);
         }
         self.irq.gerrorn = Gerror::from(value & u32::from(known));
-        // One that is made active by this stops the queue as any other.
+        // An error that this write makes active stops the queue like any other.
         self.queue_ready = false;
         platform.show(reg::GERRORN, self.irq.gerrorn.into());
         self.resume(platform, physical)
     }
 }
 
-/// The three sources that have registers.
+/// The three interrupt sources that have registers.
 const IRQ_CFG0: [(u32, Source); 3] = [
     (reg::GERROR_IRQ_CFG0, Source::Errors),
     (reg::EVENTQ_IRQ_CFG0, Source::Events),
@@ -447,7 +453,7 @@ fn is_64_bit_register(offset: u32) -> bool {
 }
 
 fn show64(platform: &impl Platform, offset: u32, value: u64) {
-    // Truncation: the two halves.
+    // The truncation is intended: these are the two halves.
     platform.show(offset, value as u32);
     platform.show(offset + 4, (value >> 32) as u32);
 }

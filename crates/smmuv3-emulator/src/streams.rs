@@ -1,4 +1,5 @@
-//! Which streams of the physical SMMU are the owner's, and how it numbers them.
+//! Which streams of the physical SMMU are assigned to the owner, and which
+//! numbers they have for the owner.
 
 use crate::Physical;
 use smmuv3_spec::StreamId;
@@ -7,22 +8,24 @@ pub(crate) mod ste;
 pub(crate) mod stream_table;
 pub(crate) mod updates;
 
-/// Neighbouring streams that the owner was given.
+/// A range of streams that is assigned to the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Given {
-    /// The first, as the owner numbers it.
+    /// The owner's number of the first stream.
     pub first: StreamId,
-    /// The first, as the physical SMMU does.
+    /// The physical StreamID of the first stream.
     pub physical: StreamId,
-    /// How many. What would lie past the end of either numbering is not given.
+    /// The number of streams. Streams past the end of either numbering are not
+    /// assigned.
     pub count: u32,
-    /// They are functions of PCI Express: their accesses must not stall, and
-    /// only they can ask for translations.
+    /// Whether they are PCI Express functions. Only these may use ATS, and
+    /// their accesses must not stall.
     pub pcie: bool,
 }
 
 impl Given {
-    /// The first and last of them, `None` if there is none.
+    /// The first and last stream in the owner's numbers; `None` if there is
+    /// none.
     pub(crate) fn range(&self) -> Option<(StreamId, StreamId)> {
         let more = self.count.checked_sub(1)?;
         let room = u32::MAX - self.first.0.max(self.physical.0);
@@ -35,7 +38,7 @@ impl Given {
             .is_some_and(|(first, last)| first <= stream && stream <= last)
     }
 
-    /// The physical number of a stream, if it is one of these.
+    /// The physical StreamID of a stream, if it is in this range.
     #[inline]
     pub(crate) fn physical_of(&self, stream: StreamId) -> Option<StreamId> {
         let offset = stream.0.checked_sub(self.first.0)?;
@@ -45,7 +48,7 @@ impl Given {
         self.physical.0.checked_add(offset).map(StreamId)
     }
 
-    /// The owner's number of a physical stream, if it is one of these.
+    /// The owner's number of a physical stream, if it is in this range.
     #[inline]
     pub(crate) fn owner_of(&self, physical: StreamId) -> Option<StreamId> {
         let offset = physical.0.checked_sub(self.physical.0)?;
@@ -56,11 +59,11 @@ impl Given {
     }
 }
 
-/// Says whose a physical stream is. The slice of [`Given`] says it while the
-/// physical SMMU is in use for something else.
+/// Finds the owner's number of a physical stream. A slice of [`Given`] can do
+/// this while the physical SMMU is borrowed.
 pub trait Streams {
-    /// The owner's number of a physical stream; `None` for one it was not
-    /// given.
+    /// The owner's number of a physical stream; `None` if the stream is not
+    /// assigned to the owner.
     fn owner_stream(&self, physical: StreamId) -> Option<StreamId>;
 }
 

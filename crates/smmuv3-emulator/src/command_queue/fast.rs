@@ -1,8 +1,9 @@
-//! What a driver sends thousands of times a second, in as few instructions as
-//! possible: invalidations by address, and one CMD_SYNC at the end that is told
-//! by a word in the queue. Anything else is left to [`commands`](crate::commands),
-//! which does the same for all commands; a CMD_SYNC that promises events too, see
-//! [`sync`](crate::sync).
+//! The fast path of the command queue, in as few instructions as possible. It
+//! takes what a driver sends thousands of times a second: invalidations by
+//! address, and one CMD_SYNC at the end whose completion the driver polls in
+//! the queue. All other commands go to [`run`](crate::command_queue::run). So
+//! does a CMD_SYNC that has to wait for events, see
+//! [`sync`](crate::command_queue::sync).
 
 use crate::command_queue::rewrite::rewrite_tlbi_va_fast;
 use crate::command_queue::run::{Stop, refresh_commands, stop_for_failure};
@@ -13,10 +14,12 @@ use smmuv3_spec::command::{Command, CommandError, Opcode, SIG_IRQ};
 use smmuv3_spec::reg;
 
 impl<W: Window> Emulator<W> {
-    /// Processes commands as far as they are of this kind. `queue_ready` holds.
+    /// Runs commands up to the first that the fast path does not take. The
+    /// caller has checked `queue_ready`.
     ///
     /// # Errors
-    /// The work that is left to this call: the rest is not of this kind.
+    /// The units of work that are left for the slow path, when a command is
+    /// left that the fast path does not take.
     #[inline]
     pub(crate) fn run_fast<P: Platform<Window = W>>(
         &mut self,
@@ -27,11 +30,13 @@ impl<W: Window> Emulator<W> {
             return Err(MAX_WORK);
         };
         let queue = &mut self.queue;
-        // Whatever is owed was consumed after the last CMD_SYNC.
+        // An unreported error belongs to a command after the last CMD_SYNC, and
+        // after such a command the queue is not ready.
         debug_assert!(queue.unreported_error.is_none(), "an error is not told of");
         let (wrap, entries) = (queue.wrap_mask(), queue.size() - 1);
         let left = queue.prod.wrapping_sub(queue.cons) & wrap;
-        // Also: indices that contradict each other, and a CMD_SYNC alone.
+        // This also excludes indices that contradict each other, and a CMD_SYNC
+        // that comes alone.
         if !(2..=queue.size().min(MAX_WORK)).contains(&left) {
             return Err(MAX_WORK);
         }
@@ -99,7 +104,7 @@ impl<W: Window> Emulator<W> {
             queue.shown_cons = next;
             queue.completed_cons = next;
             platform.show(reg::CMDQ_CONS, next);
-            // CMDQ_CONS first (3.18).
+            // CMDQ_CONS must be visible before the word (3.18).
             window.publish(word, 0);
             window.store32(word, data);
             window.publish(word, 4);
@@ -119,13 +124,14 @@ impl<W: Window> Emulator<W> {
         self.counts.issued += u64::from(issued);
         self.counts.commands += u64::from(issued);
         match failed {
-            // At most MAX_WORK commands were there.
+            // There were at most MAX_WORK commands.
             None => Err(MAX_WORK.saturating_sub(issued)),
             Some(failure) => Ok(self.fail_fast(platform, physical, failure)),
         }
     }
 
-    /// The command at `CMDQ_CONS` failed.
+    /// Stops the queue because the physical SMMU failed at the command at
+    /// `CMDQ_CONS`.
     #[cold]
     fn fail_fast<P: Platform<Window = W>>(
         &mut self,
@@ -140,9 +146,10 @@ impl<W: Window> Emulator<W> {
         self.stop_fast(platform, physical, stop)
     }
 
-    /// A command from `start` on could not be fetched. What was fetched was an
-    /// invalidation, right or wrong, and is done again when the owner has put the
-    /// queue right.
+    /// Stops the queue because a command from `start` on could not be fetched.
+    /// The commands that were issued may have been wrong. All of them were
+    /// invalidations, which do no harm, and run again when the owner has
+    /// repaired the queue.
     #[cold]
     fn abort_fast<P: Platform<Window = W>>(
         &mut self,
@@ -155,7 +162,7 @@ impl<W: Window> Emulator<W> {
         self.stop_fast(platform, physical, Stop::Refused(CommandError::ABT))
     }
 
-    /// Stops at `CMDQ_CONS`.
+    /// Stops the queue at `CMDQ_CONS`.
     fn stop_fast<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
@@ -165,7 +172,7 @@ impl<W: Window> Emulator<W> {
         self.queue.since_sync.add_tlbi();
         let mut stop = stop;
         if stop != Stop::Broken {
-            // A message on its way would overwrite the reason.
+            // A message that arrives later would overwrite the reason.
             if core::mem::take(&mut self.queue.message_in_flight)
                 && matches!(physical.finish(), Err(Failure::Fenced(_)))
             {

@@ -1,6 +1,6 @@
-//! What may be asked of the physical SMMU: each command of the owner's is
-//! understood field by field, and a new one is built from that (IHI 0070,
-//! chapter 4). No word of the owner's is passed on.
+//! The allow-list of commands (IHI 0070, chapter 4). Each command of the owner
+//! is read field by field, and a new command for the physical SMMU is built
+//! from these fields. No word of the owner's command is passed on.
 //!
 //! | command | what becomes of it |
 //! |---|---|
@@ -14,35 +14,37 @@
 //! | SYNC | see the sync module |
 //! | everything else | CERROR_ILL |
 //!
-//! Choices where the architecture leaves one: reserved fields are ignored
-//! (4.1.5), a prefetch is IGNORED, a stream or substream that is out of range
-//! makes the command do nothing (4.1.7), a size of ATC_INV above 52 is illegal
-//! (4.5.1), SSV without substreams counts as 0 (4.5), and upper bits of an ASID
-//! that are not implemented are dropped (4.4).
+//! Choices that the architecture leaves open: reserved fields are ignored
+//! (4.1.5); a prefetch is IGNORED; a command with a stream or substream out of
+//! range does nothing (4.1.7); a size of ATC_INV above 52 is illegal (4.5.1);
+//! SSV without substreams counts as 0 (4.5); upper bits of an ASID that are not
+//! implemented are dropped (4.4).
 
 use crate::{Counts, Ids, Physical};
 use smmuv3_spec::command::{Command, Opcode, TLBI_TG_16K, TLBI_TG_ANY};
 use smmuv3_spec::{Asid, StreamId, SubstreamId, Vmid};
 
-/// What to do about a command.
+/// What the emulation does about a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Have the physical SMMU do this; doing it twice is as good as once.
+    /// Issues this command to the physical SMMU. It may run twice.
     IssueRepeatable(Command),
-    /// As [`Invalidate`](Self::IssueRepeatable), but not before every CMD_SYNC ahead
-    /// of it is complete, and not twice.
+    /// Issues this command after all earlier CMD_SYNCs are complete. It must
+    /// run once only.
     IssueOnce(Command),
-    /// Read these streams again, first and last.
+    /// Updates the streams from the first to the last from the owner's table.
     UpdateStreams(StreamId, StreamId),
-    /// The same for all streams of the level 1 descriptor of this one (4.3.1).
+    /// Updates all streams that share the level 1 descriptor of this stream
+    /// (4.3.1).
     UpdateDescriptor(StreamId),
-    /// Nothing.
+    /// Has no effect.
     Nothing,
-    /// It is refused.
+    /// Is refused with CERROR_ILL.
     Illegal,
 }
 
-/// CMD_TLBI_NH_VA and CMD_TLBI_NH_VAA (4.4.2); `None`: illegal.
+/// Rewrites CMD_TLBI_NH_VA and CMD_TLBI_NH_VAA (4.4.2); `None` if the command
+/// is illegal.
 #[inline]
 pub(crate) fn rewrite_tlbi_va(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
     let (address, leaf) = (command.address(), command.leaf());
@@ -59,8 +61,9 @@ pub(crate) fn rewrite_tlbi_va(ids: &Ids, vmid: Vmid, command: Command) -> Option
     with_range(command, new)
 }
 
-/// As [`rewrite_tlbi_va`] for what a driver sends most, CMD_TLBI_NH_VA with a level
-/// or without any range; `None`: look there.
+/// The fast path of [`rewrite_tlbi_va`]. It takes CMD_TLBI_NH_VA with a level
+/// or without a range; `None` for all other commands, which `rewrite_tlbi_va`
+/// has to look at.
 #[inline]
 pub(crate) fn rewrite_tlbi_va_fast(ids: &Ids, vmid: Vmid, command: Command) -> Option<Command> {
     if command.opcode_bits() != Opcode::TLBI_NH_VA.0 || !ids.idr0.asid16() {
@@ -77,21 +80,21 @@ pub(crate) fn rewrite_tlbi_va_fast(ids: &Ids, vmid: Vmid, command: Command) -> O
     Some(Command([a & kept.0[0], b & kept.0[1]]).with_vmid_bits(vmid.0))
 }
 
-/// Every bit of the fields of CMD_TLBI_NH_VA that are the owner's to choose,
-/// and of its opcode.
+/// The opcode and all fields of CMD_TLBI_NH_VA that the owner may choose.
 const OWNER_FIELDS: Command = Command::tlbi_nh_va(Vmid(0), Asid(0xffff), u64::MAX, true);
 
-/// The same with those of a range and level.
+/// The same with the fields of range and level.
 const OWNER_FIELDS_WITH_RANGE: Command = OWNER_FIELDS
     .with_num(0x1f)
     .with_scale(0x1f)
     .with_ttl(0b11)
     .with_tg(0b11);
 
-/// Adds range and level. The combination that says nothing is illegal; level 1
-/// of the 16 KiB granule counts as no level since `IDR5.DS` is 0, and so does
-/// the 6th bit of the scale. Ranges that are not aligned to their level
-/// invalidate more or less of the owner's own translations, which is its loss.
+/// Adds range and level. TTL, SCALE and NUM that are all zero are illegal.
+/// Level 1 of the 16 KiB granule counts as no level, since `IDR5.DS` is 0, and
+/// the sixth bit of the scale is dropped for the same reason. A range that is
+/// not aligned to its level invalidates more or less of the owner's own
+/// translations than the owner meant, which harms nothing else.
 fn with_range(command: Command, new: Command) -> Option<Command> {
     let ttl = if command.tg() == TLBI_TG_16K && command.ttl() == 1 {
         0
@@ -118,8 +121,8 @@ fn asid(ids: &Ids, command: Command) -> Asid {
     }
 }
 
-/// Everything but CMD_SYNC and the two by address. `smmuen`: translation is
-/// enabled.
+/// Rewrites every command but CMD_SYNC, CMD_TLBI_NH_VA and CMD_TLBI_NH_VAA.
+/// `smmuen` says whether translation is enabled.
 pub(crate) fn rewrite_command(
     ids: &Ids,
     physical: &impl Physical,
@@ -140,10 +143,10 @@ pub(crate) fn rewrite_command(
             counts.no_effect += 1;
             return Action::Nothing;
         }
-        // A driver that puts a level 2 array in place may name no more than the
-        // stream that it needs, and with Leaf set: Linux does, and works on an
-        // SMMU that does not cache an invalid descriptor. Looking at more than
-        // was asked for is any SMMU's right.
+        // A driver that links a level 2 array may name only the stream that it
+        // needs, and with Leaf set. Linux does so, which works on an SMMU that
+        // caches no invalid descriptor. An SMMU may look at more than it was
+        // asked for.
         Opcode::CFGI_STE if !command.leaf() || physical.is_invalid(stream) => {
             return Action::UpdateDescriptor(stream);
         }
@@ -162,7 +165,8 @@ pub(crate) fn rewrite_command(
                 asid(ids, command),
             ));
         }
-        // The errors of these two come before what makes them IGNORED (4.1.3).
+        // The errors of these two commands are checked before the conditions
+        // that make them IGNORED (4.1.3).
         Opcode::ATC_INV if command.atc_size() > 52 => return Action::Illegal,
         Opcode::PRI_RESP if command.resp() == 0b11 => return Action::Illegal,
         Opcode::ATC_INV | Opcode::PRI_RESP if !smmuen => {
@@ -202,8 +206,8 @@ pub(crate) fn rewrite_command(
         },
         Opcode::RESUME => {
             let retry = command.retry();
-            // Ab is IGNORED with a retry, and where terminating always aborts
-            // (4.7.1).
+            // Ab is IGNORED with a retry. With `TERM_MODEL` set, a terminated
+            // transaction always aborts (4.7.1).
             let abort = !retry && (command.abort() || ids.idr0.term_model());
             Action::IssueOnce(Command::resume(target, command.stag(), retry, abort))
         }
@@ -227,7 +231,7 @@ const fn has_ssec_field(opcode: Opcode) -> bool {
     )
 }
 
-/// Whether the emulated SMMU has no such command.
+/// Whether the emulated SMMU does not have this command.
 const fn is_unknown_opcode(ids: &Ids, opcode: Opcode) -> bool {
     match opcode {
         Opcode::PREFETCH_CONFIG
@@ -255,7 +259,7 @@ fn valid_substream(ids: &Ids, number: u32, counts: &mut Counts) -> Option<Substr
     }
 }
 
-/// The substream of a command where SSV says whether there is one.
+/// The substream of a command that has the field SSV.
 fn optional_substream(
     ids: &Ids,
     command: Command,

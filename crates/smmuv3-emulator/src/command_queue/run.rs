@@ -1,7 +1,8 @@
-//! The command queue (IHI 0070, 3.5.1, 4.1 and 7.1): from `CMDQ_CONS` to
-//! `CMDQ_PROD`, each command copied once, checked, rewritten and passed on.
+//! Runs all commands from `CMDQ_CONS` to `CMDQ_PROD` (IHI 0070, 3.5.1, 4.1 and
+//! 7.1). Each command is copied once, checked, rewritten and issued to the
+//! physical SMMU.
 //!
-//! Indices in an inconsistent state make the queue look empty, which 3.5.1
+//! When the indices are inconsistent, the queue counts as empty, which 3.5.1
 //! permits.
 
 use crate::command_queue::COMMAND_BYTES;
@@ -15,18 +16,18 @@ use crate::streams::updates::Shadow;
 use crate::{Counts, Failure, Ids, Physical, Platform, Window};
 use smmuv3_spec::command::{Command, CommandError, Opcode};
 
-/// Why commands are not processed any further.
+/// Why the queue stops before `CMDQ_PROD`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// The call did its share of work.
+    /// The call did as much work as one call may.
     Budget,
-    /// The command at `CMDQ_CONS` cannot be consumed.
+    /// The command at `CMDQ_CONS` is refused with this error.
     Refused(CommandError),
-    /// The physical SMMU does not work any more.
+    /// The physical SMMU failed and aborts everything.
     Broken,
 }
 
-/// One call's processing.
+/// The commands of one call, and all parts of the emulated SMMU that they use.
 pub(crate) struct CommandRun<'a, P: Platform, Y> {
     pub(crate) platform: &'a P,
     pub(crate) physical: &'a mut Y,
@@ -34,7 +35,7 @@ pub(crate) struct CommandRun<'a, P: Platform, Y> {
     pub(crate) window: &'a P::Window,
     pub(crate) queue: &'a mut QueueState,
     pub(crate) updates: &'a mut Shadow,
-    /// The updates has work left.
+    /// `updates` has streams left to update.
     pub(crate) streams_pending: &'a mut bool,
     pub(crate) events: &'a mut EventQueue<P::Window>,
     pub(crate) irq: &'a mut Interrupts,
@@ -46,8 +47,9 @@ pub(crate) struct CommandRun<'a, P: Platform, Y> {
 }
 
 impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
-    /// Processes what there is, completes what waits, and shows `CMDQ_CONS.RD`.
-    /// After an error nothing is on its way that could overwrite it.
+    /// Runs all new commands, completes all CMD_SYNCs, and shows
+    /// `CMDQ_CONS.RD`. When it ends with an error, no message is in flight that
+    /// could overwrite the error.
     pub(crate) fn run(&mut self) -> Result<(), Stop> {
         let first = self.queue.cons;
         let result = self.process_and_show();
@@ -61,7 +63,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         if processed == Err(Stop::Broken) {
             return processed;
         }
-        // An error of what came before comes first.
+        // The error of a CMD_SYNC belongs to an earlier command, so it counts
+        // first.
         let result = match self.complete_syncs() {
             Ok(()) => processed,
             error => error,
@@ -100,7 +103,7 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         Ok(())
     }
 
-    /// Consumes one command, unless it cannot be.
+    /// Runs one command and consumes it, or returns why it cannot be consumed.
     fn process_command(&mut self, command: Command) -> Result<(), Stop> {
         match command.opcode() {
             Opcode::TLBI_NH_VA | Opcode::TLBI_NH_VAA => {
@@ -162,7 +165,7 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         Ok(())
     }
 
-    /// Hands the owner every event that the physical SMMU recorded by now.
+    /// Delivers all events that the physical SMMU has recorded so far.
     #[cold]
     pub(crate) fn take_events(&mut self) {
         let mut writer = EventWriter {
@@ -177,7 +180,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         let taken = self
             .physical
             .take_events(|stream, record| writer.write(stream, record));
-        // So that one call goes through a full queue once.
+        // Events count as work, so that one call reads the physical queue once
+        // at most.
         self.budget = self.budget.saturating_sub(taken);
     }
 
@@ -197,7 +201,7 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         stop_for_failure(failure, self.counts)
     }
 
-    /// Brings the physical streams up to date.
+    /// Gives streams the configuration that the owner's table has now.
     fn update_streams(&mut self) -> Result<(), Stop> {
         match update_streams(
             self.updates,
@@ -222,8 +226,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
 pub(crate) fn stop_for_failure(failure: Failure, counts: &mut Counts) -> Stop {
     match failure {
         Failure::Command(CommandError::ATC_INV_SYNC) => Stop::Refused(CommandError::ATC_INV_SYNC),
-        // A command of the emulation's making was refused: what the owner asked
-        // for is not done, and it must not believe so.
+        // The physical SMMU refused a command that the emulation built. The
+        // owner's request is not done, and the owner has to learn of that.
         Failure::Command(_) | Failure::Stream { .. } => {
             counts.refused += 1;
             Stop::Refused(CommandError::ILL)
@@ -232,7 +236,8 @@ pub(crate) fn stop_for_failure(failure: Failure, counts: &mut Counts) -> Stop {
     }
 }
 
-/// Makes the owner's next `count` commands visible.
+/// Makes sure that loads see the next `count` commands as the owner stored
+/// them.
 #[inline]
 pub(crate) fn refresh_commands(window: &impl Window, queue: &QueueState, count: u32) {
     let first = queue.cons & (queue.size() - 1);
@@ -246,9 +251,9 @@ pub(crate) fn refresh_commands(window: &impl Window, queue: &QueueState, count: 
     }
 }
 
-/// Works on the physical streams until nothing is left (`true`) or the budget
-/// is spent. A stream that could not have what was wanted aborts and is passed
-/// over; an error is a physical SMMU that does not work any more.
+/// Updates streams until all are up to date (`true`) or the budget is spent
+/// (`false`). A stream that cannot be configured aborts and is skipped. The
+/// error means that the physical SMMU failed.
 pub(crate) fn update_streams<P: Platform>(
     updates: &mut Shadow,
     ids: &Ids,
@@ -263,7 +268,7 @@ pub(crate) fn update_streams<P: Platform>(
             Err(Failure::Fenced(_)) => return Err(()),
             Err(Failure::Command(_) | Failure::Stream { .. }) => {
                 counts.refused += 1;
-                // Whatever the failure, this ends.
+                // Each failure costs budget, so that the loop ends.
                 let Some(left) = budget.checked_sub(1) else {
                     return Ok(false);
                 };

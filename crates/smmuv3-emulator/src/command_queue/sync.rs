@@ -1,24 +1,28 @@
-//! CMD_SYNC (IHI 0070, 4.7.3): complete once the physical SMMU is done with
-//! everything before it.
+//! CMD_SYNC (IHI 0070, 4.7.3). It is complete when the physical SMMU has
+//! finished all commands before it.
 //!
-//! Several are completed by one wait. Those that wait their turn are remembered;
-//! `CMDQ_CONS` stays at the first of them until then. Only invalidations that
-//! can be repeated may follow one of them before it is complete, and the
-//! physical SMMU is told to keep the order.
+//! One wait completes several CMD_SYNCs. Those that are not complete are
+//! deferred, and `CMDQ_CONS` stays at the first of them. After a deferred
+//! CMD_SYNC, only invalidations that may run twice are issued, and an ordering
+//! CMD_SYNC keeps them behind it.
 //!
-//! Where the physical SMMU sends messages and the owner asked for one in its own
-//! command queue, nobody waits: it writes `CMDQ_CONS` where the owner reads it
-//! and then the owner's word. Everything that could overtake that waits for it.
+//! A CMD_SYNC may be completed by a message. The physical SMMU must be able to
+//! store messages, and the owner must have asked for a message to its own
+//! command queue. Then EL2 does not wait: the physical SMMU itself stores
+//! `CMDQ_CONS`, where the owner reads it, and then the owner's word. Before EL2
+//! changes anything that the message could overwrite, it waits for the message.
 //!
-//! A CMD_SYNC also promises that the events of what was terminated before it, and
-//! of the configuration before what it completes, are in the event queue. So once
-//! the physical SMMU is done, what it recorded by then is handed to the owner, and
-//! then the CMD_SYNC is complete; nobody leaves such a one to a message. One
-//! exception: after nothing but TLBIs since the last CMD_SYNC, such events may come
-//! later. That is what drivers send at every unmapping, and looking at
-//! the physical queue costs an access to a register of the SMMU each time; an
-//! event that is late then tells of an access that failed before the
-//! unmapping, and where it stalled, the answer has it translated anew.
+//! A CMD_SYNC also promises that two kinds of events are in the event queue:
+//! events of transactions that were terminated before it, and events of the
+//! configuration before the commands that it completes. So EL2 waits for the
+//! physical SMMU, delivers the events that it has recorded, and completes the
+//! CMD_SYNC then. Such a CMD_SYNC is never completed by a message.
+//!
+//! There is one exception. After nothing but TLBIs since the last CMD_SYNC, the
+//! events may come later. Drivers send this at every unmapping, and reading the
+//! physical queue costs an access to a register of the SMMU each time. A late
+//! event then reports an access that failed before the unmapping. If the access
+//! stalled, its answer makes the SMMU translate it again.
 
 use crate::command_queue::run::{CommandRun, Stop};
 use crate::command_queue::state::QueueState;
@@ -28,38 +32,41 @@ use smmuv3_spec::command::{Command, CommandError, SIG_IRQ, SIG_NONE, SIG_SEV};
 use smmuv3_spec::control::Gerror;
 use smmuv3_spec::reg;
 
-/// How many CMD_SYNCs are completed by one wait.
+/// How many CMD_SYNCs one wait completes at most.
 pub(crate) const MAX_DEFERRED: usize = 16;
 
-/// What a wait for the physical SMMU takes of the work that one call does, so
-/// that a call waits 32 times at most.
+/// How much of a call's budget a wait for the physical SMMU costs. So a call
+/// waits 32 times at most.
 const WAIT_COST: u32 = 7;
 
-/// How a CMD_SYNC tells that it is complete.
+/// How the owner learns that a CMD_SYNC is complete.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Signal {
-    /// Not at all. Also by a wake-up event: `IDR0.SEV` is 0.
+    /// The owner reads `CMDQ_CONS`. A wake-up event (SIG_SEV) is handled the
+    /// same way, since `IDR0.SEV` is 0.
     #[default]
     None,
-    /// By the wire. With `IDR0.MSI` only where there is no message.
+    /// By the wired interrupt. With `IDR0.MSI`, this happens only when the
+    /// command has no message address.
     Wire,
     /// By a message to this address.
     Message(u64),
 }
 
-/// What was consumed since the last CMD_SYNC.
+/// What kind of commands were consumed after the last CMD_SYNC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SinceSync {
-    /// Nothing, so that a CMD_SYNC is there for what it promises of events.
+    /// No command. A CMD_SYNC that comes now is sent for the sake of its
+    /// events.
     Nothing,
-    /// Nothing but TLBIs.
+    /// Only TLBIs.
     OnlyTlbi,
-    /// Also something else.
+    /// At least one command that is no TLBI.
     Other,
 }
 
 impl SinceSync {
-    /// A TLBI was consumed.
+    /// Notes that a TLBI was consumed.
     #[inline]
     pub(crate) fn add_tlbi(&mut self) {
         if *self == Self::Nothing {
@@ -71,14 +78,14 @@ impl SinceSync {
 /// A CMD_SYNC that is not complete yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DeferredSync {
-    /// `CMDQ_CONS.RD` once it is.
+    /// The value of `CMDQ_CONS.RD` when it is complete.
     after: u32,
     data: u32,
     signal: Signal,
 }
 
 impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
-    /// Takes a CMD_SYNC at `CMDQ_CONS`.
+    /// Takes the CMD_SYNC at `CMDQ_CONS` and defers it.
     #[inline]
     pub(crate) fn defer_sync(&mut self, command: Command) -> Result<(), Stop> {
         let signal = match command.cs() {
@@ -106,7 +113,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         Ok(())
     }
 
-    /// Keeps what follows behind the CMD_SYNCs that wait.
+    /// Issues an ordering CMD_SYNC, so that later commands run after the
+    /// deferred CMD_SYNCs.
     #[inline]
     pub(crate) fn keep_sync_order(&mut self) -> Result<(), Stop> {
         if self.queue.deferred_count != self.queue.ordered_count {
@@ -116,8 +124,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         Ok(())
     }
 
-    /// Completes every CMD_SYNC that waits. On an error the first of them is
-    /// the command that `CMDQ_CONS` names, and none was signalled.
+    /// Completes all deferred CMD_SYNCs. On an error none of them was
+    /// signalled, and `CMDQ_CONS` names the first.
     #[inline]
     pub(crate) fn complete_syncs(&mut self) -> Result<(), Stop> {
         let waiting = core::mem::take(&mut self.queue.deferred_count);
@@ -160,9 +168,9 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
                 self.counts.interrupts += 1;
             }
             Signal::Message(address) => {
-                // Linux polls a word of the command itself.
+                // Linux polls a word of the CMD_SYNC itself.
                 if let Some(offset) = self.offset_in_queue(address) {
-                    // CMDQ_CONS first (3.18).
+                    // CMDQ_CONS must be visible before the word (3.18).
                     self.window.publish(offset, 0);
                     self.window.store32(offset, sync.data);
                     self.window.publish(offset, 4);
@@ -176,8 +184,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         }
     }
 
-    /// The offset of 32 bits of the command queue; addresses are multiples of
-    /// 4.
+    /// The offset of `address` in the command queue, if it lies there.
+    /// Addresses are multiples of 4.
     #[inline]
     fn offset_in_queue(&self, address: u64) -> Option<u64> {
         let range = self.window.range();
@@ -185,7 +193,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         (offset < range.size()).then_some(offset)
     }
 
-    /// Leaves a CMD_SYNC to the physical SMMU. `false`: nothing was done.
+    /// Lets the physical SMMU complete `sync` by a message. `false` means that
+    /// nothing was done.
     fn complete_by_message(&mut self, sync: DeferredSync) -> Result<bool, Stop> {
         let Signal::Message(address) = sync.signal else {
             return Ok(false);
@@ -217,11 +226,11 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         }
     }
 
-    /// Waits for everything that was issued. An error of an earlier wait that
-    /// no CMD_SYNC reported yet counts as one of this.
+    /// Waits until all issued commands are complete. An error of an earlier
+    /// wait that no CMD_SYNC has reported is returned here.
     pub(crate) fn wait(&mut self) -> Result<(), Stop> {
         let result = self.physical.finish();
-        // A device that is slow to answer CMD_ATC_INV makes each wait long.
+        // A device that answers CMD_ATC_INV slowly makes each wait long.
         self.budget = self.budget.saturating_sub(WAIT_COST);
         if let Err(failure @ Failure::Fenced(_)) = result {
             return Err(self.stop_for(failure));
@@ -242,7 +251,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         }
     }
 
-    /// Shows `CMDQ_CONS`; nothing may be in flight that could overtake it.
+    /// Shows `CMDQ_CONS`. The caller has made sure that no message is in flight
+    /// that could overtake it.
     #[inline]
     fn show_cons(&mut self, cons: u32) {
         if self.queue.shown_cons != cons {
@@ -251,8 +261,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         }
     }
 
-    /// Shows what was consumed, at the end of a run. With an error that no
-    /// CMD_SYNC stands for, the next one reports it.
+    /// Shows at the end of a run which commands were consumed. An error that
+    /// belongs to no CMD_SYNC is kept for the next one.
     #[inline]
     pub(crate) fn show_consumed(&mut self) -> Result<(), Stop> {
         if self.queue.shown_cons == self.queue.cons {
@@ -263,7 +273,7 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         Ok(())
     }
 
-    /// Waits until no message of the physical SMMU's is on its way.
+    /// Waits until no message of the physical SMMU is in flight.
     pub(crate) fn wait_for_messages(&mut self) -> Result<(), Stop> {
         if !self.queue.message_in_flight {
             self.physical.kick();
@@ -272,8 +282,8 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
         match self.wait() {
             Err(Stop::Refused(error)) => {
                 self.queue.unreported_error = Some(error);
-                // Also when this follows a CMD_SYNC: the short way tells of no
-                // error.
+                // The fast path reports no error, so it must not be taken next,
+                // even right after a CMD_SYNC.
                 self.queue.since_sync = SinceSync::Other;
                 Ok(())
             }
@@ -282,17 +292,17 @@ impl<P: Platform, Y: Physical> CommandRun<'_, P, Y> {
     }
 }
 
-/// A CMD_SYNC that is told by a word of the command queue.
+/// A CMD_SYNC whose completion is a word stored to the command queue.
 pub(crate) struct SyncWord {
-    /// `CMDQ_CONS.RD` once it is complete.
+    /// The value of `CMDQ_CONS.RD` when it is complete.
     pub(crate) after: u32,
-    /// Where in the queue, in bytes.
+    /// The offset of the word in the queue, in bytes.
     pub(crate) offset: u64,
     pub(crate) data: u32,
 }
 
-/// Leaves a CMD_SYNC to the physical SMMU. `false`: nothing was done, and it is
-/// to be waited for.
+/// Lets the physical SMMU complete a CMD_SYNC by a message. `false` means that
+/// nothing was done and that the caller has to wait.
 ///
 /// # Errors
 /// As [`Physical::signal`].
@@ -304,14 +314,14 @@ pub(crate) fn complete_by_message<P: Platform>(
     queue: &mut QueueState,
     sync: SyncWord,
 ) -> Result<bool, Failure> {
-    // That is the CMD_SYNC's to report. What may fail without it, an ATC
-    // invalidation, is no TLBI, so that its CMD_SYNC asks for events and does not
-    // come here.
+    // The CMD_SYNC has to report this error. Only an ATC invalidation can fail
+    // without a fence. It is no TLBI, so its CMD_SYNC waits for events and does
+    // not come here.
     if queue.unreported_error.is_some() {
         return Ok(false);
     }
-    // With so much of the queue not known to be complete, somebody may wait for
-    // room: CMDQ_CONS must not be late then.
+    // When more than half of the queue is not known to be complete, the owner
+    // may be waiting for room, and `CMDQ_CONS` must not be late.
     let outstanding = sync.after.wrapping_sub(queue.completed_cons) & queue.wrap_mask();
     if outstanding > queue.size() / 2 {
         return Ok(false);
@@ -338,7 +348,7 @@ pub(crate) fn complete_by_message<P: Platform>(
     Ok(handed)
 }
 
-/// The message of a CMD_SYNC could not be stored (7.2).
+/// Reports that the message of a CMD_SYNC could not be stored (7.2).
 #[cold]
 pub(crate) fn message_aborted<P: Platform>(
     platform: &P,

@@ -1,4 +1,4 @@
-//! The owner's event queue (IHI 0070, 7.2 to 7.4).
+//! Delivery of events to the owner's event queue (IHI 0070, 7.2 to 7.4).
 
 use crate::interrupts::{Interrupts, Source};
 use crate::output_queue::event_record::{View, is_ours, stalled, translate};
@@ -16,26 +16,27 @@ use smmuv3_spec::reg;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Delivery {
-    /// The stream is not the owner's; nothing was done.
+    /// The stream is not the owner's. Nothing was done.
     NotOwned,
-    /// The owner was told, as far as its configuration asks for that.
+    /// The event is delivered, if the owner's configuration asks for it.
     Done,
-    /// Stage 2 refused an access, or the physical stream table failed: the
-    /// caller reports it. The owner was told what its own SMMU would say.
+    /// Stage 2 refused an access, or the physical stream table failed. The
+    /// caller reports the event. The owner got the record that its own SMMU
+    /// would write.
     Ours,
-    /// The transaction is stalled and its owner will not answer: the caller
-    /// terminates it (CMD_RESUME), or the stream hangs. Where the record is one
-    /// of stage 2, the caller reports it as well.
+    /// The transaction stalls and its owner will not answer. The caller
+    /// terminates it with CMD_RESUME, because the stream would hang else. If
+    /// the record is about stage 2, the caller reports it too.
     Terminate {
         /// The physical stream.
         stream: StreamId,
-        /// Which of its transactions.
+        /// The tag of the transaction.
         stag: u16,
     },
 }
 
 impl Delivery {
-    /// Who answers the transaction, if it stalled.
+    /// Who answers the transaction if it stalls.
     #[must_use]
     pub const fn answer(self) -> Answer {
         match self {
@@ -46,15 +47,15 @@ impl Delivery {
 }
 
 impl<W: Window> Emulator<W> {
-    /// Hands over an event of the physical SMMU: `record` is a copy, `streams`
-    /// the owner's (a [`Physical`], or a slice of
-    /// [`Given`](crate::Given)). The owner
-    /// is told what an SMMU with stage 1 alone would tell it; while its
-    /// translation or its queue is off, nothing (7.2.1).
+    /// Delivers an event of the physical SMMU. `record` is a copy; `streams` (a
+    /// [`Physical`] or a slice of [`Given`](crate::Given)) finds the stream of
+    /// the owner. The owner gets the record that an SMMU with stage 1 alone
+    /// would write, but nothing while its translation or its queue is off
+    /// (7.2.1).
     ///
-    /// An SMMU keeps a stalled transaction for as long as the queue cannot be
-    /// written. This one does not: it is terminated, and counts as an event that
-    /// was lost where the queue is full.
+    /// An SMMU keeps a stalled transaction as long as its event queue cannot be
+    /// written. The emulation terminates the transaction instead, and counts
+    /// the event as lost if the queue is full.
     pub fn event<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
@@ -76,7 +77,7 @@ impl<W: Window> Emulator<W> {
         platform.show(reg::EVENTQ_PROD, self.events.prod());
     }
 
-    /// Hands over every event that the physical SMMU recorded by now.
+    /// Delivers every event that the physical SMMU has recorded so far.
     #[cold]
     pub(crate) fn take_events<P: Platform<Window = W>>(
         &mut self,
@@ -103,7 +104,7 @@ impl<W: Window> Emulator<W> {
     }
 }
 
-/// Tells the owner of events.
+/// Writes records to the owner's event queue.
 pub(crate) struct EventWriter<'a, P: Platform> {
     pub(crate) platform: &'a P,
     pub(crate) ids: &'a Ids,
@@ -116,7 +117,7 @@ pub(crate) struct EventWriter<'a, P: Platform> {
 }
 
 impl<P: Platform> EventWriter<'_, P> {
-    /// Hands over one event; the owner knows its stream as `stream`.
+    /// Delivers one event; `stream` is the owner's number of its stream.
     pub(crate) fn write(&mut self, stream: Option<StreamId>, record: &EventRecord) -> Delivery {
         let Some(stream) = stream else {
             return Delivery::NotOwned;
@@ -146,7 +147,7 @@ impl<P: Platform> EventWriter<'_, P> {
         if ours { Delivery::Ours } else { Delivery::Done }
     }
 
-    /// Puts a record into the queue; whether it is there.
+    /// Puts a record into the queue; `true` if it is there.
     fn push(&mut self, record: &EventRecord) -> bool {
         if self.irq.active().eventq_abt_err() {
             self.counts.events_dropped += 1;

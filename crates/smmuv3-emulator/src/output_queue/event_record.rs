@@ -1,9 +1,11 @@
-//! What the owner is told of an event of the physical SMMU (IHI 0070, 7.3).
+//! Which record the owner gets for an event of the physical SMMU (IHI 0070,
+//! 7.3).
 //!
-//! The owner's SMMU has stage 1 only, so it never hears of stage 2, and never
-//! sees a physical address. A record for it is built from nothing; a field that
-//! is not named here is zero in it, which includes every IMPLEMENTATION DEFINED
-//! `Reason` (7.3 lets software treat it as no more than a hint):
+//! The owner's SMMU has stage 1 only. So the owner gets no record about stage 2
+//! and never sees a physical address. Its record is built from an empty one; a
+//! field that this table does not name is zero, which includes every
+//! IMPLEMENTATION DEFINED `Reason` (7.3 lets software treat it as no more than
+//! a hint):
 //!
 //! | physical event | the owner gets |
 //! |---|---|
@@ -25,13 +27,13 @@ use crate::{Ids, Platform, Wanted, canonical};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::event::{Class, EventKind, EventRecord};
 
-/// What becomes of an event of a stream of the owner's.
+/// Who gets to know of an event of a stream of the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translated {
-    /// What the owner's queue gets, if anything.
+    /// The record for the owner's queue, if any.
     pub record: Option<EventRecord>,
-    /// Whoever owns stage 2 and the physical stream table should report the
-    /// physical record.
+    /// The hypervisor, which owns stage 2 and the physical stream table, should
+    /// report the physical record.
     pub ours: bool,
 }
 
@@ -44,18 +46,18 @@ impl Translated {
     }
 }
 
-/// The owner's view.
+/// What decides which records the owner gets.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// Its identification registers.
+    /// The owner's identification registers.
     pub ids: &'a Ids,
     /// `CR2.RECINVSID`.
     pub record_bad_streams: bool,
-    /// Its stream table.
+    /// The owner's stream table.
     pub table: &'a OwnerTable,
 }
 
-/// Translates `record`, a copy; the owner knows its stream as `stream`.
+/// Translates `record`, a copy. `stream` is the owner's number of its stream.
 pub fn translate(
     view: &View<'_>,
     platform: &impl Platform,
@@ -69,11 +71,11 @@ pub fn translate(
             ours: false,
         },
         EventKind::C_BAD_CD | EventKind::F_CD_FETCH => Translated::owners(base),
-        // No substream (7.3.7).
+        // This record has no substream (7.3.7).
         EventKind::F_STREAM_DISABLED => {
             Translated::owners(base.with_ssv(false).with_substream_bits(0))
         }
-        // The substream counts without SSV, which does not exist (7.3.9).
+        // This record has a substream and no field SSV (7.3.9).
         EventKind::C_BAD_SUBSTREAMID => Translated::owners(
             base.with_ssv(false)
                 .with_substream_bits(record.substream_bits()),
@@ -100,14 +102,14 @@ pub fn translate(
     }
 }
 
-/// A record of `kind` with the fields that all have.
+/// A record of `kind` with the fields that all records have.
 fn header(stream: StreamId, record: &EventRecord, kind: EventKind) -> EventRecord {
     let base = EventRecord::default()
         .with_kind_bits(kind.0)
         .with_stream_bits(stream.0);
     match record.substream() {
         Some(substream) => base.with_ssv(true).with_substream_bits(substream.0),
-        // UNKNOWN without SSV.
+        // Without SSV, the substream is UNKNOWN.
         None => base,
     }
 }
@@ -131,8 +133,9 @@ fn hint(base: EventRecord, record: &EventRecord) -> EventRecord {
         .with_privileged_read(record.privileged_read())
 }
 
-/// The physical entry is invalid or missing: the owner's own table says why.
-/// The owner may have changed it since; an SMMU may look that late.
+/// The record for a physical entry that is invalid or missing. The owner's own
+/// table says why. The owner may have changed the table since; an SMMU may read
+/// it that late.
 fn bad_entry(
     view: &View<'_>,
     platform: &impl Platform,
@@ -140,8 +143,8 @@ fn bad_entry(
     record: &EventRecord,
 ) -> Option<EventRecord> {
     match view.table.find(platform, stream) {
-        // An entry that aborts says nothing, also where a cache was to learn of
-        // it later.
+        // An entry that aborts records no event, even if the configuration
+        // cache has not seen it yet.
         Found::Entry(entry) => (canonical(view.ids, &entry) != Wanted::Abort)
             .then(|| header(stream, record, EventKind::C_BAD_STE)),
         Found::Unreachable(at) => {
@@ -153,7 +156,7 @@ fn bad_entry(
     }
 }
 
-/// A fault of stage 1 or 2.
+/// The record for a fault of stage 1 or 2.
 fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated {
     let kind = record.kind();
     if !record.s2() {
@@ -169,7 +172,7 @@ fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated 
     }
     let ipa = if kind.has_ipa() { record.ipa() } else { 0 };
     let told = match record.class() {
-        // Where the record of a conflict says what was accessed is up to the
+        // Which access the record of a TLB conflict names is up to the
         // implementation.
         _ if kind == EventKind::F_TLB_CONFLICT => None,
         Class::CD => Some(header(stream, record, EventKind::F_CD_FETCH).with_fetch_address(ipa)),
@@ -186,8 +189,8 @@ fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated 
     }
 }
 
-/// Whether `record` is of stage 2 or of the physical stream table: whoever owns
-/// these reports it.
+/// Whether `record` is about stage 2 or the physical stream table. The
+/// hypervisor owns these and reports the record.
 #[must_use]
 pub fn is_ours(record: &EventRecord) -> bool {
     match record.kind() {
@@ -197,7 +200,7 @@ pub fn is_ours(record: &EventRecord) -> bool {
     }
 }
 
-/// Whether the transaction of `record` waits for an answer.
+/// Whether the transaction of `record` stalls and waits for an answer.
 #[must_use]
 pub fn stalled(record: &EventRecord) -> bool {
     record.kind().can_stall() && record.stall()

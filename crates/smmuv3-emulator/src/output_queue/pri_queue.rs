@@ -1,4 +1,4 @@
-//! The owner's page request queue (IHI 0070, chapter 8).
+//! Delivery of page requests to the owner's PRI queue (IHI 0070, chapter 8).
 
 use crate::interrupts::Source;
 use crate::output_queue::Pushed;
@@ -11,30 +11,32 @@ use smmuv3_spec::control::{Gerror, IrqCfg2};
 use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::{StreamId, SubstreamId, reg};
 
-/// `CMD_PRI_RESP.Resp` (4.5.2): nobody serves the endpoint.
+/// `CMD_PRI_RESP.Resp` (4.5.2): page requests of the endpoint are not served.
 const RESP_FAILURE: u8 = 0b00;
-/// `CMD_PRI_RESP.Resp` (4.5.2): the endpoint may go on, and ask again.
+/// `CMD_PRI_RESP.Resp` (4.5.2): the endpoint may continue, and ask again.
 const RESP_SUCCESS: u8 = 0b10;
 
 /// What became of a page request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum PageDelivery {
-    /// The stream is not the owner's; nothing was done.
+    /// The stream is not the owner's. Nothing was done.
     NotOwned,
-    /// It is in the owner's queue, or dropped where nobody waits for an answer.
+    /// It is in the owner's queue, or it was dropped because it needs no
+    /// answer.
     Done,
-    /// The owner's queue did not take it: the caller issues this answer to the
+    /// The owner's queue did not take it. The caller issues this answer to the
     /// physical SMMU.
     Respond(Command),
 }
 
 impl<W: Window> Emulator<W> {
-    /// Hands over a page request, or the marker of the end of a substream, of
-    /// the physical queue: `request` is a copy, `streams` the owner's (a
-    /// [`Physical`](crate::Physical), or a slice of [`Given`](crate::Given)).
-    /// What the owner's queue does not take is answered for it where the text
-    /// asks for that (8.1, 8.2).
+    /// Delivers a page request, or the marker that ends a substream, of the
+    /// physical queue. `request` is a copy; `streams` (a
+    /// [`Physical`](crate::Physical) or a slice of [`Given`](crate::Given))
+    /// finds the stream of the owner. A request that the owner's queue does not
+    /// take is answered in the owner's place if the text asks for that (8.1,
+    /// 8.2).
     pub fn page_request<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
@@ -48,13 +50,13 @@ impl<W: Window> Emulator<W> {
         let told = self.request_for_owner(stream, request);
         let marker = told.ssv() && told.last() && !told.read() && !told.write();
         let last_only = IrqCfg2::from(self.irq.pages.attributes).lo();
-        // PRIQEN counts only with SMMUEN (8.2).
+        // PRIQEN has effect only with SMMUEN (8.2).
         let off = self.updates.table(&self.ids).is_none() || self.irq.active().priq_abt_err();
         let pushed = if off {
             Pushed::Off
         } else if self.pri.enabled() && self.pri.overflowed() {
-            // Unlike the event queue, this one takes nothing until its owner
-            // has acknowledged an overflow (8.1).
+            // Unlike the event queue, the PRI queue takes nothing until its
+            // owner has acknowledged an overflow (8.1).
             Pushed::Overflow
         } else {
             self.pri.push(&told.0)
@@ -105,7 +107,7 @@ impl<W: Window> Emulator<W> {
         platform.show(reg::PRIQ_PROD, self.pri.prod());
     }
 
-    /// The request as the owner's SMMU would record it.
+    /// The request as the owner's own SMMU would record it.
     fn request_for_owner(&self, stream: StreamId, request: &PageRequest) -> PageRequest {
         let told = PageRequest::default()
             .with_stream(stream.0)
@@ -120,7 +122,7 @@ impl<W: Window> Emulator<W> {
                 .with_execute(request.execute())
                 .with_privileged(request.privileged())
         } else {
-            // Without a substream there is neither X nor Priv.
+            // Without a substream, the fields X and Priv do not exist.
             told
         }
     }

@@ -1,9 +1,9 @@
-//! What of an owner's stream table entry is taken, and which entries are
-//! illegal (IHI 0070, 5.2, 5.2.1 and 5.2.2).
+//! Checks the owner's stream table entries: which fields are used, and which
+//! entries are illegal (IHI 0070, 5.2, 5.2.1 and 5.2.2).
 //!
-//! The result is built from nothing by an allow-list. The emulated SMMU has
-//! stage 1 only (`IDR0.S2P` and `HYP` clear), which makes many fields reserved
-//! or ignored; that is said for every field:
+//! The result is built from an empty entry by an allow-list. The emulated SMMU
+//! has stage 1 only (`IDR0.S2P` and `HYP` are clear), which makes many fields
+//! reserved or ignored. The table lists every field:
 //!
 //! | field | what becomes of it | why |
 //! |---|---|---|
@@ -55,13 +55,14 @@ use smmuv3_spec::ste::{Config, Ste};
 const EATS_FULL: u8 = 0b01;
 /// Split-stage ATS (`STE.EATS`).
 const EATS_SPLIT: u8 = 0b10;
-/// Two-level CD tables with leaves of 4 KiB and 64 KiB (`STE.S1Fmt`).
+/// Two-level CD tables with second-level tables of 4 KiB or 64 KiB
+/// (`STE.S1Fmt`).
 const FMT_4K: u8 = 0b01;
 const FMT_64K: u8 = 0b10;
 
-/// What `entry`, a copy that nobody can change any more, asks for on an SMMU
-/// with the identification registers `ids`. The result holds nothing that the
-/// table of this module does not call taken.
+/// The configuration that `entry` asks for on an SMMU with the identification
+/// registers `ids`. `entry` is a copy that the owner cannot change. The result
+/// holds only fields that the table above calls taken.
 #[must_use]
 pub fn canonical(ids: &Ids, entry: &Ste) -> Wanted {
     if !entry.v() {
@@ -78,7 +79,8 @@ pub fn canonical(ids: &Ids, entry: &Ste) -> Wanted {
     }
 }
 
-/// What `GBPA` gives every stream while translation is off (6.3.14).
+/// The configuration of every stream while translation is off, from `GBPA`
+/// (6.3.14).
 #[must_use]
 pub fn disabled(ids: &Ids, gbpa: Gbpa) -> Uniform {
     if gbpa.abort() {
@@ -95,7 +97,7 @@ pub fn disabled(ids: &Ids, gbpa: Gbpa) -> Uniform {
     Uniform::Bypass(with_overrides(ids, &asked, ste))
 }
 
-/// log2 of the number of substreams that count.
+/// log2 of the number of substreams.
 fn substream_bits(ids: &Ids, entry: &Ste) -> u8 {
     if ids.idr1.ssidsize() == 0 {
         0
@@ -127,7 +129,7 @@ fn stage1(ids: &Ids, entry: &Ste) -> Ste {
             unreserved(entry.s1dss(), 0b11),
         ),
     };
-    // Bytes of the table that the pointer leads to: it is aligned to them (5.2).
+    // log2 of the size of the CD table. The pointer is aligned to it (5.2).
     let log2 = match fmt {
         FMT_4K => substreams.saturating_sub(6) + 3,
         FMT_64K => substreams.saturating_sub(10) + 3,
@@ -149,7 +151,7 @@ fn stage1(ids: &Ids, entry: &Ste) -> Ste {
     with_overrides(ids, entry, ste)
 }
 
-/// Adds the attribute overrides of `entry` to `ste`, as far as they exist.
+/// Adds the attribute overrides of `entry` that this SMMU has to `ste`.
 fn with_overrides(ids: &Ids, entry: &Ste, mut ste: Ste) -> Ste {
     if ids.idr1.attr_types_ovr() {
         if entry.mtcfg() {
@@ -170,7 +172,7 @@ fn with_overrides(ids: &Ids, entry: &Ste, mut ste: Ste) -> Ste {
     ste
 }
 
-/// A field whose encoding `reserved` behaves as 0.
+/// The value of a field in which the encoding `reserved` behaves as 0.
 const fn unreserved(value: u8, reserved: u8) -> u8 {
     if value == reserved { 0 } else { value }
 }

@@ -1,8 +1,7 @@
-//! The owner's stream table, as its SMMU would walk it (IHI 0070, 3.3.1, 5.1,
-//! 6.3.24 and 6.3.25).
+//! Walks of the owner's stream table (IHI 0070, 3.3.1, 5.1, 6.3.24 and 6.3.25).
 //!
-//! The owner writes the table at any moment. Every word is loaded once for each
-//! decision, and nothing of the table is kept.
+//! The owner may write the table at any moment. So every word is loaded once
+//! for each decision, and no content of the table is kept.
 
 use crate::{Ids, Outside, Platform};
 use portcullis_addr::Ipa;
@@ -10,48 +9,50 @@ use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{FMT_TWO_LEVEL, StrtabBase, StrtabBaseCfg};
 use smmuv3_spec::ste::{L1Std, Ste};
 
-/// Place and shape of the owner's stream table.
+/// Address and format of the owner's stream table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnerTable {
     base: u64,
-    /// Address bits that count.
+    /// Mask of the address bits in use.
     mask: u64,
-    /// StreamID bits covered, at most 32.
+    /// Number of StreamID bits that the table covers, at most 32.
     bits: u8,
-    /// StreamID bits of the second level, where there is one: 6, 8 or 10.
+    /// Number of StreamID bits of the second level, if there is one: 6, 8 or
+    /// 10.
     split: Option<u8>,
 }
 
-/// What the owner's SMMU would find for a stream.
+/// What a walk of the stream table finds for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The stream is out of range, or its level 1 descriptor says that there is
-    /// nothing: C_BAD_STREAMID (7.3.3).
+    /// No entry: the stream is out of range, or its level 1 descriptor is
+    /// invalid. This is C_BAD_STREAMID (7.3.3).
     Nothing,
-    /// A fetch at this address aborts, since it is not memory of the owner's:
-    /// F_STE_FETCH (7.3.4).
+    /// A fetch at this address aborts because it is not the owner's memory.
+    /// This is F_STE_FETCH (7.3.4).
     Unreachable(Ipa),
     /// A copy of the entry.
     Entry(Ste),
 }
 
-/// What neighbouring streams have in common.
+/// A run of neighbouring streams whose entries are found the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    /// The last stream of the stretch.
+    /// The last stream of the run.
     pub last: StreamId,
-    /// What the streams up to it have.
+    /// Where their entries are.
     pub kind: Entries,
 }
 
-/// Where the entries of a [`Stretch`] lie.
+/// Where the entries of a run of streams are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// [`Found::Nothing`] for all of them.
+    /// None of them has an entry: [`Found::Nothing`].
     Nothing,
-    /// [`Found::Unreachable`] for all of them: their level 1 descriptor.
+    /// Their level 1 descriptor, at this address, cannot be fetched:
+    /// [`Found::Unreachable`].
     Unreachable(Ipa),
-    /// One after the other; this is the address of the first.
+    /// Their entries follow each other; the first is at this address.
     At(Ipa),
 }
 
@@ -59,9 +60,9 @@ impl OwnerTable {
     /// The table that `STRTAB_BASE` and `STRTAB_BASE_CFG` describe.
     ///
     /// Reserved encodings behave as the text says: FMT as linear, SPLIT as 6.
-    /// The base is aligned by the literal LOG2SIZE, the range is limited by
-    /// SIDSIZE as well (6.3.24, 6.3.25). Address bits beyond the output size do
-    /// not count, neither here nor in descriptors: an SMMU may do so or fail the
+    /// The base is aligned by the literal LOG2SIZE; the range is also limited
+    /// by SIDSIZE (6.3.24, 6.3.25). Address bits beyond the output size are
+    /// ignored, here and in descriptors: an SMMU may ignore them or fail the
     /// fetch (3.4.3), and registers need not keep them.
     #[must_use]
     pub fn new(ids: &Ids, base: StrtabBase, cfg: StrtabBaseCfg) -> Self {
@@ -71,7 +72,7 @@ impl OwnerTable {
             split @ (8 | 10) => split,
             _ => 6,
         });
-        // The lowest address bit that counts.
+        // The lowest address bit in use.
         let lowest = match split {
             None => log2 + 6,
             Some(split) => (log2 + 3).saturating_sub(u32::from(split)).max(6),
@@ -86,14 +87,14 @@ impl OwnerTable {
         }
     }
 
-    /// Whether the table covers `stream` at all (7.3.3).
+    /// Whether the table covers `stream` (7.3.3).
     #[must_use]
     pub fn contains(&self, stream: StreamId) -> bool {
         u64::from(stream.0) >> self.bits == 0
     }
 
-    /// The first and last of the streams that share a level 1 descriptor with
-    /// `stream`; `stream` alone in a linear table.
+    /// The first and last stream that share a level 1 descriptor with `stream`;
+    /// only `stream` in a linear table.
     #[must_use]
     pub fn leaf(&self, stream: StreamId) -> (StreamId, StreamId) {
         let split = self.split.unwrap_or(0);
@@ -101,8 +102,8 @@ impl OwnerTable {
         (StreamId(last.0 & !((1 << split) - 1)), last)
     }
 
-    /// What the streams from `first` on have in common; one level 1 descriptor
-    /// is loaded at most.
+    /// The run of streams that starts at `first`. At most one level 1
+    /// descriptor is loaded.
     pub fn stretch(&self, platform: &impl Platform, first: StreamId) -> Stretch {
         if !self.contains(first) {
             return Stretch {
@@ -133,7 +134,8 @@ impl OwnerTable {
         Stretch { last: leaf, kind }
     }
 
-    /// The streams of `descriptor` from `first` on.
+    /// The run of streams that starts at `first`, from their level 1
+    /// descriptor.
     fn entry_run_of_descriptor(
         &self,
         first: StreamId,
@@ -146,8 +148,8 @@ impl OwnerTable {
             kind: Entries::Nothing,
         };
         let span = descriptor.span();
-        // 0 and 12 to 31 are invalid, and so is more than SPLIT allows (5.1,
-        // 7.3.3). SPLIT is 10 at most.
+        // A span of 0 or 12 to 31 is invalid, and so is a span larger than
+        // SPLIT allows (5.1, 7.3.3). SPLIT is 10 at most.
         if span == 0 || span > split + 1 {
             return nothing;
         }
@@ -156,7 +158,7 @@ impl OwnerTable {
         if index >> log2 != 0 {
             return nothing;
         }
-        // The SMMU aligns the array to its size (5.1).
+        // The SMMU aligns the second-level table to its size (5.1).
         let base = descriptor.l2ptr() & self.mask & !((Ste::SIZE << log2) - 1);
         Stretch {
             last: last_in_block(first.0, log2).min(leaf),
@@ -164,8 +166,8 @@ impl OwnerTable {
         }
     }
 
-    /// What an SMMU would find for `stream`; at most one level 1 descriptor and
-    /// one entry are loaded.
+    /// Walks the table for `stream`. At most one level 1 descriptor and one
+    /// entry are loaded.
     pub fn find(&self, platform: &impl Platform, stream: StreamId) -> Found {
         match self.stretch(platform, stream).kind {
             Entries::Nothing => Found::Nothing,
@@ -175,7 +177,7 @@ impl OwnerTable {
     }
 }
 
-/// Copies the entry at `at`, each of its words once.
+/// Copies the entry at `at`. Each of its words is loaded once.
 pub fn fetch(platform: &impl Platform, at: Ipa) -> Found {
     let mut words = [0; 8];
     match platform.read(at, &mut words) {
@@ -184,7 +186,8 @@ pub fn fetch(platform: &impl Platform, at: Ipa) -> Found {
     }
 }
 
-/// The last of the 2^`log2` aligned streams around `stream`.
+/// The last stream of the aligned block of 2^`log2` streams that `stream` is
+/// in.
 fn last_in_block(stream: u32, log2: u8) -> StreamId {
     StreamId(stream | ((1u64 << log2.min(32)) - 1) as u32)
 }
@@ -193,8 +196,8 @@ fn entry_location(base: u64, index: u64) -> Entries {
     array_location(base, index, Ste::SIZE)
 }
 
-/// `base` has 56 bits and `index` 32, so this does not overflow; if it did,
-/// nothing would be found.
+/// `base` has 56 bits and `index` 32, so this does not overflow. If it did, no
+/// entry would be found.
 fn array_location(base: u64, index: u64, size: u64) -> Entries {
     index
         .checked_mul(size)

@@ -1,11 +1,13 @@
-//! What is still to be done about the owner's streams: the owner's stream table
-//! is not what the physical SMMU walks, so each change is carried over.
+//! Updates of the owner's streams. The physical SMMU does not walk the owner's
+//! stream table, so each change of an entry is carried over to the physical
+//! table.
 //!
-//! Work is a range of streams that do not yet have what they should; it is done
-//! in any number of steps, each bounded. Before its turn, a stream has what it
-//! had before: while enabling, what `GBPA` said. A new request while an earlier
-//! one is unfinished widens the range, so that nothing is lost: looking at an
-//! entry once more than asked is what every SMMU may do at any time.
+//! A range of streams is out of date. Updating it takes any number of steps,
+//! and each step is bounded. Until a stream is updated, it keeps its old
+//! configuration; while translation is being enabled, that is the configuration
+//! from `GBPA`. A new request widens the range, so that no stream is forgotten.
+//! That may read an entry once more than the owner asked for, which every SMMU
+//! may do at any time.
 
 use crate::counts::Counts;
 use crate::streams::ste::{canonical, disabled};
@@ -21,15 +23,16 @@ use smmuv3_spec::ste::{SHCFG_INCOMING, Ste};
 enum Source {
     /// `GBPA`, the same for all.
     Disabled(Gbpa),
-    /// The stream table that these registers describe.
+    /// The stream table that these two registers describe.
     Table(StrtabBase, StrtabBaseCfg),
 }
 
-/// The owner's streams, and what is left to be done about them.
+/// Where the owner's streams get their configuration from, and which of them
+/// are out of date.
 #[derive(Clone, Copy, Debug)]
 pub struct Shadow {
     source: Source,
-    /// First and last stream that are left.
+    /// The first and last stream that are out of date.
     outdated: Option<(StreamId, StreamId)>,
 }
 
@@ -39,30 +42,30 @@ impl Default for Shadow {
     }
 }
 
-/// What a call for many streams at once takes of the budget: it may go through
-/// as many as a few dozen entries.
+/// How much of the budget a call for many streams costs. Such a call may write
+/// a few dozen entries.
 const RANGE_COST: u32 = 8;
 
-/// Level 1 descriptors without entries that are looked at before their streams
-/// are set.
+/// How many runs without entries are joined before their streams are set.
 const MAX_EMPTY_RUNS: u32 = 32;
 
 const ALL_STREAMS: (StreamId, StreamId) = (StreamId(0), StreamId(u32::MAX));
 
 impl Shadow {
-    /// Translation is off and every stream bypasses stage 1; nothing is left to
-    /// do.
+    /// Translation is off, every stream bypasses stage 1, and all streams are
+    /// up to date.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            // As after reset (6.3.14): the shareability stays as it comes.
+            // The value after reset (6.3.14) leaves the shareability as it is.
             source: Source::Disabled(Gbpa::new().with_shcfg(SHCFG_INCOMING)),
             outdated: None,
         }
     }
 
-    /// Translation is off, or `GBPA` changed while it is: every stream is to
-    /// have what `gbpa` says. Takes the place of whatever was unfinished.
+    /// Notes that translation was turned off, or that `GBPA` changed while it
+    /// is off. Every stream gets the configuration from `gbpa`. This replaces
+    /// all updates that are not finished.
     pub fn disable(&mut self, gbpa: Gbpa) {
         *self = Self {
             source: Source::Disabled(gbpa),
@@ -70,8 +73,9 @@ impl Shadow {
         };
     }
 
-    /// Translation is on: every stream is to have what the table says. The shape
-    /// of the table holds until [`disable`](Self::disable).
+    /// Notes that translation was turned on. Every stream gets the
+    /// configuration from the table, whose format is fixed until
+    /// [`disable`](Self::disable).
     pub fn enable(&mut self, base: StrtabBase, cfg: StrtabBaseCfg) {
         *self = Self {
             source: Source::Table(base, cfg),
@@ -79,8 +83,8 @@ impl Shadow {
         };
     }
 
-    /// The streams from `first` to `last`, both included, are to be looked at
-    /// again. Nothing while translation is off: then the table does not count.
+    /// Marks the streams from `first` to `last`, both included, as out of date.
+    /// While translation is off the table is not used, so nothing is marked.
     pub fn invalidate(&mut self, first: StreamId, last: StreamId) {
         if matches!(self.source, Source::Disabled(_)) || first > last {
             return;
@@ -91,9 +95,9 @@ impl Shadow {
         });
     }
 
-    /// As [`invalidate`](Self::invalidate), for the streams whose entries are
-    /// found through the same level 1 descriptor as that of `stream`: where the
-    /// owner put a new one in place, none of them was there before (5.1.1).
+    /// As [`invalidate`](Self::invalidate), for all streams that share the
+    /// level 1 descriptor of `stream`. When the owner links a new second-level
+    /// table, none of these streams had an entry before (5.1.1).
     pub fn invalidate_descriptor(&mut self, ids: &Ids, stream: StreamId) {
         if let Some(table) = self.table(ids) {
             let (first, last) = table.leaf(stream);
@@ -101,7 +105,7 @@ impl Shadow {
         }
     }
 
-    /// The owner's stream table, `None` while translation is off.
+    /// The owner's stream table; `None` while translation is off.
     #[must_use]
     pub fn table(&self, ids: &Ids) -> Option<OwnerTable> {
         match self.source {
@@ -110,19 +114,20 @@ impl Shadow {
         }
     }
 
-    /// Whether nothing is left to be done.
+    /// Whether all streams are up to date.
     #[must_use]
     pub fn done(&self) -> bool {
         self.outdated.is_none()
     }
 
-    /// Does some of what is left; `true` when that was all. Each entry that is
-    /// looked at, and each run of streams that all have the same, takes 1 of
-    /// `budget`; with a budget of 0 nothing is done. A stream that cannot have
-    /// what it should aborts and is counted; that is no failure.
+    /// Updates streams; `true` when all are up to date. Each entry that is
+    /// read, and each run of streams that get the same configuration, costs 1
+    /// of `budget`; with a budget of 0 nothing is done. A stream that cannot be
+    /// configured aborts and is counted; that is no error.
     ///
     /// # Errors
-    /// [`Failure::Fenced`]: everything aborts, and what is left stays left.
+    /// [`Failure::Fenced`]: everything aborts, and the streams stay out of
+    /// date.
     pub fn step<P: Platform>(
         &mut self,
         ids: &Ids,
@@ -156,7 +161,8 @@ impl Shadow {
                     work.update_some(&table, run)?
                 }
             };
-            // Only now: after a failure the same streams are left.
+            // The range is changed only now, so that after a failure the same
+            // streams are out of date.
             self.outdated = next.filter(|next| *next <= last).map(|next| (next, last));
         }
         Ok(true)
@@ -179,8 +185,8 @@ fn after(stream: StreamId) -> Option<StreamId> {
     stream.0.checked_add(1).map(StreamId)
 }
 
-/// What is no failure of the whole: the stream aborts, and its owner will see
-/// that it does.
+/// Counts a stream that could not be configured. It aborts, which its owner
+/// will notice, so this is no error.
 fn count_refused_stream(counts: &mut Counts, result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
         Err(Failure::Stream { .. } | Failure::Command(_)) => {
@@ -191,7 +197,7 @@ fn count_refused_stream(counts: &mut Counts, result: Result<(), Failure>) -> Res
     }
 }
 
-/// Gives a run of streams the same; the stream that is next.
+/// Gives a run of streams the same configuration; returns the next stream.
 fn set_range(
     physical: &mut impl Physical,
     counts: &mut Counts,
@@ -201,14 +207,14 @@ fn set_range(
     match physical.set_range(first, last, wanted) {
         Ok(Some(left)) if left > first => Ok(Some(left)),
         Ok(Some(_)) => {
-            // A call that gets nowhere must not be made for ever.
+            // A call that makes no progress must not be repeated for ever.
             let result = physical.set(first, &wanted.one());
             count_refused_stream(counts, result)?;
             Ok(after(first))
         }
         Ok(None) => Ok(after(last)),
         Err(Failure::Stream { stream, error }) => {
-            // The streams before it have what they should.
+            // The streams before it are up to date.
             count_refused_stream(counts, Err(Failure::Stream { stream, error }))?;
             Ok(after(stream.clamp(first, last)))
         }
@@ -219,7 +225,8 @@ fn set_range(
     }
 }
 
-/// What many streams can be given at once.
+/// The same configuration in the form for many streams; `None` for stage 1,
+/// which is set stream by stream.
 fn range_config(wanted: &Wanted) -> Option<Uniform> {
     match wanted {
         Wanted::Invalid => Some(Uniform::Invalid),
@@ -229,7 +236,7 @@ fn range_config(wanted: &Wanted) -> Option<Uniform> {
     }
 }
 
-/// What carrying over entries needs.
+/// One run of updates from the stream table.
 struct UpdateRun<'a, P, Q> {
     ids: &'a Ids,
     platform: &'a P,
@@ -239,8 +246,8 @@ struct UpdateRun<'a, P, Q> {
 }
 
 impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
-    /// Carries over some of the streams of `run`, which are the owner's; the
-    /// stream that is next. Needs a budget of at least 1.
+    /// Updates some of the streams from `first` to `last`, which are the
+    /// owner's; returns the next stream. Needs a budget of at least 1.
     fn update_some(
         &mut self,
         table: &OwnerTable,
@@ -251,7 +258,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
             return self.update_from_entries(first, last.min(stretch.last), at);
         }
         *self.budget = self.budget.saturating_sub(1);
-        // What has no entries goes together.
+        // Runs without entries are joined.
         let mut end = stretch.last.min(last);
         for _ in 1..MAX_EMPTY_RUNS {
             if end == last || *self.budget == 0 {
@@ -268,7 +275,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
         set_range(self.physical, self.counts, (first, end), &Uniform::Invalid)
     }
 
-    /// The entry at `at`, as the physical SMMU is to have it.
+    /// The configuration from the entry at `at`.
     fn read_config(&mut self, at: Ipa) -> Wanted {
         *self.budget -= 1;
         self.counts.entries_read += 1;
@@ -278,7 +285,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
         }
     }
 
-    /// Carries over entries that lie one after the other, the first at `at`.
+    /// Updates streams whose entries follow each other; the first is at `at`.
     fn update_from_entries(
         &mut self,
         first: StreamId,
@@ -286,7 +293,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
         mut at: Ipa,
     ) -> Result<Option<StreamId>, Failure> {
         let mut next = first;
-        // The entry of `next`, where it was looked at already: the one that
+        // The configuration of `next`, if its entry was read already because it
         // ended a run.
         let mut known: Option<Wanted> = None;
         loop {
@@ -305,7 +312,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
                 at = next_entry(at);
                 continue;
             };
-            // As many as have the same go together.
+            // Streams with the same configuration are joined.
             let mut end = next;
             while end < last && *self.budget > 0 {
                 let other = self.read_config(next_entry(at));
@@ -322,14 +329,14 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
             }
             next = StreamId(end.0 + 1);
             if known.is_none() {
-                // The budget is used up.
+                // The budget is spent.
                 return Ok(Some(next));
             }
         }
     }
 
-    /// Gives the streams from `first` to `last` the same. They were looked at
-    /// and paid for, so this goes to the end.
+    /// Gives the streams from `first` to `last` the same configuration. Their
+    /// entries are read and paid for, so this does not stop early.
     fn set_all(&mut self, first: StreamId, last: StreamId, same: &Uniform) -> Result<(), Failure> {
         if first == last {
             let result = self.physical.set(first, &same.one());
@@ -346,8 +353,8 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
     }
 }
 
-/// The entry after the one at `at`. Past the end of the address space, nothing
-/// is the owner's.
+/// The address of the entry after the one at `at`. Past the end of the address
+/// space it is an address that is never the owner's.
 fn next_entry(at: Ipa) -> Ipa {
     at.checked_add(Ste::SIZE).unwrap_or(Ipa::new(!7))
 }
