@@ -26,7 +26,7 @@ const NON_CACHEABLE: MessageAttributes = (0b0101, 0b10);
 
 /// Receives the events that the emulation reads from the physical SMMU, to
 /// report them.
-pub trait Report {
+pub trait EventReport {
     /// `event` was read, and `delivery` says what became of it.
     fn event(&mut self, event: &Event, delivery: Delivery);
 
@@ -36,13 +36,13 @@ pub trait Report {
 }
 
 /// Reports nothing.
-impl Report for () {
+impl EventReport for () {
     fn event(&mut self, _: &Event, _: Delivery) {}
     fn drained(&mut self, _: &Drained) {}
 }
 
 /// A physical SMMU for one owner, for the time of one call.
-pub struct Attached<'a, R, M, C, E = ()> {
+pub struct ConfinedSmmu<'a, R, M, C, E = ()> {
     /// The physical SMMU.
     pub smmu: &'a mut Smmu<R, M, C>,
     /// The stage 2 of all streams of the owner.
@@ -57,7 +57,7 @@ pub struct Attached<'a, R, M, C, E = ()> {
     pub report: E,
 }
 
-impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Attached<'_, R, M, C, E> {
+impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu<'_, R, M, C, E> {
     /// The translation of a stream of the owner. It always has stage 2, unless
     /// the stream aborts.
     fn translation(&self, given: &Given, wanted: &Wanted) -> Translation {
@@ -153,8 +153,8 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-impl<R: Registers, M: Memory + Allocator, C: Clock, E: Report> Physical
-    for Attached<'_, R, M, C, E>
+impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
+    for ConfinedSmmu<'_, R, M, C, E>
 {
     #[inline]
     fn features(&self) -> &Features {

@@ -18,7 +18,7 @@ mod queue_memory;
 mod registers;
 mod streams;
 
-pub use confined_smmu::{Attached, Report};
+pub use confined_smmu::{ConfinedSmmu, EventReport};
 pub use counts::Counts;
 pub use id_registers::{IdConfig, Ids};
 pub use output_queue::event_queue::Delivery;

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
 use smmuv3_driver::{Event, Stage2};
-use smmuv3_emulator::{Attached, Counts, Delivery, Emulator, Given, IdConfig, Progress, Size};
+use smmuv3_emulator::{ConfinedSmmu, Counts, Delivery, Emulator, Given, IdConfig, Progress, Size};
 use smmuv3_spec::StreamId;
 use spin::Once;
 
@@ -111,7 +111,7 @@ impl Emulated {
 
     #[inline]
     fn write(&mut self, driver: &mut Driver, offset: u32, size: Size, value: u64) -> Progress {
-        let mut attached: Attached<'_, Port, Shared, SystemCounter, Reporter> = Attached {
+        let mut confined: ConfinedSmmu<'_, Port, Shared, SystemCounter, Reporter> = ConfinedSmmu {
             smmu: driver,
             stage2: self.stage2,
             streams: self.streams.list(),
@@ -119,7 +119,7 @@ impl Emulated {
             report: self.reporter,
         };
         self.emulator
-            .write(&self.host, &mut attached, offset, size, value)
+            .write(&self.host, &mut confined, offset, size, value)
     }
 
     /// Hands the host an event of the physical SMMU.

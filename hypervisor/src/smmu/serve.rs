@@ -10,7 +10,7 @@ use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::{Drained, Event};
-use smmuv3_emulator::{Counts, Delivery, Report};
+use smmuv3_emulator::{Counts, Delivery, EventReport};
 
 /// Records handled at once before the CPU goes back to the host.
 const BATCH: u32 = 64;
@@ -152,7 +152,7 @@ impl Reporter {
     }
 }
 
-impl Report for Reporter {
+impl EventReport for Reporter {
     fn event(&mut self, event: &Event, delivery: Delivery) {
         let ours = match delivery {
             Delivery::NotOwned | Delivery::Ours => true,

@@ -8,7 +8,7 @@ use super::window::{Held, Side};
 use super::{Machine, MachineError, Shape, stream};
 use portcullis_addr::{PhysAddr, Range};
 use smmuv3_driver::Stage2;
-use smmuv3_emulator::{Attached, Emulator, Given, IdConfig, Progress, Size};
+use smmuv3_emulator::{ConfinedSmmu, Emulator, Given, IdConfig, Progress, Size};
 use smmuv3_spec::reg;
 
 /// Times that a write is repeated before it counts as never done.
@@ -32,7 +32,7 @@ impl Front for Emulated<'_> {
         for _ in 0..FOREVER {
             self.entries += 1;
             let shown = Range::from_size(PhysAddr::new(SHOWN), u64::from(reg::SIZE));
-            let mut below = Attached {
+            let mut below = ConfinedSmmu {
                 smmu: &mut self.driver,
                 stage2: self.stage2,
                 streams: &self.given,

@@ -15,7 +15,7 @@ use crate::port::Port;
 use crate::world::World;
 use portcullis_addr::{PhysAddr, Range, RangeError};
 use smmuv3_driver::Stage2;
-use smmuv3_emulator::{Attached, Emulator, Given, IdConfig, PageDelivery, Progress};
+use smmuv3_emulator::{ConfinedSmmu, Emulator, Given, IdConfig, PageDelivery, Progress};
 use smmuv3_model::{Access, Transaction};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{CmdqCons, Cr0, Gbpa, Gerror, QueueBase, StrtabBase, StrtabBaseCfg};
@@ -70,7 +70,7 @@ fn goes_on(offset: u32, width: Width, value: u64) -> bool {
 }
 
 /// The physical SMMU as an emulation may use it.
-type Below<'a, 'm> = Attached<'a, Port<'m>, &'m Machine, &'m Machine, Reader<'m>>;
+type Below<'a, 'm> = ConfinedSmmu<'a, Port<'m>, &'m Machine, &'m Machine, Reader<'m>>;
 
 impl<'m> World<'m> {
     /// The host starts, with its streams behind stage 2 alone and an emulated
@@ -81,8 +81,8 @@ impl<'m> World<'m> {
         *self.machine.allowed.borrow_mut() = self.allowed();
         for (unit, driver) in self.drivers.iter_mut().enumerate() {
             for (first, last, _) in given(units) {
-                let attached = driver.attach_range(StreamId(first), StreamId(last), &stage2);
-                attached.map_err(|_| Finding::Failed("attach_range"))?;
+                let confined = driver.attach_range(StreamId(first), StreamId(last), &stage2);
+                confined.map_err(|_| Finding::Failed("attach_range"))?;
             }
             let config = IdConfig {
                 page_requests: true,
@@ -125,7 +125,7 @@ impl<'m> World<'m> {
         };
         let stage2: Stage2 = self.domains[0];
         let streams = streams(self.drivers.len());
-        let mut below = Attached {
+        let mut below = ConfinedSmmu {
             smmu: &mut self.drivers[unit],
             stage2,
             streams: &streams,

@@ -4,7 +4,7 @@ use crate::finding::Finding;
 use crate::machine::Machine;
 use crate::map::given_id;
 use smmuv3_driver::{Drained, Event};
-use smmuv3_emulator::{Delivery, Report};
+use smmuv3_emulator::{Delivery, EventReport};
 use smmuv3_spec::control::QueueBase;
 use smmuv3_spec::event::EventRecord;
 use smmuv3_spec::{StreamId, reg};
@@ -16,7 +16,7 @@ pub(crate) struct Reader<'m> {
     pub(crate) read: Vec<EventRecord>,
 }
 
-impl Report for Reader<'_> {
+impl EventReport for Reader<'_> {
     fn event(&mut self, event: &Event, delivery: Delivery) {
         self.read.push(event.0);
         self.machine.look_at_told(self.unit, &event.0, delivery);

@@ -10,8 +10,8 @@ use portcullis_pagetable::{
 };
 use smmuv3_driver::{self as driver, Answer, Clock, Config, Registers, Stage2};
 use smmuv3_emulator::{
-    Attached, Delivery, Emulator, Given, IdConfig, Line, Outside, PageDelivery, Platform, Progress,
-    Size, Window,
+    ConfinedSmmu, Delivery, Emulator, Given, IdConfig, Line, Outside, PageDelivery, Platform,
+    Progress, Size, Window,
 };
 use smmuv3_model::{Mode, Profile, Ram, Refusal, Signal, Smmu, Transaction};
 use smmuv3_spec::command::Command;
@@ -365,12 +365,12 @@ impl Machine {
         act: impl FnOnce(
             &mut Emulator<Held>,
             &Hardware,
-            &mut Attached<'_, Hardware, Hardware, Hardware>,
+            &mut ConfinedSmmu<'_, Hardware, Hardware, Hardware>,
         ) -> T,
     ) -> T {
         self.hardware.0.work.set(0);
         let shown = Range::from_size(PhysAddr::new(SHOWN.start), SHOWN.end - SHOWN.start);
-        let mut below = Attached {
+        let mut below = ConfinedSmmu {
             smmu: &mut self.driver,
             stage2: self.stage2,
             streams: &GIVEN,

@@ -13,7 +13,7 @@ use portcullis_addr::PhysAddr;
 use portcullis_memory::Memory;
 use smmuv3_driver::{Answer, Config, Granule, Smmu, Stage2};
 use smmuv3_emulator::{
-    Attached, Delivery, Emulator, Given, IdConfig, PageDelivery, Progress, Size,
+    ConfinedSmmu, Delivery, Emulator, Given, IdConfig, PageDelivery, Progress, Size,
 };
 use smmuv3_model::{Access, Refusal, Transaction};
 use smmuv3_spec::{StreamId, Vmid, reg};
@@ -140,7 +140,7 @@ impl<'a> World<'a> {
     /// The owner writes a register, until that is done.
     pub fn write(&mut self, offset: u32, size: Size, value: u64) {
         for _ in 0..100_000 {
-            let mut attached = Attached {
+            let mut confined = ConfinedSmmu {
                 smmu: &mut self.smmu,
                 stage2: STAGE2,
                 streams: &GIVEN,
@@ -149,7 +149,7 @@ impl<'a> World<'a> {
             };
             let progress = self
                 .emulator
-                .write(&self.board, &mut attached, offset, size, value);
+                .write(&self.board, &mut confined, offset, size, value);
             match progress {
                 Progress::Done => return,
                 Progress::Again => self.again += 1,

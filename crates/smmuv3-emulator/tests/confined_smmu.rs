@@ -6,7 +6,7 @@ mod world;
 
 use portcullis_addr::{PhysAddr, Range};
 use smmuv3_driver::Error;
-use smmuv3_emulator::{Attached, Failure, Given, Msi, Physical, Streams, Uniform, Wanted};
+use smmuv3_emulator::{ConfinedSmmu, Failure, Given, Msi, Physical, Streams, Uniform, Wanted};
 use smmuv3_model::{Profile, Refusal};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::CommandError;
@@ -14,14 +14,14 @@ use smmuv3_spec::ste::Ste;
 use world::*;
 
 fn with<T>(world: &mut World<'_>, act: impl FnOnce(&mut dyn Act) -> T) -> T {
-    let mut attached = Attached {
+    let mut confined = ConfinedSmmu {
         smmu: &mut world.smmu,
         stage2: STAGE2,
         streams: &GIVEN,
         device: Range::from_size(PhysAddr::new(PHYS + 0x1000), 0x1000).ok(),
         report: (),
     };
-    act(&mut attached)
+    act(&mut confined)
 }
 
 /// [`Physical`] without the parameters.
