@@ -3,7 +3,7 @@
 
 use crate::Delivery;
 use crate::physical::{Failure, Msi, Physical, Uniform, Wanted};
-use crate::streams::{Given, Streams as _};
+use crate::streams::{AssignedStreams, StreamLookup as _};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_driver::{
@@ -48,7 +48,7 @@ pub struct ConfinedSmmu<'a, R, M, C, E = ()> {
     /// The stage 2 of all streams of the owner.
     pub stage2: Stage2,
     /// The streams that are assigned to the owner. No stream is named twice.
-    pub streams: &'a [Given],
+    pub streams: &'a [AssignedStreams],
     /// The page where the owner reads registers. CPUs access it as Device
     /// memory, so messages to it are Device accesses too. All other memory is
     /// Normal.
@@ -60,7 +60,7 @@ pub struct ConfinedSmmu<'a, R, M, C, E = ()> {
 impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu<'_, R, M, C, E> {
     /// The translation of a stream of the owner. It always has stage 2, unless
     /// the stream aborts.
-    fn translation(&self, given: &Given, wanted: &Wanted) -> Translation {
+    fn translation(&self, assigned: &AssignedStreams, wanted: &Wanted) -> Translation {
         match wanted {
             Wanted::Invalid => Translation::Invalid,
             Wanted::Abort => Translation::Abort,
@@ -69,7 +69,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu
                 attributes: self.attributes(ste),
             },
             Wanted::Stage1(ste) => Translation::Nested {
-                stage1: self.stage1(given, ste),
+                stage1: self.stage1(assigned, ste),
                 stage2: self.stage2,
                 attributes: self.attributes(ste),
             },
@@ -78,12 +78,16 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu
 
     /// The first run of the owner's streams from `from` on, and the assignment
     /// that it is part of.
-    fn next_run(&self, from: StreamId) -> Option<(StreamId, StreamId, Given)> {
+    fn next_run(&self, from: StreamId) -> Option<(StreamId, StreamId, AssignedStreams)> {
         self.streams
             .iter()
-            .filter_map(|given| given.range().map(|(first, last)| (first, last, *given)))
+            .filter_map(|assigned| {
+                assigned
+                    .range()
+                    .map(|(first, last)| (first, last, *assigned))
+            })
             .filter(|(_, last, _)| *last >= from)
-            .map(|(first, last, given)| (first.max(from), last, given))
+            .map(|(first, last, assigned)| (first.max(from), last, assigned))
             .min_by_key(|(first, ..)| *first)
     }
 
@@ -91,15 +95,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu
         Attributes::from_untrusted(ste, self.smmu.features())
     }
 
-    fn stage1(&self, given: &Given, ste: &Ste) -> Stage1 {
+    fn stage1(&self, assigned: &AssignedStreams, ste: &Ste) -> Stage1 {
         let mut stage1 = Stage1::from_untrusted(ste);
         // PCIe transactions must not stall (3.12.2).
-        if !given.pcie && !ste.s1stalld() {
+        if !assigned.pcie && !ste.s1stalld() {
             stage1 = stage1.with_stalls();
         }
         // A device's cache sees the owner's SMMU only, so full ATS of the
         // owner's is ATS of stage 1 on the physical SMMU.
-        if given.pcie && ste.eats() != 0 && self.smmu.features().split_ats() {
+        if assigned.pcie && ste.eats() != 0 && self.smmu.features().split_ats() {
             stage1 = stage1.with_split_ats();
         }
         stage1
@@ -123,14 +127,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu
 
     fn set_stream(
         &mut self,
-        given: &Given,
+        assigned: &AssignedStreams,
         stream: StreamId,
         wanted: &Wanted,
     ) -> Result<(), Failure> {
-        let Some(physical) = given.physical_of(stream) else {
+        let Some(physical) = assigned.physical_of(stream) else {
             return Ok(());
         };
-        let translation = self.translation(given, wanted);
+        let translation = self.translation(assigned, wanted);
         if let Err(error) = self.smmu.set(physical, &translation) {
             return Err(self.abort_stream(stream, physical, error));
         }
@@ -185,8 +189,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
     }
 
     fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
-        match self.streams.iter().find(|given| given.contains(stream)) {
-            Some(given) => self.set_stream(given, stream, wanted),
+        match self
+            .streams
+            .iter()
+            .find(|assigned| assigned.contains(stream))
+        {
+            Some(assigned) => self.set_stream(assigned, stream, wanted),
             None => Ok(()),
         }
     }
@@ -201,12 +209,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
             let next = stream.0.checked_add(1).map(StreamId);
             next.filter(|next| *next <= last)
         };
-        let Some((start, end, given)) = self.next_run(first).filter(|(start, ..)| *start <= last)
+        let Some((start, end, assigned)) =
+            self.next_run(first).filter(|(start, ..)| *start <= last)
         else {
             return Ok(None);
         };
         let end = end.min(last);
-        let (Some(from), Some(to)) = (given.physical_of(start), given.physical_of(end)) else {
+        let (Some(from), Some(to)) = (assigned.physical_of(start), assigned.physical_of(end))
+        else {
             return Ok(None);
         };
         let same = match wanted {
@@ -218,13 +228,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
             },
         };
         match self.smmu.set_range(from, to, &same) {
-            Ok(Some(left)) => Ok(given.owner_of(left).or_else(|| after(end))),
+            Ok(Some(left)) => Ok(assigned.owner_of(left).or_else(|| after(end))),
             Ok(None) => Ok(after(end)),
             Err(error) if self.smmu.is_fenced() => Err(Failure::Fenced(error)),
             // It is not known how many streams are done, so the first is set
             // alone.
             Err(_) => {
-                self.set_stream(&given, start, &wanted.one())?;
+                self.set_stream(&assigned, start, &wanted.one())?;
                 Ok(after(start))
             }
         }

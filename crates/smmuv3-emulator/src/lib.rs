@@ -33,7 +33,7 @@ pub use portcullis_owner_memory::Progress;
 pub use streams::ste::{canonical, disabled};
 pub use streams::stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
 pub use streams::updates::Shadow;
-pub use streams::{Given, Streams};
+pub use streams::{AssignedStreams, StreamLookup};
 
 use command_queue::state::QueueState;
 use interrupts::Interrupts;

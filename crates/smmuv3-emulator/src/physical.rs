@@ -24,7 +24,7 @@ pub enum Wanted {
     Stage1(Ste),
 }
 
-/// A configuration that many streams can be given at once.
+/// A configuration for many streams at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uniform {
     /// As [`Wanted::Invalid`].

@@ -10,7 +10,7 @@ pub(crate) mod updates;
 
 /// A range of streams that is assigned to the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct AssignedStreams {
     /// The owner's number of the first stream.
     pub first: StreamId,
     /// The physical StreamID of the first stream.
@@ -23,7 +23,7 @@ pub struct Given {
     pub pcie: bool,
 }
 
-impl Given {
+impl AssignedStreams {
     /// The first and last stream in the owner's numbers; `None` if there is
     /// none.
     pub(crate) fn range(&self) -> Option<(StreamId, StreamId)> {
@@ -59,21 +59,21 @@ impl Given {
     }
 }
 
-/// Finds the owner's number of a physical stream. A slice of [`Given`] can do
+/// Finds the owner's number of a physical stream. A slice of [`AssignedStreams`] can do
 /// this while the physical SMMU is borrowed.
-pub trait Streams {
+pub trait StreamLookup {
     /// The owner's number of a physical stream; `None` if the stream is not
     /// assigned to the owner.
     fn owner_stream(&self, physical: StreamId) -> Option<StreamId>;
 }
 
-impl Streams for [Given] {
+impl StreamLookup for [AssignedStreams] {
     fn owner_stream(&self, physical: StreamId) -> Option<StreamId> {
-        self.iter().find_map(|given| given.owner_of(physical))
+        self.iter().find_map(|assigned| assigned.owner_of(physical))
     }
 }
 
-impl<T: Physical> Streams for T {
+impl<T: Physical> StreamLookup for T {
     fn owner_stream(&self, physical: StreamId) -> Option<StreamId> {
         Physical::owner_stream(self, physical)
     }

@@ -6,7 +6,9 @@ mod world;
 
 use portcullis_addr::{PhysAddr, Range};
 use smmuv3_driver::Error;
-use smmuv3_emulator::{ConfinedSmmu, Failure, Given, Msi, Physical, Streams, Uniform, Wanted};
+use smmuv3_emulator::{
+    AssignedStreams, ConfinedSmmu, Failure, Msi, Physical, StreamLookup, Uniform, Wanted,
+};
 use smmuv3_model::{Profile, Refusal};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::CommandError;
@@ -92,30 +94,30 @@ fn only_streams_that_were_given() {
     assert!(hw.smmu.borrow_mut().translate(other).is_err());
 }
 
-/// What would lie past the end of either numbering is not given.
+/// What would lie past the end of either numbering is not assigned.
 #[test]
 fn numbers_that_end() {
-    let given = [
-        Given {
+    let assigned = [
+        AssignedStreams {
             first: StreamId(u32::MAX - 1),
             physical: StreamId(8),
             count: 4,
             pcie: false,
         },
-        Given {
+        AssignedStreams {
             first: StreamId(16),
             physical: StreamId(u32::MAX),
             count: u32::MAX,
             pcie: false,
         },
-        Given {
+        AssignedStreams {
             first: StreamId(0),
             physical: StreamId(0),
             count: 0,
             pcie: false,
         },
     ];
-    let owner = |number| given.as_slice().owner_stream(StreamId(number));
+    let owner = |number| assigned.as_slice().owner_stream(StreamId(number));
     assert_eq!(owner(9), Some(StreamId(u32::MAX)));
     assert_eq!(owner(10), None);
     assert_eq!(owner(u32::MAX), Some(StreamId(16)));

@@ -9,7 +9,9 @@ use core::sync::atomic::Ordering;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
 use smmuv3_driver::{Event, Stage2};
-use smmuv3_emulator::{ConfinedSmmu, Counts, Delivery, Emulator, Given, IdConfig, Progress, Size};
+use smmuv3_emulator::{
+    AssignedStreams, ConfinedSmmu, Counts, Delivery, Emulator, IdConfig, Progress, Size,
+};
 use smmuv3_spec::StreamId;
 use spin::Once;
 
@@ -35,11 +37,11 @@ pub(super) struct Emulated {
 /// by the same numbers.
 struct Streams {
     /// The first `count` are meant.
-    given: [Given; STREAM_RANGE_LIMIT],
+    given: [AssignedStreams; STREAM_RANGE_LIMIT],
     count: usize,
 }
 
-const NONE: Given = Given {
+const NONE: AssignedStreams = AssignedStreams {
     first: StreamId(0),
     physical: StreamId(0),
     count: 0,
@@ -54,7 +56,7 @@ impl Streams {
         };
         let ranges = machine.streams.iter().filter(|range| range.smmu == index);
         for (slot, range) in streams.given.iter_mut().zip(ranges) {
-            *slot = Given {
+            *slot = AssignedStreams {
                 first: StreamId(range.first),
                 physical: StreamId(range.first),
                 count: (range.last - range.first).saturating_add(1),
@@ -66,7 +68,7 @@ impl Streams {
     }
 
     #[inline]
-    fn list(&self) -> &[Given] {
+    fn list(&self) -> &[AssignedStreams] {
         self.given.get(..self.count).unwrap_or_default()
     }
 }

@@ -8,7 +8,7 @@ use super::window::{Held, Side};
 use super::{Machine, MachineError, Shape, stream};
 use portcullis_addr::{PhysAddr, Range};
 use smmuv3_driver::Stage2;
-use smmuv3_emulator::{ConfinedSmmu, Emulator, Given, IdConfig, Progress, Size};
+use smmuv3_emulator::{AssignedStreams, ConfinedSmmu, Emulator, IdConfig, Progress, Size};
 use smmuv3_spec::reg;
 
 /// Times that a write is repeated before it counts as never done.
@@ -22,7 +22,7 @@ struct Emulated<'m> {
     driver: Driver<'m>,
     emulator: Emulator<Held<'m>>,
     stage2: Stage2,
-    given: [Given; 1],
+    given: [AssignedStreams; 1],
     entries: u64,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn with<T>(
         driver,
         emulator,
         stage2,
-        given: [Given {
+        given: [AssignedStreams {
             first: stream(0),
             physical: stream(0),
             // At most 4096.

@@ -15,7 +15,7 @@ use crate::port::Port;
 use crate::world::World;
 use portcullis_addr::{PhysAddr, Range, RangeError};
 use smmuv3_driver::Stage2;
-use smmuv3_emulator::{ConfinedSmmu, Emulator, Given, IdConfig, PageDelivery, Progress};
+use smmuv3_emulator::{AssignedStreams, ConfinedSmmu, Emulator, IdConfig, PageDelivery, Progress};
 use smmuv3_model::{Access, Transaction};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{CmdqCons, Cr0, Gbpa, Gerror, QueueBase, StrtabBase, StrtabBaseCfg};
@@ -40,9 +40,9 @@ pub(crate) struct Host<'m> {
 }
 
 /// The streams of the host's behind an SMMU, with the same numbers there.
-pub(crate) fn streams(units: usize) -> Vec<Given> {
+pub(crate) fn streams(units: usize) -> Vec<AssignedStreams> {
     let runs = given(units).into_iter();
-    let given = runs.map(|(first, last, pcie)| Given {
+    let given = runs.map(|(first, last, pcie)| AssignedStreams {
         first: StreamId(first),
         physical: StreamId(first),
         count: last - first + 1,

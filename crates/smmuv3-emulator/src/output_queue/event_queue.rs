@@ -5,7 +5,7 @@ use crate::output_queue::event_record::{View, is_ours, stalled, translate};
 use crate::output_queue::{EventQueue, Pushed};
 use crate::queue_memory::open_queue;
 use crate::streams::updates::Shadow;
-use crate::{Counts, Emulator, Ids, Physical, Platform, Streams, Window};
+use crate::{Counts, Emulator, Ids, Physical, Platform, StreamLookup, Window};
 use smmuv3_driver::Answer;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::Gerror;
@@ -48,7 +48,7 @@ impl Delivery {
 
 impl<W: Window> Emulator<W> {
     /// Delivers an event of the physical SMMU. `record` is a copy; `streams` (a
-    /// [`Physical`] or a slice of [`Given`](crate::Given)) finds the stream of
+    /// [`Physical`] or a slice of [`AssignedStreams`](crate::AssignedStreams)) finds the stream of
     /// the owner. The owner gets the record that an SMMU with stage 1 alone
     /// would write, but nothing while its translation or its queue is off
     /// (7.2.1).
@@ -59,7 +59,7 @@ impl<W: Window> Emulator<W> {
     pub fn event<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
-        streams: &(impl Streams + ?Sized),
+        streams: &(impl StreamLookup + ?Sized),
         record: &EventRecord,
     ) -> Delivery {
         let stream = streams.owner_stream(record.stream());

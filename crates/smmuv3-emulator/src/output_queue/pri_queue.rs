@@ -5,7 +5,7 @@ use crate::output_queue::Pushed;
 use crate::queue_memory::open_queue;
 use crate::streams::ste::canonical;
 use crate::streams::stream_table::Found;
-use crate::{Emulator, Platform, Streams, Wanted, Window};
+use crate::{Emulator, Platform, StreamLookup, Wanted, Window};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{Gerror, IrqCfg2};
 use smmuv3_spec::pri::PageRequest;
@@ -33,14 +33,14 @@ pub enum PageDelivery {
 impl<W: Window> Emulator<W> {
     /// Delivers a page request, or the marker that ends a substream, of the
     /// physical queue. `request` is a copy; `streams` (a
-    /// [`Physical`](crate::Physical) or a slice of [`Given`](crate::Given))
+    /// [`Physical`](crate::Physical) or a slice of [`AssignedStreams`](crate::AssignedStreams))
     /// finds the stream of the owner. A request that the owner's queue does not
     /// take is answered in the owner's place if the text asks for that (8.1,
     /// 8.2).
     pub fn page_request<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
-        streams: &(impl Streams + ?Sized),
+        streams: &(impl StreamLookup + ?Sized),
         request: &PageRequest,
     ) -> PageDelivery {
         let from = StreamId(request.stream());

@@ -10,8 +10,8 @@ use portcullis_pagetable::{
 };
 use smmuv3_driver::{self as driver, Answer, Clock, Config, Registers, Stage2};
 use smmuv3_emulator::{
-    ConfinedSmmu, Delivery, Emulator, Given, IdConfig, Line, Outside, PageDelivery, Platform,
-    Progress, Size, Window,
+    AssignedStreams, ConfinedSmmu, Delivery, Emulator, IdConfig, Line, Outside, PageDelivery,
+    Platform, Progress, Size, Window,
 };
 use smmuv3_model::{Mode, Profile, Ram, Refusal, Signal, Smmu, Transaction};
 use smmuv3_spec::command::Command;
@@ -30,17 +30,17 @@ pub const POOL: ops::Range<u64> = 0x9000_0000..0x9020_0000;
 pub const SHOWN: ops::Range<u64> = 0xb900_0000..0xb902_0000;
 /// Where devices and SMMUs send messages.
 pub const DOORBELL: ops::Range<u64> = 0x0809_0000..0x0809_1000;
-/// Streams that the host was given, first and last.
+/// Streams that the host was assigned, first and last.
 pub const STREAMS: (u32, u32) = (0, 255);
 /// The first of them are functions of PCI Express.
 pub const PCIE: u32 = 64;
-const GIVEN: [Given; 2] = [
-    given(0, PCIE, true),
-    given(PCIE, STREAMS.1 + 1 - PCIE, false),
+const GIVEN: [AssignedStreams; 2] = [
+    assigned(0, PCIE, true),
+    assigned(PCIE, STREAMS.1 + 1 - PCIE, false),
 ];
 
-const fn given(first: u32, count: u32, pcie: bool) -> Given {
-    Given {
+const fn assigned(first: u32, count: u32, pcie: bool) -> AssignedStreams {
+    AssignedStreams {
         first: StreamId(first),
         physical: StreamId(first),
         count,

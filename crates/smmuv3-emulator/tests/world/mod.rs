@@ -13,7 +13,7 @@ use portcullis_addr::PhysAddr;
 use portcullis_memory::Memory;
 use smmuv3_driver::{Answer, Config, Granule, Smmu, Stage2};
 use smmuv3_emulator::{
-    ConfinedSmmu, Delivery, Emulator, Given, IdConfig, PageDelivery, Progress, Size,
+    AssignedStreams, ConfinedSmmu, Delivery, Emulator, IdConfig, PageDelivery, Progress, Size,
 };
 use smmuv3_model::{Access, Refusal, Transaction};
 use smmuv3_spec::{StreamId, Vmid, reg};
@@ -75,20 +75,20 @@ pub const STAGE2: Stage2 = Stage2 {
 
 /// The owner's 256 streams are the physical ones from 0x1000 on; only the first
 /// 64 are PCIe. The second run are 0x400 to 0x40f, at 0x2000.
-pub const GIVEN: [Given; 3] = [
-    Given {
+pub const GIVEN: [AssignedStreams; 3] = [
+    AssignedStreams {
         first: StreamId(0),
         physical: StreamId(0x1000),
         count: 64,
         pcie: true,
     },
-    Given {
+    AssignedStreams {
         first: StreamId(64),
         physical: StreamId(0x1040),
         count: 192,
         pcie: false,
     },
-    Given {
+    AssignedStreams {
         first: StreamId(0x400),
         physical: StreamId(0x2000),
         count: 16,
@@ -116,9 +116,9 @@ impl<'a> World<'a> {
             ..Config::default()
         };
         let mut smmu = Smmu::new(hw, hw, hw, config).unwrap();
-        for given in GIVEN {
-            let last = StreamId(given.physical.0 + given.count - 1);
-            smmu.attach_range(given.physical, last, &STAGE2).unwrap();
+        for assigned in GIVEN {
+            let last = StreamId(assigned.physical.0 + assigned.count - 1);
+            smmu.attach_range(assigned.physical, last, &STAGE2).unwrap();
         }
         let ids = IdConfig {
             page_requests: true,
@@ -305,7 +305,7 @@ impl<'a> World<'a> {
 }
 
 /// The physical number of a stream of the owner's, worked out here; streams
-/// that it was not given are left as they are.
+/// that it was not assigned are left as they are.
 pub fn physical(stream: u32) -> StreamId {
     StreamId(match stream {
         0..=0xff => stream + 0x1000,
