@@ -2,7 +2,7 @@
 //! streams, and each of them with stage 2.
 
 use crate::Delivery;
-use crate::physical::{Failure, Msi, Physical, Uniform, Wanted};
+use crate::physical::{Failure, Msi, Physical, RangeConfig, StreamConfig};
 use crate::streams::{AssignedStreams, StreamLookup as _};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -60,15 +60,15 @@ pub struct ConfinedSmmu<'a, R, M, C, E = ()> {
 impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu<'_, R, M, C, E> {
     /// The translation of a stream of the owner. It always has stage 2, unless
     /// the stream aborts.
-    fn translation(&self, assigned: &AssignedStreams, wanted: &Wanted) -> Translation {
-        match wanted {
-            Wanted::Invalid => Translation::Invalid,
-            Wanted::Abort => Translation::Abort,
-            Wanted::Bypass(ste) => Translation::Stage2 {
+    fn translation(&self, assigned: &AssignedStreams, config: &StreamConfig) -> Translation {
+        match config {
+            StreamConfig::Invalid => Translation::Invalid,
+            StreamConfig::Abort => Translation::Abort,
+            StreamConfig::Bypass(ste) => Translation::Stage2 {
                 stage2: self.stage2,
                 attributes: self.attributes(ste),
             },
-            Wanted::Stage1(ste) => Translation::Nested {
+            StreamConfig::Stage1(ste) => Translation::Nested {
                 stage1: self.stage1(assigned, ste),
                 stage2: self.stage2,
                 attributes: self.attributes(ste),
@@ -129,21 +129,21 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> ConfinedSmmu
         &mut self,
         assigned: &AssignedStreams,
         stream: StreamId,
-        wanted: &Wanted,
+        config: &StreamConfig,
     ) -> Result<(), Failure> {
         let Some(physical) = assigned.physical_of(stream) else {
             return Ok(());
         };
-        let translation = self.translation(assigned, wanted);
+        let translation = self.translation(assigned, config);
         if let Err(error) = self.smmu.set(physical, &translation) {
             return Err(self.abort_stream(stream, physical, error));
         }
         // If the entry did not change, the driver invalidated nothing. But the
         // owner's command also drops the context descriptors that were found
         // through the entry (4.3.1).
-        match wanted {
-            Wanted::Stage1(_) => self.issue(Command::cfgi_cd_all(physical)),
-            Wanted::Invalid | Wanted::Abort | Wanted::Bypass(_) => Ok(()),
+        match config {
+            StreamConfig::Stage1(_) => self.issue(Command::cfgi_cd_all(physical)),
+            StreamConfig::Invalid | StreamConfig::Abort | StreamConfig::Bypass(_) => Ok(()),
         }
     }
 }
@@ -188,13 +188,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
         self.next_run(from).map(|(first, last, _)| (first, last))
     }
 
-    fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
+    fn set(&mut self, stream: StreamId, config: &StreamConfig) -> Result<(), Failure> {
         match self
             .streams
             .iter()
             .find(|assigned| assigned.contains(stream))
         {
-            Some(assigned) => self.set_stream(assigned, stream, wanted),
+            Some(assigned) => self.set_stream(assigned, stream, config),
             None => Ok(()),
         }
     }
@@ -203,7 +203,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
         &mut self,
         first: StreamId,
         last: StreamId,
-        wanted: &Uniform,
+        config: &RangeConfig,
     ) -> Result<Option<StreamId>, Failure> {
         let after = |stream: StreamId| {
             let next = stream.0.checked_add(1).map(StreamId);
@@ -219,10 +219,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
         else {
             return Ok(None);
         };
-        let same = match wanted {
-            Uniform::Invalid => Same::Invalid,
-            Uniform::Abort => Same::Abort,
-            Uniform::Bypass(ste) => Same::Stage2 {
+        let same = match config {
+            RangeConfig::Invalid => Same::Invalid,
+            RangeConfig::Abort => Same::Abort,
+            RangeConfig::Bypass(ste) => Same::Stage2 {
                 stage2: self.stage2,
                 attributes: self.attributes(ste),
             },
@@ -234,7 +234,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
             // It is not known how many streams are done, so the first is set
             // alone.
             Err(_) => {
-                self.set_stream(&assigned, start, &wanted.one())?;
+                self.set_stream(&assigned, start, &config.for_one_stream())?;
                 Ok(after(start))
             }
         }

@@ -27,10 +27,10 @@ pub use output_queue::event_record::{
 };
 pub use output_queue::pri_queue::PageDelivery;
 pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};
-pub use physical::{Failure, Msi, Physical, Uniform, Wanted};
+pub use physical::{Failure, Msi, Physical, RangeConfig, StreamConfig};
 pub use platform::{Line, Outside, Platform, Size, Window};
 pub use portcullis_owner_memory::Progress;
-pub use streams::ste::{canonical, disabled};
+pub use streams::ste::{gbpa_config, ste_config};
 pub use streams::stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
 pub use streams::updates::Shadow;
 pub use streams::{AssignedStreams, StreamLookup};

@@ -11,7 +11,7 @@ use smmuv3_spec::{StreamId, Vmid};
 /// The configuration of one stream, from the owner's stream table entry. All
 /// fields that are not understood, not offered or not safe are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum StreamConfig {
     /// The entry is invalid or illegal. The traffic aborts, and C_BAD_STE is
     /// recorded.
     Invalid,
@@ -26,23 +26,23 @@ pub enum Wanted {
 
 /// A configuration for many streams at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uniform {
-    /// As [`Wanted::Invalid`].
+pub enum RangeConfig {
+    /// As [`StreamConfig::Invalid`].
     Invalid,
-    /// As [`Wanted::Abort`].
+    /// As [`StreamConfig::Abort`].
     Abort,
-    /// As [`Wanted::Bypass`].
+    /// As [`StreamConfig::Bypass`].
     Bypass(Ste),
 }
 
-impl Uniform {
+impl RangeConfig {
     /// The same configuration for one stream.
     #[must_use]
-    pub const fn one(&self) -> Wanted {
+    pub const fn for_one_stream(&self) -> StreamConfig {
         match self {
-            Self::Invalid => Wanted::Invalid,
-            Self::Abort => Wanted::Abort,
-            Self::Bypass(ste) => Wanted::Bypass(*ste),
+            Self::Invalid => StreamConfig::Invalid,
+            Self::Abort => StreamConfig::Abort,
+            Self::Bypass(ste) => StreamConfig::Bypass(*ste),
         }
     }
 }
@@ -91,7 +91,7 @@ pub trait Physical {
     /// is not assigned to it.
     fn stream(&self, stream: StreamId) -> Option<StreamId>;
 
-    /// Whether a stream of the owner has the configuration [`Wanted::Invalid`],
+    /// Whether a stream of the owner has the configuration [`StreamConfig::Invalid`],
     /// because its table had no valid entry for it when it was last read.
     /// `false` for a stream that is not assigned to the owner.
     fn is_invalid(&self, stream: StreamId) -> bool;
@@ -127,7 +127,7 @@ pub trait Physical {
     ///
     /// # Errors
     /// [`Failure::Stream`]: the stream aborts now. [`Failure::Fenced`].
-    fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure>;
+    fn set(&mut self, stream: StreamId, config: &StreamConfig) -> Result<(), Failure>;
 
     /// Configures the owner's streams from `first` to `last`, as far as the
     /// bounded work of one call goes. Returns the first stream that is left, if
@@ -140,7 +140,7 @@ pub trait Physical {
         &mut self,
         first: StreamId,
         last: StreamId,
-        wanted: &Uniform,
+        config: &RangeConfig,
     ) -> Result<Option<StreamId>, Failure>;
 
     /// Issues a command that was checked and rewritten: its VMID and StreamID

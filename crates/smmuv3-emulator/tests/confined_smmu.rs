@@ -7,7 +7,7 @@ mod world;
 use portcullis_addr::{PhysAddr, Range};
 use smmuv3_driver::Error;
 use smmuv3_emulator::{
-    AssignedStreams, ConfinedSmmu, Failure, Msi, Physical, StreamLookup, Uniform, Wanted,
+    AssignedStreams, ConfinedSmmu, Failure, Msi, Physical, RangeConfig, StreamConfig, StreamLookup,
 };
 use smmuv3_model::{Profile, Refusal};
 use smmuv3_spec::StreamId;
@@ -31,8 +31,8 @@ trait Act {
     fn number(&self, stream: u32) -> Option<u32>;
     fn owner(&self, physical: u32) -> Option<u32>;
     fn next(&self, from: u32) -> Option<(u32, u32)>;
-    fn set(&mut self, stream: u32, wanted: &Wanted) -> Result<(), Failure>;
-    fn range(&mut self, first: u32, last: u32, same: &Uniform) -> Result<Option<u32>, Failure>;
+    fn set(&mut self, stream: u32, wanted: &StreamConfig) -> Result<(), Failure>;
+    fn range(&mut self, first: u32, last: u32, same: &RangeConfig) -> Result<Option<u32>, Failure>;
     fn signal(&mut self, messages: &[Msi]) -> Result<bool, Failure>;
     fn command(&mut self, command: [u64; 2]) -> Result<(), Failure>;
 }
@@ -47,10 +47,10 @@ impl<P: Physical> Act for P {
     fn next(&self, from: u32) -> Option<(u32, u32)> {
         self.next_streams(StreamId(from)).map(|(a, b)| (a.0, b.0))
     }
-    fn set(&mut self, stream: u32, wanted: &Wanted) -> Result<(), Failure> {
+    fn set(&mut self, stream: u32, wanted: &StreamConfig) -> Result<(), Failure> {
         Physical::set(self, StreamId(stream), wanted)
     }
-    fn range(&mut self, first: u32, last: u32, same: &Uniform) -> Result<Option<u32>, Failure> {
+    fn range(&mut self, first: u32, last: u32, same: &RangeConfig) -> Result<Option<u32>, Failure> {
         let left = self.set_range(StreamId(first), StreamId(last), same)?;
         Ok(left.map(|stream| stream.0))
     }
@@ -84,8 +84,8 @@ fn only_streams_that_were_given() {
         assert_eq!(physical.next(256), Some((0x400, 0x40f)));
         assert_eq!(physical.next(0x410), None);
         // Others are left alone.
-        assert_eq!(physical.set(0x410, &Wanted::Invalid), Ok(()));
-        let bypass = Uniform::Bypass(Ste(BYPASS));
+        assert_eq!(physical.set(0x410, &StreamConfig::Invalid), Ok(()));
+        let bypass = RangeConfig::Bypass(Ste(BYPASS));
         assert_eq!(physical.range(0x100, 0x3ff, &bypass), Ok(None));
         assert_eq!(physical.range(0x410, u32::MAX, &bypass), Ok(None));
     });
@@ -134,7 +134,7 @@ fn a_stream_that_cannot_have_what_it_should_aborts() {
     let mut bad = STAGE1;
     bad[0] |= 1 << 59;
     bad[1] |= 3;
-    let failure = with(&mut world, |p| p.set(S, &Wanted::Stage1(Ste(bad)))).unwrap_err();
+    let failure = with(&mut world, |p| p.set(S, &StreamConfig::Stage1(Ste(bad)))).unwrap_err();
     assert!(matches!(
         failure,
         Failure::Stream {
@@ -153,7 +153,7 @@ fn no_stream_is_passed_over_for_want_of_memory() {
     let (hw, side) = (hardware(Profile::full()), Side::default());
     let mut world = World::new(&hw, &side);
     hw.starved.set(true);
-    let same = Uniform::Bypass(Ste([BYPASS[0], 2 << 44, 0, 0, 0, 0, 0, 0]));
+    let same = RangeConfig::Bypass(Ste([BYPASS[0], 2 << 44, 0, 0, 0, 0, 0, 0]));
     let result = with(&mut world, |p| p.range(70, 75, &same));
     assert!(matches!(result, Err(Failure::Fenced(_))), "{result:?}");
     for stream in [70, 75, 80] {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Act, COMMANDS, LOG2, Machine, RAM, VMID};
-use smmuv3_emulator::{Progress, Size, Uniform, Wanted};
+use smmuv3_emulator::{Progress, RangeConfig, Size, StreamConfig};
 
 const CR0: u32 = 0x20;
 const CR0ACK: u32 = 0x24;
@@ -262,11 +262,11 @@ fn bypass_attributes_need_update() {
     m.word(GBPA, UPDATE | ABORT);
     assert_eq!(m.reads(GBPA), ABORT, "Update reads as 0 when done");
     let acts = m.take();
-    assert!(acts.contains(&Act::SetRange(8, 15, Uniform::Abort)));
+    assert!(acts.contains(&Act::SetRange(8, 15, RangeConfig::Abort)));
     assert_eq!(acts.last(), Some(&Act::Show(GBPA, ABORT)));
     m.word(GBPA, UPDATE | 0x1000);
     assert_eq!(m.reads(GBPA), 0x1000);
-    let bypass = |a: &Act| matches!(a, Act::SetRange(8, 15, Uniform::Bypass(_)));
+    let bypass = |a: &Act| matches!(a, Act::SetRange(8, 15, RangeConfig::Bypass(_)));
     assert!(m.take().iter().any(bypass));
     // Every field; the others are RES0.
     m.word(GBPA, !0);
@@ -282,7 +282,7 @@ fn bypass_attributes_count_once_translation_is_off() {
     assert_eq!(m.reads(GBPA), ABORT);
     assert_eq!(streams(&m.take()), 0);
     m.until_done(CR0, 8);
-    assert!(m.take().contains(&Act::SetRange(8, 15, Uniform::Abort)));
+    assert!(m.take().contains(&Act::SetRange(8, 15, RangeConfig::Abort)));
 }
 
 #[test]
@@ -300,8 +300,8 @@ fn an_update_of_many_streams_goes_in_steps() {
     let all = m.take();
     assert_eq!(streams(&all), 600);
     let aborting = |a: &Act| match a {
-        Act::Set(_, wanted) => *wanted == Wanted::Abort,
-        Act::SetRange(.., wanted) => *wanted == Uniform::Abort,
+        Act::Set(_, wanted) => *wanted == StreamConfig::Abort,
+        Act::SetRange(.., wanted) => *wanted == RangeConfig::Abort,
         _ => true,
     };
     assert!(all.iter().all(aborting));

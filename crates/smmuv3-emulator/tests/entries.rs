@@ -2,7 +2,7 @@
 //! Bits are those of the whole structure.
 #![allow(missing_docs)]
 
-use smmuv3_emulator::{Ids, Uniform, Wanted, canonical, disabled};
+use smmuv3_emulator::{Ids, RangeConfig, StreamConfig, gbpa_config, ste_config};
 use smmuv3_spec::control::Gbpa;
 use smmuv3_spec::id::{Aidr, Idr0, Idr1, Idr3, Idr5, Iidr};
 use smmuv3_spec::ste::Ste;
@@ -98,15 +98,20 @@ fn of_stage1(bit: usize) -> Effect {
     }
 }
 
-fn check(ids: &Ids, base: [u64; 8], wrap: fn(Ste) -> Wanted, effect: impl Fn(usize) -> Effect) {
-    assert_eq!(canonical(ids, &Ste(base)), wrap(Ste(base)));
+fn check(
+    ids: &Ids,
+    base: [u64; 8],
+    wrap: fn(Ste) -> StreamConfig,
+    effect: impl Fn(usize) -> Effect,
+) {
+    assert_eq!(ste_config(ids, &Ste(base)), wrap(Ste(base)));
     for bit in 0..512 {
         let entry = flip(base, bit);
-        let found = canonical(ids, &Ste(entry));
+        let found = ste_config(ids, &Ste(entry));
         match effect(bit) {
             Taken => assert_eq!(found, wrap(Ste(entry)), "bit {bit}"),
             Dropped => assert_eq!(found, wrap(Ste(base)), "bit {bit}"),
-            Illegal => assert_eq!(found, Wanted::Invalid, "bit {bit}"),
+            Illegal => assert_eq!(found, StreamConfig::Invalid, "bit {bit}"),
             Other => {}
         }
     }
@@ -114,14 +119,14 @@ fn check(ids: &Ids, base: [u64; 8], wrap: fn(Ste) -> Wanted, effect: impl Fn(usi
 
 #[test]
 fn every_bit_of_stage_1() {
-    check(&able(), STAGE1, Wanted::Stage1, of_stage1);
+    check(&able(), STAGE1, StreamConfig::Stage1, of_stage1);
 }
 
 /// Without substreams, ATS, stalls and overrides.
 #[test]
 fn every_bit_of_a_plain_stage_1() {
     let base = [STAGE1[0] & !(0x1f << 59), 0, 0, 0, 0, 0, 0, 0];
-    check(&plain(), base, Wanted::Stage1, |bit| match bit {
+    check(&plain(), base, StreamConfig::Stage1, |bit| match bit {
         // One CD.
         6 => Taken,
         // S1Fmt, S1CDMax, S1DSS.
@@ -135,13 +140,13 @@ fn every_bit_of_a_plain_stage_1() {
 
 #[test]
 fn every_bit_of_bypass() {
-    check(&able(), BYPASS, Wanted::Bypass, |bit| match bit {
+    check(&able(), BYPASS, StreamConfig::Bypass, |bit| match bit {
         0 | 2 => Illegal,
         1 | 3 => Other,
         100..=104 | 108..=109 | 113 | 115 => Taken,
         _ => Dropped,
     });
-    check(&plain(), BYPASS, Wanted::Bypass, |bit| match bit {
+    check(&plain(), BYPASS, StreamConfig::Bypass, |bit| match bit {
         0 | 2 => Illegal,
         1 | 3 => Other,
         _ => Dropped,
@@ -154,13 +159,13 @@ fn aborts_ask_nothing_else() {
     for config in 0..4 {
         let mut entry = [u64::MAX; 8];
         entry[0] = entry[0] & !0xe | config << 1;
-        assert_eq!(canonical(&able(), &Ste(entry)), Wanted::Abort);
+        assert_eq!(ste_config(&able(), &Ste(entry)), StreamConfig::Abort);
         entry[0] &= !1;
-        assert_eq!(canonical(&able(), &Ste(entry)), Wanted::Invalid);
+        assert_eq!(ste_config(&able(), &Ste(entry)), StreamConfig::Invalid);
     }
     for config in [0b110, 0b111] {
         let entry = Ste([1 | config << 1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(canonical(&able(), &entry), Wanted::Invalid);
+        assert_eq!(ste_config(&able(), &entry), StreamConfig::Invalid);
     }
 }
 
@@ -175,8 +180,10 @@ fn field(ids: &Ids, base: [u64; 8], high: usize, low: usize, value: u64, becomes
         *word = *word & !(mask << (low % 64)) | value << (low % 64);
         entry
     };
-    let expected = becomes.map_or(Wanted::Invalid, |value| Wanted::Stage1(Ste(with(value))));
-    assert_eq!(canonical(ids, &Ste(with(value))), expected);
+    let expected = becomes.map_or(StreamConfig::Invalid, |value| {
+        StreamConfig::Stage1(Ste(with(value)))
+    });
+    assert_eq!(ste_config(ids, &Ste(with(value))), expected);
 }
 
 #[test]
@@ -263,7 +270,7 @@ fn tables_are_aligned_to_their_size() {
             0,
             0,
         ]);
-        let Wanted::Stage1(taken) = canonical(&able(), &entry) else {
+        let StreamConfig::Stage1(taken) = ste_config(&able(), &entry) else {
             panic!("{fmt} {cdmax}")
         };
         let expected = pointer & (u64::MAX << lowest);
@@ -292,7 +299,7 @@ fn what_is_not_offered() {
         idr0: Idr0::from(u32::from(ids.idr0) & !(1 << 1)),
         ..ids
     };
-    assert_eq!(canonical(&none, &Ste(STAGE1)), Wanted::Invalid);
+    assert_eq!(ste_config(&none, &Ste(STAGE1)), StreamConfig::Invalid);
     // With EL2 worlds (HYP, 9), only EL1 is the owner's.
     let hyp = Ids {
         idr0: Idr0::from(u32::from(ids.idr0) | 1 << 9),
@@ -310,8 +317,8 @@ fn gbpa_becomes_an_entry() {
     let all = Gbpa::from(0xb | 1 << 4 | 0xd << 8 | 2 << 12 | 3 << 16 | 2 << 18);
     let mut entry = BYPASS;
     entry[1] = 0xb << 32 | 1 << 36 | 0xd << 37 | 2 << 44 | 3 << 48 | 2 << 50;
-    assert_eq!(disabled(&able(), all), Uniform::Bypass(Ste(entry)));
-    assert_eq!(disabled(&plain(), all), Uniform::Bypass(Ste(BYPASS)));
+    assert_eq!(gbpa_config(&able(), all), RangeConfig::Bypass(Ste(entry)));
+    assert_eq!(gbpa_config(&plain(), all), RangeConfig::Bypass(Ste(BYPASS)));
     let abort = Gbpa::from(u32::from(all) | 1 << 20);
-    assert_eq!(disabled(&able(), abort), Uniform::Abort);
+    assert_eq!(gbpa_config(&able(), abort), RangeConfig::Abort);
 }

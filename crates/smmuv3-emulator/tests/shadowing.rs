@@ -6,7 +6,7 @@ mod common;
 
 use common::{Act, CONFIG, Machine, RAM, features};
 use smmuv3_driver::Error;
-use smmuv3_emulator::{Counts, Failure, Ids, Physical, Shadow, Uniform, Wanted};
+use smmuv3_emulator::{Counts, Failure, Ids, Physical, RangeConfig, Shadow, StreamConfig};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{Gbpa, StrtabBase, StrtabBaseCfg};
 use smmuv3_spec::ste::Ste;
@@ -25,7 +25,7 @@ struct Side {
     counts: Counts,
     ids: Ids,
     /// What each stream has.
-    has: BTreeMap<u32, Wanted>,
+    has: BTreeMap<u32, StreamConfig>,
 }
 
 impl Side {
@@ -77,7 +77,7 @@ impl Side {
                     let end = (*last).min(first.saturating_add(stride - 1));
                     for stream in *first..=end {
                         if self.machine.physical.stream(StreamId(stream)).is_some() {
-                            self.has.insert(stream, same.one());
+                            self.has.insert(stream, same.for_one_stream());
                         }
                     }
                 }
@@ -106,13 +106,13 @@ impl Side {
     }
 }
 
-fn stage1(stream: u32) -> Wanted {
+fn stage1(stream: u32) -> StreamConfig {
     let _ = stream;
-    Wanted::Stage1(Ste([STAGE1, 0, 0, 0, 0, 0, 0, 0]))
+    StreamConfig::Stage1(Ste([STAGE1, 0, 0, 0, 0, 0, 0, 0]))
 }
 
-fn bypass() -> Uniform {
-    Uniform::Bypass(Ste([BYPASS, 0, 0, 0, 0, 0, 0, 0]))
+fn bypass() -> RangeConfig {
+    RangeConfig::Bypass(Ste([BYPASS, 0, 0, 0, 0, 0, 0, 0]))
 }
 
 #[test]
@@ -152,10 +152,10 @@ fn runs_of_streams() {
             Act::SetRange(8, 9, bypass()),
             Act::Set(10, stage1(10)),
             Act::Set(11, stage1(11)),
-            Act::Set(12, Wanted::Abort),
-            Act::SetRange(13, 15, Uniform::Invalid),
+            Act::Set(12, StreamConfig::Abort),
+            Act::SetRange(13, 15, RangeConfig::Invalid),
             // Beyond the table.
-            Act::SetRange(0x20, 0x20, Uniform::Invalid),
+            Act::SetRange(0x20, 0x20, RangeConfig::Invalid),
         ]
     );
     assert_eq!(side.counts.entries_read, 8);
@@ -178,11 +178,11 @@ fn any_budget_leads_to_the_same() {
             assert!(budget < 256 || steps < 100);
             for stream in (8..=40).chain(64..=70).chain(0x200..=0x2ff) {
                 let expected = match stream % 6 {
-                    _ if stream > 127 => Wanted::Invalid,
+                    _ if stream > 127 => StreamConfig::Invalid,
                     0 => stage1(stream),
-                    1 | 2 => bypass().one(),
-                    3 | 4 => Wanted::Invalid,
-                    _ => Wanted::Abort,
+                    1 | 2 => bypass().for_one_stream(),
+                    3 | 4 => StreamConfig::Invalid,
+                    _ => StreamConfig::Abort,
                 };
                 assert_eq!(side.has.get(&stream), Some(&expected), "{stream}");
             }
@@ -206,8 +206,8 @@ fn nothing_announced_is_lost() {
     side.entry(60, ABORT);
     side.shadow.invalidate(StreamId(3), StreamId(3));
     side.finish(5);
-    assert_eq!(side.has[&3], Wanted::Abort);
-    assert_eq!(side.has[&60], Wanted::Abort);
+    assert_eq!(side.has[&3], StreamConfig::Abort);
+    assert_eq!(side.has[&60], StreamConfig::Abort);
     assert_eq!(side.has[&2], stage1(2));
     assert_eq!(side.has.len(), 64);
     // One stream alone takes 1.
@@ -235,8 +235,8 @@ fn disabling_takes_the_place_of_everything() {
     assert_eq!(
         side.take(),
         [
-            Act::SetRange(0, 63, Uniform::Abort),
-            Act::SetRange(0x1_0000, 0x1_ffff, Uniform::Abort)
+            Act::SetRange(0, 63, RangeConfig::Abort),
+            Act::SetRange(0x1_0000, 0x1_ffff, RangeConfig::Abort)
         ]
     );
     // The table does not count.
@@ -246,8 +246,12 @@ fn disabling_takes_the_place_of_everything() {
     side.shadow.disable(Gbpa::from(1 << 20));
     side.shadow.disable(Gbpa::from(0));
     side.finish(256);
-    assert_eq!(side.has[&5], bypass().one());
-    assert!(side.has.values().all(|wanted| *wanted == bypass().one()));
+    assert_eq!(side.has[&5], bypass().for_one_stream());
+    assert!(
+        side.has
+            .values()
+            .all(|wanted| *wanted == bypass().for_one_stream())
+    );
 }
 
 /// Descriptors without entries cost one each, whatever they stand for, and
@@ -265,7 +269,7 @@ fn empty_leaves_are_skipped() {
     assert!(
         side.has
             .iter()
-            .all(|(stream, wanted)| *stream == 64 || *wanted == Wanted::Invalid)
+            .all(|(stream, wanted)| *stream == 64 || *wanted == StreamConfig::Invalid)
     );
     assert_eq!(side.has.len(), 0x1_0000);
     // A descriptor that changed: all of its streams, and no other.
@@ -278,8 +282,8 @@ fn empty_leaves_are_skipped() {
         side.take(),
         [
             Act::Set(64, stage1(64)),
-            Act::SetRange(65, 126, Uniform::Invalid),
-            Act::Set(127, bypass().one()),
+            Act::SetRange(65, 126, RangeConfig::Invalid),
+            Act::Set(127, bypass().for_one_stream()),
         ]
     );
 }
@@ -300,8 +304,8 @@ fn failures() {
         side.take(),
         [
             Act::Set(8, stage1(8)),
-            Act::SetRange(9, 15, Uniform::Invalid),
-            Act::SetRange(12, 15, Uniform::Invalid),
+            Act::SetRange(9, 15, RangeConfig::Invalid),
+            Act::SetRange(12, 15, RangeConfig::Invalid),
         ]
     );
     assert_eq!(side.counts.streams_refused, 2);

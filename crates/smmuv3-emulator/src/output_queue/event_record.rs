@@ -23,7 +23,7 @@
 //! | anything else | nothing |
 
 use crate::streams::stream_table::{Found, OwnerTable};
-use crate::{Ids, Platform, Wanted, canonical};
+use crate::{Ids, Platform, StreamConfig, ste_config};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::event::{Class, EventKind, EventRecord};
 
@@ -145,7 +145,7 @@ fn bad_entry(
     match view.table.find(platform, stream) {
         // An entry that aborts records no event, even if the configuration
         // cache has not seen it yet.
-        Found::Entry(entry) => (canonical(view.ids, &entry) != Wanted::Abort)
+        Found::Entry(entry) => (ste_config(view.ids, &entry) != StreamConfig::Abort)
             .then(|| header(stream, record, EventKind::C_BAD_STE)),
         Found::Unreachable(at) => {
             Some(header(stream, record, EventKind::F_STE_FETCH).with_fetch_address(at.raw()))

@@ -3,9 +3,9 @@
 use crate::interrupts::Source;
 use crate::output_queue::Pushed;
 use crate::queue_memory::open_queue;
-use crate::streams::ste::canonical;
+use crate::streams::ste::ste_config;
 use crate::streams::stream_table::Found;
-use crate::{Emulator, Platform, StreamLookup, Wanted, Window};
+use crate::{Emulator, Platform, StreamConfig, StreamLookup, Window};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{Gerror, IrqCfg2};
 use smmuv3_spec::pri::PageRequest;
@@ -146,7 +146,7 @@ impl<W: Window> Emulator<W> {
             .table(&self.ids)
             .map_or(Found::Nothing, |table| table.find(platform, stream));
         match found {
-            Found::Entry(entry) if canonical(&self.ids, &entry) != Wanted::Invalid => {
+            Found::Entry(entry) if ste_config(&self.ids, &entry) != StreamConfig::Invalid => {
                 (substream.filter(|_| entry.ppar()), RESP_SUCCESS)
             }
             _ => (None, RESP_FAILURE),

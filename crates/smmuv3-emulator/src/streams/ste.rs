@@ -7,10 +7,10 @@
 //!
 //! | field | what becomes of it | why |
 //! |---|---|---|
-//! | V | 0: [`Wanted::Invalid`] | 5.2 |
-//! | Config 0b0xx | [`Wanted::Abort`], all else ignored | 5.2 |
-//! | Config 0b100 | [`Wanted::Bypass`], only the attribute overrides | 5.2.1 |
-//! | Config 0b101 | [`Wanted::Stage1`] | 5.2; illegal without `IDR0.S1P` |
+//! | V | 0: [`StreamConfig::Invalid`] | 5.2 |
+//! | Config 0b0xx | [`StreamConfig::Abort`], all else ignored | 5.2 |
+//! | Config 0b100 | [`StreamConfig::Bypass`], only the attribute overrides | 5.2.1 |
+//! | Config 0b101 | [`StreamConfig::Stage1`] | 5.2; illegal without `IDR0.S1P` |
 //! | Config 0b11x | illegal | `IDR0.S2P` is clear |
 //! | S1Fmt | taken; 0b11 is 0b00; 0 without substreams | illegal if not 0b00 without `IDR0.CD2L` |
 //! | S1ContextPtr | taken; low bits that the table's size makes RES0 are zero | beyond the output size: illegal (3.4.3, as SMMUv3.1) |
@@ -47,7 +47,7 @@
 //! | VMSPtr | dropped | RES0: only with two stages and MPAM |
 //! | IMPLEMENTATION DEFINED | dropped | nobody here knows what it does |
 
-use crate::{Ids, Uniform, Wanted};
+use crate::{Ids, RangeConfig, StreamConfig};
 use smmuv3_spec::control::Gbpa;
 use smmuv3_spec::ste::{Config, Ste};
 
@@ -64,27 +64,27 @@ const FMT_64K: u8 = 0b10;
 /// registers `ids`. `entry` is a copy that the owner cannot change. The result
 /// holds only fields that the table above calls taken.
 #[must_use]
-pub fn canonical(ids: &Ids, entry: &Ste) -> Wanted {
+pub fn ste_config(ids: &Ids, entry: &Ste) -> StreamConfig {
     if !entry.v() {
-        return Wanted::Invalid;
+        return StreamConfig::Invalid;
     }
     match entry.config() {
-        config if !config.passes() => Wanted::Abort,
+        config if !config.passes() => StreamConfig::Abort,
         Config::BYPASS => {
             let ste = Ste::default().with_v(true).with_config(Config::BYPASS);
-            Wanted::Bypass(with_overrides(ids, entry, ste))
+            StreamConfig::Bypass(with_overrides(ids, entry, ste))
         }
-        Config::S1 if !is_illegal(ids, entry) => Wanted::Stage1(stage1(ids, entry)),
-        _ => Wanted::Invalid,
+        Config::S1 if !is_illegal(ids, entry) => StreamConfig::Stage1(stage1(ids, entry)),
+        _ => StreamConfig::Invalid,
     }
 }
 
 /// The configuration of every stream while translation is off, from `GBPA`
 /// (6.3.14).
 #[must_use]
-pub fn disabled(ids: &Ids, gbpa: Gbpa) -> Uniform {
+pub fn gbpa_config(ids: &Ids, gbpa: Gbpa) -> RangeConfig {
     if gbpa.abort() {
-        return Uniform::Abort;
+        return RangeConfig::Abort;
     }
     let asked = Ste::default()
         .with_mtcfg(gbpa.mtcfg())
@@ -94,7 +94,7 @@ pub fn disabled(ids: &Ids, gbpa: Gbpa) -> Uniform {
         .with_privcfg(gbpa.privcfg())
         .with_instcfg(gbpa.instcfg());
     let ste = Ste::default().with_v(true).with_config(Config::BYPASS);
-    Uniform::Bypass(with_overrides(ids, &asked, ste))
+    RangeConfig::Bypass(with_overrides(ids, &asked, ste))
 }
 
 /// log2 of the number of substreams.

@@ -10,9 +10,9 @@
 //! may do at any time.
 
 use crate::counts::Counts;
-use crate::streams::ste::{canonical, disabled};
+use crate::streams::ste::{gbpa_config, ste_config};
 use crate::streams::stream_table::{Entries, Found, OwnerTable, fetch};
-use crate::{Failure, Ids, Physical, Platform, Uniform, Wanted};
+use crate::{Failure, Ids, Physical, Platform, RangeConfig, StreamConfig};
 use portcullis_addr::{Address, Ipa};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{Gbpa, StrtabBase, StrtabBaseCfg};
@@ -147,7 +147,7 @@ impl Shadow {
             let next = match self.source {
                 Source::Disabled(gbpa) => {
                     *budget = budget.saturating_sub(RANGE_COST);
-                    set_range(physical, counts, run, &disabled(ids, gbpa))?
+                    set_range(physical, counts, run, &gbpa_config(ids, gbpa))?
                 }
                 Source::Table(base, cfg) => {
                     let table = OwnerTable::new(ids, base, cfg);
@@ -202,13 +202,13 @@ fn set_range(
     physical: &mut impl Physical,
     counts: &mut Counts,
     (first, last): (StreamId, StreamId),
-    wanted: &Uniform,
+    config: &RangeConfig,
 ) -> Result<Option<StreamId>, Failure> {
-    match physical.set_range(first, last, wanted) {
+    match physical.set_range(first, last, config) {
         Ok(Some(left)) if left > first => Ok(Some(left)),
         Ok(Some(_)) => {
             // A call that makes no progress must not be repeated for ever.
-            let result = physical.set(first, &wanted.one());
+            let result = physical.set(first, &config.for_one_stream());
             count_refused_stream(counts, result)?;
             Ok(after(first))
         }
@@ -227,12 +227,12 @@ fn set_range(
 
 /// The same configuration in the form for many streams; `None` for stage 1,
 /// which is set stream by stream.
-fn range_config(wanted: &Wanted) -> Option<Uniform> {
-    match wanted {
-        Wanted::Invalid => Some(Uniform::Invalid),
-        Wanted::Abort => Some(Uniform::Abort),
-        Wanted::Bypass(ste) => Some(Uniform::Bypass(*ste)),
-        Wanted::Stage1(_) => None,
+fn range_config(config: &StreamConfig) -> Option<RangeConfig> {
+    match config {
+        StreamConfig::Invalid => Some(RangeConfig::Invalid),
+        StreamConfig::Abort => Some(RangeConfig::Abort),
+        StreamConfig::Bypass(ste) => Some(RangeConfig::Bypass(*ste)),
+        StreamConfig::Stage1(_) => None,
     }
 }
 
@@ -272,16 +272,21 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
             end = next.last.min(last);
         }
         *self.budget = self.budget.saturating_sub(RANGE_COST);
-        set_range(self.physical, self.counts, (first, end), &Uniform::Invalid)
+        set_range(
+            self.physical,
+            self.counts,
+            (first, end),
+            &RangeConfig::Invalid,
+        )
     }
 
     /// The configuration from the entry at `at`.
-    fn read_config(&mut self, at: Ipa) -> Wanted {
+    fn read_config(&mut self, at: Ipa) -> StreamConfig {
         *self.budget -= 1;
         self.counts.entries_read += 1;
         match fetch(self.platform, at) {
-            Found::Entry(entry) => canonical(self.ids, &entry),
-            Found::Nothing | Found::Unreachable(_) => Wanted::Invalid,
+            Found::Entry(entry) => ste_config(self.ids, &entry),
+            Found::Nothing | Found::Unreachable(_) => StreamConfig::Invalid,
         }
     }
 
@@ -295,15 +300,15 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
         let mut next = first;
         // The configuration of `next`, if its entry was read already because it
         // ended a run.
-        let mut known: Option<Wanted> = None;
+        let mut next_config: Option<StreamConfig> = None;
         loop {
-            let wanted = match known.take() {
-                Some(wanted) => wanted,
+            let config = match next_config.take() {
+                Some(config) => config,
                 None if *self.budget == 0 => return Ok(Some(next)),
                 None => self.read_config(at),
             };
-            let Some(same) = range_config(&wanted) else {
-                let result = self.physical.set(next, &wanted);
+            let Some(same) = range_config(&config) else {
+                let result = self.physical.set(next, &config);
                 count_refused_stream(self.counts, result)?;
                 if next == last {
                     return Ok(after(last));
@@ -318,7 +323,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
                 let other = self.read_config(next_entry(at));
                 at = next_entry(at);
                 if range_config(&other) != Some(same) {
-                    known = Some(other);
+                    next_config = Some(other);
                     break;
                 }
                 end = StreamId(end.0 + 1);
@@ -328,7 +333,7 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
                 return Ok(after(last));
             }
             next = StreamId(end.0 + 1);
-            if known.is_none() {
+            if next_config.is_none() {
                 // The budget is spent.
                 return Ok(Some(next));
             }
@@ -337,9 +342,14 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
 
     /// Gives the streams from `first` to `last` the same configuration. Their
     /// entries are read and paid for, so this does not stop early.
-    fn set_all(&mut self, first: StreamId, last: StreamId, same: &Uniform) -> Result<(), Failure> {
+    fn set_all(
+        &mut self,
+        first: StreamId,
+        last: StreamId,
+        same: &RangeConfig,
+    ) -> Result<(), Failure> {
         if first == last {
-            let result = self.physical.set(first, &same.one());
+            let result = self.physical.set(first, &same.for_one_stream());
             return count_refused_stream(self.counts, result);
         }
         let mut next = first;

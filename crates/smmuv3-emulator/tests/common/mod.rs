@@ -4,8 +4,8 @@
 use portcullis_addr::{Ipa, PhysAddr, Range};
 use smmuv3_driver::{Features, Quirks};
 use smmuv3_emulator::{
-    Delivery, Emulator, Failure, IdConfig, Line, Msi, Outside, Physical, Platform, Progress, Size,
-    Uniform, Wanted, Window,
+    Delivery, Emulator, Failure, IdConfig, Line, Msi, Outside, Physical, Platform, Progress,
+    RangeConfig, Size, StreamConfig, Window,
 };
 use smmuv3_spec::command::Command;
 use smmuv3_spec::event::EventRecord;
@@ -42,8 +42,8 @@ pub enum Act {
     Signal(Vec<Msi>),
     /// The events that there are were asked for.
     Events,
-    Set(u32, Wanted),
-    SetRange(u32, u32, Uniform),
+    Set(u32, StreamConfig),
+    SetRange(u32, u32, RangeConfig),
     Close(u64),
 }
 
@@ -305,7 +305,7 @@ impl Physical for Recorder {
             .map(|(first, last)| (StreamId(*first.max(&from.0)), StreamId(*last)))
     }
 
-    fn set(&mut self, stream: StreamId, wanted: &Wanted) -> Result<(), Failure> {
+    fn set(&mut self, stream: StreamId, wanted: &StreamConfig) -> Result<(), Failure> {
         self.act(Act::Set(stream.0, *wanted));
         outcome(&mut self.sets)
     }
@@ -314,7 +314,7 @@ impl Physical for Recorder {
         &mut self,
         first: StreamId,
         last: StreamId,
-        wanted: &Uniform,
+        wanted: &RangeConfig,
     ) -> Result<Option<StreamId>, Failure> {
         self.act(Act::SetRange(first.0, last.0, *wanted));
         outcome(&mut self.sets)?;
