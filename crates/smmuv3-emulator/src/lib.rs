@@ -31,8 +31,8 @@ pub use physical::{Failure, Msi, Physical, RangeConfig, StreamConfig};
 pub use platform::{Line, Outside, Platform, Size, Window};
 pub use portcullis_owner_memory::Progress;
 pub use streams::ste::{gbpa_config, ste_config};
-pub use streams::stream_table::{Entries, Found, OwnerTable, Stretch, fetch};
-pub use streams::updates::Shadow;
+pub use streams::stream_table::{EntryLocation, EntryRun, OwnerTable, TableWalk, read_ste};
+pub use streams::updates::StreamUpdates;
 pub use streams::{AssignedStreams, StreamLookup};
 
 use command_queue::state::QueueState;
@@ -63,7 +63,7 @@ pub struct Emulator<W: Window> {
     /// The memory of the command queue; `None` when the queue is off or its
     /// memory is not the owner's.
     command_window: Option<W>,
-    updates: Shadow,
+    updates: StreamUpdates,
     /// The event queue. It may be off although `CR0.EVENTQEN` is set, when its
     /// memory is not the owner's.
     events: EventQueue<W>,
@@ -88,7 +88,7 @@ impl<W: Window> Emulator<W> {
             regs: Registers::new(),
             queue: QueueState::new(features.idr0.msi(), ids.address_mask()),
             command_window: None,
-            updates: Shadow::new(),
+            updates: StreamUpdates::new(),
             events: EventQueue::new(),
             pri: PriQueue::new(),
             irq: Interrupts::default(),

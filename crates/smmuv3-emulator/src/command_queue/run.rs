@@ -12,7 +12,7 @@ use crate::command_queue::sync::SinceSync;
 use crate::interrupts::Interrupts;
 use crate::output_queue::EventQueue;
 use crate::output_queue::event_queue::EventWriter;
-use crate::streams::updates::Shadow;
+use crate::streams::updates::StreamUpdates;
 use crate::{Counts, Failure, Ids, Physical, Platform, Window};
 use smmuv3_spec::command::{Command, CommandError, Opcode};
 
@@ -34,7 +34,7 @@ pub(crate) struct CommandRun<'a, P: Platform, Y> {
     pub(crate) ids: &'a Ids,
     pub(crate) window: &'a P::Window,
     pub(crate) queue: &'a mut QueueState,
-    pub(crate) updates: &'a mut Shadow,
+    pub(crate) updates: &'a mut StreamUpdates,
     /// `updates` has streams left to update.
     pub(crate) streams_pending: &'a mut bool,
     pub(crate) events: &'a mut EventQueue<P::Window>,
@@ -255,7 +255,7 @@ pub(crate) fn refresh_commands(window: &impl Window, queue: &QueueState, count: 
 /// (`false`). A stream that cannot be configured aborts and is skipped. The
 /// error means that the physical SMMU failed.
 pub(crate) fn update_streams<P: Platform>(
-    updates: &mut Shadow,
+    updates: &mut StreamUpdates,
     ids: &Ids,
     platform: &P,
     physical: &mut impl Physical,
@@ -263,7 +263,7 @@ pub(crate) fn update_streams<P: Platform>(
     counts: &mut Counts,
 ) -> Result<bool, ()> {
     loop {
-        match updates.step(ids, platform, physical, budget, counts) {
+        match updates.run(ids, platform, physical, budget, counts) {
             Ok(done) => return Ok(done),
             Err(Failure::Fenced(_)) => return Err(()),
             Err(Failure::Command(_) | Failure::Stream { .. }) => {

@@ -4,7 +4,7 @@ use crate::interrupts::{Interrupts, Source};
 use crate::output_queue::event_record::{View, is_ours, stalled, translate};
 use crate::output_queue::{EventQueue, Pushed};
 use crate::queue_memory::open_queue;
-use crate::streams::updates::Shadow;
+use crate::streams::updates::StreamUpdates;
 use crate::{Counts, Emulator, Ids, Physical, Platform, StreamLookup, Window};
 use smmuv3_driver::Answer;
 use smmuv3_spec::StreamId;
@@ -108,7 +108,7 @@ impl<W: Window> Emulator<W> {
 pub(crate) struct EventWriter<'a, P: Platform> {
     pub(crate) platform: &'a P,
     pub(crate) ids: &'a Ids,
-    pub(crate) updates: &'a Shadow,
+    pub(crate) updates: &'a StreamUpdates,
     /// `CR2.RECINVSID`.
     pub(crate) record_bad_streams: bool,
     pub(crate) events: &'a mut EventQueue<P::Window>,

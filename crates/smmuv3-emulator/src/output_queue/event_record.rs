@@ -22,7 +22,7 @@
 //! | F_STE_FETCH, F_CFG_CONFLICT, F_VMS_FETCH | nothing: the physical stream table is ours |
 //! | anything else | nothing |
 
-use crate::streams::stream_table::{Found, OwnerTable};
+use crate::streams::stream_table::{OwnerTable, TableWalk};
 use crate::{Ids, Platform, StreamConfig, ste_config};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::event::{Class, EventKind, EventRecord};
@@ -145,12 +145,12 @@ fn bad_entry(
     match view.table.find(platform, stream) {
         // An entry that aborts records no event, even if the configuration
         // cache has not seen it yet.
-        Found::Entry(entry) => (ste_config(view.ids, &entry) != StreamConfig::Abort)
+        TableWalk::Entry(entry) => (ste_config(view.ids, &entry) != StreamConfig::Abort)
             .then(|| header(stream, record, EventKind::C_BAD_STE)),
-        Found::Unreachable(at) => {
+        TableWalk::Unreachable(at) => {
             Some(header(stream, record, EventKind::F_STE_FETCH).with_fetch_address(at.raw()))
         }
-        Found::Nothing => view
+        TableWalk::NoEntry => view
             .record_bad_streams
             .then(|| header(stream, record, EventKind::C_BAD_STREAMID)),
     }

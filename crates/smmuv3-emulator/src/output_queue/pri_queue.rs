@@ -4,7 +4,7 @@ use crate::interrupts::Source;
 use crate::output_queue::Pushed;
 use crate::queue_memory::open_queue;
 use crate::streams::ste::ste_config;
-use crate::streams::stream_table::Found;
+use crate::streams::stream_table::TableWalk;
 use crate::{Emulator, Platform, StreamConfig, StreamLookup, Window};
 use smmuv3_spec::command::Command;
 use smmuv3_spec::control::{Gerror, IrqCfg2};
@@ -144,9 +144,9 @@ impl<W: Window> Emulator<W> {
         let found = self
             .updates
             .table(&self.ids)
-            .map_or(Found::Nothing, |table| table.find(platform, stream));
+            .map_or(TableWalk::NoEntry, |table| table.find(platform, stream));
         match found {
-            Found::Entry(entry) if ste_config(&self.ids, &entry) != StreamConfig::Invalid => {
+            TableWalk::Entry(entry) if ste_config(&self.ids, &entry) != StreamConfig::Invalid => {
                 (substream.filter(|_| entry.ppar()), RESP_SUCCESS)
             }
             _ => (None, RESP_FAILURE),

@@ -24,10 +24,10 @@ pub struct OwnerTable {
 
 /// What a walk of the stream table finds for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum TableWalk {
     /// No entry: the stream is out of range, or its level 1 descriptor is
     /// invalid. This is C_BAD_STREAMID (7.3.3).
-    Nothing,
+    NoEntry,
     /// A fetch at this address aborts because it is not the owner's memory.
     /// This is F_STE_FETCH (7.3.4).
     Unreachable(Ipa),
@@ -37,20 +37,20 @@ pub enum Found {
 
 /// A run of neighbouring streams whose entries are found the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct EntryRun {
     /// The last stream of the run.
     pub last: StreamId,
     /// Where their entries are.
-    pub kind: Entries,
+    pub kind: EntryLocation,
 }
 
 /// Where the entries of a run of streams are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entries {
-    /// None of them has an entry: [`Found::Nothing`].
-    Nothing,
+pub enum EntryLocation {
+    /// None of them has an entry: [`TableWalk::NoEntry`].
+    NoEntry,
     /// Their level 1 descriptor, at this address, cannot be fetched:
-    /// [`Found::Unreachable`].
+    /// [`TableWalk::Unreachable`].
     Unreachable(Ipa),
     /// Their entries follow each other; the first is at this address.
     At(Ipa),
@@ -96,7 +96,7 @@ impl OwnerTable {
     /// The first and last stream that share a level 1 descriptor with `stream`;
     /// only `stream` in a linear table.
     #[must_use]
-    pub fn leaf(&self, stream: StreamId) -> (StreamId, StreamId) {
+    pub fn descriptor_streams(&self, stream: StreamId) -> (StreamId, StreamId) {
         let split = self.split.unwrap_or(0);
         let last = last_in_block(stream.0, split);
         (StreamId(last.0 & !((1 << split) - 1)), last)
@@ -104,34 +104,35 @@ impl OwnerTable {
 
     /// The run of streams that starts at `first`. At most one level 1
     /// descriptor is loaded.
-    pub fn stretch(&self, platform: &impl Platform, first: StreamId) -> Stretch {
+    pub fn entry_run(&self, platform: &impl Platform, first: StreamId) -> EntryRun {
         if !self.contains(first) {
-            return Stretch {
+            return EntryRun {
                 last: StreamId(u32::MAX),
-                kind: Entries::Nothing,
+                kind: EntryLocation::NoEntry,
             };
         }
         let end = last_in_block(0, self.bits);
         let Some(split) = self.split else {
-            return Stretch {
+            return EntryRun {
                 last: end,
                 kind: entry_location(self.base, u64::from(first.0)),
             };
         };
         let leaf = last_in_block(first.0, split).min(end);
-        let Entries::At(l1) = array_location(self.base, u64::from(first.0) >> split, L1Std::SIZE)
+        let EntryLocation::At(l1) =
+            array_location(self.base, u64::from(first.0) >> split, L1Std::SIZE)
         else {
-            return Stretch {
+            return EntryRun {
                 last: leaf,
-                kind: Entries::Nothing,
+                kind: EntryLocation::NoEntry,
             };
         };
         let mut word = [0];
         let kind = match platform.read(l1, &mut word) {
-            Err(Outside) => Entries::Unreachable(l1),
+            Err(Outside) => EntryLocation::Unreachable(l1),
             Ok(()) => return self.entry_run_of_descriptor(first, leaf, split, L1Std(word)),
         };
-        Stretch { last: leaf, kind }
+        EntryRun { last: leaf, kind }
     }
 
     /// The run of streams that starts at `first`, from their level 1
@@ -142,10 +143,10 @@ impl OwnerTable {
         leaf: StreamId,
         split: u8,
         descriptor: L1Std,
-    ) -> Stretch {
-        let nothing = Stretch {
+    ) -> EntryRun {
+        let nothing = EntryRun {
             last: leaf,
-            kind: Entries::Nothing,
+            kind: EntryLocation::NoEntry,
         };
         let span = descriptor.span();
         // A span of 0 or 12 to 31 is invalid, and so is a span larger than
@@ -160,7 +161,7 @@ impl OwnerTable {
         }
         // The SMMU aligns the second-level table to its size (5.1).
         let base = descriptor.l2ptr() & self.mask & !((Ste::SIZE << log2) - 1);
-        Stretch {
+        EntryRun {
             last: last_in_block(first.0, log2).min(leaf),
             kind: entry_location(base, index),
         }
@@ -168,21 +169,21 @@ impl OwnerTable {
 
     /// Walks the table for `stream`. At most one level 1 descriptor and one
     /// entry are loaded.
-    pub fn find(&self, platform: &impl Platform, stream: StreamId) -> Found {
-        match self.stretch(platform, stream).kind {
-            Entries::Nothing => Found::Nothing,
-            Entries::Unreachable(l1) => Found::Unreachable(l1),
-            Entries::At(at) => fetch(platform, at),
+    pub fn find(&self, platform: &impl Platform, stream: StreamId) -> TableWalk {
+        match self.entry_run(platform, stream).kind {
+            EntryLocation::NoEntry => TableWalk::NoEntry,
+            EntryLocation::Unreachable(l1) => TableWalk::Unreachable(l1),
+            EntryLocation::At(at) => read_ste(platform, at),
         }
     }
 }
 
 /// Copies the entry at `at`. Each of its words is loaded once.
-pub fn fetch(platform: &impl Platform, at: Ipa) -> Found {
+pub fn read_ste(platform: &impl Platform, at: Ipa) -> TableWalk {
     let mut words = [0; 8];
     match platform.read(at, &mut words) {
-        Ok(()) => Found::Entry(Ste(words)),
-        Err(Outside) => Found::Unreachable(at),
+        Ok(()) => TableWalk::Entry(Ste(words)),
+        Err(Outside) => TableWalk::Unreachable(at),
     }
 }
 
@@ -192,15 +193,15 @@ fn last_in_block(stream: u32, log2: u8) -> StreamId {
     StreamId(stream | ((1u64 << log2.min(32)) - 1) as u32)
 }
 
-fn entry_location(base: u64, index: u64) -> Entries {
+fn entry_location(base: u64, index: u64) -> EntryLocation {
     array_location(base, index, Ste::SIZE)
 }
 
 /// `base` has 56 bits and `index` 32, so this does not overflow. If it did, no
 /// entry would be found.
-fn array_location(base: u64, index: u64, size: u64) -> Entries {
+fn array_location(base: u64, index: u64, size: u64) -> EntryLocation {
     index
         .checked_mul(size)
         .and_then(|offset| base.checked_add(offset))
-        .map_or(Entries::Nothing, |at| Entries::At(Ipa::new(at)))
+        .map_or(EntryLocation::NoEntry, |at| EntryLocation::At(Ipa::new(at)))
 }

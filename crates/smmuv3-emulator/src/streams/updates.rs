@@ -11,7 +11,7 @@
 
 use crate::counts::Counts;
 use crate::streams::ste::{gbpa_config, ste_config};
-use crate::streams::stream_table::{Entries, Found, OwnerTable, fetch};
+use crate::streams::stream_table::{EntryLocation, OwnerTable, TableWalk, read_ste};
 use crate::{Failure, Ids, Physical, Platform, RangeConfig, StreamConfig};
 use portcullis_addr::{Address, Ipa};
 use smmuv3_spec::StreamId;
@@ -30,13 +30,13 @@ enum Source {
 /// Where the owner's streams get their configuration from, and which of them
 /// are out of date.
 #[derive(Clone, Copy, Debug)]
-pub struct Shadow {
+pub struct StreamUpdates {
     source: Source,
     /// The first and last stream that are out of date.
     outdated: Option<(StreamId, StreamId)>,
 }
 
-impl Default for Shadow {
+impl Default for StreamUpdates {
     fn default() -> Self {
         Self::new()
     }
@@ -51,7 +51,7 @@ const MAX_EMPTY_RUNS: u32 = 32;
 
 const ALL_STREAMS: (StreamId, StreamId) = (StreamId(0), StreamId(u32::MAX));
 
-impl Shadow {
+impl StreamUpdates {
     /// Translation is off, every stream bypasses stage 1, and all streams are
     /// up to date.
     #[must_use]
@@ -100,7 +100,7 @@ impl Shadow {
     /// table, none of these streams had an entry before (5.1.1).
     pub fn invalidate_descriptor(&mut self, ids: &Ids, stream: StreamId) {
         if let Some(table) = self.table(ids) {
-            let (first, last) = table.leaf(stream);
+            let (first, last) = table.descriptor_streams(stream);
             self.invalidate(first, last);
         }
     }
@@ -116,7 +116,7 @@ impl Shadow {
 
     /// Whether all streams are up to date.
     #[must_use]
-    pub fn done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.outdated.is_none()
     }
 
@@ -128,7 +128,7 @@ impl Shadow {
     /// # Errors
     /// [`Failure::Fenced`]: everything aborts, and the streams stay out of
     /// date.
-    pub fn step<P: Platform>(
+    pub fn run<P: Platform>(
         &mut self,
         ids: &Ids,
         platform: &P,
@@ -253,19 +253,19 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
         table: &OwnerTable,
         (first, last): (StreamId, StreamId),
     ) -> Result<Option<StreamId>, Failure> {
-        let stretch = table.stretch(self.platform, first);
-        if let Entries::At(at) = stretch.kind {
-            return self.update_from_entries(first, last.min(stretch.last), at);
+        let run = table.entry_run(self.platform, first);
+        if let EntryLocation::At(at) = run.kind {
+            return self.update_from_entries(first, last.min(run.last), at);
         }
         *self.budget = self.budget.saturating_sub(1);
         // Runs without entries are joined.
-        let mut end = stretch.last.min(last);
+        let mut end = run.last.min(last);
         for _ in 1..MAX_EMPTY_RUNS {
             if end == last || *self.budget == 0 {
                 break;
             }
-            let next = table.stretch(self.platform, StreamId(end.0 + 1));
-            if matches!(next.kind, Entries::At(_)) {
+            let next = table.entry_run(self.platform, StreamId(end.0 + 1));
+            if matches!(next.kind, EntryLocation::At(_)) {
                 break;
             }
             *self.budget -= 1;
@@ -284,9 +284,9 @@ impl<P: Platform, Q: Physical> UpdateRun<'_, P, Q> {
     fn read_config(&mut self, at: Ipa) -> StreamConfig {
         *self.budget -= 1;
         self.counts.entries_read += 1;
-        match fetch(self.platform, at) {
-            Found::Entry(entry) => ste_config(self.ids, &entry),
-            Found::Nothing | Found::Unreachable(_) => StreamConfig::Invalid,
+        match read_ste(self.platform, at) {
+            TableWalk::Entry(entry) => ste_config(self.ids, &entry),
+            TableWalk::NoEntry | TableWalk::Unreachable(_) => StreamConfig::Invalid,
         }
     }
 

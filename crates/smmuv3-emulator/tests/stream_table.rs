@@ -5,7 +5,7 @@ mod common;
 
 use common::{Board, CONFIG, RAM, RAM_SIZE, features};
 use portcullis_addr::Ipa;
-use smmuv3_emulator::{Entries, Found, Ids, OwnerTable};
+use smmuv3_emulator::{EntryLocation, Ids, OwnerTable, TableWalk};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{StrtabBase, StrtabBaseCfg};
 
@@ -25,14 +25,14 @@ fn table(base: u64, fmt: u32, split: u32, log2: u32) -> OwnerTable {
 /// Where the entry of `stream` was looked for: it says its own address.
 fn place(board: &Board, table: &OwnerTable, stream: u32) -> Option<u64> {
     match table.find(board, StreamId(stream)) {
-        Found::Entry(entry) => {
+        TableWalk::Entry(entry) => {
             for (n, word) in (0..).zip(entry.0) {
                 assert_eq!(word, entry.0[0] + n * 8);
             }
             Some(entry.0[0])
         }
-        Found::Nothing => None,
-        Found::Unreachable(at) => panic!("unreachable {at:?}"),
+        TableWalk::NoEntry => None,
+        TableWalk::Unreachable(at) => panic!("unreachable {at:?}"),
     }
 }
 
@@ -60,7 +60,7 @@ fn a_linear_table() {
     for fmt in [2, 3] {
         assert_eq!(
             table(TABLE, fmt, 8, 8).find(&board, StreamId(1)),
-            Found::Entry(smmuv3_spec::ste::Ste(std::array::from_fn(|n| TABLE
+            TableWalk::Entry(smmuv3_spec::ste::Ste(std::array::from_fn(|n| TABLE
                 + 64
                 + n as u64 * 8)))
         );
@@ -86,7 +86,7 @@ fn larger_than_the_streams() {
         let all = table(TABLE, fmt, 6, 63);
         assert_eq!(
             all.find(&board, StreamId(0)),
-            Found::Unreachable(Ipa::new(0))
+            TableWalk::Unreachable(Ipa::new(0))
         );
     }
 }
@@ -150,18 +150,18 @@ fn fetches_outside_of_memory() {
     let linear = table(away, 0, 0, 8);
     assert_eq!(
         linear.find(&board, StreamId(3)),
-        Found::Unreachable(Ipa::new(away + 3 * 64))
+        TableWalk::Unreachable(Ipa::new(away + 3 * 64))
     );
     let two = table(away, 1, 8, 10);
     assert_eq!(
         two.find(&board, StreamId(0x201)),
-        Found::Unreachable(Ipa::new(away + 2 * 8))
+        TableWalk::Unreachable(Ipa::new(away + 2 * 8))
     );
     let two = table(TABLE, 1, 8, 10);
     board.write64(TABLE + 8, away | 9);
     assert_eq!(
         two.find(&board, StreamId(0x103)),
-        Found::Unreachable(Ipa::new(away + 3 * 64))
+        TableWalk::Unreachable(Ipa::new(away + 3 * 64))
     );
 }
 
@@ -172,23 +172,23 @@ fn stretches() {
     board.write64(TABLE, LEAF | 3);
     board.write64(TABLE + 8, 0);
     let at = |stream| {
-        let stretch = two.stretch(&board, StreamId(stream));
-        (stretch.last.0, stretch.kind)
+        let run = two.entry_run(&board, StreamId(stream));
+        (run.last.0, run.kind)
     };
-    assert_eq!(at(1), (3, Entries::At(Ipa::new(LEAF + 64))));
-    assert_eq!(at(4), (0xff, Entries::Nothing));
-    assert_eq!(at(0x123), (0x1ff, Entries::Nothing));
-    assert_eq!(at(0x400), (u32::MAX, Entries::Nothing));
+    assert_eq!(at(1), (3, EntryLocation::At(Ipa::new(LEAF + 64))));
+    assert_eq!(at(4), (0xff, EntryLocation::NoEntry));
+    assert_eq!(at(0x123), (0x1ff, EntryLocation::NoEntry));
+    assert_eq!(at(0x400), (u32::MAX, EntryLocation::NoEntry));
     assert_eq!(
-        two.leaf(StreamId(0x123)),
+        two.descriptor_streams(StreamId(0x123)),
         (StreamId(0x100), StreamId(0x1ff))
     );
     let linear = table(TABLE, 0, 8, 10);
     assert_eq!(
-        linear.leaf(StreamId(0x123)),
+        linear.descriptor_streams(StreamId(0x123)),
         (StreamId(0x123), StreamId(0x123))
     );
-    let stretch = linear.stretch(&board, StreamId(2));
-    assert_eq!(stretch.last, StreamId(0x3ff));
-    assert_eq!(stretch.kind, Entries::At(Ipa::new(TABLE + 128)));
+    let run = linear.entry_run(&board, StreamId(2));
+    assert_eq!(run.last, StreamId(0x3ff));
+    assert_eq!(run.kind, EntryLocation::At(Ipa::new(TABLE + 128)));
 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Act, CONFIG, Machine, RAM, features};
 use smmuv3_driver::Error;
-use smmuv3_emulator::{Counts, Failure, Ids, Physical, RangeConfig, Shadow, StreamConfig};
+use smmuv3_emulator::{Counts, Failure, Ids, Physical, RangeConfig, StreamConfig, StreamUpdates};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{Gbpa, StrtabBase, StrtabBaseCfg};
 use smmuv3_spec::ste::Ste;
@@ -21,7 +21,7 @@ const ABORT: u64 = 1;
 
 struct Side {
     machine: Machine,
-    shadow: Shadow,
+    updates: StreamUpdates,
     counts: Counts,
     ids: Ids,
     /// What each stream has.
@@ -34,7 +34,7 @@ impl Side {
         machine.physical.streams = streams.to_vec();
         Self {
             machine,
-            shadow: Shadow::new(),
+            updates: StreamUpdates::new(),
             counts: Counts::default(),
             ids: Ids::derive(&features(), &CONFIG),
             has: BTreeMap::new(),
@@ -48,20 +48,20 @@ impl Side {
     }
 
     fn linear(&mut self, log2: u32) {
-        self.shadow
+        self.updates
             .enable(StrtabBase::from(TABLE), StrtabBaseCfg::from(log2));
     }
 
     fn two_levels(&mut self) {
         let cfg = StrtabBaseCfg::from(1 << 16 | 6 << 6 | 16);
-        self.shadow.enable(StrtabBase::from(TABLE), cfg);
+        self.updates.enable(StrtabBase::from(TABLE), cfg);
     }
 
     /// One step; what is left of the budget.
     fn try_step(&mut self, budget: u32) -> Result<(bool, u32), Failure> {
         let mut left = budget;
         let stride = self.machine.physical.stride;
-        let result = self.shadow.step(
+        let result = self.updates.run(
             &self.ids,
             &self.machine.board,
             &mut self.machine.physical,
@@ -118,12 +118,12 @@ fn bypass() -> RangeConfig {
 #[test]
 fn nothing_is_left_at_first() {
     let mut side = Side::new(&[(8, 15)]);
-    assert!(side.shadow.done());
+    assert!(side.updates.is_done());
     assert!(side.step(0));
-    side.shadow.invalidate(StreamId(0), StreamId(u32::MAX));
+    side.updates.invalidate(StreamId(0), StreamId(u32::MAX));
     assert!(side.step(0));
     assert!(side.take().is_empty());
-    assert!(side.shadow.table(&side.ids).is_none());
+    assert!(side.updates.table(&side.ids).is_none());
 }
 
 /// Neighbours with the same go together; only the owner's streams are touched.
@@ -204,7 +204,7 @@ fn nothing_announced_is_lost() {
     assert_eq!(side.has.len(), 20);
     side.entry(3, ABORT);
     side.entry(60, ABORT);
-    side.shadow.invalidate(StreamId(3), StreamId(3));
+    side.updates.invalidate(StreamId(3), StreamId(3));
     side.finish(5);
     assert_eq!(side.has[&3], StreamConfig::Abort);
     assert_eq!(side.has[&60], StreamConfig::Abort);
@@ -212,11 +212,11 @@ fn nothing_announced_is_lost() {
     assert_eq!(side.has.len(), 64);
     // One stream alone takes 1.
     side.take();
-    side.shadow.invalidate(StreamId(9), StreamId(9));
+    side.updates.invalidate(StreamId(9), StreamId(9));
     assert_eq!(side.try_step(1).unwrap(), (true, 0));
     assert_eq!(side.take(), [Act::Set(9, stage1(9))]);
     // Somebody else's takes nothing.
-    side.shadow.invalidate(StreamId(64), StreamId(64));
+    side.updates.invalidate(StreamId(64), StreamId(64));
     assert_eq!(side.try_step(0).unwrap(), (true, 0));
     assert!(side.take().is_empty());
 }
@@ -229,7 +229,7 @@ fn disabling_takes_the_place_of_everything() {
     }
     side.linear(6);
     assert!(!side.step(10));
-    side.shadow.disable(Gbpa::from(1 << 20));
+    side.updates.disable(Gbpa::from(1 << 20));
     side.take();
     side.finish(1);
     assert_eq!(
@@ -240,11 +240,11 @@ fn disabling_takes_the_place_of_everything() {
         ]
     );
     // The table does not count.
-    side.shadow.invalidate(StreamId(0), StreamId(63));
-    assert!(side.shadow.done());
+    side.updates.invalidate(StreamId(0), StreamId(63));
+    assert!(side.updates.is_done());
     // Off again with something else before that is done.
-    side.shadow.disable(Gbpa::from(1 << 20));
-    side.shadow.disable(Gbpa::from(0));
+    side.updates.disable(Gbpa::from(1 << 20));
+    side.updates.disable(Gbpa::from(0));
     side.finish(256);
     assert_eq!(side.has[&5], bypass().for_one_stream());
     assert!(
@@ -276,7 +276,7 @@ fn empty_leaves_are_skipped() {
     side.machine.board.write64(TABLE + 8, LEAF | 7);
     side.machine.board.write64(LEAF + 63 * 64, BYPASS);
     side.take();
-    side.shadow.invalidate_descriptor(&side.ids, StreamId(70));
+    side.updates.invalidate_descriptor(&side.ids, StreamId(70));
     side.finish(256);
     assert_eq!(
         side.take(),
@@ -310,11 +310,11 @@ fn failures() {
     );
     assert_eq!(side.counts.streams_refused, 2);
     // A fenced SMMU ends it, and the same is left.
-    side.shadow.invalidate(StreamId(8), StreamId(15));
+    side.updates.invalidate(StreamId(8), StreamId(15));
     let fenced = Failure::Fenced(Error::Fenced);
     side.machine.physical.sets = vec![fenced];
     assert_eq!(side.try_step(256), Err(fenced));
-    assert!(!side.shadow.done());
+    assert!(!side.updates.is_done());
     side.take();
     assert!(side.step(256));
     assert_eq!(side.take()[0], Act::Set(8, stage1(8)));
