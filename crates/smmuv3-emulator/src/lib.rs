@@ -23,7 +23,7 @@ pub use counts::Counts;
 pub use id_registers::{IdConfig, Ids};
 pub use output_queue::event_queue::Delivery;
 pub use output_queue::event_record::{
-    Translated, View, is_ours, offers_stalls, stalled, translate,
+    OwnerEvent, OwnerView, concerns_hypervisor, is_stalled, offers_stalls, translate_event,
 };
 pub use output_queue::pri_queue::PageDelivery;
 pub use output_queue::{EventQueue, OutputQueue, PriQueue, Pushed};

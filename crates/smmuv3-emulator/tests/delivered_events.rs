@@ -57,23 +57,23 @@ fn stage_2_is_not() {
     let entry = [0b1011 | NOWHERE, 0, 0, 0, 0, 0, 0, 0];
     let mut world = nested(&hw, &side, &entry, &CONTEXT);
     let record = [0x09 | s, 0, 0, NOWHERE];
-    assert_eq!(told(&mut world, 0x123, Delivery::Ours), [record]);
+    assert_eq!(told(&mut world, 0x123, Delivery::Report), [record]);
     // A stage 1 table: F_WALK_EABT of stage 1, RnW (99), CLASS TTD.
     world.entry(S, &STAGE1);
     world.changed(S);
     world.put(ONE + 0x1000, NOWHERE | 0x7000 | 3);
     world.commands(&[[0x11 | 7 << 48, 0], [0x46, 0]]);
     let record = [0x0b | s, (0x1_00 | 1 << 3) << 32, 0x123, NOWHERE | 0x7000];
-    assert_eq!(told(&mut world, 0x123, Delivery::Ours), [record]);
+    assert_eq!(told(&mut world, 0x123, Delivery::Report), [record]);
     // The output: nothing, as where an address leads nowhere.
     world.put(ONE + 0x1000, (ONE + 0x2000) | 3);
     world.put(ONE + 0x2000, NOWHERE | 1 << 10 | 1 << 6 | 3);
     world.commands(&[[0x11 | 7 << 48, 0], [0x46, 0]]);
-    assert!(told(&mut world, 0x123, Delivery::Ours).is_empty());
+    assert!(told(&mut world, 0x123, Delivery::Report).is_empty());
     // Nor where stage 2 is all there is.
     world.entry(S, &BYPASS);
     world.changed(S);
-    assert!(told(&mut world, NOWHERE, Delivery::Ours).is_empty());
+    assert!(told(&mut world, NOWHERE, Delivery::Report).is_empty());
     assert_eq!(world.emulator.counts().events_delivered, 2);
     assert_eq!(world.emulator.counts().events_dropped, 2);
 }
@@ -89,14 +89,14 @@ fn nothing_while_translation_is_off() {
     assert_eq!(world.told().len(), 1);
     assert_eq!(world.events(), []);
     assert!(world.reads(S, NOWHERE).is_err());
-    assert_eq!(world.events(), [Delivery::Ours]);
+    assert_eq!(world.events(), [Delivery::Report]);
     assert!(world.told().is_empty());
     // One of stage 1 that comes too late, F_STE_FETCH, and E_PAGE_REQUEST with
     // the bit that is S2 elsewhere (103).
     let stream = u64::from(physical(S).0) << 32;
     for (record, delivery) in [
         ([0x10 | stream, 0, 0x2345, 0], Delivery::Done),
-        ([0x03 | stream, 0, 0, 0], Delivery::Ours),
+        ([0x03 | stream, 0, 0, 0], Delivery::Report),
         ([0x24 | stream, 1 << 39, 0, 0], Delivery::Done),
     ] {
         let record = smmuv3_spec::event::EventRecord(record);

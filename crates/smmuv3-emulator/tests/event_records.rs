@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Board, CONFIG, RAM, features};
-use smmuv3_emulator::{Ids, OwnerTable, Translated, View, translate};
+use smmuv3_emulator::{Ids, OwnerEvent, OwnerTable, OwnerView, translate_event};
 use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{StrtabBase, StrtabBaseCfg};
 use smmuv3_spec::event::EventRecord;
@@ -32,17 +32,17 @@ fn all(masks: &[[u64; 4]]) -> [u64; 4] {
     sum
 }
 
-fn seen(ids: &Ids, record: [u64; 4]) -> Translated {
+fn seen(ids: &Ids, record: [u64; 4]) -> OwnerEvent {
     let board = Board::new();
     // V clear everywhere.
     let cfg = StrtabBaseCfg::from(6);
     let table = OwnerTable::new(ids, StrtabBase::from(TABLE), cfg);
-    let view = View {
+    let view = OwnerView {
         ids,
         record_bad_streams: true,
         table: &table,
     };
-    translate(&view, &board, StreamId(STREAM), &EventRecord(record))
+    translate_event(&view, &board, StreamId(STREAM), &EventRecord(record))
 }
 
 fn ids() -> Ids {
@@ -66,7 +66,7 @@ fn full(kind: u64, clear: u64) -> [u64; 4] {
 }
 
 #[track_caller]
-fn check(record: [u64; 4], kind: u64, allowed: &[[u64; 4]], ours: bool) {
+fn check(record: [u64; 4], kind: u64, allowed: &[[u64; 4]], for_hypervisor: bool) {
     let translated = seen(&ids(), record);
     let mask = all(allowed);
     let mut expected: [u64; 4] = std::array::from_fn(|n| record[n] & mask[n]);
@@ -76,7 +76,7 @@ fn check(record: [u64; 4], kind: u64, allowed: &[[u64; 4]], ours: bool) {
         Some(expected.map(Hex)),
         "{kind:#x}"
     );
-    assert_eq!(translated.ours, ours);
+    assert_eq!(translated.for_hypervisor, for_hypervisor);
 }
 
 #[derive(PartialEq)]
@@ -148,9 +148,9 @@ fn stage_2() {
         &[SUBSTREAM, ADDRESS, ACCESS, CLASS],
         true,
     );
-    let nothing = Translated {
+    let nothing = OwnerEvent {
         record: None,
-        ours: true,
+        for_hypervisor: true,
     };
     for kind in [0x0b, 0x10, 0x11, 0x12, 0x13] {
         assert_eq!(seen(&ids(), class(kind, 2)), nothing);
@@ -173,7 +173,10 @@ fn nothing_else() {
         for clear in [0, S2] {
             let translated = seen(&ids(), full(kind, clear));
             assert_eq!(translated.record, None, "{kind:#x}");
-            assert_eq!(translated.ours, [0x03, 0x21, 0x25].contains(&kind));
+            assert_eq!(
+                translated.for_hypervisor,
+                [0x03, 0x21, 0x25].contains(&kind)
+            );
         }
     }
 }
@@ -188,13 +191,13 @@ fn bad_entries() {
     let board = Board::new();
     let ask = |cfg: u32, base: u64, recinvsid| {
         let table = OwnerTable::new(&ids, StrtabBase::from(base), StrtabBaseCfg::from(cfg));
-        let view = View {
+        let view = OwnerView {
             ids: &ids,
             record_bad_streams: recinvsid,
             table: &table,
         };
         let record = EventRecord([4 | 0x1234 << 32, 0, 0, 0]);
-        translate(&view, &board, StreamId(STREAM), &record).record
+        translate_event(&view, &board, StreamId(STREAM), &record).record
     };
     let header = |kind: u64| [kind | u64::from(STREAM) << 32, 0, 0, 0];
     assert_eq!(ask(5, TABLE, true), Some(EventRecord(header(0x02))));

@@ -155,7 +155,7 @@ impl Reporter {
 impl EventReport for Reporter {
     fn event(&mut self, event: &Event, delivery: Delivery) {
         let ours = match delivery {
-            Delivery::NotOwned | Delivery::Ours => true,
+            Delivery::NotOwned | Delivery::Report => true,
             Delivery::Done => false,
             Delivery::Terminate { .. } => event.0.s2(),
         };

@@ -22,7 +22,7 @@
 //! events may come later. Drivers send this at every unmapping, and reading the
 //! physical queue costs an access to a register of the SMMU each time. A late
 //! event then reports an access that failed before the unmapping. If the access
-//! stalled, its answer makes the SMMU translate it again.
+//! is_stalled, its answer makes the SMMU translate it again.
 
 use crate::command_queue::run::{CommandRun, Stop};
 use crate::command_queue::state::QueueState;

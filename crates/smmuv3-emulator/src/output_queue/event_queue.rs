@@ -1,7 +1,9 @@
 //! Delivery of events to the owner's event queue (IHI 0070, 7.2 to 7.4).
 
 use crate::interrupts::{Interrupts, Source};
-use crate::output_queue::event_record::{View, is_ours, stalled, translate};
+use crate::output_queue::event_record::{
+    OwnerView, concerns_hypervisor, is_stalled, translate_event,
+};
 use crate::output_queue::{EventQueue, Pushed};
 use crate::queue_memory::open_queue;
 use crate::streams::updates::StreamUpdates;
@@ -23,7 +25,7 @@ pub enum Delivery {
     /// Stage 2 refused an access, or the physical stream table failed. The
     /// caller reports the event. The owner got the record that its own SMMU
     /// would write.
-    Ours,
+    Report,
     /// The transaction stalls and its owner will not answer. The caller
     /// terminates it with CMD_RESUME, because the stream would hang else. If
     /// the record is about stage 2, the caller reports it too.
@@ -41,7 +43,7 @@ impl Delivery {
     pub const fn answer(self) -> Answer {
         match self {
             Self::NotOwned | Self::Terminate { .. } => Answer::Refuse,
-            Self::Done | Self::Ours => Answer::Later,
+            Self::Done | Self::Report => Answer::Later,
         }
     }
 }
@@ -123,28 +125,32 @@ impl<P: Platform> EventWriter<'_, P> {
             return Delivery::NotOwned;
         };
         let mut answered = false;
-        let ours = is_ours(record);
+        let for_hypervisor = concerns_hypervisor(record);
         if let Some(table) = self.updates.table(self.ids) {
-            let view = View {
+            let view = OwnerView {
                 ids: self.ids,
                 record_bad_streams: self.record_bad_streams,
                 table: &table,
             };
-            match translate(&view, self.platform, stream, record).record {
+            match translate_event(&view, self.platform, stream, record).record {
                 Some(told) => answered = self.push(&told) && told.stall(),
                 None => self.counts.events_dropped += 1,
             }
         } else {
             self.counts.events_dropped += 1;
         }
-        if stalled(record) && !answered {
+        if is_stalled(record) && !answered {
             self.counts.stalls_terminated += 1;
             return Delivery::Terminate {
                 stream: record.stream(),
                 stag: record.stag(),
             };
         }
-        if ours { Delivery::Ours } else { Delivery::Done }
+        if for_hypervisor {
+            Delivery::Report
+        } else {
+            Delivery::Done
+        }
     }
 
     /// Puts a record into the queue; `true` if it is there.

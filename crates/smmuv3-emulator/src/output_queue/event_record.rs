@@ -29,26 +29,26 @@ use smmuv3_spec::event::{Class, EventKind, EventRecord};
 
 /// Who gets to know of an event of a stream of the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translated {
+pub struct OwnerEvent {
     /// The record for the owner's queue, if any.
     pub record: Option<EventRecord>,
     /// The hypervisor, which owns stage 2 and the physical stream table, should
     /// report the physical record.
-    pub ours: bool,
+    pub for_hypervisor: bool,
 }
 
-impl Translated {
+impl OwnerEvent {
     const fn owners(record: EventRecord) -> Self {
         Self {
             record: Some(record),
-            ours: false,
+            for_hypervisor: false,
         }
     }
 }
 
 /// What decides which records the owner gets.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct OwnerView<'a> {
     /// The owner's identification registers.
     pub ids: &'a Ids,
     /// `CR2.RECINVSID`.
@@ -58,46 +58,46 @@ pub struct View<'a> {
 }
 
 /// Translates `record`, a copy. `stream` is the owner's number of its stream.
-pub fn translate(
-    view: &View<'_>,
+pub fn translate_event(
+    view: &OwnerView<'_>,
     platform: &impl Platform,
     stream: StreamId,
     record: &EventRecord,
-) -> Translated {
+) -> OwnerEvent {
     let base = header(stream, record, record.kind());
     match record.kind() {
-        EventKind::C_BAD_STE | EventKind::C_BAD_STREAMID => Translated {
+        EventKind::C_BAD_STE | EventKind::C_BAD_STREAMID => OwnerEvent {
             record: bad_entry(view, platform, stream, record),
-            ours: false,
+            for_hypervisor: false,
         },
-        EventKind::C_BAD_CD | EventKind::F_CD_FETCH => Translated::owners(base),
+        EventKind::C_BAD_CD | EventKind::F_CD_FETCH => OwnerEvent::owners(base),
         // This record has no substream (7.3.7).
         EventKind::F_STREAM_DISABLED => {
-            Translated::owners(base.with_ssv(false).with_substream_bits(0))
+            OwnerEvent::owners(base.with_ssv(false).with_substream_bits(0))
         }
         // This record has a substream and no field SSV (7.3.9).
-        EventKind::C_BAD_SUBSTREAMID => Translated::owners(
+        EventKind::C_BAD_SUBSTREAMID => OwnerEvent::owners(
             base.with_ssv(false)
                 .with_substream_bits(record.substream_bits()),
         ),
-        EventKind::F_UUT => Translated::owners(access(base, record)),
-        EventKind::F_TRANSL_FORBIDDEN => Translated::owners(
+        EventKind::F_UUT => OwnerEvent::owners(access(base, record)),
+        EventKind::F_TRANSL_FORBIDDEN => OwnerEvent::owners(
             base.with_input_address(record.input_address())
                 .with_rnw(record.rnw()),
         ),
         EventKind::F_BAD_ATS_TREQ => {
-            Translated::owners(base.with_input_address(record.input_address()))
+            OwnerEvent::owners(base.with_input_address(record.input_address()))
         }
-        EventKind::E_PAGE_REQUEST => Translated::owners(hint(base, record)),
+        EventKind::E_PAGE_REQUEST => OwnerEvent::owners(hint(base, record)),
         EventKind::F_WALK_EABT
         | EventKind::F_TRANSLATION
         | EventKind::F_ADDR_SIZE
         | EventKind::F_ACCESS
         | EventKind::F_PERMISSION
         | EventKind::F_TLB_CONFLICT => fault(view, stream, record),
-        _ => Translated {
+        _ => OwnerEvent {
             record: None,
-            ours: is_ours(record),
+            for_hypervisor: concerns_hypervisor(record),
         },
     }
 }
@@ -137,7 +137,7 @@ fn hint(base: EventRecord, record: &EventRecord) -> EventRecord {
 /// table says why. The owner may have changed the table since; an SMMU may read
 /// it that late.
 fn bad_entry(
-    view: &View<'_>,
+    view: &OwnerView<'_>,
     platform: &impl Platform,
     stream: StreamId,
     record: &EventRecord,
@@ -157,18 +157,18 @@ fn bad_entry(
 }
 
 /// The record for a fault of stage 1 or 2.
-fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated {
+fn fault(view: &OwnerView<'_>, stream: StreamId, record: &EventRecord) -> OwnerEvent {
     let kind = record.kind();
     if !record.s2() {
         let base = access(header(stream, record, kind), record);
         if kind == EventKind::F_TLB_CONFLICT {
-            return Translated::owners(base);
+            return OwnerEvent::owners(base);
         }
         let mut told = base.with_class_bits(record.class_bits());
-        if stalled(record) && offers_stalls(view.ids) {
+        if is_stalled(record) && offers_stalls(view.ids) {
             told = told.with_stall(true).with_stag(record.stag());
         }
-        return Translated::owners(told);
+        return OwnerEvent::owners(told);
     }
     let ipa = if kind.has_ipa() { record.ipa() } else { 0 };
     let told = match record.class() {
@@ -183,16 +183,16 @@ fn fault(view: &View<'_>, stream: StreamId, record: &EventRecord) -> Translated 
         ),
         _ => None,
     };
-    Translated {
+    OwnerEvent {
         record: told,
-        ours: is_ours(record),
+        for_hypervisor: concerns_hypervisor(record),
     }
 }
 
 /// Whether `record` is about stage 2 or the physical stream table. The
 /// hypervisor owns these and reports the record.
 #[must_use]
-pub fn is_ours(record: &EventRecord) -> bool {
+pub fn concerns_hypervisor(record: &EventRecord) -> bool {
     match record.kind() {
         EventKind::F_STE_FETCH | EventKind::F_CFG_CONFLICT | EventKind::F_VMS_FETCH => true,
         EventKind::F_TLB_CONFLICT => record.s2(),
@@ -202,7 +202,7 @@ pub fn is_ours(record: &EventRecord) -> bool {
 
 /// Whether the transaction of `record` stalls and waits for an answer.
 #[must_use]
-pub fn stalled(record: &EventRecord) -> bool {
+pub fn is_stalled(record: &EventRecord) -> bool {
     record.kind().can_stall() && record.stall()
 }
 
