@@ -99,7 +99,7 @@ impl<W: Window> Emulator<W> {
                     return Progress::Again;
                 }
                 Err(()) => {
-                    self.failed(platform);
+                    self.enter_service_failure(platform);
                     return Progress::Done;
                 }
             }
@@ -183,7 +183,7 @@ impl<W: Window> Emulator<W> {
                 Progress::Done
             }
             Stop::Broken => {
-                self.failed(platform);
+                self.enter_service_failure(platform);
                 Progress::Done
             }
         }
@@ -244,8 +244,8 @@ impl<W: Window> Emulator<W> {
         };
         if self.queue.message_in_flight {
             if let Err(Failure::Fenced(_)) = physical.finish() {
-                self.counts.kept += 1;
-                self.failed(platform);
+                self.counts.unreleased_queues += 1;
+                self.enter_service_failure(platform);
                 return;
             }
             self.queue.message_in_flight = false;

@@ -56,7 +56,7 @@ pub struct Counts {
     pub refused: u64,
     /// Command queues whose memory stays pinned for ever because the physical
     /// SMMU may still write to it.
-    pub kept: u64,
+    pub unreleased_queues: u64,
     /// Entries of the owner's stream table that were read.
     pub entries_read: u64,
     /// Streams that abort because they could not be configured as their owner

@@ -98,7 +98,7 @@ impl<W: Window> Emulator<W> {
 
     /// Shows the value of every register. The caller calls this once, before
     /// the owner runs. Offsets that are never shown must read as 0.
-    pub fn start<P: Platform<Window = W>>(&self, platform: &P) {
+    pub fn show_registers<P: Platform<Window = W>>(&self, platform: &P) {
         self.show_all(platform);
     }
 
@@ -124,7 +124,7 @@ impl<W: Window> Emulator<W> {
     /// Notes that the physical SMMU failed. The owner sees service failure mode
     /// (`GERROR.SFM_ERR`), and all its later requests are ignored.
     #[cold]
-    pub fn failed<P: Platform<Window = W>>(&mut self, platform: &P) {
+    pub fn enter_service_failure<P: Platform<Window = W>>(&mut self, platform: &P) {
         self.physical_failed = true;
         self.queue_ready = false;
         // The owner must not wait for an update any more: all streams abort

@@ -165,7 +165,7 @@ fn run(seed: u64, messages: bool, steps: u32) -> Counts {
         }
         assert!(work <= 256, "{work} at step {step}");
         assert!(acts.len() <= 4 * 256, "{}", acts.len());
-        assert!(m.board.held.get() <= 3 + m.smmu.counts().kept as u32);
+        assert!(m.board.held.get() <= 3 + m.smmu.counts().unreleased_queues as u32);
         assert!(m.board.largest.get() <= 1 << 20);
         if m.reads(0x60) & 0x100 != 0 && step % 64 == 0 {
             // Service failure mode is for good.

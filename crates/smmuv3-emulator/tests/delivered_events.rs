@@ -102,7 +102,7 @@ fn nothing_while_translation_is_off() {
         let record = smmuv3_spec::event::EventRecord(record);
         let delivered = world
             .emulator
-            .event(&world.board, GIVEN.as_slice(), &record);
+            .deliver_event(&world.board, GIVEN.as_slice(), &record);
         assert_eq!(delivered, delivery);
     }
     assert!(world.told().is_empty());

@@ -414,7 +414,7 @@ fn memory_is_held_while_an_answer_is_on_its_way() {
     m.physical.finishes.push(Failure::Fenced(Error::Fenced));
     m.word(0x20, 0);
     assert_eq!(m.board.held.get(), 1);
-    assert_eq!(m.smmu.counts().kept, 1);
+    assert_eq!(m.smmu.counts().unreleased_queues, 1);
     assert_eq!(m.reads(0x60), 1 << 8);
 }
 

@@ -320,6 +320,6 @@ fn answers_carry_the_substream() {
     let foreign = PageRequest::default().with_stream(0x1234).with_read(true);
     let delivery = world
         .emulator
-        .page_request(&world.board, GIVEN.as_slice(), &foreign);
+        .deliver_page_request(&world.board, GIVEN.as_slice(), &foreign);
     assert_eq!(delivery, PageDelivery::NotOwned);
 }

@@ -100,7 +100,7 @@ impl Emulated {
             coherent: host.coherent(),
         };
         let emulator = Emulator::new(driver.features(), &config);
-        emulator.start(&host);
+        emulator.show_registers(&host);
         Self {
             host,
             shown: Some(host.range()),
@@ -127,12 +127,12 @@ impl Emulated {
     /// Hands the host an event of the physical SMMU.
     pub(super) fn event(&mut self, event: &Event) -> Delivery {
         self.emulator
-            .event(&self.host, self.streams.list(), &event.0)
+            .deliver_event(&self.host, self.streams.list(), &event.0)
     }
 
     /// The physical SMMU aborts everything from now on.
     pub(super) fn failed(&mut self) {
-        self.emulator.failed(&self.host);
+        self.emulator.enter_service_failure(&self.host);
     }
 
     /// What was done and refused so far.

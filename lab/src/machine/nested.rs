@@ -74,7 +74,7 @@ pub(super) fn with<T>(
         coherent: driver.features().coherent(),
     };
     let emulator = Emulator::new(driver.features(), &config);
-    emulator.start(&Side(machine));
+    emulator.show_registers(&Side(machine));
     let front = Emulated {
         machine,
         driver,

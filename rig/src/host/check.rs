@@ -58,7 +58,7 @@ impl World<'_> {
             (on.priqen(), reg::PRIQ_BASE, 4),
         ];
         let open = self.machine.units[unit].emulated.open.borrow();
-        let kept = host.emulator.counts().kept as usize;
+        let kept = host.emulator.counts().unreleased_queues as usize;
         let enabled = queues.iter().filter(|(on, ..)| *on).count();
         if open.len() > enabled + kept {
             let first = open.values().next().map_or(0, |range| range.start);
@@ -134,7 +134,7 @@ impl World<'_> {
         };
         self.machine.units[unit].emulated.event_prod.set(None);
         let emulator = &mut self.hosts[unit].emulator;
-        let delivery = emulator.event(&side, streams.as_slice(), record);
+        let delivery = emulator.deliver_event(&side, streams.as_slice(), record);
         if let Delivery::Terminate { stream, stag } = delivery {
             let answer = Command::resume(stream, stag, false, true);
             let driver = &mut self.drivers[unit];

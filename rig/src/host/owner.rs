@@ -91,7 +91,7 @@ impl<'m> World<'m> {
                 coherent: driver.features().coherent(),
             };
             let emulator = Emulator::new(driver.features(), &config);
-            emulator.start(&Side {
+            emulator.show_registers(&Side {
                 machine: self.machine,
                 unit,
             });
@@ -426,7 +426,7 @@ impl<'m> World<'m> {
             return Ok(());
         }
         let delivery = self.emulate(unit, |emulator, side, below| {
-            emulator.page_request(side, below, &request)
+            emulator.deliver_page_request(side, below, &request)
         });
         match delivery {
             PageDelivery::NotOwned => return Err(Finding::Told(StreamId(id))),

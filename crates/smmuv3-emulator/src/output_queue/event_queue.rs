@@ -58,7 +58,7 @@ impl<W: Window> Emulator<W> {
     /// An SMMU keeps a stalled transaction as long as its event queue cannot be
     /// written. The emulation terminates the transaction instead, and counts
     /// the event as lost if the queue is full.
-    pub fn event<P: Platform<Window = W>>(
+    pub fn deliver_event<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         streams: &(impl StreamLookup + ?Sized),

@@ -37,7 +37,7 @@ impl<W: Window> Emulator<W> {
     /// finds the stream of the owner. A request that the owner's queue does not
     /// take is answered in the owner's place if the text asks for that (8.1,
     /// 8.2).
-    pub fn page_request<P: Platform<Window = W>>(
+    pub fn deliver_page_request<P: Platform<Window = W>>(
         &mut self,
         platform: &P,
         streams: &(impl StreamLookup + ?Sized),

@@ -390,7 +390,7 @@ impl Machine {
     pub fn with(features: Features, config: &IdConfig) -> Self {
         let board = Board::new();
         let smmu = Emulator::new(&features, config);
-        smmu.start(&board);
+        smmu.show_registers(&board);
         let physical = Recorder {
             log: board.log.clone(),
             features,

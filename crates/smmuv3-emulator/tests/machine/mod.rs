@@ -349,7 +349,7 @@ impl Machine {
             coherent: driver.features().coherent(),
         };
         let emulator = Emulator::new(driver.features(), &config);
-        emulator.start(&hardware);
+        emulator.show_registers(&hardware);
         hardware.0.smmu.borrow_mut().take_misuse();
         hardware.0.smmu.borrow_mut().take_commands();
         Self {
@@ -429,7 +429,7 @@ impl Machine {
     pub fn ask(&mut self, request: PageRequest) {
         let delivery = self
             .emulator
-            .page_request(&self.hardware, &GIVEN[..], &request);
+            .deliver_page_request(&self.hardware, &GIVEN[..], &request);
         assert_ne!(delivery, PageDelivery::NotOwned);
         if let PageDelivery::Respond(command) = delivery {
             self.driver.issue(command).expect("a sound SMMU");
@@ -453,7 +453,9 @@ impl Machine {
 
     /// Hands over one event, whoever wrote it.
     pub fn tell(&mut self, record: &EventRecord) {
-        let delivery = self.emulator.event(&self.hardware, &GIVEN[..], record);
+        let delivery = self
+            .emulator
+            .deliver_event(&self.hardware, &GIVEN[..], record);
         if let Delivery::Terminate { stream, stag } = delivery {
             let answer = Command::resume(stream, stag, false, true);
             // One that is fenced has ended what waited.

@@ -128,7 +128,7 @@ impl<'a> World<'a> {
         };
         let emulator = Emulator::new(smmu.features(), &ids);
         let board = Board { hw, side };
-        emulator.start(&board);
+        emulator.show_registers(&board);
         Self {
             board,
             smmu,
@@ -256,7 +256,7 @@ impl<'a> World<'a> {
         } = self;
         let mut all = Vec::new();
         smmu.take_events(64, |event| {
-            let delivery = emulator.event(board, GIVEN.as_slice(), &event.0);
+            let delivery = emulator.deliver_event(board, GIVEN.as_slice(), &event.0);
             all.push(delivery);
             if matches!(delivery, Delivery::Terminate { .. }) {
                 Answer::Refuse
@@ -277,7 +277,7 @@ impl<'a> World<'a> {
         } = self;
         let mut all = Vec::new();
         smmu.drain_pri(64, |request| {
-            all.push(emulator.page_request(board, GIVEN.as_slice(), &request));
+            all.push(emulator.deliver_page_request(board, GIVEN.as_slice(), &request));
             Answer::Later
         });
         for delivery in &all {
