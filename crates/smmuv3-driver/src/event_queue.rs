@@ -1,6 +1,6 @@
 //! The event queue and global errors (IHI 0070, 7.2 to 7.5).
 
-use crate::queue::Ring;
+use crate::command_queue::Ring;
 use crate::smmu::Hardware;
 use crate::{Clock, Registers};
 use core::fmt;

@@ -1,6 +1,6 @@
 //! What the SMMU has to say: events, page requests, global errors.
 
-use crate::event::{Drained, Event, GlobalErrors};
+use crate::event_queue::{Drained, Event, GlobalErrors};
 use crate::smmu::Smmu;
 use crate::{Clock, Registers};
 use portcullis_memory::{Allocator, Memory};

@@ -1,7 +1,7 @@
 //! The page request queue (IHI 0070, 8.1 and 8.2).
 
-use crate::event::Drained;
-use crate::queue::Ring;
+use crate::command_queue::Ring;
+use crate::event_queue::Drained;
 use crate::smmu::Hardware;
 use crate::{Clock, Registers};
 use portcullis_addr::PhysAddr;

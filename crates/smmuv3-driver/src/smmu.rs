@@ -1,11 +1,11 @@
 //! One SMMU: taking it over, giving streams a translation, invalidation.
 
-use crate::event::EventQueue;
-use crate::invalidate::{RangeCommands, usable_level};
-use crate::pri::RequestQueue;
-use crate::queue::CommandQueue;
-use crate::range::{Common, MOST_COMMON};
-use crate::table::StreamTable;
+use crate::command_queue::CommandQueue;
+use crate::event_queue::EventQueue;
+use crate::pri_queue::RequestQueue;
+use crate::range_commands::{RangeCommands, usable_level};
+use crate::stream_table::StreamTable;
+use crate::stream_table::shared_tables::{Common, MOST_COMMON};
 use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, fence};
 use portcullis_addr::{Address, Ipa, Range};
 use portcullis_memory::{Allocator, Memory};

@@ -8,6 +8,10 @@ use smmuv3_spec::StreamId;
 use smmuv3_spec::control::{FMT_LINEAR, FMT_TWO_LEVEL, StrtabBaseCfg};
 use smmuv3_spec::ste::{L1Std, Ste};
 
+pub(crate) mod shared_tables;
+mod stream;
+mod stream_range;
+
 /// No table has more entries, whatever the configuration asks for.
 const MOST_ENTRIES_LOG2: u8 = 20;
 

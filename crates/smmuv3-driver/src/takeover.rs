@@ -1,12 +1,12 @@
 //! Taking an SMMU over (IHI 0070, 3.11).
 
-use crate::event::EventQueue;
-use crate::pri::RequestQueue;
-use crate::queue::CommandQueue;
-use crate::range::MOST_COMMON;
-use crate::raw::msi_reserved;
+use crate::command_queue::CommandQueue;
+use crate::event_queue::EventQueue;
+use crate::issued_commands::msi_reserved;
+use crate::pri_queue::RequestQueue;
 use crate::smmu::Hardware;
-use crate::table::{Shape, StreamTable, fill_with_abort};
+use crate::stream_table::shared_tables::MOST_COMMON;
+use crate::stream_table::{Shape, StreamTable, fill_with_abort};
 use crate::wait::{REGISTER_US, poll, settle};
 use crate::{
     Clock, Config, Error, Features, InitError, Quirks, Registers, Smmu, Stats, Wait, fence,

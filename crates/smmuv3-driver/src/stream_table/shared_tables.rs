@@ -6,7 +6,7 @@
 //! copied for a stream that is later given another translation.
 
 use crate::smmu::Smmu;
-use crate::table::store_words;
+use crate::stream_table::store_words;
 use crate::{Clock, Error, Registers};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};

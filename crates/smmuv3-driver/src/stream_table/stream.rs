@@ -1,7 +1,7 @@
 //! One stream: giving it a translation, and taking it away.
 
 use crate::smmu::Smmu;
-use crate::table::{Place, fill_with_abort, load, store_words};
+use crate::stream_table::{Place, fill_with_abort, load, store_words};
 use crate::translation::{Change, fresh, may_stall, passes, same};
 use crate::{Attributes, Clock, Error, Registers, Stage1, Stage2, Translation};
 use portcullis_addr::PhysAddr;

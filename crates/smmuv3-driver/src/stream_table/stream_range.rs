@@ -7,7 +7,7 @@
 //! streams abort keep the other words of the translation before or after.
 
 use crate::smmu::Smmu;
-use crate::table::{Place, load, store_words};
+use crate::stream_table::{Place, load, store_words};
 use crate::translation::{Change, may_stall, passes, same};
 use crate::{Attributes, Clock, Error, Registers, Stage2, Translation, Uniform};
 use portcullis_addr::PhysAddr;
