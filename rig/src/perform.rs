@@ -9,7 +9,7 @@ use crate::policy::Allowed;
 use crate::world::World;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 use portcullis_ownership::Owner;
-use smmuv3_driver::{Answer, Uniform};
+use smmuv3_driver::{Answer, RangeTranslation};
 use smmuv3_model::Fault;
 use smmuv3_spec::StreamId;
 
@@ -150,9 +150,9 @@ impl World<'_> {
     fn close_range(&mut self, ends: [u32; 2], whole: bool, invalid: bool) -> Result<(), Finding> {
         let (unit, [low, high], streams) = self.between(ends, whole);
         let uniform = if invalid {
-            Uniform::Invalid
+            RangeTranslation::Invalid
         } else {
-            Uniform::Abort
+            RangeTranslation::Abort
         };
         let all = self.drive(unit, "set_range", |driver| {
             let mut next = Some(low);

@@ -72,17 +72,17 @@ pub(crate) struct CommandQueue {
     cons: u32,
     /// Commands of the driver's own are under way, and with them a refusal that
     /// matters to it.
-    own: bool,
+    own_batch: bool,
     /// While they are: commands before them that the SMMU was not yet seen to
     /// consume, issued for somebody else.
-    foreign: u32,
+    issued_before: u32,
     /// First command of the driver's own that the SMMU refused.
-    refused: Option<Error>,
+    own_refusal: Option<Error>,
     /// First command issued for somebody else that the SMMU refused, since it
     /// was last asked for.
-    refused_issued: Option<Error>,
+    issued_refusal: Option<Error>,
     /// A CMD_SYNC needs a closer look: one of the above, or a quirk.
-    special: bool,
+    fast_path_off: bool,
     bounded: bool,
     since_sync: u32,
 }
@@ -95,11 +95,11 @@ impl CommandQueue {
             prod: 0,
             published: 0,
             cons: 0,
-            own: false,
-            foreign: 0,
-            refused: None,
-            refused_issued: None,
-            special: bounded,
+            own_batch: false,
+            issued_before: 0,
+            own_refusal: None,
+            issued_refusal: None,
+            fast_path_off: bounded,
             bounded,
             since_sync: 0,
         }
@@ -113,30 +113,34 @@ impl CommandQueue {
     /// What is pushed from now on until [`sync`](Self::sync) is the driver's own:
     /// its refusal is told apart from that of what was issued before.
     pub(crate) fn begin(&mut self) {
-        if !self.own {
-            self.own = true;
-            self.special = true;
-            self.foreign = self.ring.distance(self.cons, self.prod);
+        if !self.own_batch {
+            self.own_batch = true;
+            self.fast_path_off = true;
+            self.issued_before = self.ring.distance(self.cons, self.prod);
         }
     }
 
     /// Adds a command if that is all there is to do; `false` if not. The SMMU
     /// sees it at the next [`kick`](Self::kick) at the latest.
     #[inline]
-    pub(crate) fn offer<R: Registers, M: Memory, C: Clock>(
+    pub(crate) fn push_fast<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         command: Command,
     ) -> bool {
         let room = self.ring.distance(self.cons, self.prod) < self.ring.entries();
-        if room && !self.special {
-            self.put(hw, command);
+        if room && !self.fast_path_off {
+            self.store_command(hw, command);
         }
-        room && !self.special
+        room && !self.fast_path_off
     }
 
     #[inline]
-    fn put<R: Registers, M: Memory, C: Clock>(&mut self, hw: &Hardware<R, M, C>, command: Command) {
+    fn store_command<R: Registers, M: Memory, C: Clock>(
+        &mut self,
+        hw: &Hardware<R, M, C>,
+        command: Command,
+    ) {
         let at = self.address(self.prod);
         hw.mem.store(at, command.0[0]);
         hw.mem.store(PhysAddr::new(at.raw() + 8), command.0[1]);
@@ -155,13 +159,13 @@ impl CommandQueue {
         command: Command,
     ) -> Result<(), Error> {
         if self.bounded {
-            self.bound(hw, stats, &command)?;
+            self.bound_batch(hw, stats, &command)?;
         }
-        self.place(hw, stats, command)
+        self.push_when_room(hw, stats, command)
     }
 
     /// Puts a CMD_SYNC in between where there must be one.
-    fn bound<R: Registers, M: Memory, C: Clock>(
+    fn bound_batch<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
@@ -169,7 +173,7 @@ impl CommandQueue {
     ) -> Result<(), Error> {
         let sync = next.opcode() == Opcode::SYNC;
         if !sync && self.since_sync >= BOUNDED_BATCH {
-            self.place(hw, stats, Command::sync(SIG_NONE))?;
+            self.push_when_room(hw, stats, Command::sync(SIG_NONE))?;
             stats.syncs += 1;
             self.since_sync = 0;
         }
@@ -177,7 +181,7 @@ impl CommandQueue {
         Ok(())
     }
 
-    fn place<R: Registers, M: Memory, C: Clock>(
+    fn push_when_room<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
@@ -188,7 +192,7 @@ impl CommandQueue {
             let full = self.cons;
             self.wait(hw, stats, |queue| queue.cons != full)?;
         }
-        self.put(hw, command);
+        self.store_command(hw, command);
         Ok(())
     }
 
@@ -215,19 +219,19 @@ impl CommandQueue {
         stats.commands += count;
     }
 
-    /// [Offers](Self::offer) a CMD_SYNC; `true` if it and everything before it
+    /// [Offers](Self::push_fast) a CMD_SYNC; `true` if it and everything before it
     /// is complete at the first look, and nothing was refused. That takes no
     /// clock.
     ///
     /// With SIG_NONE, the consumption of the CMD_SYNC is its completion
     /// (4.7.3), so CONS is all there is to look at.
     #[inline]
-    pub(crate) fn sync_at_once<R: Registers, M: Memory, C: Clock>(
+    pub(crate) fn sync_fast<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
     ) -> bool {
-        if !self.offer(hw, Command::sync(SIG_NONE)) {
+        if !self.push_fast(hw, Command::sync(SIG_NONE)) {
             return false;
         }
         stats.syncs += 1;
@@ -256,13 +260,13 @@ impl CommandQueue {
         stats.syncs += 1;
         self.kick(hw, stats);
         self.wait(hw, stats, |queue| queue.cons == queue.prod)?;
-        let own = core::mem::take(&mut self.own);
+        let own = core::mem::take(&mut self.own_batch);
         let refused = if own {
-            self.refused.take()
+            self.own_refusal.take()
         } else {
-            self.refused_issued.take()
+            self.issued_refusal.take()
         };
-        self.special = self.bounded || self.refused_issued.is_some();
+        self.fast_path_off = self.bounded || self.issued_refusal.is_some();
         refused.map_or(Ok(()), Err)
     }
 
@@ -274,7 +278,7 @@ impl CommandQueue {
     ) -> Result<(), Error> {
         let result = poll(&hw.clock, COMMAND_US, || {
             let before = self.cons;
-            if let Err(error) = self.observe(hw) {
+            if let Err(error) = self.read_cons(hw) {
                 return Some(Err(error));
             }
             if done(self) {
@@ -284,7 +288,7 @@ impl CommandQueue {
                 return None;
             }
             // Only a queue that stands still is worth a second register read.
-            self.recover(hw, stats).err().map(Err)
+            self.recover_from_error(hw, stats).err().map(Err)
         });
         result.unwrap_or_else(|| {
             stats.timeouts += 1;
@@ -294,7 +298,7 @@ impl CommandQueue {
 
     /// Reads how far the SMMU is. The index is checked: a value outside what
     /// was submitted would let commands be overwritten before they are read.
-    fn observe<R: Registers, M: Memory, C: Clock>(
+    fn read_cons<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
     ) -> Result<CmdqCons, Error> {
@@ -306,13 +310,13 @@ impl CommandQueue {
                 value: value.into(),
             });
         }
-        self.foreign = self.foreign.saturating_sub(done);
+        self.issued_before = self.issued_before.saturating_sub(done);
         self.cons = read;
         Ok(value)
     }
 
     /// Keeps the refusal of the command at `cons` for whoever it concerns.
-    fn note(&mut self, opcode: Opcode, error: CommandError) {
+    fn note_refusal(&mut self, opcode: Opcode, error: CommandError) {
         // A CMD_RESUME answers an event and belongs to no operation that waits;
         // refusing it must not fail the operation that happens to come next.
         if opcode == Opcode::RESUME {
@@ -320,14 +324,14 @@ impl CommandQueue {
         }
         // The driver itself never sends a CMD_ATC_INV, so that a CMD_SYNC of its
         // own that meets one that failed says nothing about its own commands.
-        let own = self.own && self.foreign == 0 && error != CommandError::ATC_INV_SYNC;
+        let own = self.own_batch && self.issued_before == 0 && error != CommandError::ATC_INV_SYNC;
         let first = if own {
-            &mut self.refused
+            &mut self.own_refusal
         } else {
-            &mut self.refused_issued
+            &mut self.issued_refusal
         };
         first.get_or_insert(Error::Command { error, opcode });
-        self.special = true;
+        self.fast_path_off = true;
     }
 
     /// Looks for a command error and, if there is one, replaces the command by
@@ -335,7 +339,7 @@ impl CommandQueue {
     ///
     /// # Errors
     /// [`Error::ServiceFailure`], [`Error::BadConsumer`].
-    pub(crate) fn recover<R: Registers, M: Memory, C: Clock>(
+    pub(crate) fn recover_from_error<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
         stats: &mut Stats,
@@ -348,7 +352,7 @@ impl CommandQueue {
         if !active.cmdq_err() {
             return Ok(());
         }
-        let value = self.observe(hw)?;
+        let value = self.read_cons(hw)?;
         if self.cons == self.published {
             // An error without a command: nothing can be replaced.
             return Err(Error::BadConsumer {
@@ -359,7 +363,7 @@ impl CommandQueue {
         let command = Command([hw.mem.load(at), hw.mem.load(PhysAddr::new(at.raw() + 8))]);
         let (opcode, error) = (command.opcode(), CommandError(value.err()));
         stats.command_errors += 1;
-        self.note(opcode, error);
+        self.note_refusal(opcode, error);
         // A CMD_SYNC that met a failed CMD_ATC_INV is fine itself, and whoever
         // waits for its message must get it: it is sent again (3.9.1.4).
         let again = opcode == Opcode::SYNC && error == CommandError::ATC_INV_SYNC;

@@ -91,14 +91,14 @@ impl CommandPages {
         let stride = (PAGE_BYTES as u32) >> self.queues_log2;
         for queue in 0..1u32 << self.queues_log2 {
             let at = queue * stride;
-            stop_one(page, at, clock).ok_or(EcmdqError::NoStop { queue })?;
+            stop_queue(page, at, clock).ok_or(EcmdqError::NoStop { queue })?;
         }
         Ok(())
     }
 }
 
 /// Disables the queue whose registers are at `at`.
-fn stop_one(page: &impl Registers, at: u32, clock: &impl Clock) -> Option<()> {
+fn stop_queue(page: &impl Registers, at: u32, clock: &impl Clock) -> Option<()> {
     let enabled = || {
         let prod = Prod::from(page.read32(at + PROD));
         let cons = Cons::from(page.read32(at + CONS));

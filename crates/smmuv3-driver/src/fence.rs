@@ -1,6 +1,6 @@
 //! Stopping all DMA.
 
-use crate::wait::{REGISTER_US, poll, settle};
+use crate::wait::{REGISTER_US, poll, wait_for_acknowledgement};
 use crate::{Clock, Registers};
 use smmuv3_spec::control::{Cr0, Gbpa};
 use smmuv3_spec::reg;
@@ -48,7 +48,7 @@ pub fn fence(regs: &impl Registers, clock: &impl Clock) -> Result<(), FenceError
     // (6.3.9): an earlier owner may just have enabled the SMMU. As above, if
     // that never ends, writing is still the best that is left.
     let smmuen = Cr0::new().with_smmuen(true).into();
-    settle(regs, clock, (reg::CR0, reg::CR0ACK), smmuen);
+    wait_for_acknowledgement(regs, clock, (reg::CR0, reg::CR0ACK), smmuen);
     let cr0 = Cr0::from(regs.read32(reg::CR0));
     regs.write32(reg::CR0, cr0.with_smmuen(false).into());
     poll(clock, REGISTER_US, || {

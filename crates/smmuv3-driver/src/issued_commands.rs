@@ -37,19 +37,19 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// [`Error::Fenced`], or a failure that fenced.
     #[inline]
     pub fn issue(&mut self, command: Command) -> Result<(), Error> {
-        if !self.fenced && self.commands.offer(&self.hw, command) {
+        if !self.fenced && self.commands.push_fast(&self.hw, command) {
             return Ok(());
         }
-        self.issue_slowly(command)
+        self.issue_slow(command)
     }
 
     #[cold]
     #[inline(never)]
-    fn issue_slowly(&mut self, command: Command) -> Result<(), Error> {
-        self.usable()?;
+    fn issue_slow(&mut self, command: Command) -> Result<(), Error> {
+        self.check_not_fenced()?;
         match self.push(command) {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.fail(error)),
+            Err(error) => Err(self.fence_after(error)),
         }
     }
 
@@ -71,20 +71,20 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// unknown.
     #[inline]
     pub fn finish(&mut self) -> Result<(), Error> {
-        if !self.fenced && self.commands.sync_at_once(&self.hw, &mut self.stats) {
+        if !self.fenced && self.commands.sync_fast(&self.hw, &mut self.stats) {
             return Ok(());
         }
-        self.finish_slowly()
+        self.finish_slow()
     }
 
     #[cold]
     #[inline(never)]
-    fn finish_slowly(&mut self) -> Result<(), Error> {
-        self.usable()?;
+    fn finish_slow(&mut self) -> Result<(), Error> {
+        self.check_not_fenced()?;
         match self.sync() {
             Ok(()) => Ok(()),
             Err(error @ Error::Command { .. }) => Err(error),
-            Err(error) => Err(self.fail(error)),
+            Err(error) => Err(self.fence_after(error)),
         }
     }
 
@@ -101,8 +101,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// fenced.
     #[inline]
     pub fn complete_by_msi(&mut self, messages: &[Msi]) -> Result<(), Error> {
-        self.usable()?;
-        if !messages.iter().all(|msi| self.can_send(msi)) {
+        self.check_not_fenced()?;
+        if !messages.iter().all(|msi| self.is_valid_message(msi)) {
             return Err(Error::Msi);
         }
         for msi in messages {
@@ -120,7 +120,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
 
     /// An address that the SMMU would cut short would be another one.
     #[inline]
-    fn can_send(&self, msi: &Msi) -> bool {
+    fn is_valid_message(&self, msi: &Msi) -> bool {
         let at = msi.address.raw();
         at != 0 && at & self.msi_reserved == 0 && msi.memory < 16 && matches!(msi.share, 0 | 2 | 3)
     }

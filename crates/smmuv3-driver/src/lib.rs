@@ -39,7 +39,7 @@ pub use range_commands::RangeCommands;
 pub use smmu::{Config, Smmu, Stats};
 pub use stage1::{Stage1, Stage1Error};
 pub use stage2::{Granule, Stage2, Stage2Error};
-pub use translation::{Translation, Uniform};
+pub use translation::{RangeTranslation, Translation};
 
 /// Access to the registers of one SMMU.
 ///

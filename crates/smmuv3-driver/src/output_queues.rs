@@ -136,7 +136,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let stopped = active.sfm_err()
             || (active.cmdq_err()
                 && !self.fenced
-                && self.commands.recover(&self.hw, &mut self.stats).is_err());
+                && self
+                    .commands
+                    .recover_from_error(&self.hw, &mut self.stats)
+                    .is_err());
         if stopped {
             // Whether it worked shows in `is_fenced` and the next call's error.
             let _ = self.fence();

@@ -101,7 +101,7 @@ pub enum OwnStage1Error {
 }
 
 /// How the SMMU reads tables and descriptors: cacheability, shareability.
-fn fetches(features: &Features) -> (u8, u8) {
+fn fetch_attributes(features: &Features) -> (u8, u8) {
     if features.coherent() {
         (CACHE_WB, SHARE_INNER)
     } else {
@@ -117,7 +117,7 @@ impl OwnStage1 {
     /// See [`OwnStage1Error`].
     pub(crate) fn entry(&self, features: &Features) -> Result<Ste, OwnStage1Error> {
         self.check(features)?;
-        let (cache, share) = fetches(features);
+        let (cache, share) = fetch_attributes(features);
         Ok(Ste::default()
             .with_v(true)
             .with_config(Config::S1)
@@ -138,7 +138,7 @@ impl OwnStage1 {
 
     /// The context descriptor.
     fn descriptor(&self, features: &Features) -> Cd {
-        let (cache, share) = fetches(features);
+        let (cache, share) = fetch_attributes(features);
         Cd::default()
             .with_v(true)
             .with_aa64(true)
@@ -244,7 +244,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// One that is there is not changed: some stream may use it. And nothing
     /// finds a new one until an entry points to it, so that none of it can be
     /// cached and no order of the stores matters (3.21.3.1).
-    pub(crate) fn commission(&self, stage1: &OwnStage1) -> Result<(), Error> {
+    pub(crate) fn fill_descriptor(&self, stage1: &OwnStage1) -> Result<(), Error> {
         let descriptor = stage1.descriptor(&self.features);
         let context = stage1.context;
         let words = || (context.raw()..).step_by(8).map(PhysAddr::new);
@@ -286,7 +286,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// [`Error::Command`], [`Error::Fenced`], or a failure that fenced: what is
     /// cached is then unknown.
     pub fn tlbi_asid(&mut self, asid: Asid) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         self.run([Command::tlbi_nh_asid(STAGE1_VMID, asid)])
     }
 
@@ -306,9 +306,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         level: Option<u8>,
         leaf: bool,
     ) -> Result<(), Error> {
-        self.usable()?;
-        let what = Command::tlbi_nh_va(STAGE1_VMID, asid, 0, leaf);
-        match self.address_commands(what, range, granule, level)? {
+        self.check_not_fenced()?;
+        let template = Command::tlbi_nh_va(STAGE1_VMID, asid, 0, leaf);
+        match self.address_commands(template, range, granule, level)? {
             Some(mut commands) => commands.try_for_each(|command| self.issue(command)),
             None => self.issue(Command::tlbi_nh_asid(STAGE1_VMID, asid)),
         }

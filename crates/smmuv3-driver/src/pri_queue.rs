@@ -11,7 +11,7 @@ use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
 
 /// The consumer's side of the page request queue.
-pub(crate) struct RequestQueue {
+pub(crate) struct PriQueue {
     pub(crate) base: PhysAddr,
     pub(crate) ring: Ring,
     cons: u32,
@@ -19,7 +19,7 @@ pub(crate) struct RequestQueue {
     acknowledged: bool,
 }
 
-impl RequestQueue {
+impl PriQueue {
     pub(crate) fn new(base: PhysAddr, log2: u8) -> Self {
         Self {
             base,

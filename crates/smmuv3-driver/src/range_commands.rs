@@ -17,7 +17,7 @@ const MAX_SCALE: u8 = 31;
 #[derive(Clone, Debug)]
 pub struct RangeCommands {
     /// What each of them is, but for the address and the range.
-    what: Command,
+    template: Command,
     at: u64,
     /// Granules left.
     left: u64,
@@ -37,12 +37,12 @@ impl RangeCommands {
         level: Option<u8>,
         leaf: bool,
     ) -> Option<Self> {
-        Self::of(Command::tlbi_s2_ipa(vmid, 0, leaf), range, granule, level)
+        Self::from_template(Command::tlbi_s2_ipa(vmid, 0, leaf), range, granule, level)
     }
 
     /// As [`new`](Self::new), for any command that drops an address.
-    pub(crate) fn of<A: Address>(
-        what: Command,
+    pub(crate) fn from_template<A: Address>(
+        template: Command,
         range: Range<A>,
         granule: Granule,
         level: Option<u8>,
@@ -51,7 +51,7 @@ impl RangeCommands {
             return None;
         }
         Some(Self {
-            what,
+            template,
             at: range.start().raw(),
             left: range.size() >> granule.log2(),
             granule,
@@ -86,7 +86,7 @@ impl Iterator for RangeCommands {
         } else {
             units & 31
         };
-        let command = self.what.with_address(self.at);
+        let command = self.template.with_address(self.at);
         let command = if count == 1 && scale == 0 && self.ttl == 0 {
             // NUM, SCALE and TTL all 0 with a granule is reserved: one page
             // without a hint is the command without a range.

@@ -2,10 +2,10 @@
 
 use crate::command_queue::CommandQueue;
 use crate::event_queue::EventQueue;
-use crate::pri_queue::RequestQueue;
+use crate::pri_queue::PriQueue;
 use crate::range_commands::{RangeCommands, usable_level};
 use crate::stream_table::StreamTable;
-use crate::stream_table::shared_tables::{Common, MOST_COMMON};
+use crate::stream_table::shared_tables::{MAX_SHARED_TABLES, SharedTable};
 use crate::{Clock, Error, Features, FenceError, Granule, Quirks, Registers, fence};
 use portcullis_addr::{Address, Ipa, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -98,16 +98,16 @@ pub struct Smmu<R, M, C> {
     pub(crate) commands: CommandQueue,
     pub(crate) events: EventQueue,
     /// Where there is one, and it was asked for.
-    pub(crate) requests: Option<RequestQueue>,
+    pub(crate) requests: Option<PriQueue>,
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
     /// Bits of an address that no message can be sent to.
     pub(crate) msi_reserved: u64,
     /// Second-level tables that several descriptors may point to.
-    pub(crate) common: [Option<Common>; MOST_COMMON],
+    pub(crate) shared_tables: [Option<SharedTable>; MAX_SHARED_TABLES],
     /// The stage 2 that many streams had last.
-    pub(crate) shadow: Ste,
+    pub(crate) last_passing_entry: Ste,
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
@@ -154,12 +154,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
 
     /// Fences after a failure that leaves the SMMU's caches in doubt.
     #[cold]
-    pub(crate) fn fail(&mut self, error: Error) -> Error {
+    pub(crate) fn fence_after(&mut self, error: Error) -> Error {
         self.fence().map_or_else(Error::Unfenced, |()| error)
     }
 
     #[inline]
-    pub(crate) fn usable(&self) -> Result<(), Error> {
+    pub(crate) fn check_not_fenced(&self) -> Result<(), Error> {
         if self.fenced {
             Err(Error::Fenced)
         } else {
@@ -190,7 +190,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
         match result.and_then(|()| self.sync()) {
             Err(error @ Error::Command { .. }) => Err(error),
-            Err(error) => Err(self.fail(error)),
+            Err(error) => Err(self.fence_after(error)),
             Ok(()) => Ok(()),
         }
     }
@@ -199,7 +199,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// command leaves it open which entry the SMMU uses, so it fences too.
     pub(crate) fn run_or_fence(&mut self, commands: &[Command]) -> Result<(), Error> {
         match self.run(commands.iter().copied()) {
-            Err(error @ Error::Command { .. }) => Err(self.fail(error)),
+            Err(error @ Error::Command { .. }) => Err(self.fence_after(error)),
             other => other,
         }
     }
@@ -209,7 +209,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// # Errors
     /// [`Error::Command`], [`Error::Fenced`], or a failure that fenced.
     pub fn invalidate_all_config(&mut self) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         self.run([Command::cfgi_all()])
     }
 
@@ -220,7 +220,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// [`Error::Command`], [`Error::Fenced`], or a failure that fenced: what is
     /// cached is then unknown.
     pub fn tlbi_vmid(&mut self, vmid: Vmid) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         let after = self.after_stage2_change(None);
         self.run([Command::tlbi_s12_vmall(vmid)].into_iter().chain(after))
     }
@@ -245,7 +245,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         level: Option<u8>,
         leaf: bool,
     ) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         let after = self.after_stage2_change(Some(vmid));
         match self.stage2_commands(vmid, range, granule, level, leaf)? {
             Some(commands) => self.run(commands.chain(after)),
@@ -280,11 +280,11 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             let page = page.with_tg(granule.tlbi_tg()).with_ttl(3);
             return self.issue(page);
         }
-        self.issue_ipa_range_slowly(vmid, range, granule, level, leaf)
+        self.issue_ipa_range_slow(vmid, range, granule, level, leaf)
     }
 
     #[inline(never)]
-    fn issue_ipa_range_slowly(
+    fn issue_ipa_range_slow(
         &mut self,
         vmid: Vmid,
         range: Range<Ipa>,
@@ -292,7 +292,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         level: Option<u8>,
         leaf: bool,
     ) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         if !self.nested && self.features.range_tlbi() {
             let ranges = RangeCommands::new(vmid, range, granule, level, leaf);
             for command in ranges.ok_or(Error::BadRange)? {
@@ -324,20 +324,21 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         level: Option<u8>,
         leaf: bool,
     ) -> Result<Option<impl Iterator<Item = Command> + use<R, M, C>>, Error> {
-        let what = Command::tlbi_s2_ipa(vmid, 0, leaf);
-        self.address_commands(what, range, granule, level)
+        let template = Command::tlbi_s2_ipa(vmid, 0, leaf);
+        self.address_commands(template, range, granule, level)
     }
 
     /// The commands like `what` that drop `range`; `None` when it takes so many
     /// that everything with the same tag goes.
     pub(crate) fn address_commands<A: Address>(
         &self,
-        what: Command,
+        template: Command,
         range: Range<A>,
         granule: Granule,
         level: Option<u8>,
     ) -> Result<Option<impl Iterator<Item = Command> + use<A, R, M, C>>, Error> {
-        let ranges = RangeCommands::of(what, range, granule, level).ok_or(Error::BadRange)?;
+        let ranges =
+            RangeCommands::from_template(template, range, granule, level).ok_or(Error::BadRange)?;
         // One address drops the whole entry that maps it, so one command for
         // each leaf is enough where there are no ranges.
         let step = match usable_level(range, granule, level) {
@@ -350,8 +351,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             return Ok(None);
         }
         let start = range.start().raw();
-        let pages =
-            (0..if ril { 0 } else { count }).map(move |n| what.with_address(start + (n << step)));
+        let pages = (0..if ril { 0 } else { count })
+            .map(move |n| template.with_address(start + (n << step)));
         Ok(Some(ranges.take_while(move |_| ril).chain(pages)))
     }
 

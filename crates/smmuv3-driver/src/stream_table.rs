@@ -13,7 +13,7 @@ mod stream;
 mod stream_range;
 
 /// No table has more entries, whatever the configuration asks for.
-const MOST_ENTRIES_LOG2: u8 = 20;
+const MAX_ENTRIES_LOG2: u8 = 20;
 
 /// Shape of a stream table (IHI 0070, 3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,10 @@ impl Shape {
     /// choice would otherwise outlive it.
     pub(crate) fn choose(features: &Features, config: &Config) -> Self {
         let bits = features.stream_bits();
-        let l1_log2 = config.l1_log2.min(MOST_ENTRIES_LOG2);
+        let l1_log2 = config.l1_log2.min(MAX_ENTRIES_LOG2);
         if !features.two_level() {
             return Self {
-                bits: bits.min(config.linear_log2).min(MOST_ENTRIES_LOG2),
+                bits: bits.min(config.linear_log2).min(MAX_ENTRIES_LOG2),
                 split: None,
             };
         }
@@ -78,11 +78,11 @@ pub(crate) struct StreamTable {
 }
 
 /// Where the entry of a stream lies.
-pub(crate) enum Place {
+pub(crate) enum EntryPlace {
     /// Here.
     At(PhysAddr),
     /// Nowhere yet: the level 1 descriptor at `l1` is invalid.
-    Absent { l1: PhysAddr },
+    NoTable { l1: PhysAddr },
 }
 
 impl StreamTable {
@@ -93,29 +93,29 @@ impl StreamTable {
     }
 
     /// `stream` must be [contained](Shape::contains).
-    pub(crate) fn find(&self, mem: &impl Memory, stream: StreamId) -> Place {
+    pub(crate) fn find(&self, mem: &impl Memory, stream: StreamId) -> EntryPlace {
         let l1 = self.descriptor(stream);
         let stream = u64::from(stream.0);
         let Some(split) = self.shape.split else {
-            return Place::At(PhysAddr::new(self.base.raw() + stream * Ste::SIZE));
+            return EntryPlace::At(PhysAddr::new(self.base.raw() + stream * Ste::SIZE));
         };
         let descriptor = L1Std([mem.load(l1)]);
         if descriptor.span() == 0 {
-            return Place::Absent { l1 };
+            return EntryPlace::NoTable { l1 };
         }
         let index = stream & ((1 << split) - 1);
-        Place::At(PhysAddr::new(descriptor.l2ptr() + index * Ste::SIZE))
+        EntryPlace::At(PhysAddr::new(descriptor.l2ptr() + index * Ste::SIZE))
     }
 }
 
 impl StreamTable {
-    /// Gives back the second levels, each once, `common` being those that
+    /// Gives back the second levels, each once, `shared` being those that
     /// several descriptors may point to. The SMMU must not read the table any
     /// more.
     pub(crate) fn free_second_levels(
         &self,
         mem: &(impl Memory + Allocator),
-        common: impl Iterator<Item = PhysAddr> + Clone,
+        shared: impl Iterator<Item = PhysAddr> + Clone,
     ) {
         let Some(split) = self.shape.split else {
             return;
@@ -125,11 +125,11 @@ impl StreamTable {
             let descriptor = L1Std([mem.load(l1)]);
             mem.store(l1, 0);
             let l2 = PhysAddr::new(descriptor.l2ptr());
-            if descriptor.span() != 0 && !common.clone().any(|common| common == l2) {
+            if descriptor.span() != 0 && !shared.clone().any(|shared| shared == l2) {
                 mem.free(l2, Ste::SIZE << split);
             }
         }
-        for l2 in common {
+        for l2 in shared {
             mem.free(l2, Ste::SIZE << split);
         }
     }
@@ -156,7 +156,7 @@ pub(crate) fn store_words(
 }
 
 /// Reads an entry. Nobody but this driver writes it.
-pub(crate) fn load(mem: &impl Memory, at: PhysAddr) -> Ste {
+pub(crate) fn load_entry(mem: &impl Memory, at: PhysAddr) -> Ste {
     let mut entry = Ste::default();
     for (index, word) in entry.0.iter_mut().enumerate() {
         *word = mem.load(PhysAddr::new(at.raw() + index as u64 * 8));

@@ -3,11 +3,11 @@
 use crate::command_queue::CommandQueue;
 use crate::event_queue::EventQueue;
 use crate::issued_commands::msi_reserved;
-use crate::pri_queue::RequestQueue;
+use crate::pri_queue::PriQueue;
 use crate::smmu::Hardware;
-use crate::stream_table::shared_tables::MOST_COMMON;
+use crate::stream_table::shared_tables::MAX_SHARED_TABLES;
 use crate::stream_table::{Shape, StreamTable, fill_with_abort};
-use crate::wait::{REGISTER_US, poll, settle};
+use crate::wait::{REGISTER_US, poll, wait_for_acknowledgement};
 use crate::{
     Clock, Config, Error, Features, InitError, Quirks, Registers, Smmu, Stats, Wait, fence,
 };
@@ -25,7 +25,7 @@ use smmuv3_spec::ste::Ste;
 
 /// An allocation.
 #[derive(Clone, Copy)]
-struct Block {
+struct Allocation {
     at: PhysAddr,
     bytes: u64,
 }
@@ -56,7 +56,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let pri_log2 = config
             .pri_log2
             .filter(|_| features.idr0.pri())
-            .map(|log2| log2.min(features.idr1.priqs()).min(MOST_REQUESTS_LOG2));
+            .map(|log2| log2.min(features.idr1.priqs()).min(MAX_REQUESTS_LOG2));
         let sizes = [
             shape.bytes(),
             command_bytes(command_log2),
@@ -80,13 +80,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                 features.quirks.contains(Quirks::BOUNDED_BATCH),
             ),
             events: EventQueue::new(blocks[2].at, event_log2),
-            requests: pri_log2.map(|log2| RequestQueue::new(blocks[3].at, log2)),
+            requests: pri_log2.map(|log2| PriQueue::new(blocks[3].at, log2)),
             stats: Stats::default(),
             fenced: false,
             nested: false,
             msi_reserved: msi_reserved(&features),
-            common: [None; MOST_COMMON],
-            shadow: Ste::ABORT,
+            shared_tables: [None; MAX_SHARED_TABLES],
+            last_passing_entry: Ste::ABORT,
             hw,
         };
         match this.start() {
@@ -119,7 +119,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.requests = self
             .requests
             .take()
-            .map(|queue| RequestQueue::new(queue.base, queue.ring.log2()));
+            .map(|queue| PriQueue::new(queue.base, queue.ring.log2()));
         self.fenced = false;
         self.start().map_err(|error| match self.fence() {
             Ok(()) => error.into(),
@@ -138,8 +138,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         // translation off none to the stream table is (6.3.9).
         write_cr0(&self.hw, Cr0::new())?;
         let mem = &self.hw.mem;
-        let common = self.common.iter().flatten().map(|common| common.at);
-        self.table.free_second_levels(mem, common);
+        let shared = self.shared_tables.iter().flatten().map(|shared| shared.at);
+        self.table.free_second_levels(mem, shared);
         mem.free(self.table.base, self.table.shape.bytes());
         mem.free(self.commands.base, command_bytes(self.commands.ring.log2()));
         mem.free(self.events.base, event_bytes(self.events.ring.log2()));
@@ -262,7 +262,7 @@ fn request_bytes(log2: u8) -> u64 {
 }
 
 /// No queue is larger (6.3.2).
-const MOST_REQUESTS_LOG2: u8 = 19;
+const MAX_REQUESTS_LOG2: u8 = 19;
 
 /// Switches queues and interrupts off as well, so that their registers can be
 /// written (6.3.9, 6.3.16).
@@ -272,8 +272,8 @@ fn quiesce<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>) -> Result<(), Erro
 }
 
 /// One block for each size that is not 0.
-fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 4]) -> Result<[Block; 4], InitError> {
-    let mut blocks = [Block {
+fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 4]) -> Result<[Allocation; 4], InitError> {
+    let mut blocks = [Allocation {
         at: PhysAddr::new(0),
         bytes: 0,
     }; 4];
@@ -288,7 +288,7 @@ fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 4]) -> Result<[Block; 4], In
             }
             return Err(InitError::NoMemory { bytes });
         };
-        blocks[index] = Block { at, bytes };
+        blocks[index] = Allocation { at, bytes };
     }
     Ok(blocks)
 }
@@ -302,7 +302,7 @@ const IRQ_CTRL_MASK: u32 = 0x7;
 /// Writes CR0 and waits until the SMMU follows (6.3.9, 6.3.10).
 fn write_cr0<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>, value: Cr0) -> Result<(), Error> {
     let value = u32::from(value);
-    settle(&hw.regs, &hw.clock, (reg::CR0, reg::CR0ACK), CR0_MASK);
+    wait_for_acknowledgement(&hw.regs, &hw.clock, (reg::CR0, reg::CR0ACK), CR0_MASK);
     hw.regs.write32(reg::CR0, value);
     poll(&hw.clock, REGISTER_US, || {
         (hw.regs.read32(reg::CR0ACK) & CR0_MASK == value).then_some(())
@@ -317,7 +317,7 @@ fn write_irq_ctrl<R: Registers, M, C: Clock>(
 ) -> Result<(), Error> {
     let value = u32::from(value);
     let registers = (reg::IRQ_CTRL, reg::IRQ_CTRLACK);
-    settle(&hw.regs, &hw.clock, registers, IRQ_CTRL_MASK);
+    wait_for_acknowledgement(&hw.regs, &hw.clock, registers, IRQ_CTRL_MASK);
     hw.regs.write32(reg::IRQ_CTRL, value);
     poll(&hw.clock, REGISTER_US, || {
         (hw.regs.read32(reg::IRQ_CTRLACK) & IRQ_CTRL_MASK == value).then_some(())

@@ -41,7 +41,7 @@ pub enum Translation {
 /// What many streams can be given at once, see
 /// [`Smmu::set_range`](crate::Smmu::set_range).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uniform {
+pub enum RangeTranslation {
     /// As [`Translation::Abort`].
     Abort,
     /// As [`Translation::Invalid`].
@@ -55,12 +55,12 @@ pub enum Uniform {
     },
 }
 
-impl From<Uniform> for Translation {
-    fn from(uniform: Uniform) -> Self {
-        match uniform {
-            Uniform::Abort => Self::Abort,
-            Uniform::Invalid => Self::Invalid,
-            Uniform::Stage2 { stage2, attributes } => Self::Stage2 { stage2, attributes },
+impl From<RangeTranslation> for Translation {
+    fn from(range_translation: RangeTranslation) -> Self {
+        match range_translation {
+            RangeTranslation::Abort => Self::Abort,
+            RangeTranslation::Invalid => Self::Invalid,
+            RangeTranslation::Stage2 { stage2, attributes } => Self::Stage2 { stage2, attributes },
         }
     }
 }
@@ -113,7 +113,7 @@ pub(crate) fn passes(entry: &Ste) -> bool {
 /// Of a stage 1 of ours that is every ASID's: the entry knows no ASID, the
 /// command for both stages is illegal without a stage 2 (4.4.3.2), and streams
 /// are not attached often.
-pub(crate) fn fresh(entry: &Ste) -> Command {
+pub(crate) fn tlbi_for(entry: &Ste) -> Command {
     let vmid = Vmid(entry.s2vmid());
     if entry.config().stage2() {
         Command::tlbi_s12_vmall(vmid)
@@ -123,7 +123,7 @@ pub(crate) fn fresh(entry: &Ste) -> Command {
 }
 
 /// Whether two entries say the same to the SMMU.
-pub(crate) fn same(a: &Ste, b: &Ste) -> bool {
+pub(crate) fn have_same_effect(a: &Ste, b: &Ste) -> bool {
     match (passes(a), passes(b)) {
         (true, true) => a == b,
         // Only whether there is an event differs.

@@ -34,7 +34,7 @@ pub(crate) fn poll<T>(
 /// Waits until the fields in `mask` of a register are as its acknowledgement
 /// says: a field must not change again before its last change is in force
 /// (6.3.9, 6.3.16). If that never ends, the caller's own wait will tell.
-pub(crate) fn settle(
+pub(crate) fn wait_for_acknowledgement(
     regs: &impl Registers,
     clock: &impl Clock,
     (register, acknowledgement): (u32, u32),

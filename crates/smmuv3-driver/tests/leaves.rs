@@ -7,7 +7,7 @@ use common::Fake;
 use common::watch::meaning;
 use portcullis_addr::PhysAddr;
 use smmuv3_driver::{
-    Attributes, Config, Error, Granule, Smmu, Stage1, Stage2, Translation, Uniform,
+    Attributes, Config, Error, Granule, RangeTranslation, Smmu, Stage1, Stage2, Translation,
 };
 use smmuv3_spec::command::Opcode;
 use smmuv3_spec::ste::Ste;
@@ -59,8 +59,8 @@ fn driver(fake: &Fake) -> Driver<'_> {
     Smmu::new(fake, fake, fake, config).unwrap()
 }
 
-fn stage2(stage2: Stage2) -> Uniform {
-    Uniform::Stage2 {
+fn stage2(stage2: Stage2) -> RangeTranslation {
+    RangeTranslation::Stage2 {
         stage2,
         attributes: Attributes::INCOMING,
     }
@@ -75,7 +75,7 @@ fn nested(stalls: bool) -> Translation {
     }
 }
 
-fn set_all(smmu: &mut Driver<'_>, uniform: &Uniform) -> Result<u32, Error> {
+fn set_all(smmu: &mut Driver<'_>, uniform: &RangeTranslation) -> Result<u32, Error> {
     let (mut next, mut calls) = (Some(FIRST), 0);
     while let Some(first) = next {
         next = smmu.set_range(first, LAST, uniform)?;
@@ -90,16 +90,16 @@ fn set_all(smmu: &mut Driver<'_>, uniform: &Uniform) -> Result<u32, Error> {
 #[derive(Clone, Copy, Debug)]
 enum Before {
     Absent,
-    Common(Uniform),
+    Common(RangeTranslation),
     /// And one stream of the table, or the one that is looked at.
-    Own(Uniform, StreamId, Translation),
+    Own(RangeTranslation, StreamId, Translation),
 }
 
 fn befores() -> Vec<Before> {
     let mut befores = vec![Before::Absent];
     for uniform in [
-        Uniform::Abort,
-        Uniform::Invalid,
+        RangeTranslation::Abort,
+        RangeTranslation::Invalid,
         stage2(HOST),
         stage2(OTHER),
         stage2(MOVED),
@@ -133,8 +133,8 @@ fn prepare(smmu: &mut Driver<'_>, before: &Before) {
 fn every_store_leaves_old_new_or_abort() {
     for stall_model in [0, 2] {
         for target in [
-            Uniform::Abort,
-            Uniform::Invalid,
+            RangeTranslation::Abort,
+            RangeTranslation::Invalid,
             stage2(HOST),
             stage2(OTHER),
         ] {
@@ -172,7 +172,11 @@ fn every_store_leaves_old_new_or_abort() {
 /// 4.7.2: only streams that abort, and all that may have waited.
 #[test]
 fn what_waits_under_a_table_that_goes_is_ended() {
-    for target in [Uniform::Abort, Uniform::Invalid, stage2(HOST)] {
+    for target in [
+        RangeTranslation::Abort,
+        RangeTranslation::Invalid,
+        stage2(HOST),
+    ] {
         let fake = able(0);
         let mut smmu = driver(&fake);
         set_all(&mut smmu, &stage2(HOST)).unwrap();
@@ -186,7 +190,7 @@ fn what_waits_under_a_table_that_goes_is_ended() {
         let ended: Vec<_> = ended.collect();
         assert!(ended.contains(&STREAM), "{target:?}");
         assert!(ended.iter().all(|s| (64..128).contains(&s.0)), "{ended:?}");
-        if matches!(target, Uniform::Stage2 { .. }) {
+        if matches!(target, RangeTranslation::Stage2 { .. }) {
             assert_eq!(ended, [STREAM], "the others go on");
         }
     }
@@ -205,7 +209,9 @@ fn a_segment_changes_in_few_steps() {
     fake.state.borrow_mut().log.clear();
     let (mut next, mut calls) = (Some(FIRST), 0);
     while let Some(first) = next {
-        next = smmu.set_range(first, last, &Uniform::Invalid).unwrap();
+        next = smmu
+            .set_range(first, last, &RangeTranslation::Invalid)
+            .unwrap();
         calls += 1;
         let stores = fake.log();
         let stores = stores
@@ -260,7 +266,7 @@ fn too_many_kinds_of_tables_are_right_all_the_same() {
         let vmid = smmu.attached(StreamId(stream)).map(|(vmid, _)| vmid.0);
         assert_eq!(vmid, Some(stream as u16 / 128 + 1));
     }
-    set_all(&mut smmu, &Uniform::Abort).unwrap();
+    set_all(&mut smmu, &RangeTranslation::Abort).unwrap();
     assert_eq!(smmu.attached(STREAM), None);
     smmu.stop().unwrap();
     assert_eq!(fake.arena.bytes_in_use(), 0);
@@ -268,7 +274,7 @@ fn too_many_kinds_of_tables_are_right_all_the_same() {
 
 #[test]
 fn without_memory_what_was_to_abort_is_fenced() {
-    for (target, fences) in [(Uniform::Invalid, true), (stage2(OTHER), false)] {
+    for (target, fences) in [(RangeTranslation::Invalid, true), (stage2(OTHER), false)] {
         let fake = able(0);
         let mut smmu = driver(&fake);
         set_all(&mut smmu, &stage2(HOST)).unwrap();
@@ -289,7 +295,11 @@ fn without_memory_what_was_to_abort_is_fenced() {
 /// with anything but what it had or was to have.
 #[test]
 fn a_range_that_fails_is_fenced() {
-    for target in [Uniform::Abort, Uniform::Invalid, stage2(OTHER)] {
+    for target in [
+        RangeTranslation::Abort,
+        RangeTranslation::Invalid,
+        stage2(OTHER),
+    ] {
         for before in befores() {
             for good in 0.. {
                 let fake = able(0);
@@ -309,7 +319,7 @@ fn a_range_that_fails_is_fenced() {
                 let new = [None, old, Some((OTHER.vmid, OTHER.root))];
                 assert!(new.contains(&smmu.attached(STREAM)));
                 set_all(&mut smmu, &target).unwrap();
-                let passes = matches!(target, Uniform::Stage2 { .. });
+                let passes = matches!(target, RangeTranslation::Stage2 { .. });
                 assert_eq!(smmu.attached(STREAM).is_some(), passes);
             }
         }
@@ -329,5 +339,5 @@ fn a_linear_table_changes_in_bounded_steps() {
     assert_eq!(calls, 201_u32.div_ceil(16));
     assert!(smmu.attached(LAST).is_some());
     assert_eq!(smmu.attached(StreamId(201)), None);
-    assert!(smmu.set_range(StreamId(5), StreamId(4), &Uniform::Abort) == Ok(None));
+    assert!(smmu.set_range(StreamId(5), StreamId(4), &RangeTranslation::Abort) == Ok(None));
 }

@@ -7,8 +7,8 @@ use crate::streams::{AssignedStreams, StreamLookup as _};
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_driver::{
-    Attributes, Clock, Drained, Error, Event, Features, Msi as Message, Registers, Smmu, Stage1,
-    Stage2, Translation, Uniform as Same,
+    Attributes, Clock, Drained, Error, Event, Features, Msi as Message, RangeTranslation,
+    Registers, Smmu, Stage1, Stage2, Translation,
 };
 use smmuv3_spec::command::Command;
 use smmuv3_spec::event::EventRecord;
@@ -220,9 +220,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock, E: EventReport> Physical
             return Ok(None);
         };
         let same = match config {
-            RangeConfig::Invalid => Same::Invalid,
-            RangeConfig::Abort => Same::Abort,
-            RangeConfig::Bypass(ste) => Same::Stage2 {
+            RangeConfig::Invalid => RangeTranslation::Invalid,
+            RangeConfig::Abort => RangeTranslation::Abort,
+            RangeConfig::Bypass(ste) => RangeTranslation::Stage2 {
                 stage2: self.stage2,
                 attributes: self.attributes(ste),
             },

@@ -14,13 +14,13 @@ use smmuv3_spec::StreamId;
 use smmuv3_spec::command::Command;
 use smmuv3_spec::ste::{L1Std, Ste};
 
-/// Common tables at a time: that of a stage 2, those in which its streams abort
+/// SharedTable tables at a time: that of a stage 2, those in which its streams abort
 /// with and without an event, and one for whatever comes next.
-pub(crate) const MOST_COMMON: usize = 4;
+pub(crate) const MAX_SHARED_TABLES: usize = 4;
 
 /// A second-level table to which several descriptors point.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Common {
+pub(crate) struct SharedTable {
     pub(crate) at: PhysAddr,
     /// Each of its entries.
     pub(crate) entry: Ste,
@@ -31,12 +31,16 @@ pub(crate) struct Common {
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// The table whose entries are all `entry`, made if there is none yet: its
     /// place among the common ones. `None` when there are too many.
-    pub(crate) fn common_of(&mut self, entry: &Ste, bytes: u64) -> Result<Option<usize>, Error> {
-        let have = |common: &Option<Common>| common.is_some_and(|c| c.entry == *entry);
-        if let Some(index) = self.common.iter().position(have) {
+    pub(crate) fn shared_table_of(
+        &mut self,
+        entry: &Ste,
+        bytes: u64,
+    ) -> Result<Option<usize>, Error> {
+        let have = |shared: &Option<SharedTable>| shared.is_some_and(|c| c.entry == *entry);
+        if let Some(index) = self.shared_tables.iter().position(have) {
             return Ok(Some(index));
         }
-        let Some(free) = self.common.iter().position(Option::is_none) else {
+        let Some(free) = self.shared_tables.iter().position(Option::is_none) else {
             return Ok(None);
         };
         let mem = &self.hw.mem;
@@ -45,7 +49,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             store_words(mem, PhysAddr::new(at.raw() + offset), entry, 0..8);
         }
         mem.publish(at, bytes);
-        self.common[free] = Some(Common {
+        self.shared_tables[free] = Some(SharedTable {
             at,
             entry: *entry,
             users: 0,
@@ -53,25 +57,30 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(Some(free))
     }
 
-    /// Points the descriptor of `stream` to a common table.
-    pub(crate) fn point(&mut self, stream: StreamId, common: usize) {
+    /// Points the descriptor of `stream` to a shared table.
+    pub(crate) fn link_shared_table(&mut self, stream: StreamId, shared: usize) {
         let l1 = self.table.descriptor(stream);
         let before = PhysAddr::new(L1Std([self.hw.mem.load(l1)]).l2ptr());
-        if let Some(left) = self.common.iter_mut().flatten().find(|c| c.at == before) {
+        if let Some(left) = self
+            .shared_tables
+            .iter_mut()
+            .flatten()
+            .find(|c| c.at == before)
+        {
             left.users = left.users.saturating_sub(1);
         }
-        if let Some(common) = &mut self.common[common] {
-            common.users += 1;
-            let at = common.at;
+        if let Some(shared) = &mut self.shared_tables[shared] {
+            shared.users += 1;
+            let at = shared.at;
             self.link(l1, at);
         }
     }
 
-    /// Gives back common tables that no descriptor points to any more. The SMMU
+    /// Gives back shared tables that no descriptor points to any more. The SMMU
     /// must know.
-    pub(crate) fn free_unused(&mut self, bytes: u64) {
-        for place in &mut self.common {
-            if let Some(unused) = place.take_if(|common| common.users == 0) {
+    pub(crate) fn free_unused_tables(&mut self, bytes: u64) {
+        for place in &mut self.shared_tables {
+            if let Some(unused) = place.take_if(|shared| shared.users == 0) {
                 self.hw.mem.free(unused.at, bytes);
             }
         }
@@ -97,12 +106,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         };
         let index = u64::from(stream.0) & ((1 << split) - 1);
         let shared = PhysAddr::new(at.raw() - index * Ste::SIZE);
-        let is_it = |common: &&mut Option<Common>| common.is_some_and(|c| c.at == shared);
-        let Some(place) = self.common.iter_mut().find(is_it) else {
+        let is_it = |slot: &&mut Option<SharedTable>| slot.is_some_and(|c| c.at == shared);
+        let Some(place) = self.shared_tables.iter_mut().find(is_it) else {
             return Ok(at);
         };
         // From now on its entries are not all alike.
-        if place.take_if(|common| common.users < 2).is_some() {
+        if place.take_if(|shared| shared.users < 2).is_some() {
             return Ok(at);
         }
         let bytes = Ste::SIZE << split;
@@ -111,8 +120,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             .mem
             .allocate(bytes)
             .ok_or(Error::NoMemory { bytes })?;
-        if let Some(common) = place {
-            common.users -= 1;
+        if let Some(shared) = place {
+            shared.users -= 1;
         }
         for offset in (0..bytes).step_by(8) {
             let word = self.hw.mem.load(PhysAddr::new(shared.raw() + offset));

@@ -1,8 +1,8 @@
 //! One stream: giving it a translation, and taking it away.
 
 use crate::smmu::Smmu;
-use crate::stream_table::{Place, fill_with_abort, load, store_words};
-use crate::translation::{Change, fresh, may_stall, passes, same};
+use crate::stream_table::{EntryPlace, fill_with_abort, load_entry, store_words};
+use crate::translation::{Change, have_same_effect, may_stall, passes, tlbi_for};
 use crate::{Attributes, Clock, Error, Registers, Stage1, Stage2, Translation};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
@@ -37,15 +37,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// other: the SMMU is fenced, and the stream aborts also after a
     /// [`restart`](Self::restart).
     pub fn set(&mut self, stream: StreamId, translation: &Translation) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         let target = translation.entry(&self.features)?;
         // Before the first access can combine the stages.
         self.nested |= translation.is_nested();
         if let Translation::Stage1 { stage1, .. } = translation {
             self.check_range(stream)?;
-            self.commission(stage1)?;
+            self.fill_descriptor(stage1)?;
         }
-        self.put(stream, target)
+        self.set_entry(stream, target)
     }
 
     /// Gives `stream` the translation `stage2`, with attributes as the device
@@ -76,24 +76,24 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Makes `target` the entry of `stream`.
-    pub(crate) fn put(&mut self, stream: StreamId, target: Ste) -> Result<(), Error> {
+    pub(crate) fn set_entry(&mut self, stream: StreamId, target: Ste) -> Result<(), Error> {
         self.check_range(stream)?;
         let mut passed = false;
-        if let Place::At(at) = self.table.find(&self.hw.mem, stream) {
-            let current = load(&self.hw.mem, at);
-            if same(&current, &target) {
+        if let EntryPlace::At(at) = self.table.find(&self.hw.mem, stream) {
+            let current = load_entry(&self.hw.mem, at);
+            if have_same_effect(&current, &target) {
                 return Ok(());
             }
             passed = passes(&current);
         }
-        let at = match self.place(stream) {
+        let at = match self.entry_address(stream) {
             // As in `block`: it must not go on for want of memory.
             Err(error @ Error::NoMemory { .. }) if passed && !passes(&target) => {
-                return Err(self.fail(error));
+                return Err(self.fence_after(error));
             }
             other => other?,
         };
-        self.replace(stream, at, target)
+        self.replace_entry(stream, at, target)
             .inspect_err(|_| self.abort_after_restart(at))
     }
 
@@ -119,11 +119,11 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Stores `target` in the entry at `at`; any failure fences.
-    fn replace(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
+    fn replace_entry(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
         let vmid = Vmid(target.s2vmid());
-        let current = load(&self.hw.mem, at);
+        let current = load_entry(&self.hw.mem, at);
         if !passes(&target) {
-            return self.close(stream, at, &current, target);
+            return self.stop_entry(stream, at, &current, target);
         }
         if passes(&current) {
             match Change::between(&current, &target, &self.features) {
@@ -153,7 +153,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         // reached it for certain first.
         store_words(&self.hw.mem, at, &target, 1..8);
         self.hw.mem.publish(at, Ste::SIZE);
-        self.run_or_fence(&[Command::cfgi_ste(stream, true), fresh(&target)])?;
+        self.run_or_fence(&[Command::cfgi_ste(stream, true), tlbi_for(&target)])?;
         store_words(&self.hw.mem, at, &target, 0..1);
         self.hw.mem.publish(at, Ste::SIZE);
         self.run_or_fence(&[Command::cfgi_ste(stream, true)])
@@ -178,7 +178,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Replaces `current` by an entry under which nothing passes.
-    fn close(
+    fn stop_entry(
         &mut self,
         stream: StreamId,
         at: PhysAddr,
@@ -204,15 +204,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// [`Error::StreamOutOfRange`], [`Error::Fenced`]: nothing changed, and the
     /// stream aborts anyway. Any other: the SMMU is fenced.
     pub fn block(&mut self, stream: StreamId) -> Result<(), Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         self.check_range(stream)?;
         match self.table.find(&self.hw.mem, stream) {
-            Place::Absent { .. } => Ok(()),
-            Place::At(at) => match self.unshare(stream, at) {
+            EntryPlace::NoTable { .. } => Ok(()),
+            EntryPlace::At(at) => match self.unshare(stream, at) {
                 Ok(at) => self.abort_entry(stream, at),
                 // The stream must not go on only because there is no memory
                 // for an entry of its own.
-                Err(error) => Err(self.fail(error)),
+                Err(error) => Err(self.fence_after(error)),
             },
         }
     }
@@ -232,8 +232,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             return None;
         }
         match self.table.find(&self.hw.mem, stream) {
-            Place::Absent { .. } => None,
-            Place::At(at) => Some(load(&self.hw.mem, at)),
+            EntryPlace::NoTable { .. } => None,
+            EntryPlace::At(at) => Some(load_entry(&self.hw.mem, at)),
         }
     }
 
@@ -245,8 +245,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             return true;
         }
         match self.table.find(&self.hw.mem, stream) {
-            Place::Absent { .. } => true,
-            Place::At(at) => !load(&self.hw.mem, at).v(),
+            EntryPlace::NoTable { .. } => true,
+            EntryPlace::At(at) => !load_entry(&self.hw.mem, at).v(),
         }
     }
 
@@ -271,11 +271,11 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Where the entry of `stream` lies, with its second level made if needed.
-    fn place(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
+    fn entry_address(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
         self.check_range(stream)?;
         let l1 = match self.table.find(&self.hw.mem, stream) {
-            Place::At(at) => return self.unshare(stream, at),
-            Place::Absent { l1 } => l1,
+            EntryPlace::At(at) => return self.unshare(stream, at),
+            EntryPlace::NoTable { l1 } => l1,
         };
         // Absent is only found where there are two levels.
         let split = self.table.shape.split.unwrap_or(6);
@@ -291,8 +291,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         // The invalid descriptor may be cached; leaf is off to drop it (5.1.1).
         self.run_or_fence(&[Command::cfgi_ste(stream, false)])?;
         match self.table.find(&self.hw.mem, stream) {
-            Place::At(at) => Ok(at),
-            Place::Absent { .. } => Err(Error::NoMemory { bytes }),
+            EntryPlace::At(at) => Ok(at),
+            EntryPlace::NoTable { .. } => Err(Error::NoMemory { bytes }),
         }
     }
 }

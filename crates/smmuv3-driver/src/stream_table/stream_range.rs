@@ -7,9 +7,9 @@
 //! streams abort keep the other words of the translation before or after.
 
 use crate::smmu::Smmu;
-use crate::stream_table::{Place, load, store_words};
-use crate::translation::{Change, may_stall, passes, same};
-use crate::{Attributes, Clock, Error, Registers, Stage2, Translation, Uniform};
+use crate::stream_table::{EntryPlace, load_entry, store_words};
+use crate::translation::{Change, have_same_effect, may_stall, passes};
+use crate::{Attributes, Clock, Error, RangeTranslation, Registers, Stage2, Translation};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::command::Command;
@@ -18,22 +18,22 @@ use smmuv3_spec::{StreamId, Vmid};
 
 /// Whole tables, or single streams, of one call of
 /// [`set_range`](Smmu::set_range).
-const STEP: usize = 16;
+const MAX_TABLES: usize = 16;
 
 /// Rounds that the longest way takes: stop, prepare, start. Each ends with an
 /// invalidation that completed.
 const ROUNDS: usize = 3;
 
 /// Tables that no descriptor points to any more.
-type Left = [Option<PhysAddr>; STEP];
+type UnlinkedTables = [Option<PhysAddr>; MAX_TABLES];
 
 /// What one round did to a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Did {
+enum RoundResult {
     /// All is as it is to be.
     Nothing,
     /// There is more to do once the SMMU has seen this.
-    More,
+    Changed,
     /// As before, and accesses of the streams that abort now may have waited.
     Stopped,
 }
@@ -53,13 +53,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         last: StreamId,
         stage2: &Stage2,
     ) -> Result<(), Error> {
-        let uniform = Uniform::Stage2 {
+        let range_translation = RangeTranslation::Stage2 {
             stage2: *stage2,
             attributes: Attributes::INCOMING,
         };
         let mut next = Some(first);
         while let Some(stream) = next {
-            next = self.set_range(stream, last, &uniform)?;
+            next = self.set_range(stream, last, &range_translation)?;
         }
         Ok(())
     }
@@ -70,14 +70,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// [`set`](Self::set).
     ///
     /// One call changes at most 16 whole second-level tables, or 16 streams
-    /// that share theirs with others outside the range. A common table becomes
+    /// that share theirs with others outside the range. A shared table becomes
     /// another by one store, as does one that streams have of their own when
     /// they abort or have the translation already; the others are stopped first,
     /// by a store each. All the tables of a call take one to three
-    /// invalidations together. The entries of a table that is not common are
+    /// invalidations together. The entries of a table that is not shared are
     /// read in each of them. A table that no descriptor points to any more is
     /// given back once the SMMU has let go of it. [`set`](Self::set) moves single
-    /// streams out of a common table.
+    /// streams out of a shared table.
     ///
     /// # Errors
     /// [`Error::Stage2`], [`Error::StreamOutOfRange`], [`Error::Fenced`]:
@@ -91,30 +91,30 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         &mut self,
         first: StreamId,
         last: StreamId,
-        uniform: &Uniform,
+        range_translation: &RangeTranslation,
     ) -> Result<Option<StreamId>, Error> {
-        self.usable()?;
+        self.check_not_fenced()?;
         self.check_range(first)?;
         self.check_range(last)?;
-        let target = Translation::from(*uniform).entry(&self.features)?;
-        let result = self.step(u64::from(first.0), u64::from(last.0), &target);
+        let target = Translation::from(*range_translation).entry(&self.features)?;
+        let result = self.set_some(u64::from(first.0), u64::from(last.0), &target);
         match result {
             Err(error @ Error::NoMemory { .. }) if !passes(&target) && !self.fenced => {
-                Err(self.fail(error))
+                Err(self.fence_after(error))
             }
             other => other,
         }
     }
 
-    fn step(&mut self, first: u64, last: u64, target: &Ste) -> Result<Option<StreamId>, Error> {
+    fn set_some(&mut self, first: u64, last: u64, target: &Ste) -> Result<Option<StreamId>, Error> {
         if first > last {
             return Ok(None);
         }
-        let leaf = self.leaf();
+        let leaf = self.streams_per_table();
         let whole = leaf > 1 && first.is_multiple_of(leaf) && last - first >= leaf - 1;
         let end = if whole {
-            let count = ((last - first + 1) / leaf).min(STEP as u64);
-            self.set_leaves(first, count, target)?;
+            let count = ((last - first + 1) / leaf).min(MAX_TABLES as u64);
+            self.set_whole_tables(first, count, target)?;
             first + count * leaf
         } else {
             // Whole tables may begin where the first one ends.
@@ -123,10 +123,10 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             } else {
                 u64::MAX
             };
-            let end = next.min(last + 1).min(first + STEP as u64);
+            let end = next.min(last + 1).min(first + MAX_TABLES as u64);
             for stream in first..end {
                 // Both ends are StreamIDs, so what lies between is one.
-                self.put(StreamId(stream as u32), *target)?;
+                self.set_entry(StreamId(stream as u32), *target)?;
             }
             end
         };
@@ -134,19 +134,19 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Streams of a second-level table.
-    fn leaf(&self) -> u64 {
+    fn streams_per_table(&self) -> u64 {
         1 << self.table.shape.split.unwrap_or(0)
     }
 
     /// Gives the streams of `count` whole second-level tables, from that of
     /// `first` on, the entry `target`.
-    fn set_leaves(&mut self, first: u64, count: u64, target: &Ste) -> Result<(), Error> {
-        let leaf = self.leaf();
+    fn set_whole_tables(&mut self, first: u64, count: u64, target: &Ste) -> Result<(), Error> {
+        let leaf = self.streams_per_table();
         let bytes = Ste::SIZE * leaf;
         let stream = |index: u64| StreamId((first + index * leaf) as u32);
         let fresh = passes(target).then(|| Command::tlbi_s12_vmall(Vmid(target.s2vmid())));
         if passes(target) {
-            self.shadow = *target;
+            self.last_passing_entry = *target;
         }
         if (0..count).all(|index| self.is_done(stream(index), target)) {
             return Ok(());
@@ -155,16 +155,16 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             // The first descriptor lets streams use the VMID.
             self.run_or_fence(&[tlbi])?;
         }
-        let mut left: Left = [None; STEP];
+        let mut left: UnlinkedTables = [None; MAX_TABLES];
         let mut result = Ok(());
         for _ in 0..=ROUNDS {
-            let mut stopped = [false; STEP];
+            let mut stopped = [false; MAX_TABLES];
             let mut changed = false;
             for index in 0..count {
-                match self.advance(stream(index), target, &mut left[index as usize]) {
+                match self.run_round(stream(index), target, &mut left[index as usize]) {
                     Ok(did) => {
-                        changed |= did != Did::Nothing;
-                        stopped[index as usize] = did == Did::Stopped;
+                        changed |= did != RoundResult::Nothing;
+                        stopped[index as usize] = did == RoundResult::Stopped;
                     }
                     Err(error) => {
                         // What was changed before is still to be completed.
@@ -195,106 +195,118 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             for table in left.into_iter().flatten() {
                 self.hw.mem.free(table, bytes);
             }
-            self.free_unused(bytes);
+            self.free_unused_tables(bytes);
         }
         result
     }
 
     /// Whether the streams of a table have a common one that says `target`.
     fn is_done(&self, stream: StreamId, target: &Ste) -> bool {
-        let Place::At(table) = self.table.find(&self.hw.mem, stream) else {
+        let EntryPlace::At(table) = self.table.find(&self.hw.mem, stream) else {
             return false;
         };
-        let common = self.common.iter().flatten().find(|c| c.at == table);
-        common.is_some_and(|common| same(&common.entry, target))
+        let shared = self.shared_tables.iter().flatten().find(|c| c.at == table);
+        shared.is_some_and(|shared| have_same_effect(&shared.entry, target))
     }
 
     /// Takes the table of `stream` one round further on its way to one whose
     /// entries are all `target`.
-    fn advance(
+    fn run_round(
         &mut self,
         stream: StreamId,
         target: &Ste,
         left: &mut Option<PhysAddr>,
-    ) -> Result<Did, Error> {
+    ) -> Result<RoundResult, Error> {
         // Where nothing passes, the words that are ignored are those that a
         // later start will want.
-        let resting = Ste([
+        let stopped_entry = Ste([
             target.0[0],
-            self.shadow.0[1],
-            self.shadow.0[2],
-            self.shadow.0[3],
+            self.last_passing_entry.0[1],
+            self.last_passing_entry.0[2],
+            self.last_passing_entry.0[3],
             0,
             0,
             0,
             0,
         ]);
-        let last = if passes(target) { *target } else { resting };
-        let Place::At(table) = self.table.find(&self.hw.mem, stream) else {
-            return self.lead(stream, &last, target);
+        let last = if passes(target) {
+            *target
+        } else {
+            stopped_entry
         };
-        if let Some(common) = self.common.iter().flatten().find(|c| c.at == table) {
-            let entry = common.entry;
+        let EntryPlace::At(table) = self.table.find(&self.hw.mem, stream) else {
+            return self.link_table_of(stream, &last, target);
+        };
+        if let Some(shared) = self.shared_tables.iter().flatten().find(|c| c.at == table) {
+            let entry = shared.entry;
             let next = match (passes(&entry), passes(target)) {
-                (false, false) | (true, true) if same(&entry, target) => return Ok(Did::Nothing),
+                (false, false) | (true, true) if have_same_effect(&entry, target) => {
+                    return Ok(RoundResult::Nothing);
+                }
                 (false, false) => entry_with(&entry, target.0[0]),
                 (false, true) if entry.0[1..] == target.0[1..] => *target,
                 (false, true) => entry_with(target, entry.0[0]),
                 (true, false) if !may_stall(&entry, &self.features) => {
                     entry_with(&entry, target.0[0])
                 }
-                (true, true) if self.one_word(&entry, target) => *target,
+                (true, true) if self.differs_in_one_word(&entry, target) => *target,
                 (true, _) => entry_with(&entry, Ste::ABORT.0[0]),
             };
             let stopped = may_stall(&entry, &self.features) && !passes(&next);
-            let did = self.lead(stream, &next, target)?;
-            return Ok(if stopped { Did::Stopped } else { did });
+            let did = self.link_table_of(stream, &next, target)?;
+            return Ok(if stopped { RoundResult::Stopped } else { did });
         }
-        if let Some(did) = self.prepare(table, target) {
+        if let Some(did) = self.prepare_entries(table, target) {
             return Ok(did);
         }
-        let did = self.lead(stream, &last, target)?;
-        if did == Did::More {
+        let did = self.link_table_of(stream, &last, target)?;
+        if did == RoundResult::Changed {
             *left = Some(table);
         }
         Ok(did)
     }
 
-    /// Whether the entry of a common table may be taken for another by a change
+    /// Whether the entry of a shared table may be taken for another by a change
     /// of the descriptor, with traffic going on.
-    fn one_word(&self, entry: &Ste, target: &Ste) -> bool {
+    fn differs_in_one_word(&self, entry: &Ste, target: &Ste) -> bool {
         let change = Change::between(entry, target, &self.features);
         let differ = (0..8).filter(|&word| entry.0[word] != target.0[word]);
         matches!(change, Change::OneStore { .. }) && differ.count() == 1
     }
 
     /// Makes the descriptor of `stream` point to the table of `entry`.
-    fn lead(&mut self, stream: StreamId, entry: &Ste, target: &Ste) -> Result<Did, Error> {
-        let leaf = self.leaf();
-        if let Some(common) = self.common_of(entry, Ste::SIZE * leaf)? {
-            self.point(stream, common);
-            return Ok(Did::More);
+    fn link_table_of(
+        &mut self,
+        stream: StreamId,
+        entry: &Ste,
+        target: &Ste,
+    ) -> Result<RoundResult, Error> {
+        let leaf = self.streams_per_table();
+        if let Some(shared) = self.shared_table_of(entry, Ste::SIZE * leaf)? {
+            self.link_shared_table(stream, shared);
+            return Ok(RoundResult::Changed);
         }
-        // Too many common tables: this one will be the streams' own.
+        // Too many shared tables: this one will be the streams' own.
         for stream in (stream.0..).take(leaf as usize) {
-            self.put(StreamId(stream), *target)?;
+            self.set_entry(StreamId(stream), *target)?;
         }
-        Ok(Did::Nothing)
+        Ok(RoundResult::Nothing)
     }
 
     /// Changes the entries of a table that only one descriptor points to, as
     /// far as one round goes; `None` when the descriptor can be changed.
-    fn prepare(&mut self, table: PhysAddr, target: &Ste) -> Option<Did> {
+    fn prepare_entries(&mut self, table: PhysAddr, target: &Ste) -> Option<RoundResult> {
         let mem = &self.hw.mem;
-        let places = (0..self.leaf()).map(|n| PhysAddr::new(table.raw() + n * Ste::SIZE));
+        let places =
+            (0..self.streams_per_table()).map(|n| PhysAddr::new(table.raw() + n * Ste::SIZE));
         let stalls = places.clone().any(|at| {
-            let entry = load(mem, at);
-            may_stall(&entry, &self.features) && !same(&entry, target)
+            let entry = load_entry(mem, at);
+            may_stall(&entry, &self.features) && !have_same_effect(&entry, target)
         });
         let (mut stopped, mut filled) = (false, false);
         for at in places.clone() {
-            let entry = load(mem, at);
-            if passes(&entry) && !same(&entry, target) {
+            let entry = load_entry(mem, at);
+            if passes(&entry) && !have_same_effect(&entry, target) {
                 // What waits is ended under an entry that is valid.
                 let closed = if stalls || passes(target) {
                     Ste::ABORT
@@ -307,7 +319,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
         if !stopped && passes(target) {
             for at in places {
-                let entry = load(mem, at);
+                let entry = load_entry(mem, at);
                 if entry.0[1..] != target.0[1..] {
                     store_words(mem, at, target, 1..8);
                     filled = true;
@@ -317,19 +329,26 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         if !stopped && !filled {
             return None;
         }
-        mem.publish(table, Ste::SIZE * self.leaf());
-        Some(if stalls { Did::Stopped } else { Did::More })
+        mem.publish(table, Ste::SIZE * self.streams_per_table());
+        Some(if stalls {
+            RoundResult::Stopped
+        } else {
+            RoundResult::Changed
+        })
     }
 
     /// Terminates what waits of those streams of a table that abort (4.7.2).
     fn end_stalls(&mut self, first: StreamId) -> Result<(), Error> {
         self.commands.begin();
-        for stream in (first.0..).take(self.leaf() as usize).map(StreamId) {
+        for stream in (first.0..)
+            .take(self.streams_per_table() as usize)
+            .map(StreamId)
+        {
             if self.attached(stream).is_some() {
                 continue;
             }
             if let Err(error) = self.push(Command::stall_term(stream)) {
-                return Err(self.fail(error));
+                return Err(self.fence_after(error));
             }
         }
         self.run_or_fence(&[])
