@@ -9,10 +9,11 @@ use smmuv3_spec::command::{Command, CommandError, Opcode, SIG_NONE};
 use smmuv3_spec::control::{CmdqCons, Gerror};
 use smmuv3_spec::reg;
 
-/// Positions of a queue: an index with a wrap bit above it (3.5.1).
+/// Arithmetic on the positions of a queue. A position is an index with a wrap
+/// bit above it (3.5.1).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
-    /// Index and wrap bit of the last position.
+    /// Mask of the index and the wrap bit.
     mask: u32,
 }
 
@@ -33,7 +34,7 @@ impl Ring {
         (self.mask >> 1) + 1
     }
 
-    /// Index and wrap bit.
+    /// Mask of the index and the wrap bit.
     #[inline]
     pub(crate) fn mask(self) -> u32 {
         self.mask
@@ -49,39 +50,41 @@ impl Ring {
         position.wrapping_add(1) & self.mask
     }
 
-    /// Entries from `from` up to `to`, at most [`entries`](Self::entries) in a
-    /// consistent queue.
+    /// Number of entries from `from` to `to`; at most
+    /// [`entries`](Self::entries) if the queue is consistent.
     #[inline]
     pub(crate) fn distance(self, from: u32, to: u32) -> u32 {
         to.wrapping_sub(from) & self.mask
     }
 }
 
-/// Most commands between two CMD_SYNC where a quirk bounds them.
+/// The most commands between two CMD_SYNCs, if a quirk bounds them.
 const BOUNDED_BATCH: u32 = 62;
 
 /// The producer's side of the command queue.
 pub(crate) struct CommandQueue {
     pub(crate) base: PhysAddr,
     pub(crate) ring: Ring,
-    /// Where the next command goes.
+    /// The position of the next command.
     prod: u32,
-    /// What `CMDQ_PROD` holds.
+    /// The value of `CMDQ_PROD`.
     published: u32,
-    /// The last `CMDQ_CONS.RD` seen; what lies before it may be overwritten.
+    /// The last value read from `CMDQ_CONS.RD`. Commands before it may be
+    /// overwritten.
     cons: u32,
-    /// Commands of the driver's own are under way, and with them a refusal that
-    /// matters to it.
+    /// The driver's own commands are in the queue, so a refused command may be
+    /// one of them.
     own_batch: bool,
-    /// While they are: commands before them that the SMMU was not yet seen to
-    /// consume, issued for somebody else.
+    /// While `own_batch` is set: how many commands before the driver's own,
+    /// issued for another owner, are not seen consumed yet.
     issued_before: u32,
-    /// First command of the driver's own that the SMMU refused.
+    /// The first of the driver's own commands that the SMMU refused.
     own_refusal: Option<Error>,
-    /// First command issued for somebody else that the SMMU refused, since it
-    /// was last asked for.
+    /// The first command issued for another owner that the SMMU refused since
+    /// the last call that returned one.
     issued_refusal: Option<Error>,
-    /// A CMD_SYNC needs a closer look: one of the above, or a quirk.
+    /// The fast path must not be taken, because of one of the above or of a
+    /// quirk.
     fast_path_off: bool,
     bounded: bool,
     since_sync: u32,
@@ -110,8 +113,9 @@ impl CommandQueue {
         PhysAddr::new(self.base.raw() + self.ring.slot(position) * Command::SIZE)
     }
 
-    /// What is pushed from now on until [`sync`](Self::sync) is the driver's own:
-    /// its refusal is told apart from that of what was issued before.
+    /// Marks the commands from now on until [`sync`](Self::sync) as the
+    /// driver's own. Their refusals are kept apart from those of commands that
+    /// were issued before.
     pub(crate) fn begin(&mut self) {
         if !self.own_batch {
             self.own_batch = true;
@@ -120,8 +124,9 @@ impl CommandQueue {
         }
     }
 
-    /// Adds a command if that is all there is to do; `false` if not. The SMMU
-    /// sees it at the next [`kick`](Self::kick) at the latest.
+    /// Adds a command on the fast path; `false` if the fast path cannot be
+    /// taken and nothing was done. The SMMU sees the command after the next
+    /// [`kick`](Self::kick) at the latest.
     #[inline]
     pub(crate) fn push_fast<R: Registers, M: Memory, C: Clock>(
         &mut self,
@@ -147,7 +152,7 @@ impl CommandQueue {
         self.prod = self.ring.next(self.prod);
     }
 
-    /// Adds a command, also where it takes waiting.
+    /// Adds a command. Waits for room if the queue is full.
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::BadConsumer`], [`Error::ServiceFailure`]
@@ -164,7 +169,7 @@ impl CommandQueue {
         self.push_when_room(hw, stats, command)
     }
 
-    /// Puts a CMD_SYNC in between where there must be one.
+    /// Adds a CMD_SYNC before `next` if a quirk demands one.
     fn bound_batch<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -196,7 +201,7 @@ impl CommandQueue {
         Ok(())
     }
 
-    /// Makes everything pushed visible to the SMMU.
+    /// Makes all pushed commands visible to the SMMU.
     #[inline]
     pub(crate) fn kick<R: Registers, M: Memory, C: Clock>(
         &mut self,
@@ -219,12 +224,11 @@ impl CommandQueue {
         stats.commands += count;
     }
 
-    /// [Offers](Self::push_fast) a CMD_SYNC; `true` if it and everything before it
-    /// is complete at the first look, and nothing was refused. That takes no
-    /// clock.
+    /// Adds a CMD_SYNC on the fast path; `true` if the first read of
+    /// `CMDQ_CONS` shows that it is complete. No clock is read.
     ///
-    /// With SIG_NONE, the consumption of the CMD_SYNC is its completion
-    /// (4.7.3), so CONS is all there is to look at.
+    /// With SIG_NONE, a CMD_SYNC is complete when it is consumed (4.7.3), so
+    /// reading `CMDQ_CONS` is enough.
     #[inline]
     pub(crate) fn sync_fast<R: Registers, M: Memory, C: Clock>(
         &mut self,
@@ -237,7 +241,8 @@ impl CommandQueue {
         stats.syncs += 1;
         self.kick(hw, stats);
         let seen = hw.regs.read32(reg::CMDQ_CONS) & self.ring.mask();
-        // Else another CMD_SYNC will do no harm.
+        // If it is not complete, the slow path adds another CMD_SYNC, which
+        // does no harm.
         let done = seen == self.prod;
         if done {
             self.cons = seen;
@@ -245,12 +250,13 @@ impl CommandQueue {
         done
     }
 
-    /// Adds a CMD_SYNC and waits until it and everything before it completed.
+    /// Adds a CMD_SYNC and waits until it and all commands before it are
+    /// complete.
     ///
     /// # Errors
-    /// As [`push`](Self::push), and [`Error::Command`] when the SMMU refused a
-    /// command of those that the caller asks for: the driver's own after
-    /// [`begin`](Self::begin), else what was issued. The queue then works on.
+    /// As [`push`](Self::push), and [`Error::Command`] if the SMMU refused a
+    /// command: one of the driver's own after [`begin`](Self::begin), else an
+    /// issued one. The queue then still works.
     pub(crate) fn sync<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -287,7 +293,7 @@ impl CommandQueue {
             if self.cons != before {
                 return None;
             }
-            // Only a queue that stands still is worth a second register read.
+            // A second register is read only when the queue makes no progress.
             self.recover_from_error(hw, stats).err().map(Err)
         });
         result.unwrap_or_else(|| {
@@ -296,8 +302,9 @@ impl CommandQueue {
         })
     }
 
-    /// Reads how far the SMMU is. The index is checked: a value outside what
-    /// was submitted would let commands be overwritten before they are read.
+    /// Reads `CMDQ_CONS` and checks the index. With an index outside of the
+    /// submitted commands, commands would be overwritten before the SMMU has
+    /// read them.
     fn read_cons<R: Registers, M: Memory, C: Clock>(
         &mut self,
         hw: &Hardware<R, M, C>,
@@ -315,15 +322,15 @@ impl CommandQueue {
         Ok(value)
     }
 
-    /// Keeps the refusal of the command at `cons` for whoever it concerns.
+    /// Keeps the refusal of the command at `cons` for the owner of the command.
     fn note_refusal(&mut self, opcode: Opcode, error: CommandError) {
-        // A CMD_RESUME answers an event and belongs to no operation that waits;
-        // refusing it must not fail the operation that happens to come next.
+        // A CMD_RESUME answers an event, and no operation waits for it. Its
+        // refusal must not fail the next operation.
         if opcode == Opcode::RESUME {
             return;
         }
-        // The driver itself never sends a CMD_ATC_INV, so that a CMD_SYNC of its
-        // own that meets one that failed says nothing about its own commands.
+        // The driver itself never sends a CMD_ATC_INV. So if its CMD_SYNC
+        // reports a failed one, its own commands did not fail.
         let own = self.own_batch && self.issued_before == 0 && error != CommandError::ATC_INV_SYNC;
         let first = if own {
             &mut self.own_refusal
@@ -334,8 +341,8 @@ impl CommandQueue {
         self.fast_path_off = true;
     }
 
-    /// Looks for a command error and, if there is one, replaces the command by
-    /// a CMD_SYNC and lets the queue run on (7.1).
+    /// Checks for a command error. If there is one, replaces the refused
+    /// command by a CMD_SYNC and lets the queue continue (7.1).
     ///
     /// # Errors
     /// [`Error::ServiceFailure`], [`Error::BadConsumer`].
@@ -354,7 +361,7 @@ impl CommandQueue {
         }
         let value = self.read_cons(hw)?;
         if self.cons == self.published {
-            // An error without a command: nothing can be replaced.
+            // The error belongs to no command, so no command can be replaced.
             return Err(Error::BadConsumer {
                 value: value.into(),
             });
@@ -364,8 +371,8 @@ impl CommandQueue {
         let (opcode, error) = (command.opcode(), CommandError(value.err()));
         stats.command_errors += 1;
         self.note_refusal(opcode, error);
-        // A CMD_SYNC that met a failed CMD_ATC_INV is fine itself, and whoever
-        // waits for its message must get it: it is sent again (3.9.1.4).
+        // A CMD_SYNC that reports a failed CMD_ATC_INV is correct itself, and
+        // its issuer may wait for its message. So it is sent again (3.9.1.4).
         let again = opcode == Opcode::SYNC && error == CommandError::ATC_INV_SYNC;
         let sync = if again {
             command
@@ -375,7 +382,8 @@ impl CommandQueue {
         hw.mem.store(at, sync.0[0]);
         hw.mem.store(PhysAddr::new(at.raw() + 8), sync.0[1]);
         hw.mem.publish(at, Command::SIZE);
-        // Acknowledge this error alone; others are for handle_gerror.
+        // Only this error is acknowledged; `handle_gerror` acknowledges the
+        // others.
         let ack = Gerror::from(acknowledged);
         hw.regs
             .write32(reg::GERRORN, ack.with_cmdq_err(!ack.cmdq_err()).into());

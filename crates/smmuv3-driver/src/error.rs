@@ -1,18 +1,18 @@
-//! How operations of a running SMMU fail.
+//! Errors of the driver.
 
 use crate::{FenceError, OwnStage1Error, ProbeError, Stage1Error, Stage2Error};
 use core::fmt;
 use smmuv3_spec::StreamId;
 use smmuv3_spec::command::{CommandError, Opcode};
 
-/// What was waited for in vain.
+/// What a wait that timed out waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Commands to complete (`CMDQ_CONS`).
+    /// Completion of commands (`CMDQ_CONS`).
     Commands,
-    /// `CR0ACK` to follow `CR0`.
+    /// `CR0ACK` to have the value of `CR0`.
     Cr0,
-    /// `IRQ_CTRLACK` to follow `IRQ_CTRL`.
+    /// `IRQ_CTRLACK` to have the value of `IRQ_CTRL`.
     IrqCtrl,
 }
 
@@ -26,7 +26,8 @@ impl fmt::Display for Wait {
     }
 }
 
-/// Why an operation on a running SMMU failed. Each says what is left.
+/// Why an operation on a running SMMU failed, and in which state it left the
+/// SMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// An earlier failure fenced the SMMU; nothing was done. All DMA through it
@@ -37,7 +38,7 @@ pub enum Error {
     /// aborts.
     #[error("stream {stream} needs more than {bits} StreamID bits")]
     StreamOutOfRange {
-        /// What was asked for.
+        /// The value that the caller asked for.
         stream: StreamId,
         /// Bits that the stream table covers.
         bits: u8,
@@ -45,7 +46,7 @@ pub enum Error {
     /// No memory for a table of this many bytes; nothing was done.
     #[error("no memory for a stream table of {bytes} bytes")]
     NoMemory {
-        /// What was asked for.
+        /// The value that the caller asked for.
         bytes: u64,
     },
     /// The stage 2 cannot be used on this SMMU; nothing was done.
@@ -54,40 +55,41 @@ pub enum Error {
     /// The stage 1 cannot be used on this SMMU; nothing was done.
     #[error("{0}")]
     Stage1(#[from] Stage1Error),
-    /// Our own stage 1 cannot be used on this SMMU; nothing was done.
+    /// The hypervisor's own stage 1 cannot be used on this SMMU; nothing was
+    /// done.
     #[error("{0}")]
     OwnStage1(#[from] OwnStage1Error),
     /// A range is empty, not aligned to its granule or runs past the end of
     /// the address space; nothing was done.
     #[error("the range is not made of whole granules")]
     BadRange,
-    /// The SMMU sends no messages, or not this one: its address is not aligned or
-    /// out of reach, or an attribute is reserved; nothing was done.
+    /// The SMMU cannot store messages, or not this one: its address is not
+    /// aligned or out of reach, or an attribute is reserved; nothing was done.
     #[error("the SMMU cannot send such a message")]
     Msi,
-    /// Something did not happen in time. The SMMU is fenced.
+    /// The SMMU did not do something in time. It is fenced.
     #[error("timed out waiting for {0}")]
     Timeout(Wait),
     /// The SMMU refused a command, which was replaced by a CMD_SYNC; commands
     /// before and after it were carried out.
     #[error("{opcode} ended in {error}")]
     Command {
-        /// What the SMMU reported.
+        /// The error that the SMMU reported.
         error: CommandError,
-        /// What it refused.
+        /// The opcode of the refused command.
         opcode: Opcode,
     },
-    /// `CMDQ_CONS` pointed outside what was submitted. The SMMU is fenced.
+    /// `CMDQ_CONS` is outside of the submitted commands. The SMMU is fenced.
     #[error("CMDQ_CONS is {value:#x}, outside the commands submitted")]
     BadConsumer {
-        /// What was read.
+        /// The value that was read.
         value: u32,
     },
-    /// The SMMU stopped by itself (`GERROR.SFM_ERR`). It is fenced as far as it
-    /// still listens.
+    /// The SMMU stopped by itself (`GERROR.SFM_ERR`). It is fenced as far as
+    /// its registers still work.
     #[error("the SMMU entered service failure mode")]
     ServiceFailure,
-    /// The fence that a failure called for failed as well: DMA is as it was.
+    /// A failure needed a fence, and the fence failed too: DMA is unchanged.
     #[error("fencing after a failure failed: {0}")]
     Unfenced(#[from] FenceError),
 }
@@ -105,7 +107,7 @@ pub enum InitError {
     /// No memory for a table or queue of this many bytes.
     #[error("no memory for {bytes} bytes of tables or queues")]
     NoMemory {
-        /// What was asked for.
+        /// The value that the caller asked for.
         bytes: u64,
     },
     /// A register or command failed.

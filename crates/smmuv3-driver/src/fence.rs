@@ -1,4 +1,4 @@
-//! Stopping all DMA.
+//! Stops all DMA of an SMMU.
 
 use crate::wait::{REGISTER_US, poll, wait_for_acknowledgement};
 use crate::{Clock, Registers};
@@ -9,11 +9,11 @@ use smmuv3_spec::reg;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FenceError {
     /// `GBPA.Update` did not clear, or `GBPA.ABORT` did not read back as 1.
-    /// `SMMUEN` was then left alone: clearing it without the abort would open
-    /// DMA that translation may still hold back.
+    /// `SMMUEN` was not changed: clearing it without the abort would open DMA
+    /// that translation may still stop.
     #[error("GBPA did not take the abort")]
     Abort,
-    /// `CR0ACK.SMMUEN` did not clear. The abort is in force as soon as it does;
+    /// `CR0ACK.SMMUEN` did not clear. The abort takes effect when it does;
     /// until then the stream table decides.
     #[error("CR0ACK did not follow SMMUEN=0")]
     Disable,
@@ -26,8 +26,8 @@ pub enum FenceError {
 /// SMMU, for instance in a panic.
 ///
 /// # Errors
-/// See [`FenceError`]: what state is left depends on which step failed, but no
-/// failing step opens DMA that was closed.
+/// See [`FenceError`]. Which state is left depends on the step that failed, but
+/// no failed step opens DMA that was closed.
 pub fn fence(regs: &impl Registers, clock: &impl Clock) -> Result<(), FenceError> {
     let update_done = || {
         poll(clock, REGISTER_US, || {
@@ -35,8 +35,8 @@ pub fn fence(regs: &impl Registers, clock: &impl Clock) -> Result<(), FenceError
             (!gbpa.update()).then_some(gbpa)
         })
     };
-    // An update under way must end before the next (6.3.14.1). If it never
-    // ends, writing is still the best that is left; the check below decides.
+    // An earlier update must end before the next (6.3.14.1). If it never ends,
+    // writing is still the best choice; the check below decides.
     let before = update_done().unwrap_or_else(|| Gbpa::from(regs.read32(reg::GBPA)));
     regs.write32(reg::GBPA, before.with_abort(true).with_update(true).into());
     match update_done() {
@@ -44,9 +44,9 @@ pub fn fence(regs: &impl Registers, clock: &impl Clock) -> Result<(), FenceError
         _ => return Err(FenceError::Abort),
     }
 
-    // A field must not be changed again before its last change is in force
-    // (6.3.9): an earlier owner may just have enabled the SMMU. As above, if
-    // that never ends, writing is still the best that is left.
+    // A field must not change again before its last change has taken effect
+    // (6.3.9), and an earlier owner may just have enabled the SMMU. If that
+    // never ends, writing is still the best choice.
     let smmuen = Cr0::new().with_smmuen(true).into();
     wait_for_acknowledgement(regs, clock, (reg::CR0, reg::CR0ACK), smmuen);
     let cr0 = Cr0::from(regs.read32(reg::CR0));

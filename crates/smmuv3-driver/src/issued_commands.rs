@@ -1,7 +1,7 @@
-//! Commands of somebody else, which the caller has checked.
+//! Commands that the caller issues for another owner, such as the invalidations
+//! of a host or guest. The caller has checked them.
 //!
-//! This is the path of a guest's or host's invalidations: as short as it can
-//! be.
+//! This is the hot path of nested mode, so it is as short as possible.
 
 use crate::smmu::Smmu;
 use crate::{Clock, Error, Features, Registers};
@@ -9,12 +9,12 @@ use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
 use smmuv3_spec::command::{Command, SIG_IRQ};
 
-/// A message that the SMMU writes when a CMD_SYNC completes: a 32-bit write
-/// past every translation (IHI 0070, 4.7.3). Whoever names the address must
-/// have checked that it may be written there.
+/// A message that the SMMU stores when a CMD_SYNC completes: a 32-bit store
+/// that no translation checks (IHI 0070, 4.7.3). The caller has checked that
+/// the address may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Msi {
-    /// Where, a multiple of 4 that is not 0.
+    /// The address, a multiple of 4 that is not 0.
     pub address: PhysAddr,
     /// The 32 bits that are stored.
     pub data: u32,
@@ -25,13 +25,13 @@ pub struct Msi {
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
-    /// Adds a command to the queue, as it is. The SMMU may take it at any time
-    /// from now on, and is told of it by [`kick`](Self::kick) or
+    /// Adds a command to the queue without changing it. The SMMU may run it at
+    /// any time from now on, and sees it after [`kick`](Self::kick) or
     /// [`finish`](Self::finish) at the latest. Waits while the queue is full.
     ///
-    /// The caller answers for it: the opcode is one that cannot harm, VMID and
-    /// stream are the issuer's, and no reserved field is set. A CMD_SYNC is not
-    /// issued this way.
+    /// The caller is responsible for the command: its opcode is harmless, VMID
+    /// and StreamID are those of its owner, and no reserved field is set. A
+    /// CMD_SYNC is not issued this way.
     ///
     /// # Errors
     /// [`Error::Fenced`], or a failure that fenced.
@@ -53,7 +53,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// Lets the SMMU see everything issued, and waits for nothing.
+    /// Makes all issued commands visible to the SMMU, without waiting.
     #[inline]
     pub fn kick(&mut self) {
         if !self.fenced {
@@ -61,14 +61,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// Adds a CMD_SYNC, and waits until it and everything before it completed.
+    /// Adds a CMD_SYNC, and waits until it and all commands before it are
+    /// complete.
     ///
     /// # Errors
-    /// [`Error::Command`]: the SMMU refused an issued command since this was
-    /// last asked for, or an endpoint did not answer a CMD_ATC_INV
-    /// (CERROR_ATC_INV_SYNC); everything else was carried out, and the SMMU
-    /// works on. [`Error::Fenced`], or a failure that fenced: what is cached is
-    /// unknown.
+    /// [`Error::Command`]: since the last call that returned this, the SMMU
+    /// refused an issued command, or an endpoint did not answer a CMD_ATC_INV
+    /// (CERROR_ATC_INV_SYNC). All other commands ran, and the SMMU still works.
+    /// [`Error::Fenced`], or a failure that fenced: the content of the caches
+    /// is unknown.
     #[inline]
     pub fn finish(&mut self) -> Result<(), Error> {
         if !self.fenced && self.commands.sync_fast(&self.hw, &mut self.stats) {
@@ -88,13 +89,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// Adds one CMD_SYNC for each message, in their order, and lets the SMMU
-    /// see them; waits for nothing. Each message is written when everything
-    /// before its CMD_SYNC completed, and after the message before it became
-    /// visible (4.8).
+    /// Adds one CMD_SYNC for each message, in order, and makes them visible to
+    /// the SMMU, without waiting. Each message is stored when all commands
+    /// before its CMD_SYNC are complete and the message before it is visible
+    /// (4.8).
     ///
-    /// A refused command, or a message that is aborted, shows in the next
-    /// [`finish`](Self::finish) or [`handle_gerror`](Self::handle_gerror).
+    /// The next [`finish`](Self::finish) or
+    /// [`handle_gerror`](Self::handle_gerror) reports a refused command or an
+    /// aborted message.
     ///
     /// # Errors
     /// [`Error::Msi`]: nothing was done. [`Error::Fenced`], or a failure that
@@ -118,7 +120,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(())
     }
 
-    /// An address that the SMMU would cut short would be another one.
+    /// Whether the SMMU can store the message. An address with bits that the
+    /// SMMU drops would be another address.
     #[inline]
     fn is_valid_message(&self, msi: &Msi) -> bool {
         let at = msi.address.raw();
@@ -126,8 +129,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 }
 
-/// Bits of an address that no message can be sent to: all, where there are no
-/// messages.
+/// Address bits that must be 0 in the address of a message: all bits, if the
+/// SMMU has no messages.
 pub(crate) fn msi_reserved(features: &Features) -> u64 {
     let reachable = (1 << features.output_bits()) - 1;
     if features.idr0.msi() {

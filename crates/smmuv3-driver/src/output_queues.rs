@@ -1,4 +1,4 @@
-//! What the SMMU has to say: events, page requests, global errors.
+//! Reads what the SMMU reports: events, page requests, global errors.
 
 use crate::event_queue::{Drained, Event, GlobalErrors};
 use crate::smmu::Smmu;
@@ -9,12 +9,12 @@ use smmuv3_spec::control::{CmdqCons, Gerror};
 use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
 
-/// Who answers a stalled transaction or a page request that was handed over.
+/// Who answers a stalled transaction or a page request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The driver, at once: the transaction aborts, the request fails.
+    /// The driver answers at once: the transaction aborts, the request fails.
     Refuse,
-    /// Somebody else, later, by a command that is [issued](Smmu::issue).
+    /// The caller answers later, with a command that it [issues](Smmu::issue).
     Later,
 }
 
@@ -22,11 +22,12 @@ pub enum Answer {
 const RESPONSE_FAILURE: u8 = 0b00;
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
-    /// Hands at most `limit` event records to `handle`, each copied out of the
-    /// queue once. A stalled transaction is terminated with an abort, since
+    /// Passes at most `limit` event records to `handle`. Each is copied out of
+    /// the queue once. A stalled transaction is terminated with an abort, since
     /// nobody else will answer it.
     ///
-    /// Works on a fenced SMMU too: what led there is worth reading.
+    /// This works on a fenced SMMU too, because its events may say why it was
+    /// fenced.
     pub fn drain_events(&mut self, limit: u32, mut handle: impl FnMut(Event)) -> Drained {
         self.take_events(limit, |event| {
             handle(event);
@@ -34,8 +35,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         })
     }
 
-    /// As [`drain_events`](Self::drain_events), where `handle` says of each
-    /// event who answers the transaction that stalled with it, if one did.
+    /// As [`drain_events`](Self::drain_events), but `handle` says for each
+    /// event who answers its transaction, if it stalls.
     pub fn take_events(&mut self, limit: u32, mut handle: impl FnMut(Event) -> Answer) -> Drained {
         let Self {
             hw,
@@ -52,7 +53,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             let record = event.0;
             if answer && refuse && record.kind().can_stall() && record.stall() {
                 let command = Command::resume(record.stream(), record.stag(), false, true);
-                // A queue that takes no command fences at its next use.
+                // If the queue takes no command, its next use fences.
                 let _ = commands.push(hw, stats, command);
             }
         });
@@ -64,16 +65,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         drained
     }
 
-    /// Hands at most `limit` page requests to `handle`, each copied out of the
-    /// queue once; a group that `handle` refuses is answered with a failure when
-    /// its last request is read (IHI 0070, 8.3). Nothing where there is no
-    /// queue.
+    /// Passes at most `limit` page requests to `handle`. Each is copied out of
+    /// the queue once. A group that `handle` refuses is answered with a failure
+    /// when its last request is read (IHI 0070, 8.3). Does nothing if there is
+    /// no queue.
     ///
-    /// While the queue has overflowed, the SMMU writes no request and answers
-    /// by itself the last of each group that it loses (8.1). That ends when
-    /// everything before has been read, and is reported with it: of a group
-    /// whose last request was not among that, nothing more will come, and its
-    /// index may be used again.
+    /// After an overflow the SMMU writes no request and itself answers the last
+    /// request of each group that it loses (8.1). The overflow ends, and is
+    /// reported, when all earlier requests are read. A group whose last request
+    /// was not among these is over, and its index may be used again.
     pub fn drain_pri(
         &mut self,
         limit: u32,
@@ -92,7 +92,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         };
         let drained = requests.drain(hw, limit, |request| {
             let refuse = handle(request) == Answer::Refuse;
-            // Nobody waits for an answer to a stop marker (8.2).
+            // A stop marker needs no answer (8.2).
             let marker = request.ssv() && !request.read() && !request.write();
             if refuse && !*fenced && request.last() && !marker {
                 let command = Command::pri_resp(
@@ -112,10 +112,11 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         drained
     }
 
-    /// Acknowledges the global errors that are active, `None` when there are
-    /// none (IHI 0070, 7.5). A command error lets the queue run on, with the
-    /// refused command replaced; the operation that submitted it reports it.
-    /// Service failure mode fences the SMMU, as far as it still listens.
+    /// Acknowledges the active global errors; `None` if there are none (IHI
+    /// 0070, 7.5). After a command error the refused command is replaced and
+    /// the queue continues; the operation that submitted the command reports
+    /// it. Service failure mode fences the SMMU, as far as its registers still
+    /// work.
     pub fn handle_gerror(&mut self) -> Option<GlobalErrors> {
         let acknowledged = self.hw.regs.read32(reg::GERRORN);
         let active = Gerror::from(self.hw.regs.read32(reg::GERROR) ^ acknowledged);
@@ -128,7 +129,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             active,
             command: CommandError(if active.cmdq_err() { cons.err() } else { 0 }),
         };
-        // A fenced SMMU's command queue is used no more; nothing to recover.
+        // The command queue of a fenced SMMU is not used any more, so it is not
+        // recovered.
         let others = u32::from(active.with_cmdq_err(active.cmdq_err() && self.fenced));
         if others != 0 {
             self.hw.regs.write32(reg::GERRORN, acknowledged ^ others);
@@ -141,7 +143,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                     .recover_from_error(&self.hw, &mut self.stats)
                     .is_err());
         if stopped {
-            // Whether it worked shows in `is_fenced` and the next call's error.
+            // `is_fenced` and the error of the next call show whether the fence
+            // worked.
             let _ = self.fence();
         }
         Some(errors)

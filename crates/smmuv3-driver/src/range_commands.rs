@@ -1,4 +1,4 @@
-//! How a range of addresses becomes TLB invalidation commands (IHI 0070,
+//! Turns a range of addresses into TLB invalidation commands (IHI 0070,
 //! 4.4.1.1).
 
 use crate::Granule;
@@ -11,24 +11,26 @@ const MAX_SCALE: u8 = 31;
 
 /// The fewest range commands that cover a range exactly.
 ///
-/// A command covers m × 2^s granules with m from 1 to 32, so each takes the
-/// lowest set bit of what is left and the four above it. No covering has fewer:
-/// every command can clear one window of five bits at most.
+/// A command covers m × 2^s granules with m from 1 to 32. Each command takes
+/// the lowest set bit of the remaining count and the four bits above it. No
+/// covering has fewer commands, since a command can clear one window of five
+/// bits at most.
 #[derive(Clone, Debug)]
 pub struct RangeCommands {
-    /// What each of them is, but for the address and the range.
+    /// The command without its address and range.
     template: Command,
     at: u64,
-    /// Granules left.
+    /// Number of granules left.
     left: u64,
     granule: Granule,
     ttl: u8,
 }
 
 impl RangeCommands {
-    /// Commands for stage 2 of `vmid` over `range`. `level` is where the leaf
-    /// entries were, 1 to 3, if all were at one; it is used only as far as the
-    /// range allows. `None` when the range is not made of whole granules.
+    /// Makes commands for stage 2 of `vmid` over `range`. `level` (1 to 3) is
+    /// the level of the leaf entries, if all were at one level; it is used only
+    /// as far as the range allows. `None` if the range is not made of whole
+    /// granules.
     #[must_use]
     pub fn new(
         vmid: Vmid,
@@ -40,7 +42,7 @@ impl RangeCommands {
         Self::from_template(Command::tlbi_s2_ipa(vmid, 0, leaf), range, granule, level)
     }
 
-    /// As [`new`](Self::new), for any command that drops an address.
+    /// As [`new`](Self::new), for any invalidation by address.
     pub(crate) fn from_template<A: Address>(
         template: Command,
         range: Range<A>,
@@ -80,7 +82,7 @@ impl Iterator for RangeCommands {
         }
         let scale = (self.left.trailing_zeros() as u8).min(MAX_SCALE);
         let units = self.left >> scale;
-        // With the scale at its limit, 32 units at a time are the most.
+        // At the largest scale, a command takes 32 units at most.
         let count = if scale == MAX_SCALE && units > 31 {
             32
         } else {
@@ -100,7 +102,7 @@ impl Iterator for RangeCommands {
         };
         let granules = count << scale;
         self.left -= granules;
-        // The end of the range fits 64 bits, so every step does.
+        // The end of the range fits in 64 bits, so this does not wrap.
         self.at = self.at.wrapping_add(granules << self.granule.log2());
         Some(command)
     }

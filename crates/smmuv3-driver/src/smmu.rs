@@ -1,4 +1,4 @@
-//! One SMMU: taking it over, giving streams a translation, invalidation.
+//! One physical SMMU: its configuration, its counters, and invalidation.
 
 use crate::command_queue::CommandQueue;
 use crate::event_queue::EventQueue;
@@ -14,8 +14,8 @@ use smmuv3_spec::command::{Command, SIG_NONE};
 use smmuv3_spec::ste::Ste;
 
 /// Sizes that the owner of the SMMU chooses. With the defaults and 16 bits of
-/// StreamID an SMMU takes 20 KiB, and 4 KiB more for every 64 streams of which
-/// one was attached.
+/// StreamID, an SMMU takes 20 KiB, and 4 KiB more for each block of 64 streams
+/// in which a stream was attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// log2 of the entries (16 bytes) of the command queue; less where the SMMU
@@ -56,40 +56,40 @@ impl Default for Config {
     }
 }
 
-/// What happened so far. Counters wrap at 2^64.
+/// Counters of the driver. They wrap at 2^64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Commands submitted, CMD_SYNC included.
+    /// Commands that were submitted, CMD_SYNC included.
     pub commands: u64,
-    /// CMD_SYNC submitted.
+    /// CMD_SYNCs that were submitted.
     pub syncs: u64,
     /// Commands that the SMMU refused.
     pub command_errors: u64,
-    /// Event records read.
+    /// Event records that were read.
     pub events: u64,
-    /// Times that the event queue was found to have overflowed.
+    /// How often the event queue had overflowed.
     pub overflows: u64,
-    /// Page requests read.
+    /// Page requests that were read.
     pub requests: u64,
-    /// Times that the page request queue was found to have overflowed.
+    /// How often the page request queue had overflowed.
     pub request_overflows: u64,
     /// Waits that ran out of time.
     pub timeouts: u64,
-    /// Global errors acknowledged.
+    /// Global errors that were acknowledged.
     pub global_errors: u64,
 }
 
-/// What the driver reaches the world through.
+/// The registers, memory and clock that the driver uses.
 pub(crate) struct Hardware<R, M, C> {
     pub(crate) regs: R,
     pub(crate) mem: M,
     pub(crate) clock: C,
 }
 
-/// An SMMU that this driver owns. Streams abort unless attached.
+/// An SMMU that this driver owns. A stream aborts unless it is attached.
 ///
 /// There is no lock inside: the owner serialises calls. Dropping it leaves the
-/// SMMU as it is, with its tables and queues in memory that is not given back.
+/// SMMU as it is; its tables and queues stay allocated.
 pub struct Smmu<R, M, C> {
     pub(crate) hw: Hardware<R, M, C>,
     pub(crate) features: Features,
@@ -97,47 +97,49 @@ pub struct Smmu<R, M, C> {
     pub(crate) table: StreamTable,
     pub(crate) commands: CommandQueue,
     pub(crate) events: EventQueue,
-    /// Where there is one, and it was asked for.
+    /// The page request queue, if the SMMU has one and the configuration asks
+    /// for it.
     pub(crate) requests: Option<PriQueue>,
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
     pub(crate) nested: bool,
-    /// Bits of an address that no message can be sent to.
+    /// Address bits that must be 0 in the address of a message.
     pub(crate) msi_reserved: u64,
-    /// Second-level tables that several descriptors may point to.
+    /// Second-level tables that several level 1 descriptors may point to.
     pub(crate) shared_tables: [Option<SharedTable>; MAX_SHARED_TABLES],
-    /// The stage 2 that many streams had last.
+    /// The last entry that `set_range` gave to streams whose traffic passes.
+    /// Shared tables that abort keep its other words.
     pub(crate) last_passing_entry: Ste,
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
-    /// What the SMMU can do.
+    /// The features of the SMMU.
     #[must_use]
     pub fn features(&self) -> &Features {
         &self.features
     }
 
-    /// What happened so far.
+    /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
-    /// Whether a failure or [`fence`](Self::fence) stopped the SMMU. It then
-    /// stays so: only [`Smmu::new`] starts it again, with everything
+    /// Whether a failure or [`fence`](Self::fence) stopped the SMMU. Only
+    /// [`Smmu::restart`] and [`Smmu::new`] start it again, with everything
     /// invalidated.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         self.fenced
     }
 
-    /// Number of low StreamID bits that the stream table covers.
+    /// How many low StreamID bits the stream table covers.
     #[must_use]
     pub fn stream_bits(&self) -> u8 {
         self.table.shape.bits
     }
 
-    /// The registers, for what the driver does not do.
+    /// The registers, for callers that need more than this driver does.
     pub fn registers(&self) -> &R {
         &self.hw.regs
     }
@@ -152,7 +154,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         fence(&self.hw.regs, &self.hw.clock)
     }
 
-    /// Fences after a failure that leaves the SMMU's caches in doubt.
+    /// Fences the SMMU after a failure that leaves the content of its caches
+    /// unknown.
     #[cold]
     pub(crate) fn fence_after(&mut self, error: Error) -> Error {
         self.fence().map_or_else(Error::Unfenced, |()| error)
@@ -253,9 +256,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// As [`tlbi_ipa_range`](Self::tlbi_ipa_range), and waits for nothing: what
-    /// it drops may be in use until [`finish`](Self::finish) says otherwise.
-    /// Several of these share one CMD_SYNC.
+    /// As [`tlbi_ipa_range`](Self::tlbi_ipa_range), without waiting:
+    /// translations of the range may be in use until [`finish`](Self::finish)
+    /// returns. Several of these calls share one CMD_SYNC.
     ///
     /// # Errors
     /// [`Error::BadRange`], [`Error::Fenced`]: nothing was done. Otherwise a
@@ -269,7 +272,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         level: Option<u8>,
         leaf: bool,
     ) -> Result<(), Error> {
-        // One leaf, and nothing that must follow: most of what is asked for.
+        // The fast path: one page, and no other command must follow.
         if !self.nested
             && self.features.range_tlbi()
             && let Some(3) = level
@@ -308,14 +311,14 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                 .try_for_each(|c| self.issue(c));
         };
         for command in commands.chain(after) {
-            // Where a CMD_SYNC has to stand between two commands, it is one of
-            // them.
+            // This list already contains the CMD_SYNC that must come between
+            // the invalidations of stage 2 and stage 1.
             self.issue(command)?;
         }
         Ok(())
     }
 
-    /// As [`address_commands`](Self::address_commands), for stage 2.
+    /// As [`address_commands`](Self::address_commands), for stage 2 of `vmid`.
     fn stage2_commands(
         &self,
         vmid: Vmid,
@@ -328,8 +331,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.address_commands(template, range, granule, level)
     }
 
-    /// The commands like `what` that drop `range`; `None` when it takes so many
-    /// that everything with the same tag goes.
+    /// The commands that drop `range`, made from `template`; `None` if there
+    /// would be so many that all entries with the same tag are dropped instead.
     pub(crate) fn address_commands<A: Address>(
         &self,
         template: Command,
@@ -339,8 +342,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     ) -> Result<Option<impl Iterator<Item = Command> + use<A, R, M, C>>, Error> {
         let ranges =
             RangeCommands::from_template(template, range, granule, level).ok_or(Error::BadRange)?;
-        // One address drops the whole entry that maps it, so one command for
-        // each leaf is enough where there are no ranges.
+        // A command with an address drops the whole entry that maps the
+        // address. So without range commands, one command for each leaf is
+        // enough.
         let step = match usable_level(range, granule, level) {
             0 => granule.log2(),
             level => granule.leaf_log2(level),
@@ -356,21 +360,21 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(Some(ranges.take_while(move |_| ril).chain(pages)))
     }
 
-    /// What must follow a stage 2 invalidation, see
+    /// The commands that must follow a stage 2 invalidation, see
     /// [`tlbi_ipa_range`](Self::tlbi_ipa_range) and
     /// [`Quirks::CFGI_AFTER_STAGE2`].
     fn after_stage2_change(
         &self,
         vmid: Option<Vmid>,
     ) -> impl Iterator<Item = Command> + use<R, M, C> {
-        // Until the first is complete, a walk may combine a stage 1 entry with
-        // the stage 2 entry that is about to go; the second must come after
-        // that, so the CMD_SYNC between them is needed.
+        // Until the stage 2 invalidation is complete, a walk may combine a
+        // stage 1 entry with the old stage 2 entry. The stage 1 invalidation
+        // must come after that, so the CMD_SYNC between them is needed.
         let stage1 = vmid
             .filter(|_| self.nested && self.features.stage1())
             .map(|vmid| [Command::sync(SIG_NONE), Command::tlbi_nh_all(vmid)]);
-        // Without a stage 1 there is no physical address in what is cached of the
-        // configuration.
+        // Without a stage 1, cached configuration holds no physical address
+        // that could be stale.
         let config = (self.nested && self.features.quirks.contains(Quirks::CFGI_AFTER_STAGE2))
             .then(Command::cfgi_all);
         stage1.into_iter().flatten().chain(config)

@@ -1,4 +1,7 @@
-//! The stream table: where entries lie, and in which order they are stored.
+//! The stream table (IHI 0070, 3.3): its shape, where entries are, and how
+//! their words are stored. `stream.rs` says in which order an entry changes,
+//! `stream_range.rs` does so for many streams, and `shared_tables.rs` has
+//! second-level tables that many streams share.
 
 use crate::Features;
 use crate::smmu::Config;
@@ -12,22 +15,24 @@ pub(crate) mod shared_tables;
 mod stream;
 mod stream_range;
 
-/// No table has more entries, whatever the configuration asks for.
+/// log2 of the most entries that a table may have, whatever the configuration
+/// says.
 const MAX_ENTRIES_LOG2: u8 = 20;
 
 /// Shape of a stream table (IHI 0070, 3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// StreamID bits covered.
+    /// Number of StreamID bits that the table covers.
     pub(crate) bits: u8,
-    /// StreamID bits of the second level, where there is one: 6, 8 or 10.
+    /// Number of StreamID bits of the second level, if there is one: 6, 8 or
+    /// 10.
     pub(crate) split: Option<u8>,
 }
 
 impl Shape {
-    /// Two levels wherever they are offered, also for few streams: QEMU keeps
-    /// decoding two levels once it has seen them, so that an earlier owner's
-    /// choice would otherwise outlive it.
+    /// Chooses two levels wherever the SMMU offers them, also for few streams.
+    /// QEMU keeps decoding two levels once it has seen them, so an earlier
+    /// owner's choice would survive a linear table.
     pub(crate) fn choose(features: &Features, config: &Config) -> Self {
         let bits = features.stream_bits();
         let l1_log2 = config.l1_log2.min(MAX_ENTRIES_LOG2);
@@ -37,8 +42,8 @@ impl Shape {
                 split: None,
             };
         }
-        // The smallest leaves whose first level is not too large; streams past
-        // what even the largest leaves cover stay out of range and abort.
+        // The smallest second level whose first level is not too large. Streams
+        // beyond the largest second level stay out of range and abort.
         let split = [6, 8]
             .into_iter()
             .find(|split| bits.saturating_sub(*split) <= l1_log2)
@@ -77,22 +82,25 @@ pub(crate) struct StreamTable {
     pub(crate) shape: Shape,
 }
 
-/// Where the entry of a stream lies.
+/// Where the entry of a stream is.
 pub(crate) enum EntryPlace {
-    /// Here.
+    /// The address of the entry.
     At(PhysAddr),
-    /// Nowhere yet: the level 1 descriptor at `l1` is invalid.
+    /// There is no second-level table: the level 1 descriptor at `l1` is
+    /// invalid.
     NoTable { l1: PhysAddr },
 }
 
 impl StreamTable {
-    /// Where the level 1 descriptor of `stream` lies, in a table of two levels.
+    /// The address of the level 1 descriptor of `stream`, in a table of two
+    /// levels.
     pub(crate) fn descriptor(&self, stream: StreamId) -> PhysAddr {
         let index = u64::from(stream.0) >> self.shape.split.unwrap_or(0);
         PhysAddr::new(self.base.raw() + index * L1Std::SIZE)
     }
 
-    /// `stream` must be [contained](Shape::contains).
+    /// Finds the entry of `stream`. The table must [contain](Shape::contains)
+    /// it.
     pub(crate) fn find(&self, mem: &impl Memory, stream: StreamId) -> EntryPlace {
         let l1 = self.descriptor(stream);
         let stream = u64::from(stream.0);
@@ -109,9 +117,9 @@ impl StreamTable {
 }
 
 impl StreamTable {
-    /// Gives back the second levels, each once, `shared` being those that
-    /// several descriptors may point to. The SMMU must not read the table any
-    /// more.
+    /// Frees all second-level tables, each once. `shared` are those that
+    /// several descriptors may point to. The caller has made sure that the SMMU
+    /// does not read the table any more.
     pub(crate) fn free_second_levels(
         &self,
         mem: &(impl Memory + Allocator),
@@ -135,7 +143,8 @@ impl StreamTable {
     }
 }
 
-/// Makes every entry of an array that no SMMU can see yet abort.
+/// Makes every entry of a table abort. The SMMU must not be able to see the
+/// table yet.
 pub(crate) fn fill_with_abort(mem: &impl Memory, at: PhysAddr, bytes: u64) {
     for offset in (0..bytes).step_by(Ste::SIZE as usize) {
         store_words(mem, PhysAddr::new(at.raw() + offset), &Ste::ABORT, 0..8);
@@ -143,7 +152,7 @@ pub(crate) fn fill_with_abort(mem: &impl Memory, at: PhysAddr, bytes: u64) {
     mem.publish(at, bytes);
 }
 
-/// Stores some words of an entry, one 64-bit store each.
+/// Stores the given words of an entry, with one 64-bit store each.
 pub(crate) fn store_words(
     mem: &impl Memory,
     at: PhysAddr,
@@ -155,7 +164,7 @@ pub(crate) fn store_words(
     }
 }
 
-/// Reads an entry. Nobody but this driver writes it.
+/// Loads an entry. Only this driver writes it, so it does not change meanwhile.
 pub(crate) fn load_entry(mem: &impl Memory, at: PhysAddr) -> Ste {
     let mut entry = Ste::default();
     for (index, word) in entry.0.iter_mut().enumerate() {

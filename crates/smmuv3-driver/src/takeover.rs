@@ -1,4 +1,5 @@
-//! Taking an SMMU over (IHI 0070, 3.11).
+//! Takes an SMMU over from its earlier owner (IHI 0070, 3.11), restarts it, and
+//! stops it.
 
 use crate::command_queue::CommandQueue;
 use crate::event_queue::EventQueue;
@@ -23,7 +24,7 @@ use smmuv3_spec::pri::PageRequest;
 use smmuv3_spec::reg;
 use smmuv3_spec::ste::Ste;
 
-/// An allocation.
+/// A block of allocated memory.
 #[derive(Clone, Copy)]
 struct Allocation {
     at: PhysAddr,
@@ -31,16 +32,16 @@ struct Allocation {
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
-    /// Takes the SMMU over from whoever had it: DMA is fenced first, every
+    /// Takes the SMMU over from its earlier owner. DMA is fenced first, every
     /// cache is invalidated, and translation is enabled only when every stream
     /// aborts.
     ///
     /// # Errors
-    /// See [`InitError`]. The SMMU is left fenced, except where fencing itself
-    /// failed; memory is given back where the SMMU was seen to be off it.
+    /// See [`InitError`]. The SMMU stays fenced, unless fencing itself failed.
+    /// Memory is freed if the SMMU is known not to use it any more.
     pub fn new(regs: R, memory: M, clock: C, config: Config) -> Result<Self, InitError> {
-        // Before anything can fail: also an SMMU that cannot be driven must not
-        // let DMA through.
+        // The fence comes before all that can fail, since an SMMU that cannot
+        // be driven must not let DMA through either.
         fence(&regs, &clock)?;
         let features = Features::probe(&regs)?;
         let hw = Hardware {
@@ -104,10 +105,11 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// requests and refusals of issued commands that were not read are lost.
     ///
     /// # Errors
-    /// As [`new`](Self::new); the SMMU is then still fenced and may be tried
-    /// again. What it can do must not have changed.
+    /// As [`new`](Self::new). The SMMU is then still fenced, and the caller may
+    /// try again. Its features must not have changed.
     pub fn restart(&mut self) -> Result<(), InitError> {
-        // Before the registers are touched: until the end, it counts as fenced.
+        // The fence comes before the registers are changed. The SMMU counts as
+        // fenced until the end.
         self.fence()?;
         quiesce(&self.hw)?;
         self.commands = CommandQueue::new(
@@ -127,15 +129,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         })
     }
 
-    /// Fences the SMMU for good, stops its queues and gives all memory back.
+    /// Fences the SMMU for good, stops its queues and frees all memory.
     ///
     /// # Errors
-    /// [`InitError::Fence`], [`InitError::Device`]: the SMMU may still read or
-    /// write its tables and queues, so their memory stays taken.
+    /// [`InitError::Fence`], [`InitError::Device`]: the SMMU may still access
+    /// its tables and queues, so their memory is not freed.
     pub fn stop(mut self) -> Result<(), InitError> {
         self.fence()?;
-        // Completion says that no access to the queues is under way, and with
-        // translation off none to the stream table is (6.3.9).
+        // When CR0ACK follows, no access to the queues is under way, and with
+        // translation off none to the stream table (6.3.9).
         write_cr0(&self.hw, Cr0::new())?;
         let mem = &self.hw.mem;
         let shared = self.shared_tables.iter().flatten().map(|shared| shared.at);
@@ -149,20 +151,21 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(())
     }
 
-    /// Programs and enables; everything is off and aborts.
+    /// Programs the registers and enables the SMMU. Before, everything is off
+    /// and aborts.
     fn start(&mut self) -> Result<(), Error> {
         self.program_registers();
         let base = Cr0::new()
             .with_cmdqen(true)
             .with_eventqen(true)
             .with_priqen(self.requests.is_some())
-            // Without the check, traffic that a device calls translated would
-            // pass by the stream table (6.3.9.2).
+            // Without this check, traffic that a device marks as translated
+            // would bypass the stream table (6.3.9.2).
             .with_atschk(self.features.idr0.ats());
         write_cr0(&self.hw, base)?;
 
-        // Configuration first: a TLB emptied before it could be filled again
-        // from a stale entry (4.3.6).
+        // Configuration is invalidated first. If the TLB were, a stale entry
+        // could fill it again (4.3.6).
         self.run([Command::cfgi_all()])?;
         let el2 = self.features.idr0.hyp().then(Command::tlbi_el2_all);
         self.run([Command::tlbi_nsnh_all()].into_iter().chain(el2))?;
@@ -192,8 +195,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             .with_table_oc(cache)
             .with_table_sh(share);
         regs.write32(reg::CR1, cr1.into());
-        // Private TLB maintenance: what this SMMU invalidates is decided here,
-        // not by whoever runs a TLBI on a CPU. E2H only concerns EL2 streams.
+        // With private TLB maintenance (PTM), a TLBI of a CPU invalidates
+        // nothing here; only this driver decides. E2H only concerns EL2
+        // streams.
         let cr2 = Cr2::new().with_ptm(true).with_recinvsid(true);
         regs.write32(reg::CR2, cr2.into());
 
@@ -233,8 +237,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
 
         if self.features.idr0.msi() {
-            // Address 0 turns an MSI off and leaves the wired interrupt
-            // (6.3.21); an earlier owner's address must not be written to.
+            // Address 0 turns an MSI off, so that the wired interrupt is used
+            // (6.3.21). The address of an earlier owner must not be written.
             regs.write64(reg::GERROR_IRQ_CFG0, 0);
             regs.write64(reg::EVENTQ_IRQ_CFG0, 0);
             if self.features.idr0.pri() {
@@ -256,22 +260,22 @@ fn event_bytes(log2: u8) -> u64 {
     EventRecord::SIZE << log2
 }
 
-/// As that of commands.
+/// The alignment is that of the command queue.
 fn request_bytes(log2: u8) -> u64 {
     (PageRequest::SIZE << log2).max(32)
 }
 
-/// No queue is larger (6.3.2).
+/// log2 of the entries of the largest PRI queue (6.3.2).
 const MAX_REQUESTS_LOG2: u8 = 19;
 
-/// Switches queues and interrupts off as well, so that their registers can be
-/// written (6.3.9, 6.3.16).
+/// Turns queues and interrupts off, so that their registers can be written
+/// (6.3.9, 6.3.16).
 fn quiesce<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>) -> Result<(), Error> {
     write_cr0(hw, Cr0::new())?;
     write_irq_ctrl(hw, IrqCtrl::new())
 }
 
-/// One block for each size that is not 0.
+/// Allocates one block for each size that is not 0.
 fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 4]) -> Result<[Allocation; 4], InitError> {
     let mut blocks = [Allocation {
         at: PhysAddr::new(0),
@@ -293,13 +297,13 @@ fn allocate_all<M: Allocator>(mem: &M, sizes: [u64; 4]) -> Result<[Allocation; 4
     Ok(blocks)
 }
 
-/// The bits of CR0 that are ever written, SMMUEN to ATSCHK; what the SMMU shows
-/// elsewhere in CR0ACK must not keep a finished update waiting.
+/// The bits of CR0 that this driver writes, SMMUEN to ATSCHK. Other bits that
+/// the SMMU shows in CR0ACK must not delay a finished update.
 const CR0_MASK: u32 = 0x1f;
 /// The same for IRQ_CTRL.
 const IRQ_CTRL_MASK: u32 = 0x7;
 
-/// Writes CR0 and waits until the SMMU follows (6.3.9, 6.3.10).
+/// Writes CR0 and waits until CR0ACK is the same (6.3.9, 6.3.10).
 fn write_cr0<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>, value: Cr0) -> Result<(), Error> {
     let value = u32::from(value);
     wait_for_acknowledgement(&hw.regs, &hw.clock, (reg::CR0, reg::CR0ACK), CR0_MASK);
@@ -310,7 +314,7 @@ fn write_cr0<R: Registers, M, C: Clock>(hw: &Hardware<R, M, C>, value: Cr0) -> R
     .ok_or(Error::Timeout(Wait::Cr0))
 }
 
-/// Writes IRQ_CTRL and waits until the SMMU follows (6.3.16, 6.3.18).
+/// Writes IRQ_CTRL and waits until IRQ_CTRLACK is the same (6.3.16, 6.3.18).
 fn write_irq_ctrl<R: Registers, M, C: Clock>(
     hw: &Hardware<R, M, C>,
     value: IrqCtrl,

@@ -1,44 +1,44 @@
-//! What a stream can be given.
+//! The translation of a stream, and how an entry changes into another.
 
 use crate::{Attributes, Error, Features, OwnStage1, Stage1, Stage2};
 use smmuv3_spec::Vmid;
 use smmuv3_spec::command::Command;
 use smmuv3_spec::ste::{Config, Ste};
 
-/// What becomes of a stream's traffic.
+/// What the SMMU does with the traffic of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Translation {
-    /// It aborts, without an event.
+    /// The traffic aborts, without an event.
     Abort,
-    /// It aborts, and the SMMU records C_BAD_STE, as for an entry that is not
-    /// valid or illegal.
+    /// The traffic aborts, and the SMMU records C_BAD_STE, as for an invalid or
+    /// illegal entry.
     Invalid,
     /// A stage 2 alone.
     Stage2 {
-        /// Whose tables are walked.
+        /// The tables that are walked.
         stage2: Stage2,
-        /// Overrides of what the device says of its accesses.
+        /// Overrides of the attributes that the device sends.
         attributes: Attributes,
     },
-    /// A stage 1 of ours alone, where there is no stage 2.
+    /// A stage 1 of the hypervisor alone, for an SMMU without stage 2.
     Stage1 {
-        /// Whose tables are walked.
+        /// The tables that are walked.
         stage1: OwnStage1,
-        /// Overrides of what the device says of its accesses.
+        /// Overrides of the attributes that the device sends.
         attributes: Attributes,
     },
-    /// Somebody else's stage 1 on top of a stage 2.
+    /// The stage 1 of a host or guest on top of a stage 2.
     Nested {
-        /// Taken from somebody else's entry.
+        /// The stage 1 fields of the owner's entry.
         stage1: Stage1,
-        /// Whose tables are walked.
+        /// The tables that are walked.
         stage2: Stage2,
-        /// Overrides of what the device says of its accesses.
+        /// Overrides of the attributes that the device sends.
         attributes: Attributes,
     },
 }
 
-/// What many streams can be given at once, see
+/// A translation that many streams can get at once, see
 /// [`Smmu::set_range`](crate::Smmu::set_range).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeTranslation {
@@ -48,9 +48,9 @@ pub enum RangeTranslation {
     Invalid,
     /// As [`Translation::Stage2`].
     Stage2 {
-        /// Whose tables are walked.
+        /// The tables that are walked.
         stage2: Stage2,
-        /// Overrides of what the devices say of their accesses.
+        /// Overrides of the attributes that the devices send.
         attributes: Attributes,
     },
 }
@@ -75,7 +75,7 @@ impl From<Stage2> for Translation {
 }
 
 impl Translation {
-    /// The entry that says so.
+    /// The stream table entry for this translation.
     ///
     /// # Errors
     /// [`Error::Stage1`], [`Error::OwnStage1`], [`Error::Stage2`].
@@ -108,11 +108,12 @@ pub(crate) fn passes(entry: &Ste) -> bool {
     entry.v() && entry.config().passes()
 }
 
-/// Drops whatever translations a stream of this entry could find in the TLBs.
+/// The command that drops all TLB entries that a stream with this entry could
+/// use.
 ///
-/// Of a stage 1 of ours that is every ASID's: the entry knows no ASID, the
-/// command for both stages is illegal without a stage 2 (4.4.3.2), and streams
-/// are not attached often.
+/// For a stage 1 of the hypervisor, this drops all ASIDs: the entry does not
+/// contain the ASID, the command for both stages is illegal without a stage 2
+/// (4.4.3.2), and streams are attached rarely.
 pub(crate) fn tlbi_for(entry: &Ste) -> Command {
     let vmid = Vmid(entry.s2vmid());
     if entry.config().stage2() {
@@ -122,24 +123,24 @@ pub(crate) fn tlbi_for(entry: &Ste) -> Command {
     }
 }
 
-/// Whether two entries say the same to the SMMU.
+/// Whether two entries have the same effect.
 pub(crate) fn have_same_effect(a: &Ste, b: &Ste) -> bool {
     match (passes(a), passes(b)) {
         (true, true) => a == b,
-        // Only whether there is an event differs.
+        // Two entries that abort differ only in whether there is an event.
         (false, false) => a.v() == b.v(),
         _ => false,
     }
 }
 
-/// Whether a fault under an entry may wait for an answer (5.2, 5.5).
+/// Whether a fault under this entry may stall (5.2, 5.5).
 pub(crate) fn may_stall(entry: &Ste, features: &Features) -> bool {
     let by_stage1 = entry.config().stage1() && !entry.s1stalld();
     passes(entry) && features.stalls() && (features.stall_forced() || by_stage1)
 }
 
-/// The bits of the first two words that the SMMU ignores in an entry that
-/// lets traffic pass (5.2): of all others, it is taken to use them.
+/// The bits of the first two words that the SMMU ignores in an entry that lets
+/// traffic pass (5.2). All other bits count as used.
 fn ignored(entry: &Ste) -> [u64; 2] {
     let all = Ste([u64::MAX; 8]);
     if !entry.config().stage1() {
@@ -162,26 +163,26 @@ fn ignored(entry: &Ste) -> [u64; 2] {
     }
 }
 
-/// How an entry under which traffic passes becomes another such entry.
+/// How an entry that lets traffic pass changes into another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// They say the same.
+    /// The entries are the same.
     None,
-    /// One store decides, that of `word` as it is in the target: before it, the
-    /// other of the first two words may become `prepared`, which says nothing
-    /// new to the SMMU, and afterwards what it is in the target.
+    /// One store makes the change, that of `word`. Before it, the other one of
+    /// the first two words may become `prepared`, which has no effect yet.
+    /// After it, that word gets its value from the target.
     OneStore { word: usize, prepared: u64 },
     /// Only the VMID (word 2) changes.
     Vmid,
-    /// Only by way of abort.
+    /// The stream has to abort in between.
     ThroughAbort,
 }
 
 impl Change {
-    /// `from` and `to` let traffic pass.
+    /// Finds how `from` changes into `to`. Both let traffic pass.
     ///
-    /// Without an abort in between, transactions that stalled under `from` go
-    /// on waiting, so that whoever was to answer them must still be there.
+    /// Without an abort in between, transactions that stalled under `from` stay
+    /// stalled, so the owner that answers them must still have the stream.
     pub(crate) fn between(from: &Ste, to: &Ste, features: &Features) -> Self {
         if from == to {
             return Self::None;
@@ -204,7 +205,7 @@ impl Change {
             return if vmid { Self::Vmid } else { Self::ThroughAbort };
         }
         let (free, unread) = (ignored(from), ignored(to));
-        // `from` with everything changed that it does not use.
+        // `from` with the bits of `to` wherever `from` ignores them.
         let prepared = [0, 1].map(|w| from.0[w] & !free[w] | to.0[w] & free[w]);
         let left = [0, 1].map(|w| (prepared[w] ^ to.0[w]) & !unread[w] != 0);
         match left {
@@ -213,7 +214,7 @@ impl Change {
                 word: 0,
                 prepared: prepared[1],
             },
-            // Also where nothing is left to decide: any order will do.
+            // If no used bit is left, any order is correct.
             [false, _] => Self::OneStore {
                 word: 1,
                 prepared: prepared[0],

@@ -1,18 +1,18 @@
-//! Bounded waits.
+//! Waits with a time limit.
 
 use crate::{Clock, Registers};
 
-/// Longest wait for a register to follow, in microseconds. The architecture
-/// gives no bound; implementations answer in microseconds.
+/// Longest wait for an acknowledgement register, in microseconds. The
+/// architecture gives no bound; implementations answer in microseconds.
 pub(crate) const REGISTER_US: u64 = 100_000;
 
-/// Longest wait for commands to complete, in microseconds. Far above what any
-/// invalidation takes, since the price of running out of it is a fence.
+/// Longest wait for commands to complete, in microseconds. It is far above the
+/// time of any invalidation, because a timeout fences the SMMU.
 pub(crate) const COMMAND_US: u64 = 1_000_000;
 
-/// Polls until `done` gives a value; `None` when `limit` microseconds passed
-/// first. Polls once more after the time is up, so that a caller that was
-/// itself stopped for long does not take a finished wait for a failed one.
+/// Polls until `done` gives a value; `None` if `limit` microseconds pass first.
+/// It polls once more after that, so that a caller that was interrupted for
+/// long does not take a finished wait for a failed one.
 pub(crate) fn poll<T>(
     clock: &impl Clock,
     limit: u64,
@@ -31,9 +31,9 @@ pub(crate) fn poll<T>(
     }
 }
 
-/// Waits until the fields in `mask` of a register are as its acknowledgement
-/// says: a field must not change again before its last change is in force
-/// (6.3.9, 6.3.16). If that never ends, the caller's own wait will tell.
+/// Waits until a register and its acknowledgement have the same fields in
+/// `mask`. A field must not change again before its last change has taken
+/// effect (6.3.9, 6.3.16). If this never ends, the caller's next wait fails.
 pub(crate) fn wait_for_acknowledgement(
     regs: &impl Registers,
     clock: &impl Clock,

@@ -1,9 +1,9 @@
-//! Second-level tables that many descriptors share, in little memory.
+//! Second-level tables that many level 1 descriptors share, to save memory.
 //!
-//! A device tree maps whole PCI segments, 65,536 StreamIDs, to an SMMU. Entries
-//! of their own would take 4 MiB. Where a second-level table is covered as a
-//! whole, all descriptors point to one table whose entries are all alike; it is
-//! copied for a stream that is later given another translation.
+//! A device tree maps whole PCI segments, 65,536 StreamIDs, to an SMMU. One
+//! entry for each would take 4 MiB. If a range covers a whole second-level
+//! table, its descriptor points to a shared table whose entries are all the
+//! same. The table is copied when one of its streams gets another translation.
 
 use crate::smmu::Smmu;
 use crate::stream_table::store_words;
@@ -14,23 +14,23 @@ use smmuv3_spec::StreamId;
 use smmuv3_spec::command::Command;
 use smmuv3_spec::ste::{L1Std, Ste};
 
-/// SharedTable tables at a time: that of a stage 2, those in which its streams abort
-/// with and without an event, and one for whatever comes next.
+/// How many shared tables there may be: one for a stage 2, two in which its
+/// streams abort with and without an event, and one for the next translation.
 pub(crate) const MAX_SHARED_TABLES: usize = 4;
 
 /// A second-level table to which several descriptors point.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedTable {
     pub(crate) at: PhysAddr,
-    /// Each of its entries.
+    /// The value of all its entries.
     pub(crate) entry: Ste,
-    /// How many descriptors.
+    /// How many descriptors point to it.
     users: u32,
 }
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
-    /// The table whose entries are all `entry`, made if there is none yet: its
-    /// place among the common ones. `None` when there are too many.
+    /// The index of the shared table whose entries are all `entry`. It is
+    /// allocated if there is none; `None` if there are too many shared tables.
     pub(crate) fn shared_table_of(
         &mut self,
         entry: &Ste,
@@ -57,7 +57,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(Some(free))
     }
 
-    /// Points the descriptor of `stream` to a shared table.
+    /// Makes the descriptor of `stream` point to a shared table.
     pub(crate) fn link_shared_table(&mut self, stream: StreamId, shared: usize) {
         let l1 = self.table.descriptor(stream);
         let before = PhysAddr::new(L1Std([self.hw.mem.load(l1)]).l2ptr());
@@ -76,8 +76,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// Gives back shared tables that no descriptor points to any more. The SMMU
-    /// must know.
+    /// Frees shared tables that no descriptor points to any more. The SMMU must
+    /// have dropped these descriptors.
     pub(crate) fn free_unused_tables(&mut self, bytes: u64) {
         for place in &mut self.shared_tables {
             if let Some(unused) = place.take_if(|shared| shared.users == 0) {
@@ -86,7 +86,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// Stores a descriptor for a whole second-level table.
+    /// Makes the descriptor at `l1` point to the whole second-level table at
+    /// `l2`.
     pub(crate) fn link(&mut self, l1: PhysAddr, l2: PhysAddr) {
         let span = self.table.shape.split.unwrap_or(0) + 1;
         let descriptor = L1Std::default().with_span(span).with_l2ptr(l2.raw());
@@ -94,12 +95,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.hw.mem.publish(l1, L1Std::SIZE);
     }
 
-    /// Where the entry of `stream`, found at `at`, can be changed without
-    /// changing that of another stream: `at`, or its place in a copy of the
-    /// table when several descriptors point to it.
+    /// The address where the entry of `stream`, found at `at`, can change
+    /// without changing other streams: `at`, or an address in a copy of the
+    /// table if several descriptors point to it.
     ///
-    /// Old and new table say the same for every stream, so that it does not
-    /// matter which of them the SMMU sees until the invalidation.
+    /// The old and the new table have the same content, so it does not matter
+    /// which of them the SMMU uses until the invalidation.
     pub(crate) fn unshare(&mut self, stream: StreamId, at: PhysAddr) -> Result<PhysAddr, Error> {
         let Some(split) = self.table.shape.split else {
             return Ok(at);
@@ -110,7 +111,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         let Some(place) = self.shared_tables.iter_mut().find(is_it) else {
             return Ok(at);
         };
-        // From now on its entries are not all alike.
+        // From now on its entries are not all the same.
         if place.take_if(|shared| shared.users < 2).is_some() {
             return Ok(at);
         }

@@ -1,4 +1,5 @@
-//! One stream: giving it a translation, and taking it away.
+//! Changes the stream table entry (STE) of one stream. [`set`](Smmu::set) is
+//! the entrance; `replace_entry` has the order of the stores.
 
 use crate::smmu::Smmu;
 use crate::stream_table::{EntryPlace, fill_with_abort, load_entry, store_words};
@@ -11,35 +12,35 @@ use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
-    /// Makes `translation` what becomes of the traffic of `stream`, in place of
-    /// whatever it was (IHI 0070, 3.21.3.1). At every moment the SMMU sees what
-    /// it was, what it is to be, or an abort.
+    /// Gives `stream` the translation `translation` in place of the old one
+    /// (IHI 0070, 3.21.3.1). At every moment the SMMU sees the old entry, the
+    /// new entry, or an abort.
     ///
-    /// Where one store can make the change and stage 2 stays, there is no abort
-    /// in between either: stage 1 comes, goes or moves, an attribute changes,
-    /// and no access is lost. Otherwise what the TLBs hold for the VMID is
-    /// dropped before the stream can use it, and transactions that waited under
-    /// the old entry are terminated. They are as well where whoever was to
-    /// answer them loses the stream.
+    /// If one store can make the change and stage 2 stays, no access is lost:
+    /// stage 1 comes, goes or moves, or an attribute changes. Otherwise there
+    /// is an abort in between, and the TLB entries of the VMID are dropped
+    /// before the stream can use them. Transactions that stalled under the old
+    /// entry are then terminated. They are also terminated when the stream is
+    /// taken from the owner that would answer them.
     ///
-    /// A stage 1 of ours has its context descriptor filled first. What is cached
-    /// of descriptors goes with what is cached of the stream's entry (4.3.1).
+    /// The context descriptor of an [`OwnStage1`](crate::OwnStage1) is filled
+    /// first. Invalidating the entry also drops the cached descriptors of the
+    /// stream (4.3.1).
     ///
-    /// With somebody else's stage 1, from now on every stage 2 invalidation drops
-    /// what combines both stages too. What its owner changes in its tables and
-    /// context descriptors is for it to invalidate; safety does not depend on it.
+    /// After the first stream with a stage 1 of another owner, every stage 2
+    /// invalidation also drops entries that combine both stages. That owner
+    /// invalidates changes of its own tables and context descriptors; safety
+    /// does not depend on it.
     ///
     /// # Errors
-    /// [`Error::Stage1`], [`Error::OwnStage1`], [`Error::Stage2`],
-    /// [`Error::StreamOutOfRange`], [`Error::Fenced`]: nothing changed.
-    /// [`Error::NoMemory`] as well, but a
-    /// stream that was to abort and does not makes the SMMU be fenced. Any
-    /// other: the SMMU is fenced, and the stream aborts also after a
+    /// With [`Error::NoMemory`] nothing changed either, but if the stream was
+    /// to abort and its traffic still passes, the SMMU is fenced. With any
+    /// other error the SMMU is fenced, and the stream also aborts after a
     /// [`restart`](Self::restart).
     pub fn set(&mut self, stream: StreamId, translation: &Translation) -> Result<(), Error> {
         self.check_not_fenced()?;
         let target = translation.entry(&self.features)?;
-        // Before the first access can combine the stages.
+        // This must be noted before the first access can combine the stages.
         self.nested |= translation.is_nested();
         if let Translation::Stage1 { stage1, .. } = translation {
             self.check_range(stream)?;
@@ -48,8 +49,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.set_entry(stream, target)
     }
 
-    /// Gives `stream` the translation `stage2`, with attributes as the device
-    /// has them; see [`set`](Self::set).
+    /// Gives `stream` the translation `stage2`, with the attributes that the
+    /// device sends; see [`set`](Self::set).
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -57,7 +58,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.set(stream, &(*stage2).into())
     }
 
-    /// As [`attach`](Self::attach), with `stage1` on top.
+    /// As [`attach`](Self::attach), with `stage1` on top of `stage2`.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -87,7 +88,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             passed = passes(&current);
         }
         let at = match self.entry_address(stream) {
-            // As in `block`: it must not go on for want of memory.
+            // As in `block`: traffic that has to stop must not continue because
+            // memory is short.
             Err(error @ Error::NoMemory { .. }) if passed && !passes(&target) => {
                 return Err(self.fence_after(error));
             }
@@ -97,8 +99,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             .inspect_err(|_| self.abort_after_restart(at))
     }
 
-    /// After a failure that fenced: the caller was told that the stream is not
-    /// attached, so it must not be found attached once the SMMU runs again.
+    /// Makes the entry at `at` abort after a failure that fenced. The caller
+    /// knows that the stream is not attached, so it must not be attached when
+    /// the SMMU runs again.
     pub(crate) fn abort_after_restart(&self, at: PhysAddr) {
         store_words(&self.hw.mem, at, &Ste::ABORT, 0..1);
         self.hw.mem.publish(at, Ste::SIZE);
@@ -112,13 +115,13 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
         // One store: an SMMU that looks all the same sees what it was, or an abort.
         if let Place::At(at) = self.table.find(&self.hw.mem, stream)
-            && passes(&load(&self.hw.mem, at))
+            && passes(&load_entry(&self.hw.mem, at))
         {
             self.abort_after_restart(at);
         }
     }
 
-    /// Stores `target` in the entry at `at`; any failure fences.
+    /// Stores `target` in the entry at `at`. Every failure fences.
     fn replace_entry(&mut self, stream: StreamId, at: PhysAddr, target: Ste) -> Result<(), Error> {
         let vmid = Vmid(target.s2vmid());
         let current = load_entry(&self.hw.mem, at);
@@ -138,9 +141,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                     let other = 1 - word;
                     let mut first = current;
                     first.0[other] = prepared;
-                    // What is stored must have replaced what may be cached
-                    // before the next store: any two words may be read with
-                    // any time between them.
+                    // Each stored word must have replaced the cached one before
+                    // the next store, because the SMMU may read any two words
+                    // with any time between them.
                     self.store_word(stream, at, &current, &first, other)?;
                     self.store_word(stream, at, &current, &target, word)?;
                     return self.store_word(stream, at, &first, &target, other);
@@ -148,9 +151,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                 Change::ThroughAbort => self.abort_entry(stream, at)?,
             }
         }
-        // The entry aborts, so its other words are ignored; but the SMMU may
-        // read them before the word that makes them count, so they must have
-        // reached it for certain first.
+        // The entry aborts, so the SMMU ignores its other words. But it may
+        // read them before word 0, so they must be visible before word 0
+        // changes.
         store_words(&self.hw.mem, at, &target, 1..8);
         self.hw.mem.publish(at, Ste::SIZE);
         self.run_or_fence(&[Command::cfgi_ste(stream, true), tlbi_for(&target)])?;
@@ -159,8 +162,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.run_or_fence(&[Command::cfgi_ste(stream, true)])
     }
 
-    /// Makes one word of the entry at `at` that of `entry`, if it is not yet,
-    /// and waits until the SMMU uses it.
+    /// Stores one word of `entry` in the entry at `at`, if it differs from
+    /// `current`, and waits until the SMMU uses it.
     fn store_word(
         &mut self,
         stream: StreamId,
@@ -177,7 +180,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.run_or_fence(&[Command::cfgi_ste(stream, true)])
     }
 
-    /// Replaces `current` by an entry under which nothing passes.
+    /// Replaces `current` by an entry under which no traffic passes.
     fn stop_entry(
         &mut self,
         stream: StreamId,
@@ -185,8 +188,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         current: &Ste,
         target: Ste,
     ) -> Result<(), Error> {
-        // What waits is terminated under an entry that aborts (4.7.2), so that
-        // an entry that is not valid comes after it.
+        // Stalled transactions are terminated under an entry that aborts
+        // (4.7.2), so an invalid entry comes after that.
         if target.v() || may_stall(current, &self.features) {
             self.abort_entry(stream, at)?;
         }
@@ -210,15 +213,16 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             EntryPlace::NoTable { .. } => Ok(()),
             EntryPlace::At(at) => match self.unshare(stream, at) {
                 Ok(at) => self.abort_entry(stream, at),
-                // The stream must not go on only because there is no memory
-                // for an entry of its own.
+                // The traffic must not continue because there is no memory for
+                // an entry of its own.
                 Err(error) => Err(self.fence_after(error)),
             },
         }
     }
 
-    /// The stage 2 table that `stream` walks now, `None` when it aborts. For one
-    /// with a stage 1 alone see [`attached_stage1`](Self::attached_stage1).
+    /// The VMID and root of the stage 2 that `stream` uses now; `None` when it
+    /// aborts. For a stream with a stage 1 alone see
+    /// [`attached_stage1`](Self::attached_stage1).
     #[must_use]
     pub fn attached(&self, stream: StreamId) -> Option<(Vmid, PhysAddr)> {
         let entry = self.entry_of(stream)?;
@@ -255,7 +259,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.hw.mem.publish(at, 8);
         self.run_or_fence(&[Command::cfgi_ste(stream, true)])?;
         if self.features.stalls() {
-            // Only now can no new transaction stall (4.7.2).
+            // From now on no transaction can stall any more (4.7.2).
             self.run_or_fence(&[Command::stall_term(stream)])?;
         }
         Ok(())
@@ -270,14 +274,15 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         }
     }
 
-    /// Where the entry of `stream` lies, with its second level made if needed.
+    /// The address of the entry of `stream`. Its second-level table is
+    /// allocated if there is none.
     fn entry_address(&mut self, stream: StreamId) -> Result<PhysAddr, Error> {
         self.check_range(stream)?;
         let l1 = match self.table.find(&self.hw.mem, stream) {
             EntryPlace::At(at) => return self.unshare(stream, at),
             EntryPlace::NoTable { l1 } => l1,
         };
-        // Absent is only found where there are two levels.
+        // A missing table is only found where there are two levels.
         let split = self.table.shape.split.unwrap_or(6);
         let bytes = Ste::SIZE << split;
         let l2 = self
@@ -285,10 +290,12 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             .mem
             .allocate(bytes)
             .ok_or(Error::NoMemory { bytes })?;
-        // Complete before anything points to it (3.21.3.1).
+        // The table must be complete before a descriptor points to it
+        // (3.21.3.1).
         fill_with_abort(&self.hw.mem, l2, bytes);
         self.link(l1, l2);
-        // The invalid descriptor may be cached; leaf is off to drop it (5.1.1).
+        // The invalid descriptor may be cached. Leaf is clear to drop it
+        // (5.1.1).
         self.run_or_fence(&[Command::cfgi_ste(stream, false)])?;
         match self.table.find(&self.hw.mem, stream) {
             EntryPlace::At(at) => Ok(at),

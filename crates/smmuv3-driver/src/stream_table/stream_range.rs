@@ -1,10 +1,11 @@
-//! One translation for many neighbouring streams, in few commands.
+//! Gives many neighbouring streams the same translation, in few commands.
 //!
-//! What is cached of an entry may be any mixture of what its words were, and
-//! where the descriptor of its table changes, of the words in both tables. So a
-//! descriptor is changed only when each stream's old and new entry differ in
-//! what the SMMU uses of one word at most, or both abort. Tables in which all
-//! streams abort keep the other words of the translation before or after.
+//! A cached entry may be any mixture of the words that the entry had. When a
+//! level 1 descriptor changes, it may be any mixture of the words in both
+//! tables. So a descriptor changes only when, for each stream, the old and the
+//! new entry differ in one used word at most, or when both abort. Tables in
+//! which all streams abort keep the other words of the translation before or
+//! after.
 
 use crate::smmu::Smmu;
 use crate::stream_table::{EntryPlace, load_entry, store_words};
@@ -16,25 +17,27 @@ use smmuv3_spec::command::Command;
 use smmuv3_spec::ste::Ste;
 use smmuv3_spec::{StreamId, Vmid};
 
-/// Whole tables, or single streams, of one call of
-/// [`set_range`](Smmu::set_range).
+/// How many whole tables or single streams one call of
+/// [`set_range`](Smmu::set_range) changes at most.
 const MAX_TABLES: usize = 16;
 
-/// Rounds that the longest way takes: stop, prepare, start. Each ends with an
-/// invalidation that completed.
+/// The most rounds that a change takes: stop, prepare, start. Each round ends
+/// with an invalidation that is complete.
 const ROUNDS: usize = 3;
 
-/// Tables that no descriptor points to any more.
+/// Tables that no descriptor points to any more. They are freed when the SMMU
+/// does not read them any more.
 type UnlinkedTables = [Option<PhysAddr>; MAX_TABLES];
 
-/// What one round did to a table.
+/// The result of one round for a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RoundResult {
-    /// All is as it is to be.
+    /// Nothing had to change.
     Nothing,
-    /// There is more to do once the SMMU has seen this.
+    /// The table changed. The next round may start when the SMMU has seen the
+    /// change.
     Changed,
-    /// As before, and accesses of the streams that abort now may have waited.
+    /// The table changed, and streams abort now whose accesses may be stalled.
     Stopped,
 }
 
@@ -64,20 +67,19 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(())
     }
 
-    /// Gives streams from `first` to `last`, both included, one translation,
-    /// and says with which stream to go on: it is called again until it returns
-    /// `None`. What becomes of each stream meanwhile is as for
-    /// [`set`](Self::set).
+    /// Gives the streams from `first` to `last`, both included, one
+    /// translation. Returns the stream to continue with; the caller calls again
+    /// until it is `None`. Each stream changes as in [`set`](Self::set).
     ///
     /// One call changes at most 16 whole second-level tables, or 16 streams
-    /// that share theirs with others outside the range. A shared table becomes
-    /// another by one store, as does one that streams have of their own when
-    /// they abort or have the translation already; the others are stopped first,
-    /// by a store each. All the tables of a call take one to three
-    /// invalidations together. The entries of a table that is not shared are
-    /// read in each of them. A table that no descriptor points to any more is
-    /// given back once the SMMU has let go of it. [`set`](Self::set) moves single
-    /// streams out of a shared table.
+    /// that share theirs with streams outside of the range. A shared table is
+    /// replaced by another with one store. So is a table of its own, if its
+    /// streams abort or have the translation already; other tables are stopped
+    /// first, with one store for each stream. All tables of a call together
+    /// take one to three invalidations, and the entries of a table that is not
+    /// shared are read in each of these rounds. A table that no descriptor
+    /// points to is freed when the SMMU does not read it any more.
+    /// [`set`](Self::set) moves a single stream out of a shared table.
     ///
     /// # Errors
     /// [`Error::Stage2`], [`Error::StreamOutOfRange`], [`Error::Fenced`]:
@@ -117,7 +119,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             self.set_whole_tables(first, count, target)?;
             first + count * leaf
         } else {
-            // Whole tables may begin where the first one ends.
+            // Whole tables may start after the end of the first one.
             let next = if leaf > 1 {
                 (first / leaf + 1) * leaf
             } else {
@@ -125,7 +127,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             };
             let end = next.min(last + 1).min(first + MAX_TABLES as u64);
             for stream in first..end {
-                // Both ends are StreamIDs, so what lies between is one.
+                // Both ends are StreamIDs, so every number between them is one.
                 self.set_entry(StreamId(stream as u32), *target)?;
             }
             end
@@ -133,7 +135,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok((end <= last).then_some(StreamId(end as u32)))
     }
 
-    /// Streams of a second-level table.
+    /// How many streams a second-level table has.
     fn streams_per_table(&self) -> u64 {
         1 << self.table.shape.split.unwrap_or(0)
     }
@@ -152,7 +154,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             return Ok(());
         }
         if let Some(tlbi) = fresh {
-            // The first descriptor lets streams use the VMID.
+            // After the first descriptor is stored, streams use the VMID.
             self.run_or_fence(&[tlbi])?;
         }
         let mut left: UnlinkedTables = [None; MAX_TABLES];
@@ -167,7 +169,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
                         stopped[index as usize] = did == RoundResult::Stopped;
                     }
                     Err(error) => {
-                        // What was changed before is still to be completed.
+                        // The changes so far still have to be completed.
                         result = Err(error);
                         changed = true;
                         break;
@@ -177,8 +179,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             if !changed || self.fenced {
                 break;
             }
-            // Descriptors may be cached, invalid ones as such. And what the VMID
-            // had, if a stream of its own used it with another stage 2.
+            // Descriptors may be cached, also invalid ones. So may translations
+            // of the VMID, if a stream used it with another stage 2.
             match fresh {
                 Some(tlbi) => self.run_or_fence(&[Command::cfgi_all(), tlbi])?,
                 None => self.run_or_fence(&[Command::cfgi_all()])?,
@@ -191,7 +193,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             }
         }
         if !self.fenced {
-            // Nothing points to them, and the SMMU knows.
+            // No descriptor points to these tables, and the SMMU has dropped
+            // the old descriptors.
             for table in left.into_iter().flatten() {
                 self.hw.mem.free(table, bytes);
             }
@@ -200,7 +203,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         result
     }
 
-    /// Whether the streams of a table have a common one that says `target`.
+    /// Whether the streams of a table have a shared table with the entry
+    /// `target` already.
     fn is_done(&self, stream: StreamId, target: &Ste) -> bool {
         let EntryPlace::At(table) = self.table.find(&self.hw.mem, stream) else {
             return false;
@@ -209,16 +213,16 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         shared.is_some_and(|shared| have_same_effect(&shared.entry, target))
     }
 
-    /// Takes the table of `stream` one round further on its way to one whose
-    /// entries are all `target`.
+    /// Runs one round on the table of `stream`, towards a table whose entries
+    /// are all `target`.
     fn run_round(
         &mut self,
         stream: StreamId,
         target: &Ste,
         left: &mut Option<PhysAddr>,
     ) -> Result<RoundResult, Error> {
-        // Where nothing passes, the words that are ignored are those that a
-        // later start will want.
+        // The SMMU ignores words 1 to 3 of an entry that aborts. They keep the
+        // last translation, so that turning it on changes one word only.
         let stopped_entry = Ste([
             target.0[0],
             self.last_passing_entry.0[1],
@@ -266,15 +270,17 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(did)
     }
 
-    /// Whether the entry of a shared table may be taken for another by a change
-    /// of the descriptor, with traffic going on.
+    /// Whether a change of the descriptor from a shared table with `entry` to
+    /// one with `target` is allowed while traffic passes.
     fn differs_in_one_word(&self, entry: &Ste, target: &Ste) -> bool {
         let change = Change::between(entry, target, &self.features);
         let differ = (0..8).filter(|&word| entry.0[word] != target.0[word]);
         matches!(change, Change::OneStore { .. }) && differ.count() == 1
     }
 
-    /// Makes the descriptor of `stream` point to the table of `entry`.
+    /// Makes the descriptor of `stream` point to the shared table whose entries
+    /// are `entry`. Where there are too many shared tables, the entries
+    /// themselves are set to `target`.
     fn link_table_of(
         &mut self,
         stream: StreamId,
@@ -286,7 +292,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             self.link_shared_table(stream, shared);
             return Ok(RoundResult::Changed);
         }
-        // Too many shared tables: this one will be the streams' own.
+        // There are too many shared tables, so these streams get a table of
+        // their own.
         for stream in (stream.0..).take(leaf as usize) {
             self.set_entry(StreamId(stream), *target)?;
         }
@@ -294,7 +301,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 
     /// Changes the entries of a table that only one descriptor points to, as
-    /// far as one round goes; `None` when the descriptor can be changed.
+    /// far as one round goes. `None` means that the descriptor may change now.
     fn prepare_entries(&mut self, table: PhysAddr, target: &Ste) -> Option<RoundResult> {
         let mem = &self.hw.mem;
         let places =
@@ -307,7 +314,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         for at in places.clone() {
             let entry = load_entry(mem, at);
             if passes(&entry) && !have_same_effect(&entry, target) {
-                // What waits is ended under an entry that is valid.
+                // Stalled transactions are terminated under a valid entry.
                 let closed = if stalls || passes(target) {
                     Ste::ABORT
                 } else {
@@ -337,7 +344,8 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         })
     }
 
-    /// Terminates what waits of those streams of a table that abort (4.7.2).
+    /// Terminates the stalled transactions of the streams of a table that abort
+    /// (4.7.2).
     fn end_stalls(&mut self, first: StreamId) -> Result<(), Error> {
         self.commands.begin();
         for stream in (first.0..)
@@ -355,7 +363,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     }
 }
 
-/// `entry` with another first word.
+/// Returns `entry` with `first` as its first word.
 fn entry_with(entry: &Ste, first: u64) -> Ste {
     let mut other = *entry;
     other.0[0] = first;
