@@ -1,14 +1,14 @@
 //! Changing what is mapped: unmap, protect and split are one walk over the
 //! range, with a different change to each leaf.
 
-use crate::descend::{down_4k, run_level_4k};
+use crate::descent::{down_4k, run_level_4k};
 use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
-use crate::kept::KEPT;
 use crate::map::tables_below;
 use crate::plan::Invalidation;
+use crate::spare_tables::KEPT;
 use crate::table::{Bbm, Pool, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};

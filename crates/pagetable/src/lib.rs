@@ -45,21 +45,21 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod descend;
+mod descent;
 mod descriptor;
 mod edit;
 mod error;
 mod format;
 mod geometry;
-mod hint;
-mod kept;
 mod map;
+mod mapping_starts;
 mod plan;
-mod share;
+mod shared_subtrees;
+mod spare_tables;
 mod table;
-mod untrusted;
+mod untrusted_walk;
 mod walk;
-mod whole;
+mod walk_cache;
 
 pub use error::Error;
 pub use format::{
@@ -67,10 +67,10 @@ pub use format::{
     Stage1El2, Stage2, Stage2Attributes,
 };
 pub use geometry::{Geometry, GeometryError, Granule};
+pub use mapping_starts::Taken;
 pub use plan::Invalidation;
 pub use table::{Bbm, Table};
-pub use untrusted::{
+pub use untrusted_walk::{
     Fetch, Hostile, Permissions, Requested, Translation, UntrustedFault, walk_untrusted,
 };
 pub use walk::{Fault, MappedRange, Mapping, Mappings, View};
-pub use whole::Taken;

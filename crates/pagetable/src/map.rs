@@ -1,6 +1,6 @@
 //! Mapping what was not mapped: survey first, then stores that cannot fail.
 
-use crate::descend::{Place, down_4k, run_level_4k};
+use crate::descent::{Place, down_4k, run_level_4k};
 use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;

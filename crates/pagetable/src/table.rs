@@ -1,14 +1,14 @@
 //! The table itself: root, memory, and what all operations share.
 
-use crate::descend::{down_4k, run_level_4k, shift_4k};
+use crate::descent::{down_4k, run_level_4k, shift_4k};
 use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, Layout, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, Granule, LAST};
-use crate::hint::Hint;
-use crate::kept::Index;
 use crate::plan::Invalidation;
+use crate::spare_tables::Index;
 use crate::walk::{Fault, Mapping, Mappings, View, visit_range, walk};
+use crate::walk_cache::Hint;
 use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};

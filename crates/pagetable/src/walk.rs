@@ -1,6 +1,6 @@
 //! Walks of tables that this crate wrote.
 
-use crate::descend::{Leaf, down_4k, leaf, locate, run_level_4k};
+use crate::descent::{Leaf, down_4k, leaf, locate, run_level_4k};
 use crate::descriptor::{ADDRESS, CONTIGUOUS, Layout, TABLE, VALID, leaf_type};
 use crate::format::{Format, Reserved};
 use crate::geometry::{Geometry, Granule, LAST};

@@ -8,13 +8,13 @@
 //! contiguous hint, since each keeps its bit. When a whole table gives way to a
 //! block, it is kept for these bits: see `kept`.
 
-use crate::descend::{leaf, run_level_4k};
+use crate::descent::{leaf, run_level_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
-use crate::kept::KEPT;
 use crate::plan::Invalidation;
+use crate::spare_tables::KEPT;
 use crate::table::{Bbm, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -22,7 +22,7 @@ use portcullis_memory::{Allocator, Memory};
 /// Bit 57 of a block or page: it is not the first of its mapping.
 pub(crate) const JOINED: u64 = 1 << 57;
 
-/// The page of every [hint](crate::hint).
+/// The page of every [hint](crate::walk_cache).
 const PAGE_4K: u64 = Granule::Size4K.bytes();
 
 /// Entries of a group with 4 KiB pages.

@@ -11,7 +11,7 @@
 //! who has one need not ask. Only for 4 KiB pages, which is what the fast paths
 //! are for.
 
-use crate::descend::{STRIDE_4K, shift_4k};
+use crate::descent::{STRIDE_4K, shift_4k};
 use crate::descriptor::leaf_type;
 use crate::geometry::LAST;
 use crate::plan::notes_4k;

@@ -15,12 +15,12 @@
 //! table into contiguous groups: what either would save is a few entries of a
 //! TLB for gigabytes that came page by page.
 
-use crate::descend::{down_4k, shift_4k};
+use crate::descent::{down_4k, shift_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID};
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
+use crate::mapping_starts::JOINED;
 use crate::table::Table;
-use crate::whole::JOINED;
 use core::cell::Cell;
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
