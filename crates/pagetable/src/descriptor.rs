@@ -29,7 +29,7 @@ pub(crate) const CONTIGUOUS: u64 = 1 << 52;
 pub(crate) const BORROWED: u64 = 1 << 55;
 /// Bit 56 of a table descriptor, ignored by hardware: somebody else's tables
 /// point to the table below too, so it has to stay.
-pub(crate) const LENT: u64 = 1 << 56;
+pub(crate) const SHARED: u64 = 1 << 56;
 
 /// Bits 47:12, where every address lies.
 pub(crate) const ADDRESS: u64 = 0x0000_ffff_ffff_f000;

@@ -2,14 +2,14 @@
 //! range, with a different change to each leaf.
 
 use crate::descent::{down_4k, run_level_4k};
-use crate::descriptor::{BORROWED, CONTIGUOUS, LENT, TABLE, VALID, is_table};
+use crate::descriptor::{BORROWED, CONTIGUOUS, SHARED, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
 use crate::map::tables_below;
 use crate::plan::Invalidation;
-use crate::spare_tables::KEPT;
-use crate::table::{Bbm, Pool, Table};
+use crate::spare_tables::HAS_SPARE;
+use crate::table::{Bbm, ReservedTables, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
@@ -30,7 +30,7 @@ struct Job<A> {
     lo: u64,
     hi: u64,
     plan: Invalidation<A>,
-    pool: Pool,
+    pool: ReservedTables,
 }
 
 impl<F: Format, M: Memory + Allocator> Table<F, M> {
@@ -53,20 +53,25 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         // One block or page, and then runs of them in one table, are what most
         // requests are.
-        if let Some(entry) = self.single(lo, hi)
-            && self.clear_one(entry)
+        if let Some(entry) = self.exact_entry(lo, hi)
+            && self.clear_entry_fast(entry)
         {
-            return Ok(Invalidation::one(self.root, lo, hi, self.hint.notes()));
+            return Ok(Invalidation::for_one_leaf(
+                self.root,
+                lo,
+                hi,
+                self.walk_cache.notes(),
+            ));
         }
-        self.unmap_more(range)
+        self.unmap_slow(range)
     }
 
     /// Clears `entry` if it is a block or page that may go alone, and an entry
     /// beside it shows that the table stays. Returns whether it did.
     #[inline(always)]
-    fn clear_one(&self, entry: u64) -> bool {
+    fn clear_entry_fast(&self, entry: u64) -> bool {
         let load = |at| self.memory.load(PhysAddr::new(at));
-        if load(entry) & (TABLE | VALID | CONTIGUOUS | KEPT) != self.hint.leaf() {
+        if load(entry) & (TABLE | VALID | CONTIGUOUS | HAS_SPARE) != self.walk_cache.leaf() {
             return false;
         }
         let in_table = entry & (Granule::Size4K.bytes() - 1);
@@ -81,7 +86,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// More than one entry, or one with something special about it.
     #[inline(never)]
-    fn unmap_more(
+    fn unmap_slow(
         &mut self,
         range: Range<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
@@ -89,7 +94,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let mut plan = self.plan();
         // A run of blocks or pages in one table that stays in use. Whatever else
         // is found is left to the general case.
-        if hi <= self.limit && !self.shares && matches!(self.geometry.granule(), Granule::Size4K) {
+        if hi <= self.change_limit
+            && !self.has_shared_entries
+            && matches!(self.geometry.granule(), Granule::Size4K)
+        {
             let done = match run_level_4k(lo | hi, lo ^ (hi - 1)) {
                 Some(3) => self.clear_run::<3>(lo, hi, &mut plan),
                 Some(2) => self.clear_run::<2>(lo, hi, &mut plan),
@@ -100,7 +108,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 return Ok(plan);
             }
         }
-        self.edit(range, Edit::Unmap, plan)
+        self.apply_edit(range, Edit::Unmap, plan)
     }
 
     /// Clears a run of entries at `LEVEL` that are all blocks or pages which may
@@ -118,7 +126,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return false;
         };
         let group = Granule::Size4K.contiguous_entries(LEVEL) << place.shift;
-        let mut stop = if LEVEL == LAST { 0 } else { TABLE | KEPT };
+        let mut stop = if LEVEL == LAST { 0 } else { TABLE | HAS_SPARE };
         if (lo | hi) & (group - 1) != 0 {
             // Members of a group would be left behind.
             stop |= CONTIGUOUS;
@@ -138,7 +146,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let bytes = entry - place.entry;
         self.memory.publish(PhysAddr::new(place.entry), bytes);
         if seen != 0 {
-            plan.touch(lo, lo + (bytes >> 3 << place.shift), LEVEL);
+            plan.add_change(lo, lo + (bytes >> 3 << place.shift), LEVEL);
         }
         if entry < end {
             return false;
@@ -167,7 +175,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         attributes: F::Attributes,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
         let plan = self.plan();
-        self.edit(range, Edit::Protect(F::encode(attributes)), plan)
+        self.apply_edit(range, Edit::Protect(F::encode(attributes)), plan)
     }
 
     /// Divides every block that overlaps `range`, inside the range, until it is
@@ -189,7 +197,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return Err(Error::Level { level });
         }
         let plan = self.plan();
-        self.edit(range, Edit::Split(level), plan)
+        self.apply_edit(range, Edit::Split(level), plan)
     }
 
     /// Takes out the tables around `range` that are empty, now that nothing is in
@@ -200,19 +208,19 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         range: Range<F::Input>,
         plan: Invalidation<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
-        self.edit(range, Edit::Unmap, plan)
+        self.apply_edit(range, Edit::Unmap, plan)
     }
 
     /// The general case. `plan` has what was done already, which is so only
     /// when nothing here can fail.
     #[cold]
-    fn edit(
+    fn apply_edit(
         &mut self,
         range: Range<F::Input>,
         edit: Edit,
         plan: Invalidation<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
-        self.hint.forget();
+        self.walk_cache.forget();
         let (lo, hi) = self.checked(&range)?;
 
         // Down to the table in which the range has more than one entry, or one
@@ -237,11 +245,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             }
             break 1u64 << shift;
         };
-        let plain = matches!(edit, Edit::Unmap) && (lo | hi) & (size - 1) == 0 && !self.shares;
-        let pool = if plain {
-            Pool::EMPTY
+        let no_tables_needed =
+            matches!(edit, Edit::Unmap) && (lo | hi) & (size - 1) == 0 && !self.has_shared_entries;
+        let pool = if no_tables_needed {
+            ReservedTables::EMPTY
         } else {
-            self.reserve(self.survey(table, level, lo, hi, edit)?)?
+            self.reserve(self.count_tables(table, level, lo, hi, edit)?)?
         };
         let mut job = Job {
             edit,
@@ -255,27 +264,27 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             while depth > 0 {
                 depth -= 1;
                 let (entry, descriptor) = path[depth];
-                if descriptor & LENT != 0 || !self.is_empty(table, level, lo, hi) {
+                if descriptor & SHARED != 0 || !self.is_empty(table, level, lo, hi) {
                     break;
                 }
                 self.memory.store(entry, 0);
                 self.memory.publish(entry, 8);
                 self.retire(&mut job.plan, table, level);
-                job.plan.touch(lo, hi, level);
+                job.plan.add_change(lo, hi, level);
                 level -= 1;
                 table = PhysAddr::new(entry.raw() - self.index(level, lo) * 8);
             }
         }
         let Job { plan, pool, .. } = job;
-        self.release(pool);
+        self.free_reserved(pool);
         if plan.is_broken() {
-            self.limit = 0;
+            self.change_limit = 0;
         }
         Ok(plan)
     }
 
     /// How many tables the change needs, or why it cannot be.
-    fn survey(
+    fn count_tables(
         &self,
         table: PhysAddr,
         level: u8,
@@ -299,10 +308,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 if descriptor & BORROWED != 0 {
                     return Err(Error::Borrowed { address });
                 }
-                if !(whole && matches!(edit, Edit::Unmap) && !self.shares) {
-                    needed += self.survey(self.child(descriptor), level + 1, at, end, edit)?;
+                if !(whole && matches!(edit, Edit::Unmap) && !self.has_shared_entries) {
+                    needed +=
+                        self.count_tables(self.child(descriptor), level + 1, at, end, edit)?;
                 }
-            } else if descriptor & KEPT == 0 {
+            } else if descriptor & HAS_SPARE == 0 {
                 // For the others there is a table.
                 let divide = |level| matches!(edit, Edit::Split(target) if level < target);
                 if !whole || divide(level) {
@@ -364,11 +374,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         // A last-level table has nothing lent or kept below it.
         let drop_whole = unmap
             && end - at == size
-            && descriptor & LENT == 0
-            && (!self.shares && self.kept.is_empty() || level + 1 == LAST);
+            && descriptor & SHARED == 0
+            && (!self.has_shared_entries && self.spare_tables.is_empty() || level + 1 == LAST);
         if !drop_whole {
             self.edit_table(job, child, level + 1, at, end, online);
-            if !unmap || descriptor & LENT != 0 || !self.is_empty(child, level + 1, at, end) {
+            if !unmap || descriptor & SHARED != 0 || !self.is_empty(child, level + 1, at, end) {
                 return;
             }
         }
@@ -378,7 +388,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             // Pages may be cached from anywhere below; in the other case each
             // leaf was noted already.
             let level = if drop_whole { LAST } else { level + 1 };
-            job.plan.touch(at, end, level);
+            job.plan.add_change(at, end, level);
         }
     }
 
@@ -400,8 +410,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) {
         let size = self.geometry.level_bytes(level);
         let start = at & !(size - 1);
-        if descriptor & KEPT != 0 && !matches!(job.edit, Edit::Split(target) if level >= target) {
-            self.edit_kept(job, entry, level, (at, end));
+        if descriptor & HAS_SPARE != 0
+            && !matches!(job.edit, Edit::Split(target) if level >= target)
+        {
+            self.edit_spare_table(job, entry, level, (at, end));
             return;
         }
         let mut descriptor = descriptor;
@@ -410,7 +422,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             let group_start = start & !(group - 1);
             let inside = job.lo <= group_start && group_start + group <= job.hi;
             if !inside || matches!(job.edit, Edit::Split(_)) {
-                self.dissolve(job, table, level, group_start, group, online);
+                self.clear_contiguous_group(job, table, level, group_start, group, online);
                 descriptor = self.memory.load(entry);
             }
         }
@@ -430,7 +442,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             }
             Edit::Split(target) if level >= target => return,
             _ => {
-                let Some(child) = self.take(&mut job.pool) else {
+                let Some(child) = self.take_table(&mut job.pool) else {
                     // The survey counted every split.
                     return;
                 };
@@ -450,14 +462,14 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             }
         }
         if online {
-            job.plan.touch(start, start + size, level);
+            job.plan.add_change(start, start + size, level);
         }
     }
 
     /// Applies the change to the table that is kept for the block in `entry`,
     /// which takes the place of the block first unless it goes as well.
     #[cold]
-    fn edit_kept(
+    fn edit_spare_table(
         &self,
         job: &mut Job<F::Input>,
         entry: PhysAddr,
@@ -466,12 +478,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) {
         let size = self.geometry.level_bytes(level);
         let start = at & !(size - 1);
-        let Some(table) = self.take_kept(start) else {
+        let Some(table) = self.take_spare_table(start) else {
             // Rather too little is mapped than too much.
             debug_assert!(false, "a kept table that is in no index");
             self.memory.store(entry, 0);
-            job.plan.touch(start, start + size, LAST);
-            job.plan.set_tables();
+            job.plan.add_change(start, start + size, LAST);
+            job.plan.set_table_replaced();
             return;
         };
         let descriptor = self.layout.table(table);
@@ -482,8 +494,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
         // The block, pages from before it, and the way to them may all be in a
         // TLB. What changes in the table adds the level of pages.
-        job.plan.touch(start, start + size, level);
-        job.plan.set_tables();
+        job.plan.add_change(start, start + size, level);
+        job.plan.set_table_replaced();
         self.edit_child(job, entry, descriptor, level, (at, end), true);
     }
 
@@ -491,7 +503,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// TLB may hold the group as one entry (D8.7.1), and would refill it from
     /// any member that still has the hint.
     #[cold]
-    fn dissolve(
+    fn clear_contiguous_group(
         &self,
         job: &mut Job<F::Input>,
         table: PhysAddr,
@@ -516,7 +528,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
         if online {
             self.memory.publish(first, count * 8);
-            job.plan.touch(start, start + group, level);
+            job.plan.add_change(start, start + group, level);
             if self.bbm < Bbm::Level2 {
                 job.plan.set_broken();
             }
@@ -538,7 +550,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// Makes pending entries in `lo..hi` valid, now that what they replace is
     /// in no TLB.
-    pub(crate) fn remake(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) {
+    pub(crate) fn validate_pending(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) {
         let size = self.geometry.level_bytes(level);
         let first = self.entry(table, level, lo);
         let mut entry = first.raw();
@@ -552,7 +564,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                     self.memory.store(here, descriptor | VALID);
                 }
             } else if is_table(descriptor, level) && descriptor & BORROWED == 0 {
-                self.remake(self.child(descriptor), level + 1, at, end);
+                self.validate_pending(self.child(descriptor), level + 1, at, end);
             }
             entry += 8;
             at = end;

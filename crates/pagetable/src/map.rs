@@ -5,7 +5,7 @@ use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, is_table, leaf_type};
 use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, Granule, LAST};
-use crate::table::{Pool, Table};
+use crate::table::{ReservedTables, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
@@ -48,32 +48,32 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         // least; what fails for whatever reason is looked at again with more
         // care.
         let size = hi - lo;
-        if out & ((size - 1) | self.beyond) == 0
-            && let Some(entry) = self.single(lo, hi)
+        if out & ((size - 1) | self.invalid_output_bits) == 0
+            && let Some(entry) = self.exact_entry(lo, hi)
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);
-            self.hint.fill();
-            self.memory.store(at, out | bits | self.hint.leaf());
+            self.walk_cache.forget_empty_entries();
+            self.memory.store(at, out | bits | self.walk_cache.leaf());
             self.memory.publish(at, 8);
             return Ok(());
         }
-        self.map_more(range, out, bits)
+        self.map_slow(range, out, bits)
     }
 
     /// More than one entry, or one with something special about it.
     #[inline(never)]
-    pub(crate) fn map_more(
+    pub(crate) fn map_slow(
         &mut self,
         range: Range<F::Input>,
         out: u64,
         bits: u64,
     ) -> Result<(), Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        self.hint.joins(lo, hi);
-        self.hint.fill();
+        self.walk_cache.note_mapping(lo, hi);
+        self.walk_cache.forget_empty_entries();
         let most = self.geometry.output_end();
-        if hi <= self.limit
+        if hi <= self.change_limit
             && out <= most
             && hi - lo <= most - out
             && matches!(self.geometry.granule(), Granule::Size4K)
@@ -115,10 +115,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             leaf_level += 1;
         }
         let request = Request { bits, leaf_level };
-        let needed = self.survey_map(table, level, lo, hi, request)?;
+        let needed = self.count_map_tables(table, level, lo, hi, request)?;
         let mut pool = self.reserve(needed)?;
         self.populate(table, level, lo, hi, out, request, &mut pool, true);
-        self.release(pool);
+        self.free_reserved(pool);
         Ok(())
     }
 
@@ -239,7 +239,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     }
 
     /// How many tables the request needs, or why it cannot be.
-    fn survey_map(
+    fn count_map_tables(
         &self,
         table: PhysAddr,
         level: u8,
@@ -271,7 +271,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 if descriptor & BORROWED != 0 {
                     return Err(Error::Borrowed { address });
                 }
-                needed += self.survey_map(self.child(descriptor), level + 1, at, end, request)?;
+                needed +=
+                    self.count_map_tables(self.child(descriptor), level + 1, at, end, request)?;
             }
             at = end;
         }
@@ -293,7 +294,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         hi: u64,
         out: u64,
         request: Request,
-        pool: &mut Pool,
+        pool: &mut ReservedTables,
         online: bool,
     ) {
         if level == LAST {
@@ -329,7 +330,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             if descriptor != 0 {
                 let child = self.child(descriptor);
                 self.populate(child, level + 1, at, end, below, request, pool, online);
-            } else if let Some(child) = self.take(pool) {
+            } else if let Some(child) = self.take_table(pool) {
                 self.populate(child, level + 1, at, end, below, request, pool, false);
                 self.memory.publish(child, bytes);
                 self.memory.store(entry, self.layout.table(child));

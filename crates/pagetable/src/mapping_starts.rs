@@ -2,7 +2,7 @@
 //! several of them into larger entries.
 //!
 //! Software has bit 57 of a block or page (bits 58:55 are ignored by hardware,
-//! Tables D8-51 and D8-52): [`JOINED`] says that the entry goes on with the
+//! Tables D8-51 and D8-52): [`CONTINUES`] says that the entry goes on with the
 //! mapping of the entry before it. So the first entry of each mapping is known
 //! without any memory beside the tables, and stays known when entries get the
 //! contiguous hint, since each keeps its bit. When a whole table gives way to a
@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
 use crate::plan::Invalidation;
-use crate::spare_tables::KEPT;
+use crate::spare_tables::HAS_SPARE;
 use crate::table::{Bbm, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
 /// Bit 57 of a block or page: it is not the first of its mapping.
-pub(crate) const JOINED: u64 = 1 << 57;
+pub(crate) const CONTINUES: u64 = 1 << 57;
 
 /// The page of every [hint](crate::walk_cache).
 const PAGE_4K: u64 = Granule::Size4K.bytes();
@@ -70,58 +70,58 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         range: Range<F::Input>,
         output: F::Output,
         attributes: F::Attributes,
-        rest: bool,
+        continues: bool,
     ) -> Result<(), Error<F::Input>> {
         let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
         let size = hi - lo;
         // As in `map`: one block or page is what most requests are.
         let entry = if size == PAGE_4K {
-            self.single(lo, hi)
+            self.exact_entry(lo, hi)
         } else {
-            self.hint.entry(lo, size)
+            self.walk_cache.entry(lo, size)
         };
-        if out & ((size - 1) | self.beyond) == 0
+        if out & ((size - 1) | self.invalid_output_bits) == 0
             && let Some(entry) = entry
             && self.memory.load(PhysAddr::new(entry)) == 0
         {
             let at = PhysAddr::new(entry);
-            let joined = if rest {
-                self.hint.joins(lo, lo + size);
-                JOINED
+            let joined = if continues {
+                self.walk_cache.note_mapping(lo, lo + size);
+                CONTINUES
             } else {
                 0
             };
-            self.hint.fill();
-            let bits = F::encode(attributes) | joined | self.hint.leaf();
+            self.walk_cache.forget_empty_entries();
+            let bits = F::encode(attributes) | joined | self.walk_cache.leaf();
             self.memory.store(at, out | bits);
             self.memory.publish(at, 8);
             // As `could_join`: with 4 KiB pages a group has as many entries at
             // every level.
             if (lo ^ out) & (size * GROUP_4K - 1) == 0 && self.bbm == Bbm::Level2 {
-                self.join_group(lo, entry, self.hint.level());
+                self.join_group(lo, entry, self.walk_cache.level());
             }
             return Ok(());
         }
-        self.map_whole_more(range, out, F::encode(attributes), rest)
+        self.map_whole_slow(range, out, F::encode(attributes), continues)
     }
 
     #[inline(never)]
-    fn map_whole_more(
+    fn map_whole_slow(
         &mut self,
         range: Range<F::Input>,
         out: u64,
         bits: u64,
-        rest: bool,
+        continues: bool,
     ) -> Result<(), Error<F::Input>> {
-        if self.map_run_whole(range, out, bits, rest) {
+        if self.map_run_whole(range, out, bits, continues) {
             return Ok(());
         }
-        self.map_more(range, out, bits | JOINED)?;
+        self.map_slow(range, out, bits | CONTINUES)?;
         let (lo, last) = (range.start().raw(), range.end().raw() - 1);
-        if !rest && let Ok((entry, _)) = self.leaf_entry(lo) {
+        if !continues && let Ok((entry, _)) = self.leaf_entry(lo) {
             let at = PhysAddr::new(entry);
             // Hardware ignores the bit, so that nobody needs to see the store.
-            self.memory.store(at, self.memory.load(at) & !JOINED);
+            self.memory.store(at, self.memory.load(at) & !CONTINUES);
         }
         for at in [lo, last] {
             if let Ok((entry, level)) = self.leaf_entry(at)
@@ -139,7 +139,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// A run of pages in one table with 4 KiB pages, if nothing is there and the
     /// table is. Returns whether it did.
-    fn map_run_whole(&mut self, range: Range<F::Input>, out: u64, bits: u64, rest: bool) -> bool {
+    fn map_run_whole(
+        &mut self,
+        range: Range<F::Input>,
+        out: u64,
+        bits: u64,
+        continues: bool,
+    ) -> bool {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         let page = PAGE_4K;
         let one_table = run_level_4k(lo | hi | out, lo ^ (hi - 1)).is_some_and(|level| {
@@ -150,18 +156,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if !one_table || out > most || hi - lo > most - out {
             return false;
         }
-        let Some(entry) = self.single(lo, lo + page) else {
+        let Some(entry) = self.exact_entry(lo, lo + page) else {
             return false;
         };
         let count = (hi - lo) / page;
         let at = |index: u64| PhysAddr::new(entry + index * 8);
         let load = |index| self.memory.load(at(index));
-        if !self.hint.are_clear(entry, count) && !self.memory.is_clear(at(0), count) {
+        if !self.walk_cache.are_empty(entry, count) && !self.memory.is_clear(at(0), count) {
             return false;
         }
-        self.hint.joins(lo, hi);
-        self.hint.fill();
-        let descriptor = out | bits | JOINED | self.hint.leaf();
+        self.walk_cache.note_mapping(lo, hi);
+        self.walk_cache.forget_empty_entries();
+        let descriptor = out | bits | CONTINUES | self.walk_cache.leaf();
         let group = GROUP_4K * page;
         // Entries before, in and after the part that is of whole groups.
         let (mut before, mut inside) = (count, 0);
@@ -177,9 +183,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         run(0, before, 0);
         run(before, inside, CONTIGUOUS);
         run(before + inside, count - before - inside, 0);
-        if !rest {
+        if !continues {
             // Hardware ignores the bit.
-            self.memory.store(at(0), load(0) & !JOINED);
+            self.memory.store(at(0), load(0) & !CONTINUES);
         }
         self.memory.publish(at(0), count * 8);
         if self.could_join(LAST, lo, out) {
@@ -201,27 +207,27 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     #[inline(always)]
     pub fn reaches_across(&self, address: F::Input) -> bool {
         let at = address.raw();
-        match self.hint.entry(at, PAGE_4K) {
+        match self.walk_cache.entry(at, PAGE_4K) {
             Some(entry) => {
                 let descriptor = self.memory.load(PhysAddr::new(entry));
-                descriptor & (VALID | JOINED) == VALID | JOINED
+                descriptor & (VALID | CONTINUES) == VALID | CONTINUES
             }
-            None => !self.hint.is_apart(at) && self.reaches_across_slowly(at),
+            None => !self.walk_cache.is_boundary(at) && self.reaches_across_slow(at),
         }
     }
 
     #[inline(never)]
-    fn reaches_across_slowly(&self, at: u64) -> bool {
+    fn reaches_across_slow(&self, at: u64) -> bool {
         let across = at < self.geometry.input_end()
             && leaf(&self.memory, &self.geometry, self.root, at).is_ok_and(|leaf| {
                 let inside = at & ((1 << leaf.shift) - 1) != 0;
-                if inside && leaf.descriptor & KEPT != 0 {
-                    return self.kept_reaches_across(at);
+                if inside && leaf.descriptor & HAS_SPARE != 0 {
+                    return self.spare_table_reaches_across(at);
                 }
-                inside || leaf.descriptor & JOINED != 0
+                inside || leaf.descriptor & CONTINUES != 0
             });
-        if !across && !self.shares {
-            self.hint.keep_apart(at);
+        if !across && !self.has_shared_entries {
+            self.walk_cache.set_boundary(at);
         }
         across
     }
@@ -239,10 +245,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         range: Range<F::Input>,
     ) -> Result<Option<Taken<F>>, Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        if let Some(entry) = self.single(lo, hi) {
+        if let Some(entry) = self.exact_entry(lo, hi) {
             let at = PhysAddr::new(entry);
             let descriptor = self.memory.load(at);
-            if descriptor & (TABLE | VALID | CONTIGUOUS | KEPT) == self.hint.leaf()
+            if descriptor & (TABLE | VALID | CONTIGUOUS | HAS_SPARE) == self.walk_cache.leaf()
                 && let Ok(attributes) = F::decode(descriptor)
                 && (self.is_used_beside(entry, entry + 8, PAGE_4K) || self.may_leave_empty(lo))
             {
@@ -252,16 +258,16 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                     range,
                     output: F::Output::new(self.layout.decode(descriptor)),
                     attributes,
-                    plan: Invalidation::one(self.root, lo, hi, self.hint.notes()),
+                    plan: Invalidation::for_one_leaf(self.root, lo, hi, self.walk_cache.notes()),
                 }));
             }
         }
-        self.take_first_slowly(lo, hi)
+        self.take_first_slow(lo, hi)
     }
 
     #[inline(never)]
-    fn take_first_slowly(&mut self, lo: u64, hi: u64) -> Result<Option<Taken<F>>, Error<F::Input>> {
-        if self.shares {
+    fn take_first_slow(&mut self, lo: u64, hi: u64) -> Result<Option<Taken<F>>, Error<F::Input>> {
+        if self.has_shared_entries {
             let hi = hi.min(self.geometry.input_end());
             self.find_borrowed(self.root, self.geometry.start_level(), lo, hi)?;
         }
@@ -284,9 +290,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             most,
             members: self.geometry.granule().contiguous_entries(level),
         };
-        let alone = first & KEPT != 0;
-        let taken = if start & (size - 1) == 0 && self.limit != 0 && !alone {
-            self.clear_alike(run, first)
+        let alone = first & HAS_SPARE != 0;
+        let taken = if start & (size - 1) == 0 && self.change_limit != 0 && !alone {
+            self.clear_continuing(run, first)
         } else {
             0
         };
@@ -300,7 +306,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         } else {
             let end = start + taken * size;
             let mut plan = self.plan();
-            plan.touch(start, end, level);
+            plan.add_change(start, end, level);
             let page = self.geometry.granule().bytes();
             let stays = self.is_used_beside(entry, entry + taken * 8, page);
             match Range::new(F::Input::new(start), F::Input::new(end)) {
@@ -323,12 +329,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// Clears entries that continue `first`, whole groups at a time where they
     /// have the hint; how many. 0 when a part of a group would be left.
-    fn clear_alike(&self, run: Run, first: u64) -> u64 {
+    fn clear_continuing(&self, run: Run, first: u64) -> u64 {
         let at = |index: u64| PhysAddr::new(run.entry + index * 8);
         // Addresses and sizes never carry into the bits above: outputs that
         // continue each other are below the end of the output addresses.
         let step = self.layout.encode(run.size);
-        let alike = first & !(JOINED | CONTIGUOUS);
+        let alike = first & !(CONTINUES | CONTIGUOUS);
         let mut done = 0;
         let mut expected = alike;
         let group_step = run.members * step;
@@ -338,12 +344,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         loop {
             while (aligned + done) & (run.members - 1) == 0
                 && run.most - done >= run.members
-                && self.memory.load(at(done)) & !JOINED == expected | CONTIGUOUS
+                && self.memory.load(at(done)) & !CONTINUES == expected | CONTIGUOUS
             {
                 done += run.members;
                 expected = expected.wrapping_add(group_step);
             }
-            if done >= run.most || self.memory.load(at(done)) & !JOINED != expected {
+            if done >= run.most || self.memory.load(at(done)) & !CONTINUES != expected {
                 break;
             }
             done += 1;
@@ -351,7 +357,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
         self.memory.store_run(at(0), done, 0, 0);
         self.memory.publish(at(0), done * 8);
-        self.hint.keep_clear(run.entry, done);
+        self.walk_cache.set_empty_entries(run.entry, done);
         done
     }
 
@@ -372,10 +378,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     #[inline(always)]
     fn may_leave_empty(&mut self, address: u64) -> bool {
         let span = self.span_of_table();
-        match self.idle {
-            Some(idle) => idle >> span == address >> span,
+        match self.empty_table {
+            Some(empty_table) => empty_table >> span == address >> span,
             None => {
-                self.idle = Some(address);
+                self.empty_table = Some(address);
                 true
             }
         }
@@ -398,7 +404,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         &mut self,
         range: Option<Range<F::Input>>,
     ) -> Result<Option<Invalidation<F::Input>>, Error<F::Input>> {
-        let Some(at) = self.idle else {
+        let Some(at) = self.empty_table else {
             return Ok(None);
         };
         // A table of a level above may go a little early.
@@ -406,13 +412,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if range.is_some_and(|range| range.start().raw() >> span == at >> span) {
             return Ok(None);
         }
-        self.sweep_now(at)
+        self.sweep_slow(at)
     }
 
     #[cold]
     #[inline(never)]
-    fn sweep_now(&mut self, at: u64) -> Result<Option<Invalidation<F::Input>>, Error<F::Input>> {
-        self.idle = None;
+    fn sweep_slow(&mut self, at: u64) -> Result<Option<Invalidation<F::Input>>, Error<F::Input>> {
+        self.empty_table = None;
         let page = self.geometry.granule().bytes();
         let at = at & !(page - 1);
         let Ok(range) = Range::from_size(F::Input::new(at), page) else {
@@ -487,7 +493,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let alike = |index: u64| {
             let expected = self.layout.encode(self.layout.decode(head) + index * size)
                 | head & !self.layout.field();
-            (self.memory.load(at(index)) ^ expected) & !JOINED == 0
+            (self.memory.load(at(index)) ^ expected) & !CONTINUES == 0
         };
         if head & CONTIGUOUS != 0 || !(1..members).all(alike) {
             return;

@@ -30,7 +30,7 @@ pub struct Invalidation<A> {
     pub(crate) end: u64,
     /// What there is to do after the invalidation, 0 when nothing: head of the
     /// list of retired tables, see `retire`, and [`BROKEN`].
-    rest: u64,
+    after_work: u64,
     /// One word, because a value that is written in bytes and read as a whole
     /// has to wait for the store buffer.
     notes: u64,
@@ -45,7 +45,7 @@ const BROKEN: u64 = 1;
 const HIGHEST: u32 = 0;
 const LOWEST: u32 = 2;
 /// A table was taken out that is not on the list.
-const TABLES: u64 = 1 << 4;
+const TABLE_REPLACED: u64 = 1 << 4;
 /// log2 of the granule.
 const GRANULE: u32 = 8;
 
@@ -57,7 +57,7 @@ impl<A: Address> Invalidation<A> {
             owner,
             start: 0,
             end: 0,
-            rest: 0,
+            after_work: 0,
             notes: u64::from(granule.shift()) << GRANULE,
             space: PhantomData,
         }
@@ -65,12 +65,12 @@ impl<A: Address> Invalidation<A> {
 
     /// One block or page, of which `notes` say the rest.
     #[inline(always)]
-    pub(crate) fn one(owner: PhysAddr, start: u64, end: u64, notes: u64) -> Self {
+    pub(crate) fn for_one_leaf(owner: PhysAddr, start: u64, end: u64, notes: u64) -> Self {
         Self {
             owner,
             start,
             end,
-            rest: 0,
+            after_work: 0,
             notes,
             space: PhantomData,
         }
@@ -106,7 +106,7 @@ impl<A: Address> Invalidation<A> {
     /// (D8.17.5).
     #[must_use]
     pub fn leaf_only(&self) -> bool {
-        self.retired() == 0 && self.notes & TABLES == 0
+        self.retired() == 0 && self.notes & TABLE_REPLACED == 0
     }
 
     /// Level of every entry that changed, for the `TTL` hint (Table D8-124);
@@ -146,7 +146,7 @@ impl<A: Address> Invalidation<A> {
     /// fault until [`Table::complete`](crate::Table::complete).
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.rest & BROKEN != 0
+        self.after_work & BROKEN != 0
     }
 
     /// Whether [`Table::complete`](crate::Table::complete) has nothing to do, so
@@ -154,37 +154,37 @@ impl<A: Address> Invalidation<A> {
     #[inline(always)]
     #[must_use]
     pub fn is_done(&self) -> bool {
-        !self.has_rest()
+        !self.has_after_work()
     }
 
     /// Whether `complete` has something to do.
     #[inline(always)]
-    pub(crate) fn has_rest(&self) -> bool {
-        self.rest != 0
+    pub(crate) fn has_after_work(&self) -> bool {
+        self.after_work != 0
     }
 
     /// Head of the list of retired tables, 0 when there is none.
     pub(crate) fn retired(&self) -> u64 {
-        self.rest & !BROKEN
+        self.after_work & !BROKEN
     }
 
     /// Puts a link in front of the list.
     pub(crate) fn set_retired(&mut self, link: u64) {
-        self.rest = link | self.rest & BROKEN;
+        self.after_work = link | self.after_work & BROKEN;
     }
 
     /// Notes that entries in the range are pending.
     pub(crate) fn set_broken(&mut self) {
-        self.rest |= BROKEN;
+        self.after_work |= BROKEN;
     }
 
     /// Notes that a table was taken out that is not on the list.
-    pub(crate) fn set_tables(&mut self) {
-        self.notes |= TABLES;
+    pub(crate) fn set_table_replaced(&mut self) {
+        self.notes |= TABLE_REPLACED;
     }
 
     #[inline(always)]
-    pub(crate) fn touch(&mut self, start: u64, end: u64, level: u8) {
+    pub(crate) fn add_change(&mut self, start: u64, end: u64, level: u8) {
         let (mut highest, mut lowest) = (level, level);
         if self.end == 0 {
             (self.start, self.end) = (start, end);

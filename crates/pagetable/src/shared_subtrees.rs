@@ -12,13 +12,13 @@
 //! borrower is refused every change inside the range, and has to be destroyed,
 //! or to [give back](Table::give_back) the range, before the owner is destroyed.
 
-use crate::descriptor::{BORROWED, LENT, TABLE, VALID, is_table};
+use crate::descriptor::{BORROWED, SHARED, TABLE, VALID, is_table};
 use crate::error::Error;
 use crate::format::{Format, Stage2};
 use crate::geometry::LAST;
 use crate::map::tables_below;
 use crate::plan::Invalidation;
-use crate::table::{Pool, Table};
+use crate::table::{ReservedTables, Table};
 use portcullis_addr::{Address, Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
@@ -37,7 +37,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     pub fn lend(&mut self, range: Range<Ipa>, level: u8) -> Result<Invalidation<Ipa>, Error<Ipa>> {
         let (lo, hi) = self.whole_entries(&range, level)?;
         // Everything that can fail comes before the first store.
-        if self.shares {
+        if self.has_shared_entries {
             self.find_borrowed(self.root, self.geometry.start_level(), lo, hi)?;
         }
         let holes = self.holes(self.root, self.geometry.start_level(), lo, hi, level);
@@ -45,12 +45,12 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         let plan = match self.split(range, level + 1) {
             Ok(plan) => plan,
             Err(error) => {
-                self.release(pool);
+                self.free_reserved(pool);
                 return Err(error);
             }
         };
-        self.hint.forget();
-        self.lend_below(
+        self.walk_cache.forget();
+        self.mark_shared(
             self.root,
             self.geometry.start_level(),
             lo,
@@ -58,8 +58,8 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             level,
             &mut pool,
         );
-        self.release(pool);
-        self.shares = true;
+        self.free_reserved(pool);
+        self.has_shared_entries = true;
         Ok(plan)
     }
 
@@ -81,7 +81,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             return Err(Error::DifferentGeometry);
         }
         let (lo, hi) = self.whole_entries(&range, level)?;
-        if owner.limit == 0 {
+        if owner.change_limit == 0 {
             return Err(Error::Unfinished);
         }
         let size = self.geometry.level_bytes(level);
@@ -89,7 +89,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         while at < hi {
             let entry = owner.entry_at(at, level);
             if entry.is_none_or(|(_, descriptor)| {
-                descriptor & (LENT | BORROWED | TABLE | VALID) != LENT | TABLE | VALID
+                descriptor & (SHARED | BORROWED | TABLE | VALID) != SHARED | TABLE | VALID
             }) {
                 return Err(Error::NotLent {
                     address: Ipa::new(at),
@@ -99,17 +99,17 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         }
         let needed = self.upper_tables(self.root, self.geometry.start_level(), lo, hi, level)?;
         let mut pool = self.reserve(needed)?;
-        self.hint.forget();
+        self.walk_cache.forget();
         let mut at = lo;
         while at < hi {
             if let Some((_, descriptor)) = owner.entry_at(at, level) {
-                let descriptor = descriptor & !LENT | BORROWED;
-                self.borrow(at, level, descriptor, &mut pool);
+                let descriptor = descriptor & !SHARED | BORROWED;
+                self.borrow_entry(at, level, descriptor, &mut pool);
             }
             at += size;
         }
-        self.release(pool);
-        self.shares = true;
+        self.free_reserved(pool);
+        self.has_shared_entries = true;
         Ok(())
     }
 
@@ -136,7 +136,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 });
             }
         }
-        self.hint.forget();
+        self.walk_cache.forget();
         let mut plan = self.plan();
         for at in (lo..hi).step_by(size as usize) {
             if let Some((entry, _)) = self.entry_at(at, level) {
@@ -144,8 +144,8 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 self.memory.publish(entry, 8);
             }
         }
-        plan.touch(lo, hi, LAST);
-        plan.set_tables();
+        plan.add_change(lo, hi, LAST);
+        plan.set_table_replaced();
         Ok(plan)
     }
 
@@ -205,7 +205,15 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     }
 
     /// Marks the entries at `level`, with new tables where there are none.
-    fn lend_below(&self, table: PhysAddr, here: u8, lo: u64, hi: u64, level: u8, pool: &mut Pool) {
+    fn mark_shared(
+        &self,
+        table: PhysAddr,
+        here: u8,
+        lo: u64,
+        hi: u64,
+        level: u8,
+        pool: &mut ReservedTables,
+    ) {
         let size = self.geometry.level_bytes(here);
         let mut at = lo;
         while at < hi {
@@ -213,19 +221,19 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             let entry = self.entry(table, here, at);
             let mut descriptor = self.memory.load(entry);
             if descriptor == 0 {
-                let Some(child) = self.take(pool) else {
+                let Some(child) = self.take_table(pool) else {
                     return;
                 };
                 self.memory.publish(child, self.geometry.granule().bytes());
                 descriptor = self.layout.table(child);
             }
             if here == level {
-                descriptor |= LENT;
+                descriptor |= SHARED;
             }
             self.memory.store(entry, descriptor);
             self.memory.publish(entry, 8);
             if here < level {
-                self.lend_below(self.child(descriptor), here + 1, at, end, level, pool);
+                self.mark_shared(self.child(descriptor), here + 1, at, end, level, pool);
             }
             at = end;
         }
@@ -268,7 +276,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     }
 
     /// Writes one borrowed entry, with the tables that lead to it.
-    fn borrow(&self, address: u64, level: u8, descriptor: u64, pool: &mut Pool) {
+    fn borrow_entry(&self, address: u64, level: u8, descriptor: u64, pool: &mut ReservedTables) {
         let mut table = self.root;
         let mut here = self.geometry.start_level();
         loop {
@@ -282,7 +290,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             table = if found != 0 {
                 self.child(found)
             } else {
-                let Some(child) = self.take(pool) else {
+                let Some(child) = self.take_table(pool) else {
                     return;
                 };
                 self.memory.publish(child, self.geometry.granule().bytes());

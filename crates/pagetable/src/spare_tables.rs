@@ -12,22 +12,22 @@
 //! names the whole block, each page of it and the tables that lead there.
 //!
 //! Tables of blocks are not joined into larger blocks, nor blocks with a kept
-//! table into contiguous groups: what either would save is a few entries of a
+//! table into contiguous groups: what either would save is a first_words entries of a
 //! TLB for gigabytes that came page by page.
 
 use crate::descent::{down_4k, shift_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID};
 use crate::format::Format;
 use crate::geometry::{Granule, LAST};
-use crate::mapping_starts::JOINED;
+use crate::mapping_starts::CONTINUES;
 use crate::table::Table;
 use core::cell::Cell;
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
 
 /// Bit 58 of a block, ignored by hardware (Tables D8-51 and D8-52): a table with
-/// the same pages is kept. [`JOINED`] in the block is that of its first page.
-pub(crate) const KEPT: u64 = 1 << 58;
+/// the same pages is kept. [`CONTINUES`] in the block is that of its first page.
+pub(crate) const HAS_SPARE: u64 = 1 << 58;
 
 /// log2 of a block.
 const SHIFT: u32 = shift_4k(LAST - 1);
@@ -43,24 +43,24 @@ const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
 /// and each of the others comes when those before it are full: so while blocks
 /// become more, the memory is less than a twentieth of that of their tables.
 #[derive(Debug)]
-pub(crate) struct Index {
+pub(crate) struct SpareTables {
     /// How many words there are.
     count: Cell<u64>,
     /// The first words; 0 for none.
-    few: [Cell<u64>; FEW],
+    first_words: [Cell<u64>; FIRST_WORDS],
     /// Address of a page, and in its low bits how many words it has; 0 for
     /// none. Hardware does not read them, and views do not either.
     pages: [Cell<u64>; PAGES],
 }
 
 /// Words that need no page.
-const FEW: usize = 24;
+const FIRST_WORDS: usize = 24;
 /// Most pages: 6 GiB of blocks that came as smaller mappings, in all.
 const PAGES: usize = 8;
 /// Words in a page.
 const WORDS: u64 = PAGE / 8;
 /// Most that are used, so that a search ends soon.
-const MOST: u64 = WORDS / 4 * 3;
+const MAX_USED: u64 = WORDS / 4 * 3;
 /// Bits of a word for the number of a table: addresses have 48.
 const TABLE_BITS: u32 = 48 - 12;
 
@@ -68,7 +68,7 @@ const TABLE_BITS: u32 = 48 - 12;
 /// neighbours evenly, and leave no long runs for others to search through. Who
 /// chooses addresses can make all meet, which costs as many loads as there are
 /// words, and no more.
-fn home(block: u64) -> u64 {
+fn first_slot(block: u64) -> u64 {
     block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - WORDS.trailing_zeros())
 }
 
@@ -92,11 +92,11 @@ fn slot(page: u64, index: u64) -> PhysAddr {
     PhysAddr::new(page_of(page).raw() + (index & (WORDS - 1)) * 8)
 }
 
-impl Index {
+impl SpareTables {
     pub(crate) const fn new() -> Self {
         Self {
             count: Cell::new(0),
-            few: [const { Cell::new(0) }; FEW],
+            first_words: [const { Cell::new(0) }; FIRST_WORDS],
             pages: [const { Cell::new(0) }; PAGES],
         }
     }
@@ -114,12 +114,12 @@ impl Index {
         if word == 0 || table_of(word) != table || block_of(word) != block {
             return false;
         }
-        if let Some(free) = self.few.iter().find(|word| word.get() == 0) {
+        if let Some(free) = self.first_words.iter().find(|word| word.get() == 0) {
             free.set(word);
             self.count.update(|count| count + 1);
             return true;
         }
-        let Some(cell) = self.pages.iter().find(|page| used(page.get()) < MOST) else {
+        let Some(cell) = self.pages.iter().find(|page| used(page.get()) < MAX_USED) else {
             return false;
         };
         if cell.get() == 0 {
@@ -129,7 +129,7 @@ impl Index {
             cell.set(at.raw());
         }
         let page = cell.get();
-        let mut index = home(block);
+        let mut index = first_slot(block);
         while memory.load(slot(page, index)) != 0 {
             index += 1;
         }
@@ -140,9 +140,9 @@ impl Index {
     }
 
     /// The word of the block at `address`, if it needs no page.
-    fn among_few(&self, address: u64) -> Option<&Cell<u64>> {
+    fn first_word_of(&self, address: u64) -> Option<&Cell<u64>> {
         let has = |word: u64| word != 0 && block_of(word) == address >> SHIFT;
-        self.few.iter().find(|word| has(word.get()))
+        self.first_words.iter().find(|word| has(word.get()))
     }
 
     /// The page that has the block at `address`, with those after it, where in
@@ -151,7 +151,7 @@ impl Index {
         let block = address >> SHIFT;
         let mut pages = &self.pages[..];
         while let Some((first, rest)) = pages.split_first().filter(|(page, _)| page.get() != 0) {
-            let mut index = home(block);
+            let mut index = first_slot(block);
             loop {
                 let word = memory.load(slot(first.get(), index));
                 if word == 0 {
@@ -168,7 +168,7 @@ impl Index {
     }
 
     fn find<M: Memory>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
-        if let Some(word) = self.among_few(address) {
+        if let Some(word) = self.first_word_of(address) {
             return Some(table_of(word.get()));
         }
         let (_, _, word) = self.search(memory, address)?;
@@ -177,7 +177,7 @@ impl Index {
 
     /// Takes the kept table of the block at `address` out.
     fn remove<M: Memory + Allocator>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
-        if let Some(word) = self.among_few(address) {
+        if let Some(word) = self.first_word_of(address) {
             self.count.update(|count| count - 1);
             return Some(table_of(word.replace(0)));
         }
@@ -193,7 +193,7 @@ impl Index {
                 break;
             }
             let distance = |from| next.wrapping_sub(from) & (WORDS - 1);
-            if distance(home(block_of(word))) >= distance(hole) {
+            if distance(first_slot(block_of(word))) >= distance(hole) {
                 memory.store(slot(page, hole), word);
                 hole = next;
             }
@@ -213,7 +213,7 @@ impl Index {
     /// Frees everything, the kept tables too.
     pub(crate) fn destroy<M: Memory + Allocator>(&self, memory: &M) {
         self.count.set(0);
-        for word in &self.few {
+        for word in &self.first_words {
             let word = word.replace(0);
             if word != 0 {
                 memory.free(table_of(word), PAGE);
@@ -248,7 +248,10 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let start = self.geometry.start_level();
         // Tables that are lent have to stay where they are, and those below are
         // for others to look at too.
-        if self.shares || start >= LAST || !matches!(self.geometry.granule(), Granule::Size4K) {
+        if self.has_shared_entries
+            || start >= LAST
+            || !matches!(self.geometry.granule(), Granule::Size4K)
+        {
             return;
         }
         let table = entry & !(PAGE - 1);
@@ -263,7 +266,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let groups = WORDS / GROUP;
         let alike = |index: u64| {
             // The bits that this adds to are 0 in the first.
-            (group(index) ^ (head + index * GROUP * PAGE)) & !JOINED == 0
+            (group(index) ^ (head + index * GROUP * PAGE)) & !CONTINUES == 0
         };
         // Mappings come upwards or downwards, so that the other end is what is
         // missing most often.
@@ -276,12 +279,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         };
         let table = PhysAddr::new(table);
         if self.memory.load(at) != self.layout.table(table)
-            || !self.kept.insert(&self.memory, address, table)
+            || !self.spare_tables.insert(&self.memory, address, table)
         {
             return;
         }
-        self.hint.forget();
-        let block = head & !(TABLE | CONTIGUOUS) | KEPT;
+        self.walk_cache.forget();
+        let block = head & !(TABLE | CONTIGUOUS) | HAS_SPARE;
         self.memory.store(at, block);
         self.memory.publish(at, 8);
     }
@@ -289,20 +292,22 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// Takes the kept table of the block at `address` out of the index. It is
     /// the caller's now, to be put in place of the block or to be retired.
     #[cold]
-    pub(crate) fn take_kept(&self, address: u64) -> Option<PhysAddr> {
-        self.kept.remove(&self.memory, address)
+    pub(crate) fn take_spare_table(&self, address: u64) -> Option<PhysAddr> {
+        self.spare_tables.remove(&self.memory, address)
     }
 
     /// [`reaches_across`](Self::reaches_across) inside a block with a kept
     /// table.
     #[cold]
-    pub(crate) fn kept_reaches_across(&self, address: u64) -> bool {
+    pub(crate) fn spare_table_reaches_across(&self, address: u64) -> bool {
         // Without its table nothing is known, and nothing may be split.
-        self.kept.find(&self.memory, address).is_none_or(|table| {
-            let index = address >> shift_4k(LAST) & (WORDS - 1);
-            let page = self.memory.load(PhysAddr::new(table.raw() + index * 8));
-            address & (PAGE - 1) != 0 || page & JOINED != 0
-        })
+        self.spare_tables
+            .find(&self.memory, address)
+            .is_none_or(|table| {
+                let index = address >> shift_4k(LAST) & (WORDS - 1);
+                let page = self.memory.load(PhysAddr::new(table.raw() + index * 8));
+                address & (PAGE - 1) != 0 || page & CONTINUES != 0
+            })
     }
 }
 
@@ -320,12 +325,12 @@ mod tests {
         let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
         // Blocks that are searched from the last two places on, so that they
         // wrap, and any others; more than two pages take.
-        let meet = (0..1 << 27).filter(|block| home(*block) >= WORDS - 2);
+        let meet = (0..1 << 27).filter(|block| first_slot(*block) >= WORDS - 2);
         let mut blocks: Vec<u64> = meet.take(500).chain(0..500).collect();
         blocks.push((1 << 27) - 1);
         blocks.sort_unstable();
         blocks.dedup();
-        let index = Index::new();
+        let index = SpareTables::new();
         let mut book = BTreeMap::new();
         let mut random = 1u64;
         for step in 0..60_000u64 {
@@ -360,8 +365,8 @@ mod tests {
     #[test]
     fn a_page_that_becomes_empty_leaves_no_gap() {
         let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
-        let index = Index::new();
-        let end = FEW as u64 + 3 * MOST;
+        let index = SpareTables::new();
+        let end = FIRST_WORDS as u64 + 3 * MAX_USED;
         for block in 0..end {
             assert!(index.insert(memory, block << SHIFT, PhysAddr::new((block + 1) << 12)));
         }
@@ -369,7 +374,7 @@ mod tests {
         for block in 0..end {
             let table = index.remove(memory, block << SHIFT);
             assert_eq!(table, Some(PhysAddr::new((block + 1) << 12)));
-            let left = (end - block - 1).div_ceil(MOST).min(3);
+            let left = (end - block - 1).div_ceil(MAX_USED).min(3);
             assert_eq!(memory.bytes_in_use(), left * PAGE);
         }
     }
@@ -377,7 +382,7 @@ mod tests {
     #[test]
     fn what_no_word_can_say_is_not_kept() {
         let memory = &Arena::new(PhysAddr::new(0x1000), 16 * PAGE);
-        let index = Index::new();
+        let index = SpareTables::new();
         assert!(!index.insert(memory, 0, PhysAddr::new(0)));
         assert!(!index.insert(memory, 0, PhysAddr::new(1 << 48)));
         assert!(!index.insert(memory, 1 << 49, PhysAddr::new(PAGE)));

@@ -6,9 +6,9 @@ use crate::error::Error;
 use crate::format::Format;
 use crate::geometry::{Geometry, Granule, LAST};
 use crate::plan::Invalidation;
-use crate::spare_tables::Index;
+use crate::spare_tables::SpareTables;
 use crate::walk::{Fault, Mapping, Mappings, View, visit_range, walk};
-use crate::walk_cache::Hint;
+use crate::walk_cache::WalkCache;
 use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -48,19 +48,19 @@ pub struct Table<F, M> {
     pub(crate) bbm: Bbm,
     pub(crate) root: PhysAddr,
     /// First input address that may not be changed: the end of the input
-    /// addresses, or 0 while a plan with something to remake is outstanding.
-    pub(crate) limit: u64,
+    /// addresses, or 0 while a plan with something to validate_pending is outstanding.
+    pub(crate) change_limit: u64,
     /// Bits that no output address has.
-    pub(crate) beyond: u64,
+    pub(crate) invalid_output_bits: u64,
     /// Some entry is lent or borrowed, so that a table may not be dropped
     /// without a look at what is below it.
-    pub(crate) shares: bool,
+    pub(crate) has_shared_entries: bool,
     /// Empty also while `limit` is 0.
-    pub(crate) hint: Hint,
+    pub(crate) walk_cache: WalkCache,
     /// An address in a table that may be empty, see `take_first`.
-    pub(crate) idle: Option<u64>,
+    pub(crate) empty_table: Option<u64>,
     /// Tables in whose place there is a block, see `join_block`.
-    pub(crate) kept: Index,
+    pub(crate) spare_tables: SpareTables,
     pub(crate) format: PhantomData<F>,
 }
 
@@ -82,12 +82,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             layout: Layout::of(&geometry),
             bbm,
             root,
-            limit: geometry.input_end(),
-            beyond: !(geometry.output_end() - 1),
-            shares: false,
-            hint: Hint::none(),
-            idle: None,
-            kept: Index::new(),
+            change_limit: geometry.input_end(),
+            invalid_output_bits: !(geometry.output_end() - 1),
+            has_shared_entries: false,
+            walk_cache: WalkCache::none(),
+            empty_table: None,
+            spare_tables: SpareTables::new(),
             format: PhantomData,
         };
         if !table.reachable(root, bytes) {
@@ -138,11 +138,11 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         mut each: impl FnMut(F::Input, Mapping<F>),
     ) -> Result<(), Fault> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        if let Some(entry) = self.single(lo, hi)
+        if let Some(entry) = self.exact_entry(lo, hi)
             && let descriptor = self.memory.load(PhysAddr::new(entry))
             // What is left of the type bits is 0 in a block or page, so that they
             // are looked at together with the attributes.
-            && let descriptor = descriptor ^ self.hint.leaf()
+            && let descriptor = descriptor ^ self.walk_cache.leaf()
             && descriptor & (TABLE | VALID) == 0
             && let Ok(attributes) = F::decode(descriptor)
         {
@@ -150,7 +150,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 output: F::Output::new(descriptor & ADDRESS),
                 size: hi - lo,
                 attributes,
-                level: self.hint.level(),
+                level: self.walk_cache.level(),
                 contiguous: descriptor & CONTIGUOUS != 0,
             };
             each(range.start(), mapping);
@@ -188,9 +188,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if plan.owner != self.root {
             return Err(plan);
         }
-        if plan.has_rest() {
+        if plan.has_after_work() {
             let end = if plan.is_broken() { plan.end } else { 0 };
-            self.finish(plan.retired(), plan.start, end);
+            self.finish_change(plan.retired(), plan.start, end);
         }
         Ok(())
     }
@@ -198,15 +198,15 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// Makes valid what is pending in `start..end`, unless that is empty, and
     /// frees the list.
     #[cold]
-    fn finish(&mut self, retired: u64, start: u64, end: u64) {
-        self.hint.forget();
+    fn finish_change(&mut self, retired: u64, start: u64, end: u64) {
+        self.walk_cache.forget();
         if end != 0 {
-            self.remake(self.root, self.geometry.start_level(), start, end);
-            self.limit = self.geometry.input_end();
+            self.validate_pending(self.root, self.geometry.start_level(), start, end);
+            self.change_limit = self.geometry.input_end();
         }
         let mut link = retired;
         while link != 0 {
-            let (at, level) = unlink(link);
+            let (at, level) = decode_link(link);
             link = self.memory.load(at);
             // Entry 0 holds the link; what it pointed to is in the list too.
             self.free_children(at, level, 1);
@@ -217,7 +217,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// Frees every table, the root included. No hardware may use them: its base
     /// register has been changed, its TLB invalidated and walks have ended.
     pub fn destroy(self) {
-        self.kept.destroy(&self.memory);
+        self.spare_tables.destroy(&self.memory);
         self.free_children(self.root, self.geometry.start_level(), 0);
         self.memory.free(self.root, self.geometry.root_bytes());
     }
@@ -229,7 +229,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// The range as numbers, when it is one these tables can hold.
     pub(crate) fn checked(&self, range: &Range<F::Input>) -> Result<(u64, u64), Error<F::Input>> {
-        if self.limit == 0 {
+        if self.change_limit == 0 {
             return Err(Error::Unfinished);
         }
         let (lo, hi) = (range.start().raw(), range.end().raw());
@@ -246,17 +246,17 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     /// so that the hint knows its level. `None` is no answer: the general case
     /// has to look.
     #[inline(always)]
-    pub(crate) fn single(&self, lo: u64, hi: u64) -> Option<u64> {
-        match self.hint.entry(lo, hi - lo) {
+    pub(crate) fn exact_entry(&self, lo: u64, hi: u64) -> Option<u64> {
+        match self.walk_cache.entry(lo, hi - lo) {
             Some(entry) => Some(entry),
-            None => self.single_anew(lo, hi),
+            None => self.exact_entry_slow(lo, hi),
         }
     }
 
-    /// [`single`](Self::single) without a hint, which there is from now on.
+    /// [`exact_entry`](Self::exact_entry) without a hint, which there is from now on.
     #[cold]
-    fn single_anew(&self, lo: u64, hi: u64) -> Option<u64> {
-        if hi > self.limit || !matches!(self.geometry.granule(), Granule::Size4K) {
+    fn exact_entry_slow(&self, lo: u64, hi: u64) -> Option<u64> {
+        if hi > self.change_limit || !matches!(self.geometry.granule(), Granule::Size4K) {
             return None;
         }
         let (memory, start) = (&self.memory, self.geometry.start_level());
@@ -274,7 +274,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             2 => down_4k::<2, M>(memory, start, self.root, lo),
             _ => down_4k::<1, M>(memory, start, self.root, lo),
         }?;
-        self.hint.keep(level, lo, place.entry);
+        self.walk_cache.set_table(level, lo, place.entry);
         Some(place.entry)
     }
 
@@ -319,13 +319,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 
     /// Takes `count` tables from the allocator, linked through their entries
     /// 0; 0 is the end of the list, so nothing may be at address 0 of it.
-    pub(crate) fn reserve(&self, count: u64) -> Result<Pool, Error<F::Input>> {
+    pub(crate) fn reserve(&self, count: u64) -> Result<ReservedTables, Error<F::Input>> {
         let bytes = self.geometry.granule().bytes();
-        let mut pool = Pool::EMPTY;
+        let mut pool = ReservedTables::EMPTY;
         for _ in 0..count {
             let error = match self.memory.allocate(bytes) {
                 Some(at) if self.reachable(at, bytes) => {
-                    self.put(&mut pool, at);
+                    self.push_table(&mut pool, at);
                     continue;
                 }
                 Some(at) => {
@@ -334,13 +334,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 }
                 None => Error::OutOfMemory,
             };
-            self.release(pool);
+            self.free_reserved(pool);
             return Err(error);
         }
         Ok(pool)
     }
 
-    fn put(&self, pool: &mut Pool, at: PhysAddr) {
+    fn push_table(&self, pool: &mut ReservedTables, at: PhysAddr) {
         // Bit 1 tells "the table at address 0" from "none"; bit 0 stays clear.
         let link = pool.head.map_or(0, |next| next.raw() | 2);
         self.memory.store(at, link);
@@ -348,7 +348,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     }
 
     /// One zeroed table from the pool.
-    pub(crate) fn take(&self, pool: &mut Pool) -> Option<PhysAddr> {
+    pub(crate) fn take_table(&self, pool: &mut ReservedTables) -> Option<PhysAddr> {
         let at = pool.head?;
         let link = self.memory.load(at);
         pool.head = (link != 0).then(|| PhysAddr::new(link & !2));
@@ -357,8 +357,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     }
 
     /// Gives back what was reserved and not needed.
-    pub(crate) fn release(&self, mut pool: Pool) {
-        while let Some(at) = self.take(&mut pool) {
+    pub(crate) fn free_reserved(&self, mut pool: ReservedTables) {
+        while let Some(at) = self.take_table(&mut pool) {
             self.memory.free(at, self.geometry.granule().bytes());
         }
     }
@@ -400,17 +400,17 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
 }
 
 /// Tables reserved for one operation, so that it cannot run out in the middle.
-pub(crate) struct Pool {
+pub(crate) struct ReservedTables {
     head: Option<PhysAddr>,
 }
 
-impl Pool {
+impl ReservedTables {
     pub(crate) const EMPTY: Self = Self { head: None };
 }
 
 /// Address and level in a link of the list of retired tables. A table's
 /// address is a multiple of 4096 at least, and its level is not 0, because
 /// roots are never retired.
-fn unlink(link: u64) -> (PhysAddr, u8) {
+fn decode_link(link: u64) -> (PhysAddr, u8) {
     (PhysAddr::new(link & !0xfff), (link >> 1 & 0b11) as u8)
 }

@@ -114,7 +114,7 @@ impl<E: core::error::Error> core::error::Error for UntrustedFault<E> {}
 
 /// Limits of the tables above a leaf (stage 1 only; D8.4.1.1, D8.4.3.1).
 #[derive(Clone, Copy, Default)]
-struct Above {
+struct TableLimits {
     read_only: bool,
     no_unprivileged: bool,
     never: bool,
@@ -128,7 +128,7 @@ pub trait Hostile: Format {
     fn permissions(descriptor: u64, level: u8, above: u64) -> Option<[Permissions; 2]>;
 }
 
-impl Above {
+impl TableLimits {
     /// Table descriptor bits 62:59, collected with "or" (Table D8-50).
     const fn of(bits: u64) -> Self {
         Self {
@@ -142,7 +142,7 @@ impl Above {
 
 impl Hostile for Stage1El2 {
     fn permissions(descriptor: u64, _level: u8, above: u64) -> Option<[Permissions; 2]> {
-        let above = Above::of(above);
+        let above = TableLimits::of(above);
         // One privilege level: AP[1] is RES1, APTable[0] RES0, XN is bit 54.
         let all = Permissions {
             read: true,
@@ -155,7 +155,7 @@ impl Hostile for Stage1El2 {
 
 impl Hostile for Stage1El1 {
     fn permissions(descriptor: u64, _level: u8, above: u64) -> Option<[Permissions; 2]> {
-        let above = Above::of(above);
+        let above = TableLimits::of(above);
         let write = descriptor >> 7 & 1 == 0 && !above.read_only;
         let user = descriptor >> 6 & 1 != 0 && !above.no_unprivileged;
         // What EL0 can write, EL1 cannot execute (D8.4.1.2.3).

@@ -4,10 +4,10 @@
 //!
 //! A hint names a table that owned, valid descriptors lead to. That stays true
 //! while descriptors of tables stay as they are, so whatever may change one of
-//! them [forgets](Hint::forget) the hint first. Making new tables changes none.
+//! them [forgets](WalkCache::forget) the hint first. Making new tables changes none.
 //! A [`View`](crate::View) has no hint: nobody could tell it to forget.
 //!
-//! There is none while a plan with something to remake is outstanding, so that
+//! There is none while a plan with something to validate_pending is outstanding, so that
 //! who has one need not ask. Only for 4 KiB pages, which is what the fast paths
 //! are for.
 
@@ -19,7 +19,7 @@ use core::cell::Cell;
 
 /// A table of full size, and what it is for.
 #[derive(Clone, Debug)]
-pub(crate) struct Hint {
+pub(crate) struct WalkCache {
     /// Bytes that an entry maps; 0, which no range has, when there is no hint.
     size: Cell<u64>,
     /// First input address.
@@ -33,15 +33,15 @@ pub(crate) struct Hint {
     notes: Cell<u64>,
     /// An address that no mapping reaches across, or [`NOWHERE`], which is all
     /// there is while the table is not one of pages.
-    apart: Cell<u64>,
+    boundary: Cell<u64>,
     /// Entries of one table, first and end, that are known to be 0.
-    clear: Cell<(u64, u64)>,
+    empty_entries: Cell<(u64, u64)>,
 }
 
 /// Beyond every input address, where no mapping can be.
 const NOWHERE: u64 = u64::MAX;
 
-impl Hint {
+impl WalkCache {
     pub(crate) const fn none() -> Self {
         Self {
             size: Cell::new(0),
@@ -51,8 +51,8 @@ impl Hint {
             leaf: Cell::new(0),
             level: Cell::new(0),
             notes: Cell::new(0),
-            apart: Cell::new(NOWHERE),
-            clear: Cell::new((0, 0)),
+            boundary: Cell::new(NOWHERE),
+            empty_entries: Cell::new((0, 0)),
         }
     }
 
@@ -90,7 +90,7 @@ impl Hint {
 
     /// Notes that `entry` at `level` is for `address`, and lies in a table of
     /// full size.
-    pub(crate) fn keep(&self, level: u8, address: u64, entry: u64) {
+    pub(crate) fn set_table(&self, level: u8, address: u64, entry: u64) {
         let shift = shift_4k(level);
         self.size.set(1 << shift);
         self.first.set(address & !((1 << (shift + STRIDE_4K)) - 1));
@@ -100,7 +100,7 @@ impl Hint {
         self.level.set(level);
         self.notes.set(notes_4k(level));
         if level != LAST {
-            self.apart.set(NOWHERE);
+            self.boundary.set(NOWHERE);
         }
     }
 
@@ -109,48 +109,48 @@ impl Hint {
     /// a time, the end of what is unmapped again and again: when that is the
     /// end of a table too, the next one is not this hint's.
     #[inline(always)]
-    pub(crate) fn is_apart(&self, address: u64) -> bool {
-        self.apart.get() == address
+    pub(crate) fn is_boundary(&self, address: u64) -> bool {
+        self.boundary.get() == address
     }
 
     /// Notes that no mapping reaches across `address`, which is in no table of
     /// somebody else's: nobody tells of what comes there.
-    pub(crate) fn keep_apart(&self, address: u64) {
+    pub(crate) fn set_boundary(&self, address: u64) {
         // One page covers no address of a page but its first; a block, or an address
         // within a page, would have to be looked at each time.
         if self.level.get() == LAST && address & 0xfff == 0 {
-            self.apart.set(address);
+            self.boundary.set(address);
         }
     }
 
     /// To be called before something is mapped at `lo..hi` that may reach across
     /// an address there; across the first, if it goes on with what is before it.
     #[inline(always)]
-    pub(crate) fn joins(&self, lo: u64, hi: u64) {
-        let apart = self.apart.get();
-        if lo <= apart && apart < hi {
-            self.apart.set(NOWHERE);
+    pub(crate) fn note_mapping(&self, lo: u64, hi: u64) {
+        let boundary = self.boundary.get();
+        if lo <= boundary && boundary < hi {
+            self.boundary.set(NOWHERE);
         }
     }
 
     /// Whether `count` entries from `entry` on are known to be 0.
     #[inline(always)]
-    pub(crate) fn are_clear(&self, entry: u64, count: u64) -> bool {
-        let (first, end) = self.clear.get();
+    pub(crate) fn are_empty(&self, entry: u64, count: u64) -> bool {
+        let (first, end) = self.empty_entries.get();
         first <= entry && entry < end && (end - entry) / 8 >= count
     }
 
     /// Notes that `count` entries from `entry` on, all in one table, are 0. What
     /// is mapped there again next need not be looked at.
     #[inline(always)]
-    pub(crate) fn keep_clear(&self, entry: u64, count: u64) {
-        self.clear.set((entry, entry + count * 8));
+    pub(crate) fn set_empty_entries(&self, entry: u64, count: u64) {
+        self.empty_entries.set((entry, entry + count * 8));
     }
 
     /// To be called when something is mapped.
     #[inline(always)]
-    pub(crate) fn fill(&self) {
-        self.clear.set((0, 0));
+    pub(crate) fn forget_empty_entries(&self) {
+        self.empty_entries.set((0, 0));
     }
 
     /// To be called before a descriptor of a table changes.
@@ -165,30 +165,30 @@ mod tests {
 
     #[test]
     fn a_hint_is_for_its_own_table_and_level() {
-        let mut hint = Hint::none();
+        let mut cache = WalkCache::none();
         for address in [0, 0xfff, 0x1000, 1 << 63] {
-            assert_eq!(hint.entry(address, 0x1000), None);
-            assert_eq!(hint.entry(address, 1), None);
+            assert_eq!(cache.entry(address, 0x1000), None);
+            assert_eq!(cache.entry(address, 1), None);
         }
-        hint.keep(3, 0x20_5000, 0x7028);
-        assert_eq!((hint.level(), hint.leaf()), (3, 0b11));
-        assert_eq!(hint.entry(0x20_0000, 0x1000), Some(0x7000));
-        assert_eq!(hint.entry(0x3f_f000, 0x1000), Some(0x7ff8));
-        assert_eq!(hint.entry(0x20_0000, 0x20_0000), None);
-        assert_eq!(hint.entry(0x20_0000, 0x2000), None);
+        cache.set_table(3, 0x20_5000, 0x7028);
+        assert_eq!((cache.level(), cache.leaf()), (3, 0b11));
+        assert_eq!(cache.entry(0x20_0000, 0x1000), Some(0x7000));
+        assert_eq!(cache.entry(0x3f_f000, 0x1000), Some(0x7ff8));
+        assert_eq!(cache.entry(0x20_0000, 0x20_0000), None);
+        assert_eq!(cache.entry(0x20_0000, 0x2000), None);
         for other in [0x1f_f000, 0x40_0000, 0x20_0008, 0x21_0fff, 0x3f_ffff, 0] {
-            assert_eq!(hint.entry(other, 0x1000), None, "{other:#x}");
+            assert_eq!(cache.entry(other, 0x1000), None, "{other:#x}");
         }
         // All bits of an address, and a table at address 0.
-        hint.keep(3, (1 << 48) - 0x1000, 0xff8);
-        assert_eq!(hint.entry((1 << 48) - 0x1000, 0x1000), Some(0xff8));
+        cache.set_table(3, (1 << 48) - 0x1000, 0xff8);
+        assert_eq!(cache.entry((1 << 48) - 0x1000, 0x1000), Some(0xff8));
         for bit in 21..64 {
-            assert_eq!(hint.entry(((1 << 48) - 0x1000) ^ 1 << bit, 0x1000), None);
+            assert_eq!(cache.entry(((1 << 48) - 0x1000) ^ 1 << bit, 0x1000), None);
         }
-        hint.keep(1, 5 << 39, 0x1000);
-        assert_eq!((hint.level(), hint.leaf()), (1, 0b01));
-        assert_eq!(hint.entry((6 << 39) - (1 << 30), 1 << 30), Some(0x1ff8));
-        hint.forget();
-        assert_eq!(hint.entry(5 << 39, 1 << 30), None);
+        cache.set_table(1, 5 << 39, 0x1000);
+        assert_eq!((cache.level(), cache.leaf()), (1, 0b01));
+        assert_eq!(cache.entry((6 << 39) - (1 << 30), 1 << 30), Some(0x1ff8));
+        cache.forget();
+        assert_eq!(cache.entry(5 << 39, 1 << 30), None);
     }
 }

@@ -114,7 +114,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             return;
         }
         // One store: an SMMU that looks all the same sees what it was, or an abort.
-        if let Place::At(at) = self.table.find(&self.hw.mem, stream)
+        if let EntryPlace::At(at) = self.table.find(&self.hw.mem, stream)
             && passes(&load_entry(&self.hw.mem, at))
         {
             self.abort_after_restart(at);
