@@ -32,7 +32,7 @@ pub enum Error<A> {
         address: A,
     },
     /// The entry to share is not a table, or not one that was lent.
-    NotLent {
+    NotShared {
         /// First such address.
         address: A,
     },
@@ -69,8 +69,8 @@ impl<A: Address> fmt::Display for Error<A> {
             Self::Borrowed { address } => {
                 write!(f, "{:#x} lies in tables of another owner", address.raw())
             }
-            Self::NotLent { address } => {
-                write!(f, "the table for {:#x} was not lent", address.raw())
+            Self::NotShared { address } => {
+                write!(f, "the table for {:#x} is not shared", address.raw())
             }
             Self::DifferentGeometry => f.write_str("the two tables differ in geometry"),
             Self::Level { level } => write!(f, "level {level} is not possible here"),

@@ -39,7 +39,7 @@
 //! alone: into contiguous groups, and with 4 KiB pages from there into a block of
 //! 2 MiB. Blocks are joined into groups where each was mapped as one, and never
 //! into a block of 1 GiB; tables of the other granules are not joined. In a
-//! table that [shares](Table::lend) something, groups are all.
+//! table that [shares](Table::share) something, groups are all.
 //! At level 1 of the support for changing block sizes the `nT` bit is not used
 //! ([`Bbm::Level1`]).
 #![no_std]

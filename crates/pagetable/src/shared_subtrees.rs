@@ -3,14 +3,14 @@
 //!
 //! One table owns the sub-tree and changes it; the other borrows it. The owner
 //! first makes every entry of the range at one level a table
-//! ([`Table::lend`]), and from then on these entries never change: tables that
+//! ([`Table::share`]), and from then on these entries never change: tables that
 //! were lent stay when they become empty. So a borrower has nothing to refresh,
 //! whatever the owner maps, protects or unmaps inside the range later.
 //!
 //! The owner's plans are then for both: each [`Invalidation`] inside the range
 //! has to be carried out for every borrower too before it is completed. A
 //! borrower is refused every change inside the range, and has to be destroyed,
-//! or to [give back](Table::give_back) the range, before the owner is destroyed.
+//! or to [give back](Table::return_borrowed) the range, before the owner is destroyed.
 
 use crate::descriptor::{BORROWED, SHARED, TABLE, VALID, is_table};
 use crate::error::Error;
@@ -34,7 +34,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     /// that level maps, [`Error::InputTooLarge`], [`Error::Borrowed`],
     /// [`Error::Unfinished`], [`Error::OutOfMemory`],
     /// [`Error::TableOutOfReach`]. Nothing has changed then.
-    pub fn lend(&mut self, range: Range<Ipa>, level: u8) -> Result<Invalidation<Ipa>, Error<Ipa>> {
+    pub fn share(&mut self, range: Range<Ipa>, level: u8) -> Result<Invalidation<Ipa>, Error<Ipa>> {
         let (lo, hi) = self.whole_entries(&range, level)?;
         // Everything that can fail comes before the first store.
         if self.has_shared_entries {
@@ -67,11 +67,11 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     /// `owner` has lent there. Nothing may be mapped in the range here.
     ///
     /// # Errors
-    /// [`Error::DifferentGeometry`], [`Error::NotLent`],
+    /// [`Error::DifferentGeometry`], [`Error::NotShared`],
     /// [`Error::AlreadyMapped`], [`Error::Borrowed`] (also when the owner has
-    /// borrowed it itself), and as for [`lend`](Self::lend). Nothing has changed
+    /// borrowed it itself), and as for [`share`](Self::share). Nothing has changed
     /// then.
-    pub fn share_from<N: Memory + Allocator>(
+    pub fn borrow<N: Memory + Allocator>(
         &mut self,
         owner: &Table<Stage2, N>,
         range: Range<Ipa>,
@@ -91,7 +91,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
             if entry.is_none_or(|(_, descriptor)| {
                 descriptor & (SHARED | BORROWED | TABLE | VALID) != SHARED | TABLE | VALID
             }) {
-                return Err(Error::NotLent {
+                return Err(Error::NotShared {
                     address: Ipa::new(at),
                 });
             }
@@ -117,9 +117,9 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     /// completed, nothing here refers to the owner's tables any more.
     ///
     /// # Errors
-    /// As for [`lend`](Self::lend), and [`Error::NotLent`] where the entry is
+    /// As for [`share`](Self::share), and [`Error::NotShared`] where the entry is
     /// not a borrowed one. Nothing has changed then.
-    pub fn give_back(
+    pub fn return_borrowed(
         &mut self,
         range: Range<Ipa>,
         level: u8,
@@ -131,7 +131,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
                 .entry_at(at, level)
                 .is_none_or(|(_, descriptor)| descriptor & BORROWED == 0)
             {
-                return Err(Error::NotLent {
+                return Err(Error::NotShared {
                     address: Ipa::new(at),
                 });
             }

@@ -12,7 +12,7 @@
 //! names the whole block, each page of it and the tables that lead there.
 //!
 //! Tables of blocks are not joined into larger blocks, nor blocks with a kept
-//! table into contiguous groups: what either would save is a first_words entries of a
+//! table into contiguous groups: what either would save is a few entries of a
 //! TLB for gigabytes that came page by page.
 
 use crate::descent::{down_4k, shift_4k};

@@ -33,15 +33,15 @@ fn what_the_owner_changes_the_borrower_sees() {
         owner.map(range(GIB, GIB), PhysAddr::new(GIB), RW).unwrap();
         let ram = range(GIB, 2 * GIB);
         assert_eq!(
-            borrower.share_from(&owner, ram, 1),
-            Err(Error::NotLent {
+            borrower.borrow(&owner, ram, 1),
+            Err(Error::NotShared {
                 address: Ipa::new(GIB)
             })
         );
-        let plan = owner.lend(ram, 1).unwrap();
+        let plan = owner.share(ram, 1).unwrap();
         assert!(plan.is_broken(), "a block of 1 GiB became a table");
         owner.complete(plan).unwrap();
-        borrower.share_from(&owner, ram, 1).unwrap();
+        borrower.borrow(&owner, ram, 1).unwrap();
         let same = |owner: &Table<Stage2, &Arena>, borrower: &Table<Stage2, &Arena>| {
             for at in [GIB, GIB + 0x1234, 2 * GIB - 1, 2 * GIB, 3 * GIB - 1] {
                 assert_eq!(owner.walk(Ipa::new(at)), borrower.walk(Ipa::new(at)));
@@ -72,11 +72,14 @@ fn what_the_owner_changes_the_borrower_sees() {
                 })
             );
         }
-        assert!(matches!(borrower.lend(ram, 1), Err(Error::Borrowed { .. })));
+        assert!(matches!(
+            borrower.share(ram, 1),
+            Err(Error::Borrowed { .. })
+        ));
         borrower
             .map(range(0, 0x1000), PhysAddr::new(0), RW)
             .unwrap();
-        let plan = borrower.give_back(ram, 1).unwrap();
+        let plan = borrower.return_borrowed(ram, 1).unwrap();
         assert_eq!(plan.range(), Some(ram));
         assert!(!plan.leaf_only());
         borrower.complete(plan).unwrap();
@@ -95,10 +98,10 @@ fn destroying_the_borrower_leaves_the_owner_whole() {
     owner
         .map(range(GIB, 0x1000), PhysAddr::new(GIB), RW)
         .unwrap();
-    let plan = owner.lend(range(GIB, GIB), 1).unwrap();
+    let plan = owner.share(range(GIB, GIB), 1).unwrap();
     owner.complete(plan).unwrap();
     let used = arena.bytes_in_use();
-    borrower.share_from(&owner, range(GIB, GIB), 1).unwrap();
+    borrower.borrow(&owner, range(GIB, GIB), 1).unwrap();
     assert_eq!(arena.bytes_in_use(), used, "sharing a root entry is free");
     borrower.destroy();
     assert!(owner.walk(Ipa::new(GIB)).is_ok());

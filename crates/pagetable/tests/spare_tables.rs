@@ -380,7 +380,7 @@ fn tables_that_are_lent_stay() {
     for (size, level) in [(BLOCK, 2), (1 << 30, 1)] {
         let memory = Scarce::new();
         let mut table = table(&memory, Bbm::Level2);
-        let plan = table.lend(range(0, size), level).unwrap();
+        let plan = table.share(range(0, size), level).unwrap();
         table.complete(plan).unwrap();
         fill(&mut table, 0);
         assert!(table.walk(Ipa::new(0)).unwrap().contiguous);
@@ -393,7 +393,7 @@ fn a_block_can_be_lent_as_its_table() {
     let memory = Scarce::new();
     let mut table = table(&memory, Bbm::Level2);
     fill(&mut table, 0);
-    let plan = table.lend(range(0, BLOCK), 2).unwrap();
+    let plan = table.share(range(0, BLOCK), 2).unwrap();
     assert_eq!(plan.range(), Some(range(0, BLOCK)));
     table.complete(plan).unwrap();
     assert!(!is_block(&table, 0));

@@ -168,9 +168,9 @@ fn who_borrows_remembers_nothing_of_the_owner() {
     let shared = range(512 * PAGE, 512 * PAGE);
     let arena = arena();
     let (mut owner, mut user) = (table(&arena, Bbm::Level2), table(&arena, Bbm::Level2));
-    let plan = owner.lend(shared, 2).unwrap();
+    let plan = owner.share(shared, 2).unwrap();
     owner.complete(plan).unwrap();
-    user.share_from(&owner, shared, 2).unwrap();
+    user.borrow(&owner, shared, 2).unwrap();
     let own = range(0, PAGE);
     let to = PhysAddr::new(0x9000_0000);
     user.map_whole(own, to, RAM, false).unwrap();

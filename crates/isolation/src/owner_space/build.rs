@@ -179,10 +179,10 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> OwnerSpace<'a, C, D> {
                     .walk(at.start())
                     .is_ok_and(|mapping| mapping.level <= SHARED_LEVEL);
                 if !whole && self.shared.note(start / size) {
-                    let plan = self.dma.lend(at, SHARED_LEVEL)?;
+                    let plan = self.dma.share(at, SHARED_LEVEL)?;
                     // No CPU and no SMMU walks the tables yet.
                     finish(&mut self.dma, plan);
-                    self.cpu.share_from(&self.dma, at, SHARED_LEVEL)?;
+                    self.cpu.borrow(&self.dma, at, SHARED_LEVEL)?;
                 }
                 start += size;
             }
