@@ -304,7 +304,7 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         }
         // And what it gives is where the memory is.
         let (to, attributes) = (F::output(to), F::attributes(access)?);
-        let mapped = self.table.map_whole(range, to, attributes, rest);
+        let mapped = self.table.map_recorded(range, to, attributes, rest);
         mapped.map_err(|error| match error {
             TableError::AlreadyMapped { .. } => MapError::AlreadyMapped,
             TableError::OutOfMemory | TableError::TableOutOfReach { .. } => MapError::NoMemory,
@@ -326,7 +326,7 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         }
         let range = range.input();
         self.sweep(Some(range))?;
-        let Some(taken) = self.table.take_first(range).map_err(|_| FlushFirst)? else {
+        let Some(taken) = self.table.unmap_first(range).map_err(|_| FlushFirst)? else {
             // Nor is there anything to come back to.
             self.sweep(None)?;
             return Ok(None);

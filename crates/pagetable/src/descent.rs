@@ -1,4 +1,4 @@
-//! The way down, which every operation starts with.
+//! The walk down the tables, which every operation starts with.
 //!
 //! With 4 KiB pages all shifts are constants here: the other granules take the
 //! same steps with numbers from the geometry.

@@ -25,10 +25,10 @@ pub(crate) const SH_INNER: u64 = 0b11 << 8;
 /// Bit 52: contiguous (D8.7.1).
 pub(crate) const CONTIGUOUS: u64 = 1 << 52;
 /// Bit 55 of a table descriptor, ignored by hardware (Tables D8-50, D8-51): the
-/// table below belongs to somebody else.
+/// table below belongs to another owner.
 pub(crate) const BORROWED: u64 = 1 << 55;
-/// Bit 56 of a table descriptor, ignored by hardware: somebody else's tables
-/// point to the table below too, so it has to stay.
+/// Bit 56 of a table descriptor, ignored by hardware: the table below is
+/// shared, so it has to stay.
 pub(crate) const SHARED: u64 = 1 << 56;
 
 /// Bits 47:12, where every address lies.

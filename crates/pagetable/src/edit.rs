@@ -13,14 +13,14 @@ use crate::table::{Bbm, ReservedTables, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
-/// What to do with each leaf.
+/// The change that is made to each leaf.
 #[derive(Clone, Copy)]
 enum Edit {
-    /// Take it away.
+    /// Unmaps the leaf.
     Unmap,
-    /// Give it these attribute bits.
+    /// Gives the leaf these attribute bits.
     Protect(u64),
-    /// Divide it until it is at this level.
+    /// Splits the leaf until it is at this level.
     Split(u8),
 }
 
@@ -34,11 +34,11 @@ struct Job<A> {
 }
 
 impl<F: Format, M: Memory + Allocator> Table<F, M> {
-    /// Takes away whatever is mapped in `range`; addresses where nothing is
-    /// mapped are no error. Blocks that reach out of the range are split, tables
-    /// that become empty are retired.
+    /// Unmaps all mappings in `range`. Addresses where nothing is mapped are no
+    /// error. Blocks that reach out of the range are split, and tables that
+    /// become empty are retired.
     ///
-    /// Returns what to invalidate; see [`Invalidation`] for what comes then.
+    /// Returns the invalidation that must follow; see [`Invalidation`].
     ///
     /// # Errors
     /// [`Error::Misaligned`], [`Error::InputTooLarge`], [`Error::Borrowed`],
@@ -51,8 +51,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         range: Range<F::Input>,
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
-        // One block or page, and then runs of them in one table, are what most
-        // requests are.
+        // Most requests are for one block or page, or for a run of them in one
+        // table.
         if let Some(entry) = self.exact_entry(lo, hi)
             && self.clear_entry_fast(entry)
         {
@@ -66,8 +66,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.unmap_slow(range)
     }
 
-    /// Clears `entry` if it is a block or page that may go alone, and an entry
-    /// beside it shows that the table stays. Returns whether it did.
+    /// Clears `entry` if it is a block or page that may change alone, and if an
+    /// entry next to it shows that the table is not empty. Returns whether it
+    /// did.
     #[inline(always)]
     fn clear_entry_fast(&self, entry: u64) -> bool {
         let load = |at| self.memory.load(PhysAddr::new(at));
@@ -84,7 +85,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         true
     }
 
-    /// More than one entry, or one with something special about it.
+    /// Unmaps more than one entry, or an entry that the fast path does not
+    /// take.
     #[inline(never)]
     fn unmap_slow(
         &mut self,
@@ -92,8 +94,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) -> Result<Invalidation<F::Input>, Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         let mut plan = self.plan();
-        // A run of blocks or pages in one table that stays in use. Whatever else
-        // is found is left to the general case.
+        // A run of blocks or pages in one table that stays in use. Every other
+        // case goes to the general code.
         if hi <= self.change_limit
             && !self.has_shared_entries
             && matches!(self.geometry.granule(), Granule::Size4K)
@@ -111,9 +113,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.apply_edit(range, Edit::Unmap, plan)
     }
 
-    /// Clears a run of entries at `LEVEL` that are all blocks or pages which may
-    /// go alone. Returns whether that was all there is to do: no other entry was
-    /// found, and the table is not empty now.
+    /// Clears a run of entries at `LEVEL` that are all blocks or pages which
+    /// may change alone. Returns whether this completed the request: no other
+    /// entry was found, and the table is not empty now.
     #[inline(always)]
     fn clear_run<const LEVEL: u8>(
         &self,
@@ -128,7 +130,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let group = Granule::Size4K.contiguous_entries(LEVEL) << place.shift;
         let mut stop = if LEVEL == LAST { 0 } else { TABLE | HAS_SPARE };
         if (lo | hi) & (group - 1) != 0 {
-            // Members of a group would be left behind.
+            // A part of a group would be left.
             stop |= CONTIGUOUS;
         }
         let end = place.entry + ((hi - lo) >> place.shift) * 8;
@@ -151,7 +153,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if entry < end {
             return false;
         }
-        // An entry beside the run shows that the table stays.
+        // An entry next to the run shows that the table is not empty.
         let used = |at| self.memory.load(PhysAddr::new(at)) != 0;
         let table_end = place.table + Granule::Size4K.bytes();
         LEVEL == start
@@ -200,8 +202,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.apply_edit(range, Edit::Split(level), plan)
     }
 
-    /// Takes out the tables around `range` that are empty, now that nothing is in
-    /// it. `plan` has what was done already.
+    /// Retires the tables around `range` that are empty, now that nothing is
+    /// mapped in it. `plan` has the changes so far.
     #[cold]
     pub(crate) fn retire_empty(
         &mut self,
@@ -211,8 +213,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.apply_edit(range, Edit::Unmap, plan)
     }
 
-    /// The general case. `plan` has what was done already, which is so only
-    /// when nothing here can fail.
+    /// The general case. `plan` has the changes so far; there are some only if
+    /// nothing here can fail.
     #[cold]
     fn apply_edit(
         &mut self,
@@ -223,9 +225,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.walk_cache.forget();
         let (lo, hi) = self.checked(&range)?;
 
-        // Down to the table in which the range has more than one entry, or one
-        // that is not a table. Where the walk came through is remembered for
-        // tables that become empty.
+        // Goes down to the table in which the range has more than one entry, or
+        // one that is not a table. The path is remembered for tables that
+        // become empty.
         let mut path = [(PhysAddr::new(0), 0u64); LAST as usize];
         let mut depth = 0;
         let mut table = self.root;
@@ -283,7 +285,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok(plan)
     }
 
-    /// How many tables the change needs, or why it cannot be.
+    /// How many tables the change needs, or why it is refused.
     fn count_tables(
         &self,
         table: PhysAddr,
@@ -313,7 +315,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                         self.count_tables(self.child(descriptor), level + 1, at, end, edit)?;
                 }
             } else if descriptor & HAS_SPARE == 0 {
-                // For the others there is a table.
+                // Blocks with a spare table need no other.
                 let divide = |level| matches!(edit, Edit::Split(target) if level < target);
                 if !whole || divide(level) {
                     needed += 1 + tables_below(&self.geometry, level + 1, at, end, &divide);
@@ -371,7 +373,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let size = self.geometry.level_bytes(level);
         let child = self.child(descriptor);
         let unmap = matches!(job.edit, Edit::Unmap);
-        // A last-level table has nothing lent or kept below it.
+        // Below a last-level table, nothing is shared and there is no spare
+        // table.
         let drop_whole = unmap
             && end - at == size
             && descriptor & SHARED == 0
@@ -385,7 +388,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.memory.store(entry, 0);
         if online {
             self.retire(&mut job.plan, child, level + 1);
-            // Pages may be cached from anywhere below; in the other case each
+            // Pages from anywhere below may be cached. In the other case each
             // leaf was noted already.
             let level = if drop_whole { LAST } else { level + 1 };
             job.plan.add_change(at, end, level);
@@ -443,7 +446,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             Edit::Split(target) if level >= target => return,
             _ => {
                 let Some(child) = self.take_table(&mut job.pool) else {
-                    // The survey counted every split.
+                    // `count_tables` counted every split.
                     return;
                 };
                 let bits = descriptor & !self.layout.field() & !CONTIGUOUS & !(TABLE | VALID);
@@ -451,8 +454,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 self.fill_table(child, level + 1, start, start + size, output, bits, false);
                 self.edit_table(job, child, level + 1, at, end, false);
                 let mut new = self.layout.table(child);
-                // Also a table below one that is not linked yet: nobody comes
-                // back to it.
+                // A table below one that is not linked yet is published too,
+                // because no later step would do it.
                 self.memory.publish(child, self.geometry.granule().bytes());
                 if online && self.bbm < Bbm::Level2 {
                     new &= !VALID;
@@ -466,8 +469,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// Applies the change to the table that is kept for the block in `entry`,
-    /// which takes the place of the block first unless it goes as well.
+    /// Applies the change to the spare table of the block in `entry`. The table
+    /// replaces the block first, unless both are unmapped.
     #[cold]
     fn edit_spare_table(
         &self,
@@ -479,7 +482,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let size = self.geometry.level_bytes(level);
         let start = at & !(size - 1);
         let Some(table) = self.take_spare_table(start) else {
-            // Rather too little is mapped than too much.
+            // If this ever happens, it is safer to unmap too much.
             debug_assert!(false, "a kept table that is in no index");
             self.memory.store(entry, 0);
             job.plan.add_change(start, start + size, LAST);
@@ -488,20 +491,21 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         };
         let descriptor = self.layout.table(table);
         if !(matches!(job.edit, Edit::Unmap) && end - at == size) {
-            // One store, at level 2 (D8.17.2): both translate alike.
+            // One store is enough at level 2 (D8.17.2), because both translate
+            // alike.
             self.memory.store(entry, descriptor);
             self.memory.publish(entry, 8);
         }
-        // The block, pages from before it, and the way to them may all be in a
-        // TLB. What changes in the table adds the level of pages.
+        // The block, older pages, and the descriptors that lead to them may all
+        // be in a TLB. Changes in the table add the level of pages.
         job.plan.add_change(start, start + size, level);
         job.plan.set_table_replaced();
         self.edit_child(job, entry, descriptor, level, (at, end), true);
     }
 
-    /// Clears the hint in a whole group, before an entry of it changes alone: a
-    /// TLB may hold the group as one entry (D8.7.1), and would refill it from
-    /// any member that still has the hint.
+    /// Clears the contiguous hint in a whole group before one of its entries
+    /// changes alone. A TLB may hold the group as one entry (D8.7.1), and would
+    /// fill it again from any member that still has the hint.
     #[cold]
     fn clear_contiguous_group(
         &self,
@@ -535,9 +539,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// Whether a table at `level` has no entry left after `lo..hi` was taken
-    /// out of it. Looks next to the hole first, where a table in use most
-    /// likely has something.
+    /// Whether a table at `level` is empty after `lo..hi` was unmapped. Looks
+    /// next to the hole first, where a table in use most likely has an entry.
     fn is_empty(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) -> bool {
         let used = |index: u64| self.memory.load(PhysAddr::new(table.raw() + index * 8)) != 0;
         let entries = self.entries(level);
@@ -548,8 +551,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.memory.is_clear(table, entries)
     }
 
-    /// Makes pending entries in `lo..hi` valid, now that what they replace is
-    /// in no TLB.
+    /// Makes pending entries in `lo..hi` valid, now that the entries that they
+    /// replace are in no TLB.
     pub(crate) fn validate_pending(&self, table: PhysAddr, level: u8, lo: u64, hi: u64) {
         let size = self.geometry.level_bytes(level);
         let first = self.entry(table, level, lo);

@@ -15,7 +15,7 @@ pub enum Error<A> {
     InputTooLarge,
     /// The output ends past the output addresses of the geometry.
     OutputTooLarge,
-    /// Something is mapped already inside the range to map.
+    /// Something is already mapped inside the range to map.
     AlreadyMapped {
         /// First such address.
         address: A,
@@ -31,7 +31,7 @@ pub enum Error<A> {
         /// First such address.
         address: A,
     },
-    /// The entry to share is not a table, or not one that was lent.
+    /// The entry to borrow is not a table, or not a shared one.
     NotShared {
         /// First such address.
         address: A,

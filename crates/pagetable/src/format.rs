@@ -22,7 +22,8 @@ pub enum MemoryType {
     NormalNonCacheable,
 }
 
-/// What stage 1 allows. Writable and executable at once cannot be said.
+/// The accesses that stage 1 allows. Memory that is both writable and
+/// executable cannot be expressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
     /// Reads only.
@@ -83,7 +84,7 @@ pub struct Stage2Attributes {
     pub read: bool,
     /// Whether writes are allowed.
     pub write: bool,
-    /// Who may fetch instructions.
+    /// The exception levels that may fetch instructions.
     pub execute: Execute,
 }
 
@@ -103,9 +104,9 @@ mod sealed {
 pub trait Format: sealed::Sealed + Copy + PartialEq + fmt::Debug {
     /// Addresses that are translated.
     type Input: Address;
-    /// What they become.
+    /// The addresses that they are translated to.
     type Output: Address;
-    /// What a mapping allows.
+    /// The attributes of a mapping.
     type Attributes: Copy + PartialEq + fmt::Debug;
 
     /// Whether the format is of stage 2.
@@ -113,14 +114,14 @@ pub trait Format: sealed::Sealed + Copy + PartialEq + fmt::Debug {
     /// Bits that cannot change between two valid descriptors: memory type,
     /// shareability and `nG` (D8.17.1, R WHZWS).
     const BREAK: u64;
-    /// Every bit that [`encode`](Self::encode) decides.
+    /// Mask of the bits that [`encode`](Self::encode) sets.
     const MASK: u64;
 
     /// The attribute bits of a block or page, without type, address and
     /// contiguous bit.
     fn encode(attributes: Self::Attributes) -> u64;
 
-    /// What the attribute bits of a block or page say.
+    /// Decodes the attribute bits of a block or page.
     ///
     /// # Errors
     /// [`Reserved`] for bits that [`encode`](Self::encode) never gives.
@@ -160,7 +161,7 @@ impl MemoryType {
     }
 }
 
-/// A device is never executable, whatever was asked for.
+/// Device memory is never executable, even if the caller asks for it.
 #[inline(always)]
 const fn effective(memory: MemoryType, access: Access) -> Access {
     match (memory, access) {

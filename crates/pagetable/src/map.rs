@@ -1,4 +1,5 @@
-//! Mapping what was not mapped: survey first, then stores that cannot fail.
+//! Maps addresses where nothing is mapped: first counts the tables that are
+//! needed, then makes stores that cannot fail.
 
 use crate::descent::{Place, down_4k, run_level_4k};
 use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, is_table, leaf_type};
@@ -9,7 +10,8 @@ use crate::table::{ReservedTables, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
-/// One request, as numbers: leaf bits without type and address.
+/// One request: the leaf bits without type and address, and the first level for
+/// leaves.
 #[derive(Clone, Copy)]
 struct Request {
     bits: u64,
@@ -43,10 +45,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) -> Result<(), Error<F::Input>> {
         let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
         let bits = F::encode(attributes);
-        // One block or page, and then runs of them in one table, are what most
-        // requests are. Addresses are checked in the order in which that costs
-        // least; what fails for whatever reason is looked at again with more
-        // care.
+        // Most requests are for one block or page, or for a run of them in one
+        // table. Addresses are checked in the order that costs least. A request
+        // that fails a check goes to the slow path, which finds out why.
         let size = hi - lo;
         if out & ((size - 1) | self.invalid_output_bits) == 0
             && let Some(entry) = self.exact_entry(lo, hi)
@@ -61,7 +62,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.map_slow(range, out, bits)
     }
 
-    /// More than one entry, or one with something special about it.
+    /// Maps more than one entry, or an entry that the fast path does not take.
     #[inline(never)]
     pub(crate) fn map_slow(
         &mut self,
@@ -123,7 +124,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     }
 
     /// Maps a run of whole entries at `LEVEL`, if its table exists and nothing
-    /// is there. Returns whether it did.
+    /// is mapped there. Returns whether it did.
     #[inline(always)]
     fn map_run<const LEVEL: u8>(&self, lo: u64, hi: u64, out: u64, bits: u64) -> bool {
         let start = self.geometry.start_level();
@@ -131,7 +132,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return false;
         };
         let count = (hi - lo) >> place.shift;
-        // One whole group, which has a number of entries that is known here.
+        // One whole group has a constant number of entries.
         const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
         if count == GROUP && (lo | out) & ((GROUP << place.shift) - 1) == 0 {
             let at = |index| PhysAddr::new(place.entry + index * 8);
@@ -188,8 +189,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let mut at = place.entry;
         let mut out = out;
         let mut run = |count: u64, bits: u64| {
-            // Bits of the address never carry out of where they are, but in
-            // the one format that has them in two places.
+            // Addresses never carry out of the address field, except in the one
+            // format that splits the field.
             let step = self.layout.encode(size);
             let first = self.layout.encode(out);
             let bytes = count << place.shift;
@@ -238,7 +239,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.fill(place, lo, hi, out, bits, online);
     }
 
-    /// How many tables the request needs, or why it cannot be.
+    /// How many tables the request needs, or why it is refused.
     fn count_map_tables(
         &self,
         table: PhysAddr,
@@ -279,9 +280,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok(needed)
     }
 
-    /// Writes what the survey found possible. Tables that are not linked yet
-    /// (`online` false) are filled without publishing; the one store that links
-    /// them comes after the whole table was published.
+    /// Writes the entries after `count_map_tables` succeeded. Tables that are
+    /// not linked yet (`online` false) are filled without publishing; the one
+    /// store that links them comes after the whole table was published.
     #[expect(
         clippy::too_many_arguments,
         reason = "the position has that many numbers"
@@ -298,7 +299,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         online: bool,
     ) {
         if level == LAST {
-            // Nothing but pages, and nothing was in their way.
+            // Only pages are written here, and their entries are free.
             self.fill_table(table, level, lo, hi, out, request.bits, online);
             return;
         }

@@ -1,12 +1,12 @@
-//! Mappings that can be taken away only as a whole, and joining what belongs to
-//! several of them into larger entries.
+//! Mappings whose first address is recorded, so that they can only be unmapped
+//! as a whole; and joining neighbouring mappings into larger entries.
 //!
-//! Software has bit 57 of a block or page (bits 58:55 are ignored by hardware,
-//! Tables D8-51 and D8-52): [`CONTINUES`] says that the entry goes on with the
-//! mapping of the entry before it. So the first entry of each mapping is known
-//! without any memory beside the tables, and stays known when entries get the
-//! contiguous hint, since each keeps its bit. When a whole table gives way to a
-//! block, it is kept for these bits: see `kept`.
+//! Hardware ignores bits 58:55 of a block or page (Tables D8-51 and D8-52), and
+//! bit 57 is [`CONTINUES`]: the entry continues the mapping of the entry before
+//! it. So the first entry of each mapping is known without any memory outside
+//! of the tables. This stays true when entries get the contiguous hint, since
+//! each keeps its bit. When a block replaces a whole table, the table is kept
+//! for these bits: see `spare_tables`.
 
 use crate::descent::{leaf, run_level_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID, is_table, leaf_type};
@@ -19,16 +19,16 @@ use crate::table::{Bbm, Table};
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
-/// Bit 57 of a block or page: it is not the first of its mapping.
+/// Bit 57 of a block or page: the entry is not the first of its mapping.
 pub(crate) const CONTINUES: u64 = 1 << 57;
 
-/// The page of every [hint](crate::walk_cache).
+/// The page size of every [walk cache](crate::walk_cache).
 const PAGE_4K: u64 = Granule::Size4K.bytes();
 
-/// Entries of a group with 4 KiB pages.
+/// Entries of a contiguous group with 4 KiB pages.
 const GROUP_4K: u64 = Granule::Size4K.contiguous_entries(LAST);
 
-/// Entries of one table from which some are taken.
+/// Neighbouring entries of one table, some of which are unmapped.
 #[derive(Clone, Copy)]
 struct Run {
     entry: u64,
@@ -38,34 +38,34 @@ struct Run {
     members: u64,
 }
 
-/// A mapping, or a part of one, that was taken away.
+/// A mapping, or a part of one, that was unmapped.
 #[derive(Debug)]
-pub struct Taken<F: Format> {
-    /// Input addresses.
+pub struct UnmappedRun<F: Format> {
+    /// The input addresses.
     pub range: Range<F::Input>,
-    /// Output for the first of them.
+    /// The output address of the first input address.
     pub output: F::Output,
-    /// What was allowed there.
+    /// The attributes that it had.
     pub attributes: F::Attributes,
-    /// What to invalidate, as after [`Table::unmap`].
+    /// The invalidation that must follow, as after [`Table::unmap`].
     pub plan: Invalidation<F::Input>,
 }
 
 impl<F: Format, M: Memory + Allocator> Table<F, M> {
-    /// As [`map`](Self::map), and keeps where the mapping begins: at the first
-    /// address of `range`, or where the mapping before it does if this is the
-    /// `rest` of that one.
+    /// As [`map`](Self::map), and records where the mapping begins: at the
+    /// first address of `range`, or where the mapping before it begins if this
+    /// one `continues` it.
     ///
-    /// With [`Bbm::Level2`], neighbours that together fill an aligned group get
-    /// the contiguous hint, each in one store: at that level nobody needs to be
-    /// told (D8.17.2), since both kinds of entry translate alike. With 4 KiB
-    /// pages, a table that is full of such groups which continue each other
-    /// gives way to a block, as long as there is memory to note that.
+    /// With [`Bbm::Level2`], neighbours that fill an aligned group get the
+    /// contiguous hint, with one store each. At that level no invalidation is
+    /// needed (D8.17.2), since both kinds of entry translate alike. With 4 KiB
+    /// pages, a block replaces a table that is full of groups which continue
+    /// each other, if there is memory to record the table.
     ///
     /// # Errors
     /// As [`map`](Self::map).
     #[inline(always)]
-    pub fn map_whole(
+    pub fn map_recorded(
         &mut self,
         range: Range<F::Input>,
         output: F::Output,
@@ -74,7 +74,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     ) -> Result<(), Error<F::Input>> {
         let (lo, hi, out) = (range.start().raw(), range.end().raw(), output.raw());
         let size = hi - lo;
-        // As in `map`: one block or page is what most requests are.
+        // As in `map`, most requests are for one block or page.
         let entry = if size == PAGE_4K {
             self.exact_entry(lo, hi)
         } else {
@@ -95,32 +95,32 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             let bits = F::encode(attributes) | joined | self.walk_cache.leaf();
             self.memory.store(at, out | bits);
             self.memory.publish(at, 8);
-            // As `could_join`: with 4 KiB pages a group has as many entries at
-            // every level.
+            // This is `could_join`: with 4 KiB pages a group has as many
+            // entries at every level.
             if (lo ^ out) & (size * GROUP_4K - 1) == 0 && self.bbm == Bbm::Level2 {
                 self.join_group(lo, entry, self.walk_cache.level());
             }
             return Ok(());
         }
-        self.map_whole_slow(range, out, F::encode(attributes), continues)
+        self.map_recorded_slow(range, out, F::encode(attributes), continues)
     }
 
     #[inline(never)]
-    fn map_whole_slow(
+    fn map_recorded_slow(
         &mut self,
         range: Range<F::Input>,
         out: u64,
         bits: u64,
         continues: bool,
     ) -> Result<(), Error<F::Input>> {
-        if self.map_run_whole(range, out, bits, continues) {
+        if self.map_run_recorded(range, out, bits, continues) {
             return Ok(());
         }
         self.map_slow(range, out, bits | CONTINUES)?;
         let (lo, last) = (range.start().raw(), range.end().raw() - 1);
         if !continues && let Ok((entry, _)) = self.leaf_entry(lo) {
             let at = PhysAddr::new(entry);
-            // Hardware ignores the bit, so that nobody needs to see the store.
+            // Hardware ignores the bit, so no walker needs to see this store.
             self.memory.store(at, self.memory.load(at) & !CONTINUES);
         }
         for at in [lo, last] {
@@ -129,7 +129,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             {
                 self.join_group(at, entry, level);
                 if level == LAST {
-                    // Also of groups that came complete.
+                    // This also joins groups that were mapped complete.
                     self.join_block(at, entry);
                 }
             }
@@ -137,9 +137,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok(())
     }
 
-    /// A run of pages in one table with 4 KiB pages, if nothing is there and the
-    /// table is. Returns whether it did.
-    fn map_run_whole(
+    /// Maps a run of pages in one table with 4 KiB pages, if nothing is mapped
+    /// there and the table exists. Returns whether it did.
+    fn map_run_recorded(
         &mut self,
         range: Range<F::Input>,
         out: u64,
@@ -149,7 +149,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         let page = PAGE_4K;
         let one_table = run_level_4k(lo | hi | out, lo ^ (hi - 1)).is_some_and(|level| {
-            // Where a block would do, the general case knows.
+            // The slow path knows where a block can be used.
             level == LAST
         });
         let most = self.geometry.output_end();
@@ -169,7 +169,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.walk_cache.forget_empty_entries();
         let descriptor = out | bits | CONTINUES | self.walk_cache.leaf();
         let group = GROUP_4K * page;
-        // Entries before, in and after the part that is of whole groups.
+        // The numbers of entries before, in and after the whole groups.
         let (mut before, mut inside) = (count, 0);
         let start = lo.next_multiple_of(group);
         let end = hi & !(group - 1);
@@ -201,9 +201,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         true
     }
 
-    /// Whether a mapping made by [`map_whole`](Self::map_whole) reaches across
-    /// `address`, so that what lies before it cannot go without what comes
-    /// after.
+    /// Whether a mapping made by [`map_recorded`](Self::map_recorded) contains
+    /// both `address` and the address before it, so that the part before
+    /// `address` cannot be unmapped alone.
     #[inline(always)]
     pub fn reaches_across(&self, address: F::Input) -> bool {
         let at = address.raw();
@@ -232,18 +232,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         across
     }
 
-    /// Takes away the first run of entries in `range` that continue each other
-    /// in input, output and attributes, all in one table. `None` when nothing is
-    /// mapped there. The caller has made sure that no mapping
-    /// [reaches across](Self::reaches_across) the ends of `range`.
+    /// Unmaps the first run of entries in `range` that continue each other in
+    /// input, output and attributes, all in one table. `None` if nothing is
+    /// mapped there. The caller has made sure that no mapping [reaches
+    /// across](Self::reaches_across) the ends of `range`.
     ///
     /// # Errors
     /// As [`unmap`](Self::unmap).
     #[inline(always)]
-    pub fn take_first(
+    pub fn unmap_first(
         &mut self,
         range: Range<F::Input>,
-    ) -> Result<Option<Taken<F>>, Error<F::Input>> {
+    ) -> Result<Option<UnmappedRun<F>>, Error<F::Input>> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         if let Some(entry) = self.exact_entry(lo, hi) {
             let at = PhysAddr::new(entry);
@@ -254,7 +254,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             {
                 self.memory.store(at, 0);
                 self.memory.publish(at, 8);
-                return Ok(Some(Taken {
+                return Ok(Some(UnmappedRun {
                     range,
                     output: F::Output::new(self.layout.decode(descriptor)),
                     attributes,
@@ -262,11 +262,15 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 }));
             }
         }
-        self.take_first_slow(lo, hi)
+        self.unmap_first_slow(lo, hi)
     }
 
     #[inline(never)]
-    fn take_first_slow(&mut self, lo: u64, hi: u64) -> Result<Option<Taken<F>>, Error<F::Input>> {
+    fn unmap_first_slow(
+        &mut self,
+        lo: u64,
+        hi: u64,
+    ) -> Result<Option<UnmappedRun<F>>, Error<F::Input>> {
         if self.has_shared_entries {
             let hi = hi.min(self.geometry.input_end());
             self.find_borrowed(self.root, self.geometry.start_level(), lo, hi)?;
@@ -279,8 +283,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let Ok(attributes) = F::decode(first) else {
             return Ok(None);
         };
-        // Up to the end of the table. Entries of one mapping are alike but for
-        // the address and where they begin.
+        // The run ends at the end of the table. Entries of one mapping differ
+        // only in the address and in `CONTINUES`.
         let left = self.entries(level) - self.index(level, start);
         let most = left.min((hi - start) >> self.geometry.level_shift(level));
         let output = self.layout.decode(first);
@@ -297,7 +301,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             0
         };
         let (end, plan) = if taken == 0 {
-            // Part of a group, or of a block, or a block with a kept table.
+            // This is a part of a group or of a block, or a block with a spare
+            // table.
             let end = (start & !(size - 1)).saturating_add(size).min(hi);
             let Ok(range) = Range::new(F::Input::new(start), F::Input::new(end)) else {
                 return Ok(None);
@@ -319,7 +324,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let Ok(range) = Range::new(F::Input::new(start), F::Input::new(end)) else {
             return Ok(None);
         };
-        Ok(Some(Taken {
+        Ok(Some(UnmappedRun {
             range,
             output: F::Output::new(output | start & (size - 1)),
             attributes,
@@ -327,19 +332,19 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }))
     }
 
-    /// Clears entries that continue `first`, whole groups at a time where they
-    /// have the hint; how many. 0 when a part of a group would be left.
+    /// Clears entries that continue `first`, and whole groups if they have the
+    /// contiguous hint. Returns how many; 0 if a part of a group would be left.
     fn clear_continuing(&self, run: Run, first: u64) -> u64 {
         let at = |index: u64| PhysAddr::new(run.entry + index * 8);
-        // Addresses and sizes never carry into the bits above: outputs that
-        // continue each other are below the end of the output addresses.
+        // Adding a size never carries out of the address field, since outputs
+        // that continue each other are below the end of the output addresses.
         let step = self.layout.encode(run.size);
         let alike = first & !(CONTINUES | CONTIGUOUS);
         let mut done = 0;
         let mut expected = alike;
         let group_step = run.members * step;
-        // Of groups, as long as they begin here and end within the run: the other
-        // members go on where the first begins.
+        // Whole groups are cleared if they begin here and end within the run.
+        // The other members continue the first.
         let aligned = (run.entry >> 3) & (run.members - 1);
         loop {
             while (aligned + done) & (run.members - 1) == 0
@@ -361,20 +366,19 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         done
     }
 
-    /// Whether an entry beside `first..end` of a table of `size` bytes shows that
-    /// the table is not empty.
+    /// Whether an entry next to `first..end` shows that the table of `size`
+    /// bytes is not empty.
     #[inline(always)]
     fn is_used_beside(&self, first: u64, end: u64, size: u64) -> bool {
-        // Every table but a root begins and ends at a multiple of its size; at
-        // the ends of one, nothing is said of what lies beyond.
+        // Every table but a root begins and ends at a multiple of its size. At
+        // its ends there is no entry to look at.
         let inside = size - 1;
         let load = |at| self.memory.load(PhysAddr::new(at));
         first & inside != 0 && load(first - 8) != 0 || end & inside != 0 && load(end) != 0
     }
 
-    /// Whether the table around `address` may stay although it may be empty, to be
-    /// looked at again by [`sweep`](Self::sweep). There is one such table at a
-    /// time.
+    /// Whether the table around `address` may stay although it may be empty,
+    /// until [`sweep`](Self::sweep). There is one such table at a time.
     #[inline(always)]
     fn may_leave_empty(&mut self, address: u64) -> bool {
         let span = self.span_of_table();
@@ -387,15 +391,15 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// log2 of what a table of the last level maps.
+    /// log2 of the bytes that a table of the last level maps.
     #[inline(always)]
     fn span_of_table(&self) -> u32 {
         self.geometry.level_shift(LAST - 1)
     }
 
-    /// Takes out the table that [`take_first`](Self::take_first) left empty, if
-    /// there is one, it is still empty, and `range` does not lie in it: the next
-    /// mapping is likely to be there again. `None` for `range` spares nothing.
+    /// Retires the table that [`unmap_first`](Self::unmap_first) left empty, if
+    /// it is still empty and `range` is not in it, since the next mapping is
+    /// likely to be there again. With `None` no table stays.
     ///
     /// # Errors
     /// As [`unmap`](Self::unmap).
@@ -407,7 +411,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let Some(at) = self.empty_table else {
             return Ok(None);
         };
-        // A table of a level above may go a little early.
+        // A table of a higher level may be retired a little early.
         let span = self.span_of_table();
         if range.is_some_and(|range| range.start().raw() >> span == at >> span) {
             return Ok(None);
@@ -430,8 +434,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.unmap(range).map(Some)
     }
 
-    /// The first address in `lo..hi` at which something is mapped, with the
-    /// place and level of its block or page.
+    /// The first mapped address in `lo..hi`, with the address of its entry and
+    /// its level.
     fn next_leaf(&self, lo: u64, hi: u64) -> Option<(u64, u64, u8)> {
         let mut at = lo;
         while at < hi && at < self.geometry.input_end() {
@@ -446,8 +450,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         None
     }
 
-    /// Where the block or page for `address` is, and at which level; or the
-    /// level at which there is nothing.
+    /// The address of the block or page entry for `address`, and its level; or
+    /// the level at which nothing is mapped.
     fn leaf_entry(&self, address: u64) -> Result<(u64, u8), u8> {
         let mut table = self.root;
         let mut level = self.geometry.start_level();
@@ -465,8 +469,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// Whether entries at `level` that map `lo` to `out` may be part of a
-    /// group at all.
+    /// Whether entries at `level` that map `lo` to `out` can be in a contiguous
+    /// group.
     #[inline(always)]
     fn could_join(&self, level: u8, lo: u64, out: u64) -> bool {
         let members = self.geometry.granule().contiguous_entries(level);
@@ -474,9 +478,9 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         (lo ^ out) & (group - 1) == 0 && members > 1 && self.bbm == Bbm::Level2
     }
 
-    /// Gives the aligned group around `entry`, which is for `address`, the
-    /// contiguous hint if all of its entries are there and continue each other,
-    /// and goes on with its table if that completes it.
+    /// Gives the aligned group around `entry`, the entry for `address`, the
+    /// contiguous hint, if all of its entries are mapped and continue each
+    /// other. Continues with the table if that completes the table.
     #[cold]
     #[inline(never)]
     fn join_group(&mut self, address: u64, entry: u64, level: u8) {

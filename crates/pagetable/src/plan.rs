@@ -1,14 +1,14 @@
-//! What has to be invalidated after a change, as a value.
+//! The invalidation that a change needs, as a value.
 
 use crate::geometry::{Granule, LAST};
 use core::fmt;
 use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 
-/// TLB invalidation that a change has made necessary.
+/// The TLB invalidation that a change needs.
 ///
-/// The change itself is in memory and published when a caller gets this value.
-/// The caller then
+/// The change is in memory and published when a caller gets this value. The
+/// caller then
 ///
 /// 1. invalidates [`range`](Self::range) on **every** CPU and SMMU that
 ///    translates through these tables, and waits until that has completed;
@@ -16,41 +16,44 @@ use portcullis_addr::{Address, PhysAddr, Range};
 ///    frees tables that no walker can reach any more and makes entries valid
 ///    that had to be broken first (DDI 0487, D8.17.1).
 ///
-/// Dropping the value loses the retired tables, and when something was broken
-/// the table refuses every later change ([`Error::Unfinished`](crate::Error)):
-/// what is forgotten stays safe and is seen.
+/// Dropping the value leaks the retired tables. If an entry was broken, the
+/// table then refuses every later change ([`Error::Unfinished`](crate::Error)),
+/// so a forgotten plan is safe and is noticed.
 ///
-/// Until step 2 the range must not be mapped anew, since a new entry beside a
-/// stale one is what break-before-make is there to prevent.
+/// Until step 2 the range must not be mapped again: a new entry beside a stale
+/// one is what break-before-make prevents.
 #[must_use = "the old translation can be in use until it is invalidated, and its tables until they are freed"]
 pub struct Invalidation<A> {
     pub(crate) owner: PhysAddr,
     pub(crate) start: u64,
-    /// 0 when nothing changed, since a range is never empty.
+    /// The end of the changed range; 0 if nothing changed, since a range is
+    /// never empty.
     pub(crate) end: u64,
-    /// What there is to do after the invalidation, 0 when nothing: head of the
-    /// list of retired tables, see `retire`, and [`BROKEN`].
+    /// The work after the invalidation; 0 if there is none. It is the head of
+    /// the list of retired tables, see `retire`, and [`BROKEN`].
     after_work: u64,
-    /// One word, because a value that is written in bytes and read as a whole
-    /// has to wait for the store buffer.
+    /// Levels, granule and flags. They are in one word because a value that is
+    /// written byte by byte and read as a whole has to wait for the store
+    /// buffer.
     notes: u64,
     space: PhantomData<A>,
 }
 
-/// In what is left to do, in a bit that no link has: entries in the range are
+/// In the after-work, in a bit that no link has: entries in the range are
 /// pending.
 const BROKEN: u64 = 1;
 
 /// In the notes: the highest and the lowest level that changed, two bits each.
 const HIGHEST: u32 = 0;
 const LOWEST: u32 = 2;
-/// A table was taken out that is not on the list.
+/// A table descriptor changed although no table was retired, so that a
+/// leaf-only invalidation is not enough.
 const TABLE_REPLACED: u64 = 1 << 4;
 /// log2 of the granule.
 const GRANULE: u32 = 8;
 
 impl<A: Address> Invalidation<A> {
-    /// Nothing yet, for the table with this root.
+    /// An empty plan for the table with this root.
     #[inline(always)]
     pub(crate) fn new(owner: PhysAddr, granule: Granule) -> Self {
         Self {
@@ -63,7 +66,7 @@ impl<A: Address> Invalidation<A> {
         }
     }
 
-    /// One block or page, of which `notes` say the rest.
+    /// A plan for one block or page, with its notes.
     #[inline(always)]
     pub(crate) fn for_one_leaf(owner: PhysAddr, start: u64, end: u64, notes: u64) -> Self {
         Self {
@@ -94,8 +97,8 @@ impl<A: Address> Invalidation<A> {
     }
 
     /// Whether nothing that could be cached has changed. Such a plan needs no
-    /// invalidation, and [`Table::complete`](crate::Table::complete) has
-    /// nothing to do.
+    /// invalidation, and [`Table::complete`](crate::Table::complete) does
+    /// nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.end == 0
@@ -118,8 +121,8 @@ impl<A: Address> Invalidation<A> {
             .then_some(self.highest())
     }
 
-    /// Bytes from one invalidation by address to the next that together hit
-    /// every entry that changed: the size of the smallest of them.
+    /// The distance in bytes between two invalidations by address that together
+    /// hit every changed entry: the size of the smallest of them.
     #[must_use]
     pub fn stride(&self) -> u64 {
         let granule = (self.notes >> GRANULE) as u32;
@@ -132,7 +135,7 @@ impl<A: Address> Invalidation<A> {
         1 << (granule + levels * (granule - 3))
     }
 
-    /// Granule of the table, for commands that name it.
+    /// The granule of the table, for commands that contain it.
     #[must_use]
     pub fn granule(&self) -> Granule {
         let shift = (self.notes >> GRANULE) as u32;
@@ -142,15 +145,15 @@ impl<A: Address> Invalidation<A> {
             .unwrap_or(Granule::Size64K)
     }
 
-    /// Whether entries wait to become valid, so that accesses to the range
-    /// fault until [`Table::complete`](crate::Table::complete).
+    /// Whether entries are pending, so that accesses to the range fault until
+    /// [`Table::complete`](crate::Table::complete).
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.after_work & BROKEN != 0
     }
 
-    /// Whether [`Table::complete`](crate::Table::complete) has nothing to do, so
-    /// that the value may be dropped once the invalidation is sure to come.
+    /// Whether [`Table::complete`](crate::Table::complete) has nothing to do.
+    /// The value may then be dropped, if the invalidation is certain to happen.
     #[inline(always)]
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -178,7 +181,7 @@ impl<A: Address> Invalidation<A> {
         self.after_work |= BROKEN;
     }
 
-    /// Notes that a table was taken out that is not on the list.
+    /// Notes that a table descriptor changed although no table was retired.
     pub(crate) fn set_table_replaced(&mut self) {
         self.notes |= TABLE_REPLACED;
     }

@@ -1,16 +1,16 @@
-//! One sub-tree in two tables, so that what a CPU and an SMMU may both access
-//! is written once.
+//! One sub-tree in two tables, so that a mapping for both a CPU and an SMMU is
+//! written once.
 //!
-//! One table owns the sub-tree and changes it; the other borrows it. The owner
-//! first makes every entry of the range at one level a table
-//! ([`Table::share`]), and from then on these entries never change: tables that
-//! were lent stay when they become empty. So a borrower has nothing to refresh,
-//! whatever the owner maps, protects or unmaps inside the range later.
+//! One table owns the sub-tree and changes it; the other borrows it. First the
+//! owner makes every entry of the range at one level a table
+//! ([`Table::share`]). From then on these entries never change: shared tables
+//! stay when they become empty. So the borrower has nothing to update when the
+//! owner maps, protects or unmaps inside the range.
 //!
-//! The owner's plans are then for both: each [`Invalidation`] inside the range
-//! has to be carried out for every borrower too before it is completed. A
-//! borrower is refused every change inside the range, and has to be destroyed,
-//! or to [give back](Table::return_borrowed) the range, before the owner is destroyed.
+//! The owner's plans are then for both tables. Each [`Invalidation`] inside the
+//! range has to be carried out for every borrower too, before it is completed.
+//! A borrower may not change the range. It has to be destroyed, or to
+//! [return](Table::return_borrowed) the range, before the owner is destroyed.
 
 use crate::descriptor::{BORROWED, SHARED, TABLE, VALID, is_table};
 use crate::error::Error;
@@ -24,7 +24,7 @@ use portcullis_memory::{Allocator, Memory};
 
 impl<M: Memory + Allocator> Table<Stage2, M> {
     /// Makes every entry at `level` that `range` covers a table that can be
-    /// borrowed. Holes get empty tables, blocks are split, so that without
+    /// borrowed. Holes get empty tables and blocks are split. Without
     /// [`Bbm::Level2`](crate::Bbm::Level2) the range faults until
     /// [`complete`](Table::complete).
     ///
@@ -36,7 +36,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
     /// [`Error::TableOutOfReach`]. Nothing has changed then.
     pub fn share(&mut self, range: Range<Ipa>, level: u8) -> Result<Invalidation<Ipa>, Error<Ipa>> {
         let (lo, hi) = self.whole_entries(&range, level)?;
-        // Everything that can fail comes before the first store.
+        // All that can fail comes before the first store.
         if self.has_shared_entries {
             self.find_borrowed(self.root, self.geometry.start_level(), lo, hi)?;
         }
@@ -63,8 +63,9 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         Ok(plan)
     }
 
-    /// Points the entries at `level` that `range` covers to the tables that
-    /// `owner` has lent there. Nothing may be mapped in the range here.
+    /// Makes the entries at `level` that `range` covers point to the tables
+    /// that `owner` shares there. Nothing may be mapped in the range of this
+    /// table.
     ///
     /// # Errors
     /// [`Error::DifferentGeometry`], [`Error::NotShared`],
@@ -113,8 +114,8 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         Ok(())
     }
 
-    /// Takes borrowed entries out of `range` again. When the plan has been
-    /// completed, nothing here refers to the owner's tables any more.
+    /// Removes borrowed entries from `range`. When the plan is completed, this
+    /// table does not refer to the owner's tables any more.
     ///
     /// # Errors
     /// As for [`share`](Self::share), and [`Error::NotShared`] where the entry is
@@ -163,7 +164,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         Ok((lo, hi))
     }
 
-    /// The entry for `address` at `level`, if tables lead there.
+    /// The entry for `address` at `level`, if tables lead to it.
     fn entry_at(&self, address: u64, level: u8) -> Option<(PhysAddr, u64)> {
         let mut table = self.root;
         let mut here = self.geometry.start_level();
@@ -181,8 +182,8 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         }
     }
 
-    /// How many entries at `level` in the range hold nothing, with the tables
-    /// that lead to them.
+    /// How many tables `share` needs for entries at `level` that are 0, with
+    /// the tables that lead to them.
     fn holes(&self, table: PhysAddr, here: u8, lo: u64, hi: u64, level: u8) -> u64 {
         let size = self.geometry.level_bytes(here);
         let mut needed = 0;
@@ -204,7 +205,8 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         needed
     }
 
-    /// Marks the entries at `level`, with new tables where there are none.
+    /// Marks the entries at `level` as shared, and adds tables where there are
+    /// none.
     fn mark_shared(
         &self,
         table: PhysAddr,
@@ -239,7 +241,8 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         }
     }
 
-    /// Tables that have to be made above `level`; refuses what is in use.
+    /// How many tables `borrow` needs above `level`; an error if something is
+    /// mapped there.
     fn upper_tables(
         &self,
         table: PhysAddr,
@@ -275,7 +278,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
         Ok(needed)
     }
 
-    /// Writes one borrowed entry, with the tables that lead to it.
+    /// Writes one borrowed entry, and adds the tables that lead to it.
     fn borrow_entry(&self, address: u64, level: u8, descriptor: u64, pool: &mut ReservedTables) {
         let mut table = self.root;
         let mut here = self.geometry.start_level();
@@ -304,7 +307,7 @@ impl<M: Memory + Allocator> Table<Stage2, M> {
 }
 
 impl<F: Format, M: Memory + Allocator> Table<F, M> {
-    /// Refuses a range that reaches into tables of another owner.
+    /// Returns an error if the range reaches into borrowed tables.
     pub(crate) fn find_borrowed(
         &self,
         table: PhysAddr,

@@ -1,19 +1,19 @@
 //! Joining a whole table of pages into a block, and keeping the table.
 //!
 //! When the last group of a table with 4 KiB pages is complete and all 512
-//! pages continue each other, one store puts a block in place of the table
-//! (D8.17.2). The table is *kept*, as it was: it says where each mapping begins,
-//! and the block can become pages again without any memory, so that taking
-//! away a mapping in it cannot fail.
+//! pages continue each other, one store replaces the table by a block
+//! (D8.17.2). The table becomes the block's *spare table* and does not change.
+//! It says where each mapping begins, and it can replace the block again
+//! without any memory, so that unmapping a part of the block cannot fail.
 //!
-//! Walkers may go on using the kept table from their caches, and may hold pages
-//! of it beside the block: what they find there is what the block says, since
-//! nothing in it changes before the block is given up. From then on, the plan
-//! names the whole block, each page of it and the tables that lead there.
+//! Walkers may still use the spare table from their caches, and TLBs may hold
+//! its pages beside the block. Both translate like the block, since the table
+//! does not change before it replaces the block. From then on, the plan names
+//! the whole block, each of its pages and the tables that lead to them.
 //!
-//! Tables of blocks are not joined into larger blocks, nor blocks with a kept
-//! table into contiguous groups: what either would save is a few entries of a
-//! TLB for gigabytes that came page by page.
+//! Tables of blocks are not joined into larger blocks, nor blocks with a spare
+//! table into contiguous groups. Either would save only a few TLB entries for
+//! gigabytes that were mapped page by page.
 
 use crate::descent::{down_4k, shift_4k};
 use crate::descriptor::{CONTIGUOUS, TABLE, VALID};
@@ -25,8 +25,9 @@ use core::cell::Cell;
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
 
-/// Bit 58 of a block, ignored by hardware (Tables D8-51 and D8-52): a table with
-/// the same pages is kept. [`CONTINUES`] in the block is that of its first page.
+/// Bit 58 of a block, ignored by hardware (Tables D8-51 and D8-52): the block
+/// has a spare table with the same pages. [`CONTINUES`] in the block is that of
+/// its first page.
 pub(crate) const HAS_SPARE: u64 = 1 << 58;
 
 /// log2 of a block.
@@ -34,40 +35,41 @@ const SHIFT: u32 = shift_4k(LAST - 1);
 const PAGE: u64 = Granule::Size4K.bytes();
 const GROUP: u64 = Granule::Size4K.contiguous_entries(LAST);
 
-/// Where the kept tables are: words with the number of a block and that of its
-/// table, some in here and the others in pages that are hash tables with linear
-/// probing.
+/// Finds the spare table of a block. Each word holds the number of a block and
+/// of its table. The first words are in this struct, the others in pages that
+/// are hash tables with linear probing.
 ///
-/// A page is there only while it has a word, and all before it are there too.
-/// When the first is made, what is in here stands for more than twenty tables,
-/// and each of the others comes when those before it are full: so while blocks
-/// become more, the memory is less than a twentieth of that of their tables.
+/// A page exists only while it has a word, and all pages before it exist too.
+/// The first page comes when this struct is full, with more than twenty tables,
+/// and each other page when those before it are full. So while the number of
+/// blocks grows, the pages take less than a twentieth of the memory of the
+/// spare tables.
 #[derive(Debug)]
 pub(crate) struct SpareTables {
-    /// How many words there are.
+    /// Number of words.
     count: Cell<u64>,
-    /// The first words; 0 for none.
+    /// The first words; 0 means no word.
     first_words: [Cell<u64>; FIRST_WORDS],
-    /// Address of a page, and in its low bits how many words it has; 0 for
-    /// none. Hardware does not read them, and views do not either.
+    /// The address of each page, with its number of words in the low bits; 0
+    /// means no page. Neither hardware nor views read these pages.
     pages: [Cell<u64>; PAGES],
 }
 
-/// Words that need no page.
+/// Number of words in this struct.
 const FIRST_WORDS: usize = 24;
-/// Most pages: 6 GiB of blocks that came as smaller mappings, in all.
+/// Most pages: enough for 6 GiB of blocks that were mapped page by page.
 const PAGES: usize = 8;
-/// Words in a page.
+/// Number of words in a page.
 const WORDS: u64 = PAGE / 8;
-/// Most that are used, so that a search ends soon.
+/// Most words of a page in use, so that a search ends soon.
 const MAX_USED: u64 = WORDS / 4 * 3;
-/// Bits of a word for the number of a table: addresses have 48.
+/// Bits of a word that hold the number of a table: addresses have 48 bits.
 const TABLE_BITS: u32 = 48 - 12;
 
-/// Where the search for a block begins: steps of the golden ratio spread
-/// neighbours evenly, and leave no long runs for others to search through. Who
-/// chooses addresses can make all meet, which costs as many loads as there are
-/// words, and no more.
+/// Where the search for a block begins. Multiplying by the golden ratio spreads
+/// neighbours evenly and leaves no long runs to search through. A caller that
+/// chooses addresses can make all searches meet; a search then costs as many
+/// loads as there are words, and not more.
 fn first_slot(block: u64) -> u64 {
     block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - WORDS.trailing_zeros())
 }
@@ -106,8 +108,8 @@ impl SpareTables {
         self.count.get() == 0
     }
 
-    /// Notes that `table` is kept for the block at `address`. Returns whether
-    /// there was room.
+    /// Records `table` as the spare table of the block at `address`. Returns
+    /// whether there was room.
     fn insert<M: Memory + Allocator>(&self, memory: &M, address: u64, table: PhysAddr) -> bool {
         let block = address >> SHIFT;
         let word = block << TABLE_BITS | table.raw() >> 12;
@@ -139,14 +141,14 @@ impl SpareTables {
         true
     }
 
-    /// The word of the block at `address`, if it needs no page.
+    /// The word of the block at `address`, if it is in this struct.
     fn first_word_of(&self, address: u64) -> Option<&Cell<u64>> {
         let has = |word: u64| word != 0 && block_of(word) == address >> SHIFT;
         self.first_words.iter().find(|word| has(word.get()))
     }
 
-    /// The page that has the block at `address`, with those after it, where in
-    /// it, and its word.
+    /// The page that has the word of the block at `address` with all pages
+    /// after it, the index of the word, and the word.
     fn search<M: Memory>(&self, memory: &M, address: u64) -> Option<(&[Cell<u64>], u64, u64)> {
         let block = address >> SHIFT;
         let mut pages = &self.pages[..];
@@ -175,7 +177,7 @@ impl SpareTables {
         Some(table_of(word))
     }
 
-    /// Takes the kept table of the block at `address` out.
+    /// Removes and returns the spare table of the block at `address`.
     fn remove<M: Memory + Allocator>(&self, memory: &M, address: u64) -> Option<PhysAddr> {
         if let Some(word) = self.first_word_of(address) {
             self.count.update(|count| count - 1);
@@ -184,7 +186,8 @@ impl SpareTables {
         let (pages, mut hole, found) = self.search(memory, address)?;
         let (cell, after) = pages.split_first()?;
         let page = cell.get();
-        // What comes after the hole moves up if its search would come past.
+        // A word after the hole moves into it if a search for the word would
+        // stop at the hole.
         let mut next = hole;
         loop {
             next += 1;
@@ -203,14 +206,14 @@ impl SpareTables {
         cell.set(page - 1);
         if used(page) == 1 {
             memory.free(page_of(page), PAGE);
-            // The last takes its place.
+            // The last page takes its place.
             let last = after.iter().rfind(|page| page.get() != 0);
             cell.set(last.map_or(0, |last| last.replace(0)));
         }
         Some(table_of(found))
     }
 
-    /// Frees everything, the kept tables too.
+    /// Frees all pages and all spare tables.
     pub(crate) fn destroy<M: Memory + Allocator>(&self, memory: &M) {
         self.count.set(0);
         for word in &self.first_words {
@@ -236,18 +239,17 @@ impl SpareTables {
 }
 
 impl<F: Format, M: Memory + Allocator> Table<F, M> {
-    /// Puts a block in place of the table that has the page `entry` for
-    /// `address`, if all of its pages are there and continue each other.
+    /// Replaces the table that has the page `entry` for `address` by a block,
+    /// if all of its pages are mapped and continue each other.
     /// [`Bbm::Level2`](crate::Bbm::Level2) only.
     ///
-    /// When there is no room to note the kept table, the pages stay: nothing
-    /// fails for it.
+    /// If the spare table cannot be recorded, the pages stay; this is no error.
     #[cold]
     #[inline(never)]
     pub(crate) fn join_block(&mut self, address: u64, entry: u64) {
         let start = self.geometry.start_level();
-        // Tables that are lent have to stay where they are, and those below are
-        // for others to look at too.
+        // Shared tables must not be replaced, and the tables below them are
+        // read by borrowers too.
         if self.has_shared_entries
             || start >= LAST
             || !matches!(self.geometry.granule(), Granule::Size4K)
@@ -255,8 +257,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             return;
         }
         let table = entry & !(PAGE - 1);
-        // Members of a group have the hint only together, and continue each
-        // other.
+        // Either all members of a group have the contiguous hint or none, and
+        // they continue each other.
         let group = |index: u64| self.memory.load(PhysAddr::new(table + index * GROUP * 8));
         let head = group(0);
         let is_group = VALID | TABLE | CONTIGUOUS;
@@ -268,8 +270,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
             // The bits that this adds to are 0 in the first.
             (group(index) ^ (head + index * GROUP * PAGE)) & !CONTINUES == 0
         };
-        // Mappings come upwards or downwards, so that the other end is what is
-        // missing most often.
+        // Mappings grow upwards or downwards, so the other end is missing most
+        // often.
         if !alike(groups - 1) || !(1..groups - 1).all(alike) {
             return;
         }
@@ -289,18 +291,18 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         self.memory.publish(at, 8);
     }
 
-    /// Takes the kept table of the block at `address` out of the index. It is
-    /// the caller's now, to be put in place of the block or to be retired.
+    /// Removes and returns the spare table of the block at `address`. The
+    /// caller puts it in place of the block, or retires it.
     #[cold]
     pub(crate) fn take_spare_table(&self, address: u64) -> Option<PhysAddr> {
         self.spare_tables.remove(&self.memory, address)
     }
 
-    /// [`reaches_across`](Self::reaches_across) inside a block with a kept
+    /// [`reaches_across`](Self::reaches_across) inside a block with a spare
     /// table.
     #[cold]
     pub(crate) fn spare_table_reaches_across(&self, address: u64) -> bool {
-        // Without its table nothing is known, and nothing may be split.
+        // Without the table it is not known, so the block must not be split.
         self.spare_tables
             .find(&self.memory, address)
             .is_none_or(|table| {

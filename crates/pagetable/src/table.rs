@@ -1,4 +1,5 @@
-//! The table itself: root, memory, and what all operations share.
+//! The table itself: its root, its memory, and functions that all operations
+//! use.
 
 use crate::descent::{down_4k, run_level_4k, shift_4k};
 use crate::descriptor::{ADDRESS, BORROWED, CONTIGUOUS, Layout, TABLE, VALID, is_table};
@@ -13,14 +14,15 @@ use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
 
-/// What the hardware promises about replacing a block by a table or changing
-/// the contiguous bit while both are visible (DDI 0487, D8.17.2;
-/// `ID_AA64MMFR2_EL1.BBM`, `SMMU_IDR3.BBML`).
+/// What the hardware guarantees when a block is replaced by a table or the
+/// contiguous bit changes (DDI 0487, D8.17.2; `ID_AA64MMFR2_EL1.BBM`,
+/// `SMMU_IDR3.BBML`).
 ///
-/// For tables with several users this is the least of their levels.
+/// A table that several CPUs or SMMUs walk has the lowest of their levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bbm {
-    /// Nothing: the old entry is made invalid, invalidated, then replaced.
+    /// No guarantee: the old entry is made invalid, invalidated, and then
+    /// replaced.
     Level0,
     /// As level 0. The `nT` bit that level 1 offers is not used, and the
     /// contiguous bit is changed through an invalid entry as well, because a
@@ -38,8 +40,8 @@ pub enum Bbm {
 /// leaves its tables in memory, as hardware may still walk them; use
 /// [`destroy`](Self::destroy).
 ///
-/// `Send` when `M` is, never `Sync`, because visiting moves the hint: threads
-/// that share it put a lock around it, or walk through a [`View`].
+/// `Send` if `M` is, never `Sync`, because `visit` changes the walk cache:
+/// threads that share it put a lock around it, or walk through a [`View`].
 #[derive(Debug)]
 pub struct Table<F, M> {
     pub(crate) memory: M,
@@ -47,25 +49,25 @@ pub struct Table<F, M> {
     pub(crate) layout: Layout,
     pub(crate) bbm: Bbm,
     pub(crate) root: PhysAddr,
-    /// First input address that may not be changed: the end of the input
-    /// addresses, or 0 while a plan with something to validate_pending is outstanding.
+    /// Changes must lie below this address. It is the end of the input
+    /// addresses, or 0 (no changes) while a broken entry waits for `complete`.
     pub(crate) change_limit: u64,
-    /// Bits that no output address has.
+    /// Mask of the bits that no output address has.
     pub(crate) invalid_output_bits: u64,
-    /// Some entry is lent or borrowed, so that a table may not be dropped
-    /// without a look at what is below it.
+    /// Some entry is shared or borrowed, so the tables below an entry must be
+    /// read before the entry is dropped.
     pub(crate) has_shared_entries: bool,
-    /// Empty also while `limit` is 0.
+    /// The last table that was reached. Empty while `change_limit` is 0.
     pub(crate) walk_cache: WalkCache,
-    /// An address in a table that may be empty, see `take_first`.
+    /// An address in a table that may be empty, see `unmap_first`.
     pub(crate) empty_table: Option<u64>,
-    /// Tables in whose place there is a block, see `join_block`.
+    /// Tables that a block replaces, see `join_block`.
     pub(crate) spare_tables: SpareTables,
     pub(crate) format: PhantomData<F>,
 }
 
 impl<F: Format, M: Memory + Allocator> Table<F, M> {
-    /// Empty tables: a root in which nothing is mapped.
+    /// Allocates a root in which nothing is mapped.
     ///
     /// # Errors
     /// [`Error::WrongStage`], [`Error::OutOfMemory`],
@@ -97,9 +99,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok(table)
     }
 
-    /// Physical address of the root, aligned to
-    /// [`Geometry::root_bytes`]; what goes into `TTBR0_EL2`, `VTTBR_EL2`, a
-    /// CD's `TTB0` or `STE.S2TTB`.
+    /// Physical address of the root, aligned to [`Geometry::root_bytes`]: the
+    /// value for `TTBR0_EL2`, `VTTBR_EL2`, a CD's `TTB0` or `STE.S2TTB`.
     #[must_use]
     pub fn root(&self) -> PhysAddr {
         self.root
@@ -111,13 +112,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         &self.geometry
     }
 
-    /// The memory that the tables are in.
+    /// The memory of the tables.
     #[must_use]
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// What `address` translates to.
+    /// Translates `address`.
     ///
     /// # Errors
     /// See [`View::walk`].
@@ -140,8 +141,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         let (lo, hi) = (range.start().raw(), range.end().raw());
         if let Some(entry) = self.exact_entry(lo, hi)
             && let descriptor = self.memory.load(PhysAddr::new(entry))
-            // What is left of the type bits is 0 in a block or page, so that they
-            // are looked at together with the attributes.
+            // The type bits become 0 for a block or page, so that they are
+            // checked together with the attributes.
             && let descriptor = descriptor ^ self.walk_cache.leaf()
             && descriptor & (TABLE | VALID) == 0
             && let Ok(attributes) = F::decode(descriptor)
@@ -164,7 +165,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Mappings::new(&self.memory, self.geometry, self.root)
     }
 
-    /// A look at the tables for walks while this value is being changed.
+    /// A read-only view for walks while this value changes.
     pub fn view(&self) -> View<F, M>
     where
         M: Clone,
@@ -177,12 +178,12 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// Second half of a change, after `plan` was invalidated everywhere and the
-    /// invalidation has completed: makes broken entries valid and frees retired
+    /// Completes a change, after the caller has invalidated `plan` everywhere
+    /// and waited for that: makes broken entries valid and frees retired
     /// tables. No walk through a [`View`] may be under way.
     ///
     /// # Errors
-    /// The plan itself, untouched, when it is of another table.
+    /// The plan, unchanged, if it belongs to another table.
     #[inline(always)]
     pub fn complete(&mut self, plan: Invalidation<F::Input>) -> Result<(), Invalidation<F::Input>> {
         if plan.owner != self.root {
@@ -195,8 +196,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok(())
     }
 
-    /// Makes valid what is pending in `start..end`, unless that is empty, and
-    /// frees the list.
+    /// Makes pending entries in `start..end` valid, unless that range is empty,
+    /// and frees the retired tables.
     #[cold]
     fn finish_change(&mut self, retired: u64, start: u64, end: u64) {
         self.walk_cache.forget();
@@ -208,14 +209,15 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         while link != 0 {
             let (at, level) = decode_link(link);
             link = self.memory.load(at);
-            // Entry 0 holds the link; what it pointed to is in the list too.
+            // Entry 0 holds the link. The table that it pointed to is in the
+            // list too.
             self.free_children(at, level, 1);
             self.memory.free(at, self.geometry.granule().bytes());
         }
     }
 
-    /// Frees every table, the root included. No hardware may use them: its base
-    /// register has been changed, its TLB invalidated and walks have ended.
+    /// Frees every table, also the root. No hardware may walk them: the base
+    /// register was changed, the TLB was invalidated, and walks have ended.
     pub fn destroy(self) {
         self.spare_tables.destroy(&self.memory);
         self.free_children(self.root, self.geometry.start_level(), 0);
@@ -227,7 +229,7 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Invalidation::new(self.root, self.geometry.granule())
     }
 
-    /// The range as numbers, when it is one these tables can hold.
+    /// The range as numbers, if these tables can hold it.
     pub(crate) fn checked(&self, range: &Range<F::Input>) -> Result<(u64, u64), Error<F::Input>> {
         if self.change_limit == 0 {
             return Err(Error::Unfinished);
@@ -242,9 +244,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Ok((lo, hi))
     }
 
-    /// The entry that is exactly for `lo..hi`, in a table that the hint is for,
-    /// so that the hint knows its level. `None` is no answer: the general case
-    /// has to look.
+    /// The entry that maps exactly `lo..hi`. The walk cache then has its table,
+    /// so it knows the level. `None` only means that the slow path has to look.
     #[inline(always)]
     pub(crate) fn exact_entry(&self, lo: u64, hi: u64) -> Option<u64> {
         match self.walk_cache.entry(lo, hi - lo) {
@@ -253,7 +254,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// [`exact_entry`](Self::exact_entry) without a hint, which there is from now on.
+    /// [`exact_entry`](Self::exact_entry) with an empty walk cache, which is
+    /// filled.
     #[cold]
     fn exact_entry_slow(&self, lo: u64, hi: u64) -> Option<u64> {
         if hi > self.change_limit || !matches!(self.geometry.granule(), Granule::Size4K) {
@@ -264,8 +266,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         if hi - lo != 1 << shift_4k(level) {
             return None;
         }
-        // Whole tables only; a root can be smaller than one. Of several that
-        // make up a root, each is as good as one alone.
+        // Only full tables are cached; a root can be smaller. If several tables
+        // make up a root, each of them is a full table.
         if level == start && self.geometry.root_bytes() < Granule::Size4K.bytes() {
             return None;
         }
@@ -278,13 +280,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Some(place.entry)
     }
 
-    /// Where the entry for `address` is in a table at `level`.
+    /// The address of the entry for `address` in a table at `level`.
     #[inline(always)]
     pub(crate) fn entry(&self, table: PhysAddr, level: u8, address: u64) -> PhysAddr {
         PhysAddr::new(table.raw() + self.index(level, address) * 8)
     }
 
-    /// Which entry of a table at `level` is for `address`.
+    /// The index of the entry for `address` in a table at `level`.
     #[inline(always)]
     pub(crate) fn index(&self, level: u8, address: u64) -> u64 {
         let index = address >> self.geometry.level_shift(level);
@@ -295,13 +297,13 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         }
     }
 
-    /// The table that a table descriptor names.
+    /// The table that a table descriptor points to.
     #[inline(always)]
     pub(crate) fn child(&self, descriptor: u64) -> PhysAddr {
         PhysAddr::new(self.layout.decode(descriptor))
     }
 
-    /// Entries of a table at `level`.
+    /// Number of entries of a table at `level`.
     pub(crate) fn entries(&self, level: u8) -> u64 {
         if level == self.geometry.start_level() {
             self.geometry.root_entries()
@@ -317,8 +319,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
                 .is_some_and(|end| end.raw() <= self.geometry.output_end())
     }
 
-    /// Takes `count` tables from the allocator, linked through their entries
-    /// 0; 0 is the end of the list, so nothing may be at address 0 of it.
+    /// Allocates `count` tables, linked through their entries 0. 0 is the end
+    /// of the list.
     pub(crate) fn reserve(&self, count: u64) -> Result<ReservedTables, Error<F::Input>> {
         let bytes = self.geometry.granule().bytes();
         let mut pool = ReservedTables::EMPTY;
@@ -341,13 +343,14 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     }
 
     fn push_table(&self, pool: &mut ReservedTables, at: PhysAddr) {
-        // Bit 1 tells "the table at address 0" from "none"; bit 0 stays clear.
+        // Bit 1 distinguishes "the table at address 0" from "no table"; bit 0
+        // stays clear.
         let link = pool.head.map_or(0, |next| next.raw() | 2);
         self.memory.store(at, link);
         pool.head = Some(at);
     }
 
-    /// One zeroed table from the pool.
+    /// Takes one zeroed table.
     pub(crate) fn take_table(&self, pool: &mut ReservedTables) -> Option<PhysAddr> {
         let at = pool.head?;
         let link = self.memory.load(at);
@@ -356,19 +359,20 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
         Some(at)
     }
 
-    /// Gives back what was reserved and not needed.
+    /// Frees reserved tables that were not needed.
     pub(crate) fn free_reserved(&self, mut pool: ReservedTables) {
         while let Some(at) = self.take_table(&mut pool) {
             self.memory.free(at, self.geometry.granule().bytes());
         }
     }
 
-    /// Puts a table that no valid descriptor names any more on the plan's list.
+    /// Puts a table that no valid descriptor points to any more on the plan's
+    /// list.
     ///
-    /// The link takes the place of entry 0 as an invalid descriptor, so that a
-    /// walker that is still inside finds a fault there and old translations
-    /// elsewhere. A table that entry 0 named joins the list itself; the others
-    /// are found when the list is freed.
+    /// The link replaces entry 0 as an invalid descriptor. A walker that is
+    /// still in the table finds a fault there and old translations in the other
+    /// entries. If entry 0 pointed to a table, that table joins the list
+    /// itself; tables of other entries are found when the list is freed.
     pub(crate) fn retire(&self, plan: &mut Invalidation<F::Input>, at: PhysAddr, level: u8) {
         let (mut at, mut level) = (at, level);
         loop {
@@ -399,7 +403,8 @@ impl<F: Format, M: Memory + Allocator> Table<F, M> {
     }
 }
 
-/// Tables reserved for one operation, so that it cannot run out in the middle.
+/// Tables that are reserved for one operation, so that memory cannot run out in
+/// its middle.
 pub(crate) struct ReservedTables {
     head: Option<PhysAddr>,
 }
@@ -408,9 +413,9 @@ impl ReservedTables {
     pub(crate) const EMPTY: Self = Self { head: None };
 }
 
-/// Address and level in a link of the list of retired tables. A table's
-/// address is a multiple of 4096 at least, and its level is not 0, because
-/// roots are never retired.
+/// Decodes a link of the list of retired tables: the address and the level. A
+/// table's address is a multiple of at least 4096, and its level is not 0,
+/// because roots are never retired.
 fn decode_link(link: u64) -> (PhysAddr, u8) {
     (PhysAddr::new(link & !0xfff), (link >> 1 & 0b11) as u8)
 }

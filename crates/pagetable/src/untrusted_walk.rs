@@ -1,8 +1,9 @@
-//! Walks of tables that somebody else wrote and may be changing.
+//! Walks of tables that another owner wrote and may be changing.
 //!
-//! Nothing is believed: every address is handed to the caller's [`Fetch`], which
-//! decides whether it may be read at all, each descriptor is read once, and the
-//! walk takes as many steps as there are levels, whatever the tables say.
+//! Nothing in the tables is trusted. Every address goes to the caller's
+//! [`Fetch`], which decides whether it may be read; each descriptor is read
+//! once; and the walk takes as many steps as there are levels, whatever the
+//! tables contain.
 
 use crate::descriptor::{AF, Layout, TABLE, VALID};
 use crate::format::{Format, Stage1El1, Stage1El2, Stage2};
@@ -23,7 +24,7 @@ pub trait Fetch<O> {
     /// The 64 bits at `at`, a multiple of 8.
     ///
     /// # Errors
-    /// Whatever keeps the descriptor from being read; it ends the walk.
+    /// Why the descriptor could not be read. The walk ends.
     fn fetch(&mut self, at: O) -> Result<u64, Self::Error>;
 }
 
@@ -35,9 +36,9 @@ impl<O, E, T: FnMut(O) -> Result<u64, E>> Fetch<O> for T {
     }
 }
 
-/// Access that a walk is asked about.
+/// The access that a walk checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Requested {
+pub struct AccessRequest {
     /// A read.
     pub read: bool,
     /// A write.
@@ -48,7 +49,8 @@ pub struct Requested {
     pub privileged: bool,
 }
 
-/// What a leaf and the tables above it allow together, for one privilege.
+/// The accesses that a leaf and the tables above it allow together, for one
+/// privilege.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
     /// Reads are allowed.
@@ -68,9 +70,9 @@ pub struct Translation<O> {
     pub size: u64,
     /// Level of the descriptor.
     pub level: u8,
-    /// What a privileged access may do.
+    /// The permissions of a privileged access.
     pub privileged: Permissions,
-    /// What an unprivileged access may do.
+    /// The permissions of an unprivileged access.
     pub unprivileged: Permissions,
     /// The descriptor, for its memory attributes.
     pub descriptor: u64,
@@ -79,13 +81,13 @@ pub struct Translation<O> {
 /// Why a walk of untrusted tables ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UntrustedFault<E> {
-    /// The tables say so.
+    /// The tables contain a fault.
     Fault(Fault),
     /// A descriptor could not be read.
     Fetch {
         /// Level of the lookup.
         level: u8,
-        /// What [`Fetch::fetch`] said.
+        /// The error of [`Fetch::fetch`].
         error: E,
     },
 }
@@ -122,8 +124,8 @@ struct TableLimits {
 }
 
 /// Formats that [`walk_untrusted`] can read.
-pub trait Hostile: Format {
-    /// What the leaf allows, privileged and unprivileged.
+pub trait UntrustedFormat: Format {
+    /// The permissions of the leaf, privileged and unprivileged.
     #[doc(hidden)]
     fn permissions(descriptor: u64, level: u8, above: u64) -> Option<[Permissions; 2]>;
 }
@@ -140,7 +142,7 @@ impl TableLimits {
     }
 }
 
-impl Hostile for Stage1El2 {
+impl UntrustedFormat for Stage1El2 {
     fn permissions(descriptor: u64, _level: u8, above: u64) -> Option<[Permissions; 2]> {
         let above = TableLimits::of(above);
         // One privilege level: AP[1] is RES1, APTable[0] RES0, XN is bit 54.
@@ -153,12 +155,12 @@ impl Hostile for Stage1El2 {
     }
 }
 
-impl Hostile for Stage1El1 {
+impl UntrustedFormat for Stage1El1 {
     fn permissions(descriptor: u64, _level: u8, above: u64) -> Option<[Permissions; 2]> {
         let above = TableLimits::of(above);
         let write = descriptor >> 7 & 1 == 0 && !above.read_only;
         let user = descriptor >> 6 & 1 != 0 && !above.no_unprivileged;
-        // What EL0 can write, EL1 cannot execute (D8.4.1.2.3).
+        // EL1 cannot execute pages that EL0 can write (D8.4.1.2.3).
         let execute = descriptor >> 53 & 1 == 0 && !above.privileged_never && !(user && write);
         Some([
             Permissions {
@@ -175,7 +177,7 @@ impl Hostile for Stage1El1 {
     }
 }
 
-impl Hostile for Stage2 {
+impl UntrustedFormat for Stage2 {
     fn permissions(descriptor: u64, _level: u8, _above: u64) -> Option<[Permissions; 2]> {
         // Reserved MemAttr encodings (Table D8-96).
         if matches!(descriptor >> 2 & 0xf, 0b0100 | 0b1000 | 0b1100) {
@@ -212,11 +214,11 @@ impl Hostile for Stage2 {
 /// # Errors
 /// [`UntrustedFault::Fault`] for what the tables say,
 /// [`UntrustedFault::Fetch`] for what `fetch` refused.
-pub fn walk_untrusted<F: Hostile, T: Fetch<F::Output>>(
+pub fn walk_untrusted<F: UntrustedFormat, T: Fetch<F::Output>>(
     geometry: &Geometry,
     root: F::Output,
     address: F::Input,
-    requested: Option<Requested>,
+    request: Option<AccessRequest>,
     fetch: &mut T,
 ) -> Result<Translation<F::Output>, UntrustedFault<T::Error>> {
     let raw = address.raw();
@@ -271,15 +273,15 @@ pub fn walk_untrusted<F: Hostile, T: Fetch<F::Output>>(
         let Some([privileged, unprivileged]) = F::permissions(descriptor, level, above) else {
             return Err(Fault::Reserved { level }.into());
         };
-        if let Some(requested) = requested {
-            let allowed = if requested.privileged {
+        if let Some(request) = request {
+            let allowed = if request.privileged {
                 privileged
             } else {
                 unprivileged
             };
-            if requested.read && !allowed.read
-                || requested.write && !allowed.write
-                || requested.execute && !allowed.execute
+            if request.read && !allowed.read
+                || request.write && !allowed.write
+                || request.execute && !allowed.execute
             {
                 return Err(Fault::Permission { level }.into());
             }

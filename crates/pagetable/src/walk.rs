@@ -9,14 +9,14 @@ use core::marker::PhantomData;
 use portcullis_addr::{Address, PhysAddr, Range};
 use portcullis_memory::Memory;
 
-/// What an address translates to.
+/// The translation of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping<F: Format> {
     /// Output for exactly the address that was walked.
     pub output: F::Output,
     /// Bytes that the one descriptor maps (the contiguous hint not counted).
     pub size: u64,
-    /// What is allowed there.
+    /// The attributes of the mapping.
     pub attributes: F::Attributes,
     /// Level of the descriptor, 1 to 3.
     pub level: u8,
@@ -74,8 +74,8 @@ impl core::error::Error for Fault {}
 /// A read-only look at tables, for walks beside the mutator.
 ///
 /// A view reads as a hardware walker does: every single load finds the old
-/// state or the new one. Like a hardware walker it must not outlive the tables:
-/// whoever calls [`Table::complete`](crate::Table::complete) or
+/// state or the new one. Like a hardware walker it must not outlive the tables.
+/// The caller of [`Table::complete`](crate::Table::complete) or
 /// [`Table::destroy`](crate::Table::destroy) waits for walks under way.
 #[derive(Clone, Copy, Debug)]
 pub struct View<F, M> {
@@ -89,8 +89,8 @@ impl<F: Format, M: Memory> View<F, M> {
     /// What `address` translates to.
     ///
     /// # Errors
-    /// [`Fault::AddressSize`], [`Fault::Translation`], and
-    /// [`Fault::Reserved`] if somebody else wrote into the tables.
+    /// [`Fault::AddressSize`], [`Fault::Translation`], and [`Fault::Reserved`]
+    /// if other code wrote into the tables.
     #[inline]
     pub fn walk(&self, address: F::Input) -> Result<Mapping<F>, Fault> {
         walk(&self.memory, &self.geometry, self.root, address)
@@ -120,7 +120,8 @@ impl<F: Format, M: Memory> View<F, M> {
 }
 
 impl<F: Format> Mapping<F> {
-    /// What the block or page `descriptor` of `size` bytes makes of `at`.
+    /// The mapping that the block or page `descriptor` of `size` bytes makes of
+    /// `at`.
     #[inline(always)]
     pub(crate) fn of(
         descriptor: u64,
@@ -292,7 +293,7 @@ pub struct MappedRange<F: Format> {
     pub range: Range<F::Input>,
     /// Output for the first of them.
     pub output: F::Output,
-    /// What is allowed there.
+    /// The attributes of the mapping.
     pub attributes: F::Attributes,
 }
 

@@ -1,15 +1,15 @@
-//! The last table that an operation reached, so that the next one near it
-//! starts there; and what was just learnt of addresses and entries, so that it
-//! need not be looked up again.
+//! The last table that an operation reached, so that the next operation near it
+//! starts there; and facts about addresses and entries that were just found.
 //!
-//! A hint names a table that owned, valid descriptors lead to. That stays true
-//! while descriptors of tables stay as they are, so whatever may change one of
-//! them [forgets](WalkCache::forget) the hint first. Making new tables changes none.
-//! A [`View`](crate::View) has no hint: nobody could tell it to forget.
+//! The walk cache names a table that owned, valid descriptors lead to. This
+//! stays true until a table descriptor changes, so all code that may change one
+//! [forgets](WalkCache::forget) the cache first. New tables change no
+//! descriptor. A [`View`](crate::View) has no walk cache, because no code could
+//! make it forget.
 //!
-//! There is none while a plan with something to validate_pending is outstanding, so that
-//! who has one need not ask. Only for 4 KiB pages, which is what the fast paths
-//! are for.
+//! The cache is empty while a plan with broken entries is outstanding, so code
+//! that finds an entry in it need not check for that. It is only used with 4
+//! KiB pages, as the fast paths are.
 
 use crate::descent::{STRIDE_4K, shift_4k};
 use crate::descriptor::leaf_type;
@@ -17,28 +17,29 @@ use crate::geometry::LAST;
 use crate::plan::notes_4k;
 use core::cell::Cell;
 
-/// A table of full size, and what it is for.
+/// A table of full size, and the addresses that it maps.
 #[derive(Clone, Debug)]
 pub(crate) struct WalkCache {
-    /// Bytes that an entry maps; 0, which no range has, when there is no hint.
+    /// Bytes that an entry maps; 0 if the cache is empty, since no range has
+    /// that size.
     size: Cell<u64>,
-    /// First input address.
+    /// First input address of the table.
     first: Cell<u64>,
-    /// log2 of the size.
+    /// log2 of `size`.
     shift: Cell<u32>,
     table: Cell<u64>,
     leaf: Cell<u64>,
     level: Cell<u8>,
-    /// What a plan says of one block or page in it.
+    /// The notes of a plan about one block or page of the table.
     notes: Cell<u64>,
-    /// An address that no mapping reaches across, or [`NOWHERE`], which is all
-    /// there is while the table is not one of pages.
+    /// An address that no mapping reaches across, or [`NOWHERE`]. It is always
+    /// `NOWHERE` if the table is not one of pages.
     boundary: Cell<u64>,
-    /// Entries of one table, first and end, that are known to be 0.
+    /// The first and the end of entries of one table that are known to be 0.
     empty_entries: Cell<(u64, u64)>,
 }
 
-/// Beyond every input address, where no mapping can be.
+/// An address that is larger than every input address.
 const NOWHERE: u64 = u64::MAX;
 
 impl WalkCache {
@@ -56,21 +57,22 @@ impl WalkCache {
         }
     }
 
-    /// The entry that is exactly for `size` bytes from `address` on, if it is in
+    /// The entry that maps exactly `size` bytes from `address` on, if it is in
     /// this table.
     #[inline(always)]
     pub(crate) fn entry(&self, address: u64, size: u64) -> Option<u64> {
         if size != self.size.get() {
             return None;
         }
-        // What is not 0 below the index becomes the high end of the number.
+        // Bits below the index that are not 0 become the high end of the
+        // number.
         let index = address
             .wrapping_sub(self.first.get())
             .rotate_right(self.shift.get());
         (index < 1 << STRIDE_4K).then(|| self.table.get() + index * 8)
     }
 
-    /// Level of the table.
+    /// The level of the table.
     #[inline(always)]
     pub(crate) fn level(&self) -> u8 {
         self.level.get()
@@ -82,14 +84,14 @@ impl WalkCache {
         self.leaf.get()
     }
 
-    /// What a plan says of one block or page in it.
+    /// The notes of a plan about one block or page of the table.
     #[inline(always)]
     pub(crate) fn notes(&self) -> u64 {
         self.notes.get()
     }
 
-    /// Notes that `entry` at `level` is for `address`, and lies in a table of
-    /// full size.
+    /// Remembers the table of `entry`, which maps `address` at `level` and lies
+    /// in a table of full size.
     pub(crate) fn set_table(&self, level: u8, address: u64, entry: u64) {
         let shift = shift_4k(level);
         self.size.set(1 << shift);
@@ -104,27 +106,27 @@ impl WalkCache {
         }
     }
 
-    /// Whether `address` is known to be one that no mapping reaches across: it
-    /// was found to be so, and nothing came since that could. Of one address at
-    /// a time, the end of what is unmapped again and again: when that is the
-    /// end of a table too, the next one is not this hint's.
+    /// Whether `address` is remembered as a boundary that no mapping reaches
+    /// across. One boundary is remembered at a time: the end of the last
+    /// unmapped range. It is forgotten when something is mapped across it.
     #[inline(always)]
     pub(crate) fn is_boundary(&self, address: u64) -> bool {
         self.boundary.get() == address
     }
 
-    /// Notes that no mapping reaches across `address`, which is in no table of
-    /// somebody else's: nobody tells of what comes there.
+    /// Remembers that no mapping reaches across `address`. The address must not
+    /// lie in a borrowed table, whose owner may map something there unnoticed.
     pub(crate) fn set_boundary(&self, address: u64) {
-        // One page covers no address of a page but its first; a block, or an address
-        // within a page, would have to be looked at each time.
+        // Only page tables can be cached here: a block contains addresses behind its
+        // first, and a page those within it, which would have to be read each time.
         if self.level.get() == LAST && address & 0xfff == 0 {
             self.boundary.set(address);
         }
     }
 
-    /// To be called before something is mapped at `lo..hi` that may reach across
-    /// an address there; across the first, if it goes on with what is before it.
+    /// Forgets the boundary if it is in `lo..hi`. Called before a range is
+    /// mapped that may reach across it; `lo` counts if the range continues the
+    /// mapping before it.
     #[inline(always)]
     pub(crate) fn note_mapping(&self, lo: u64, hi: u64) {
         let boundary = self.boundary.get();
@@ -140,20 +142,20 @@ impl WalkCache {
         first <= entry && entry < end && (end - entry) / 8 >= count
     }
 
-    /// Notes that `count` entries from `entry` on, all in one table, are 0. What
-    /// is mapped there again next need not be looked at.
+    /// Remembers that `count` entries from `entry` on, all in one table, are 0,
+    /// so that the next mapping there need not read them.
     #[inline(always)]
     pub(crate) fn set_empty_entries(&self, entry: u64, count: u64) {
         self.empty_entries.set((entry, entry + count * 8));
     }
 
-    /// To be called when something is mapped.
+    /// Forgets the empty entries. Called when something is mapped.
     #[inline(always)]
     pub(crate) fn forget_empty_entries(&self) {
         self.empty_entries.set((0, 0));
     }
 
-    /// To be called before a descriptor of a table changes.
+    /// Forgets everything. Called before a table descriptor changes.
     pub(crate) fn forget(&mut self) {
         *self = Self::none();
     }
@@ -179,7 +181,7 @@ mod tests {
         for other in [0x1f_f000, 0x40_0000, 0x20_0008, 0x21_0fff, 0x3f_ffff, 0] {
             assert_eq!(cache.entry(other, 0x1000), None, "{other:#x}");
         }
-        // All bits of an address, and a table at address 0.
+        // This uses all bits of an address, and a table at address 0.
         cache.set_table(3, (1 << 48) - 0x1000, 0xff8);
         assert_eq!(cache.entry((1 << 48) - 0x1000, 0x1000), Some(0xff8));
         for bit in 21..64 {

@@ -43,7 +43,7 @@ fn single_pages_that_belong_together_get_the_hint_one_by_one() {
         assert!(!table.walk(Ipa::new(0x3000)).is_ok_and(|m| m.contiguous));
         let at = index * PAGE;
         let to = PhysAddr::new(0x8000_0000 + at);
-        table.map_whole(range(at, PAGE), to, RAM, false).unwrap();
+        table.map_recorded(range(at, PAGE), to, RAM, false).unwrap();
     }
     for index in 0..16 {
         let mapping = table.walk(Ipa::new(index * PAGE)).unwrap();
@@ -52,7 +52,7 @@ fn single_pages_that_belong_together_get_the_hint_one_by_one() {
         assert!(!table.reaches_across(Ipa::new(index * PAGE)));
     }
     // One goes alone, and the other fifteen lose the hint in the same plan.
-    let taken = table.take_first(range(5 * PAGE, PAGE)).unwrap().unwrap();
+    let taken = table.unmap_first(range(5 * PAGE, PAGE)).unwrap().unwrap();
     assert_eq!(taken.plan.range(), Some(range(0, 16 * PAGE)));
     assert!(!taken.plan.is_broken());
     assert_eq!(taken.range, range(5 * PAGE, PAGE));
@@ -70,7 +70,7 @@ fn nothing_is_joined_where_the_hardware_would_notice() {
         for index in 0..16 {
             let to = PhysAddr::new(0x8000_0000 + index * PAGE);
             table
-                .map_whole(range(index * PAGE, PAGE), to, RAM, false)
+                .map_recorded(range(index * PAGE, PAGE), to, RAM, false)
                 .unwrap();
         }
         assert!(!table.walk(Ipa::new(0)).unwrap().contiguous);
@@ -82,7 +82,7 @@ fn the_bit_of_a_mapping_is_57() {
     let arena = arena();
     let mut table = table(&arena, Bbm::Level2);
     table
-        .map_whole(
+        .map_recorded(
             range(PAGE, 3 * PAGE),
             PhysAddr::new(0x8000_0000),
             RAM,
@@ -250,7 +250,10 @@ impl World<'_> {
         let whole = range(at * PAGE, pages * PAGE);
         self.probe(at, pages, Some(out));
         let used = self.watcher.arena.bytes_in_use();
-        match self.table.map_whole(whole, PhysAddr::new(out), RAM, rest) {
+        match self
+            .table
+            .map_recorded(whole, PhysAddr::new(out), RAM, rest)
+        {
             Ok(()) => {
                 assert!(free);
                 for page in 0..pages {
@@ -294,7 +297,7 @@ impl World<'_> {
             self.probe(from, end - from, None);
             self.sweep(Some(left));
             // Whatever memory there is: nothing here needs any.
-            let Some(taken) = self.table.take_first(left).unwrap() else {
+            let Some(taken) = self.table.unmap_first(left).unwrap() else {
                 break;
             };
             let first = taken.range.start().raw() / PAGE;
@@ -340,7 +343,7 @@ proptest! {
             world.check();
         }
         let World { mut table, .. } = world;
-        while let Some(taken) = table.take_first(range(0, 1 << 39)).unwrap() {
+        while let Some(taken) = table.unmap_first(range(0, 1 << 39)).unwrap() {
             table.complete(taken.plan).unwrap();
             if let Some(plan) = table.sweep(Some(taken.range)).unwrap() {
                 table.complete(plan).unwrap();

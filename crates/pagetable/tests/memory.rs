@@ -90,7 +90,9 @@ fn tables_take_little_more_than_the_architecture_needs() {
         let range = |at, bytes| Range::from_size(Ipa::new(at), bytes).unwrap();
         for &(at, bytes, to) in &requests {
             let to = PhysAddr::new(to);
-            table.map_whole(range(at, bytes), to, RAM, false).unwrap();
+            table
+                .map_recorded(range(at, bytes), to, RAM, false)
+                .unwrap();
         }
         let (must, taken) = (needed(&requests), arena.bytes_in_use() / PAGE);
         println!(
@@ -108,7 +110,7 @@ fn tables_take_little_more_than_the_architecture_needs() {
             .iter()
             .partition(|(at, ..)| scatter(at / PAGE) & 1 == 0);
         for &(at, bytes, _) in &gone {
-            let taken = table.take_first(range(at, bytes)).unwrap().unwrap();
+            let taken = table.unmap_first(range(at, bytes)).unwrap().unwrap();
             assert_eq!(taken.range, range(at, bytes));
             table.complete(taken.plan).unwrap();
         }

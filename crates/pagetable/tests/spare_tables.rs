@@ -78,7 +78,9 @@ fn table(memory: &Scarce, bbm: Bbm) -> Pages<'_> {
 
 fn map(table: &mut Pages<'_>, start: u64, size: u64) {
     let to = PhysAddr::new(TO + start);
-    table.map_whole(range(start, size), to, RAM, false).unwrap();
+    table
+        .map_recorded(range(start, size), to, RAM, false)
+        .unwrap();
 }
 
 fn is_block(table: &Pages<'_>, at: u64) -> bool {
@@ -101,7 +103,7 @@ fn fill(table: &mut Pages<'_>, block: u64) {
 }
 
 fn take(table: &mut Pages<'_>, start: u64, size: u64) -> Range<Ipa> {
-    let taken = table.take_first(range(start, size)).unwrap().unwrap();
+    let taken = table.unmap_first(range(start, size)).unwrap().unwrap();
     assert_eq!(taken.output.raw(), TO + taken.range.start().raw());
     assert_eq!(taken.attributes, RAM);
     table.complete(taken.plan).unwrap();
@@ -209,7 +211,7 @@ fn a_part_of_a_block_goes_without_memory_and_in_one_plan() {
     fill(&mut table, BLOCK);
     memory.left.set(0);
     let page = range(BLOCK + 100 * PAGE, PAGE);
-    let taken = table.take_first(page).unwrap().unwrap();
+    let taken = table.unmap_first(page).unwrap().unwrap();
     assert_eq!(taken.range, page);
     assert_eq!(taken.output.raw(), TO + BLOCK + 100 * PAGE);
     // Block and pages, and whatever leads there, may be cached.
@@ -239,7 +241,7 @@ fn several_mappings_of_a_block_go_as_one_run() {
     assert_eq!(take(&mut table, all.0, all.1), range(all.0, 20 * PAGE));
     assert!(is_block(&table, BLOCK));
     assert_eq!(take(&mut table, all.0, all.1), range(BLOCK, 40 * PAGE));
-    assert!(table.take_first(range(all.0, all.1)).unwrap().is_none());
+    assert!(table.unmap_first(range(all.0, all.1)).unwrap().is_none());
     for page in 0..1024 {
         let gone = (492..552).contains(&page);
         assert_eq!(table.walk(Ipa::new(page * PAGE)).is_err(), gone, "{page}");
@@ -255,7 +257,7 @@ fn a_whole_block_goes_with_its_table_after_the_invalidation() {
     }
     memory.left.set(0);
     // Two in the range, one at a time.
-    let taken = table.take_first(range(0, 2 * BLOCK)).unwrap().unwrap();
+    let taken = table.unmap_first(range(0, 2 * BLOCK)).unwrap().unwrap();
     assert_eq!(taken.range, range(0, BLOCK));
     assert_eq!(taken.output.raw(), TO);
     assert_eq!(raw(&table, 0), 0);
@@ -267,7 +269,7 @@ fn a_whole_block_goes_with_its_table_after_the_invalidation() {
     assert_eq!(memory.pages(), 4);
     // One block, as a request of exactly its size, with a hint for its table.
     table.visit(range(BLOCK, BLOCK), |_, _| ()).unwrap();
-    let taken = table.take_first(range(BLOCK, BLOCK)).unwrap().unwrap();
+    let taken = table.unmap_first(range(BLOCK, BLOCK)).unwrap().unwrap();
     assert!(!taken.plan.leaf_only());
     table.complete(taken.plan).unwrap();
     assert_eq!(memory.pages(), 3);
@@ -352,7 +354,7 @@ fn what_does_not_belong_together_stays_pages() {
             }
             let range = range(group * 16 * PAGE, 16 * PAGE);
             table
-                .map_whole(range, PhysAddr::new(to), attributes, false)
+                .map_recorded(range, PhysAddr::new(to), attributes, false)
                 .unwrap();
         }
         assert!(table.walk(Ipa::new(0)).unwrap().contiguous);

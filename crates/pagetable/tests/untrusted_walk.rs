@@ -2,15 +2,15 @@
 
 use portcullis_addr::{Iova, Ipa, PhysAddr};
 use portcullis_pagetable::{
-    Fault, Geometry, Granule, Hostile, Requested, Stage1El1, Stage2, Translation, UntrustedFault,
-    walk_untrusted,
+    AccessRequest, Fault, Geometry, Granule, Stage1El1, Stage2, Translation, UntrustedFault,
+    UntrustedFormat, walk_untrusted,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 type Words = BTreeMap<u64, u64>;
 
-const READ: Requested = Requested {
+const READ: AccessRequest = AccessRequest {
     read: true,
     write: false,
     execute: false,
@@ -23,7 +23,7 @@ struct Refused;
 fn stage1(
     words: &Words,
     at: u64,
-    want: Option<Requested>,
+    want: Option<AccessRequest>,
 ) -> Result<Translation<Ipa>, UntrustedFault<Refused>> {
     let geometry = Geometry::stage1(Granule::Size4K, 39, 40).unwrap();
     let mut reads = Vec::new();
@@ -128,7 +128,12 @@ fn stage_2_memory_types() {
     assert_eq!(walk(0x21_07fd).unwrap().output, PhysAddr::new(0x20_0000));
 }
 
-fn any_walk<F: Hostile>(geometry: Geometry, root: F::Output, address: F::Input, words: &[u64]) {
+fn any_walk<F: UntrustedFormat>(
+    geometry: Geometry,
+    root: F::Output,
+    address: F::Input,
+    words: &[u64],
+) {
     let mut reads = 0;
     let mut fetch = |_: F::Output| {
         reads += 1;

@@ -43,27 +43,27 @@ fn a_mapping_that_comes_to_reach_across_a_table_is_seen() {
     let ways: [Join; 3] = [
         |table| {
             let to = PhysAddr::new(0x8000_2000);
-            table.map_whole(range(END, PAGE), to, RAM, true).unwrap();
+            table.map_recorded(range(END, PAGE), to, RAM, true).unwrap();
         },
         |table| {
             let (rest, to) = (range(END, 3 * PAGE), PhysAddr::new(0x8000_2000));
-            table.map_whole(rest, to, RAM, true).unwrap();
+            table.map_recorded(rest, to, RAM, true).unwrap();
         },
         |table| {
-            table.take_first(range(END - PAGE, PAGE)).unwrap().unwrap();
+            table.unmap_first(range(END - PAGE, PAGE)).unwrap().unwrap();
             let (both, to) = (range(END - PAGE, 2 * PAGE), PhysAddr::new(0x8000_1000));
-            table.map_whole(both, to, RAM, false).unwrap();
+            table.map_recorded(both, to, RAM, false).unwrap();
         },
     ];
     for join in ways {
         let arena = arena();
         let mut table = table(&arena, Bbm::Level2);
         let (other, elsewhere) = (range(END + 8 * PAGE, PAGE), PhysAddr::new(0x9000_0000));
-        table.map_whole(other, elsewhere, RAM, false).unwrap();
+        table.map_recorded(other, elsewhere, RAM, false).unwrap();
         for _ in 0..2 {
             // Each unmaps what was there, and moves the hint to that table.
-            table.take_first(last).unwrap();
-            table.map_whole(last, to, RAM, false).unwrap();
+            table.unmap_first(last).unwrap();
+            table.map_recorded(last, to, RAM, false).unwrap();
             assert!(!table.reaches_across(Ipa::new(END)));
         }
         join(&mut table);
@@ -80,15 +80,15 @@ fn a_block_that_comes_to_reach_across_is_seen() {
     let arena = arena();
     let mut table = table(&arena, Bbm::Level2);
     let (page, first) = (range(0, PAGE), PhysAddr::new(0x8000_0000));
-    table.map_whole(page, first, RAM, false).unwrap();
+    table.map_recorded(page, first, RAM, false).unwrap();
     let (block, to) = (range(7 * GIB, GIB), PhysAddr::new(GIB));
-    table.map_whole(block, to, RAM, false).unwrap();
+    table.map_recorded(block, to, RAM, false).unwrap();
     table.visit(page, |_, _| ()).unwrap();
     let inside = Ipa::new(5 * GIB + 512 * PAGE);
     assert!(!table.reaches_across(inside));
     table.visit(block, |_, _| ()).unwrap();
     table
-        .map_whole(range(5 * GIB, GIB), to, RAM, false)
+        .map_recorded(range(5 * GIB, GIB), to, RAM, false)
         .unwrap();
     table.visit(page, |_, _| ()).unwrap();
     assert!(table.reaches_across(inside));
@@ -104,23 +104,23 @@ fn what_came_where_a_run_was_is_seen() {
         let arena = arena();
         let mut table = table(&arena, Bbm::Level2);
         let between = range(at * PAGE, pages * PAGE);
-        table.map_whole(run, to, RAM, false).unwrap();
-        table.take_first(run).unwrap().unwrap();
-        table.map_whole(run, to, RAM, false).unwrap();
-        table.take_first(run).unwrap().unwrap();
-        table.map_whole(between, far, RAM, false).unwrap();
+        table.map_recorded(run, to, RAM, false).unwrap();
+        table.unmap_first(run).unwrap().unwrap();
+        table.map_recorded(run, to, RAM, false).unwrap();
+        table.unmap_first(run).unwrap().unwrap();
+        table.map_recorded(between, far, RAM, false).unwrap();
         assert!(matches!(
-            table.map_whole(run, to, RAM, false),
+            table.map_recorded(run, to, RAM, false),
             Err(Error::AlreadyMapped { .. })
         ));
-        table.take_first(between).unwrap().unwrap();
+        table.unmap_first(between).unwrap().unwrap();
         // One more than was cleared.
-        table.map_whole(run, to, RAM, false).unwrap();
+        table.map_recorded(run, to, RAM, false).unwrap();
         let behind = range(48 * PAGE, PAGE);
-        table.map_whole(behind, far, RAM, false).unwrap();
-        table.take_first(run).unwrap().unwrap();
+        table.map_recorded(behind, far, RAM, false).unwrap();
+        table.unmap_first(run).unwrap().unwrap();
         assert!(matches!(
-            table.map_whole(range(16 * PAGE, 33 * PAGE), to, RAM, false),
+            table.map_recorded(range(16 * PAGE, 33 * PAGE), to, RAM, false),
             Err(Error::AlreadyMapped { .. })
         ));
     }
@@ -135,13 +135,13 @@ fn a_mapping_that_comes_to_reach_across_elsewhere_is_seen() {
     let (here, at) = (range(0, PAGE), THERE + 8 * PAGE);
     for one in [here, range(THERE, PAGE)] {
         let to = PhysAddr::new(0x9000_0000 + one.start().raw());
-        table.map_whole(one, to, RAM, false).unwrap();
+        table.map_recorded(one, to, RAM, false).unwrap();
     }
     table.visit(here, |_, _| ()).unwrap();
     assert!(!table.reaches_across(Ipa::new(at)));
     let both = range(at - PAGE, 2 * PAGE);
     let to = PhysAddr::new(0x8000_1000);
-    table.map_whole(both, to, RAM, false).unwrap();
+    table.map_recorded(both, to, RAM, false).unwrap();
     table.visit(here, |_, _| ()).unwrap();
     assert!(table.reaches_across(Ipa::new(at)));
     // Not even an address that is no page's.
@@ -173,17 +173,17 @@ fn who_borrows_remembers_nothing_of_the_owner() {
     user.borrow(&owner, shared, 2).unwrap();
     let own = range(0, PAGE);
     let to = PhysAddr::new(0x9000_0000);
-    user.map_whole(own, to, RAM, false).unwrap();
+    user.map_recorded(own, to, RAM, false).unwrap();
     user.visit(own, |_, _| ()).unwrap();
     let at = shared.start().raw() + 8 * PAGE;
     assert!(!user.reaches_across(Ipa::new(at)));
     let to = PhysAddr::new(0x8000_1000);
     let both = range(at - PAGE, 2 * PAGE);
-    owner.map_whole(both, to, RAM, false).unwrap();
+    owner.map_recorded(both, to, RAM, false).unwrap();
     assert!(user.reaches_across(Ipa::new(at)));
     // Nor does he take away what is the owner's.
     assert!(matches!(
-        user.take_first(shared),
+        user.unmap_first(shared),
         Err(Error::Borrowed { .. })
     ));
     assert!(owner.walk(Ipa::new(at)).is_ok());
@@ -278,13 +278,13 @@ impl One<'_> {
             Op::MapWhole(at, count, off, rest) => {
                 let done = self
                     .table
-                    .map_whole(pages(at, count), to(at, off), RAM, rest);
+                    .map_recorded(pages(at, count), to(at, off), RAM, rest);
                 format!("{done:?}")
             }
             Op::Map(at, count, off) => {
                 format!("{:?}", self.table.map(pages(at, count), to(at, off), RAM))
             }
-            Op::Take(at, count) => match self.table.take_first(pages(at, count)) {
+            Op::Take(at, count) => match self.table.unmap_first(pages(at, count)) {
                 Ok(Some(taken)) => {
                     let text = format!("{:?} {:?}", taken.range, taken.output);
                     text + &self.keep(Ok(taken.plan))

@@ -232,7 +232,7 @@ impl<F: Front> Client for Stock<'_, F> {
                 .tables
                 .get_mut(domain)
                 .ok_or(MachineError::Stuck("have such a domain"))?;
-            let Some(taken) = table.take_first(iova)? else {
+            let Some(taken) = table.unmap_first(iova)? else {
                 return Ok(Work::default());
             };
             self.gather(domain, &taken.plan);
