@@ -1,6 +1,6 @@
 //! Writes to the distributor (GICD).
 
-use crate::extended;
+use crate::extended_interrupts;
 use crate::{Owned, Verdict, clamp_priorities};
 
 /// GICD_CTLR.EnableGrp0 and .ARE, which stay on (IHI 0069, 12.9.4, the layout
@@ -17,11 +17,14 @@ const CTLR_ARE_NS: u64 = 1 << 4;
 pub fn distributor_read(extended: u32, offset: u64, bytes: u32) -> bool {
     let aligned = offset.is_multiple_of(u64::from(bytes.max(1)));
     match bytes {
-        1 => (0x0400..0x0800).contains(&offset) || extended::has_priorities(extended, offset),
+        1 => {
+            (0x0400..0x0800).contains(&offset)
+                || extended_interrupts::has_priorities(extended, offset)
+        }
         4 => aligned,
         8 => {
             let routes = (0x6100..0x7fe0).contains(&offset);
-            aligned && (routes || extended::has_routes(extended, offset))
+            aligned && (routes || extended_interrupts::has_routes(extended, offset))
         }
         _ => false,
     }
@@ -90,7 +93,7 @@ pub fn distributor_write(
             }
         }
         0x1000..=0x3fff | 0x8000..=0x9fff => {
-            extended::distributor_write(extended, offset, bytes, value)
+            extended_interrupts::distributor_write(extended, offset, bytes, value)
         }
         // GICD_ITARGETSR, IGRPMODR, NSACR, SGIR: without effect when affinity
         // routing is on with one security state; nothing to pass on. The rest

@@ -18,24 +18,24 @@
 #![forbid(unsafe_code)]
 
 mod distributor;
-mod extended;
+mod extended_interrupts;
 mod redistributor;
 
 pub use distributor::{distributor_read, distributor_write, shared_distributor_write};
-pub use extended::{EXTENDED_SPI, extended_ppi_words, extended_spi_end};
+pub use extended_interrupts::{EXTENDED_SPI, extended_ppi_words, extended_spi_end};
 pub use redistributor::{rd_write, redistributor_read, sgi_write};
 
-/// What happens to a write of the host's.
+/// What the caller does with a write of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Write this value, with the access size that the host used.
     Write(u64),
-    /// Keep the bits of the register where `keep` is 1, and take the rest from
-    /// `value`. For fields that no single write can leave alone.
+    /// Write `value`, but keep the bits of the register where `keep` is 1. For
+    /// fields that no single write can leave alone.
     Merge {
         /// What the host may write.
         value: u64,
-        /// Bits that stay what they are.
+        /// Mask of the bits that do not change.
         keep: u64,
     },
     /// Write nothing: the access is ignored and counted.

@@ -1,9 +1,10 @@
-//! Writes to a redistributor (GICR). The hypervisor owns no SGI or PPI, so here
-//! the host only has to be kept out of Group 0, below our priority and from
-//! putting to sleep the redistributor that may have to deliver ours. What is about
-//! LPIs is none of this filter's: no table address of the host's goes through.
+//! Writes to a redistributor (GICR). The hypervisor owns no SGI or PPI. So the
+//! host only has to be kept from Group 0, from the hypervisor's priority, and
+//! from putting a redistributor to sleep that may have to deliver the
+//! hypervisor's interrupts. Registers about LPIs are not this filter's: no
+//! table address of the host passes.
 
-use crate::extended;
+use crate::extended_interrupts;
 use crate::{Verdict, clamp_priorities};
 
 /// GICR_WAKER.ProcessorSleep (IHI 0069, 12.11.42).
@@ -18,7 +19,8 @@ pub fn redistributor_read(extended: u64, offset: u64, bytes: u32) -> bool {
     match bytes {
         1 => {
             let rest = offset.wrapping_sub(0x1_0000);
-            (0x0400..0x0420).contains(&rest) || extended::has_ppi_priorities(extended, rest)
+            (0x0400..0x0420).contains(&rest)
+                || extended_interrupts::has_ppi_priorities(extended, rest)
         }
         4 => aligned,
         // GICR_TYPER, PROPBASER, PENDBASER.
@@ -51,7 +53,7 @@ pub fn sgi_write(extended: u64, offset: u64, bytes: u32, value: u64) -> Verdict 
         0x0100 | 0x0180 | 0x0200 | 0x0280 | 0x0300 | 0x0380 if word => Verdict::Write(value),
         0x0400..=0x041f if word || bytes == 1 => Verdict::Write(clamp_priorities(value, bytes)),
         0x0c00 | 0x0c04 if word => Verdict::Write(value),
-        _ => extended::sgi_write(extended, offset, bytes, value),
+        _ => extended_interrupts::sgi_write(extended, offset, bytes, value),
     }
 }
 

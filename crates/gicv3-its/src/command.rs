@@ -5,7 +5,7 @@
 //! the architecture names and nothing else, so that what is encoded from it has
 //! every reserved bit clear.
 
-use crate::id::{CollectionId, DeviceId, EventId, Lpi, Target};
+use crate::ids::{CollectionId, DeviceId, EventId, Lpi, Target};
 use crate::reg::VALID;
 
 /// Bytes of a command.

@@ -1,21 +1,21 @@
-//! What each command of the owner's does.
+//! Runs each command of the owner.
 //!
-//! Every function checks first and then acts; `None` is a command error, and
-//! leaves everything as it was.
+//! Every function checks first and then acts. `None` is a command error, after
+//! which nothing has changed.
 
 use crate::command::{Command, Event};
-use crate::device::{Device, Mapping};
-use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, RedistributorId, Target};
-use crate::lpi::Row;
+use crate::devices::{Device, Mapping};
+use crate::ids::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, RedistributorId, Target};
+use crate::its::{AfterRelease, COLLECTIONS, Job};
+use crate::lpis::Row;
 use crate::owner_table::{DeviceEntry, collection_place, collection_word, device_place};
 use crate::physical::collection_of;
 use crate::platform::{Clock, Platform, Registers, Report, Share};
-use crate::run::Work;
-use crate::unit::{COLLECTIONS, Job, Then};
+use crate::register_writes::ItsCall;
 use portcullis_addr::Ipa;
 use portcullis_owner_memory::Window;
 
-impl<P, R, T, C, W> Work<'_, P, R, T, C, W>
+impl<P, R, T, C, W> ItsCall<'_, P, R, T, C, W>
 where
     P: Platform<Window = W>,
     R: Registers,
@@ -23,29 +23,29 @@ where
     C: Clock,
     W: Window,
 {
-    /// Carries a command out, or begins to: the unit has a job then.
+    /// Runs a command, or begins it: the ITS then has a job.
     #[inline]
     pub(crate) fn execute(&mut self, command: Command) -> Option<()> {
         match command {
             Command::Sync(target) => {
                 self.common.redistributors.find(target)?;
-                self.tell(command);
+                self.send_command(command);
                 Some(())
             }
             Command::MapInterrupt(event, lpi, collection) => {
-                self.map_interrupt(event, lpi, collection, Record::InTable)
+                self.map_interrupt(event, lpi, collection, OwnerTableWrite::Needed)
             }
             Command::Invalidate(event) => {
-                let mapping = self.mapped(event)?.1;
+                let mapping = self.mapping_of(event)?.1;
                 let at = self.destination(mapping);
                 self.common.configure(self.platform, mapping.lpi, at);
-                self.tell_mapped(at, command)
+                self.send_if_known(at, command)
             }
             Command::MoveInterrupt(event, collection) => self.move_interrupt(event, collection),
             Command::Discard(event) => self.discard(event),
             Command::Generate(event) | Command::Clear(event) => {
-                let mapping = self.mapped(event)?.1;
-                self.tell_mapped(self.destination(mapping), command)
+                let mapping = self.mapping_of(event)?.1;
+                self.send_if_known(self.destination(mapping), command)
             }
             Command::MapDevice {
                 device,
@@ -77,20 +77,20 @@ where
         }
     }
 
-    /// A message: has the physical ITS make the LPI of `event` pending, if the owner
-    /// mapped it and enabled its ITS. Another change of the owner's may be half done: what
-    /// the physical ITS knows is what the LPI's row says.
+    /// Makes the physical ITS set the LPI of `event` pending, if the owner has
+    /// mapped it and enabled its ITS. An earlier change by the owner may be
+    /// half done; the LPI's row says what the physical ITS knows.
     pub(crate) fn send(&mut self, event: Event) {
-        let mapped = self.mapped(event).filter(|_| self.unit.enabled);
+        let mapped = self.mapping_of(event).filter(|_| self.unit.enabled);
         if mapped.is_some_and(|(_, mapping)| self.is_known(mapping.lpi)) {
-            self.tell(Command::Generate(event));
-            self.complete();
+            self.send_command(Command::Generate(event));
+            self.wait();
         }
     }
 
-    /// The device of an event, and what it is mapped to.
+    /// The device of an event, and the mapping of the event.
     #[inline(always)]
-    fn mapped(&self, event: Event) -> Option<(Device, Mapping)> {
+    fn mapping_of(&self, event: Event) -> Option<(Device, Mapping)> {
         let share = &self.common.share;
         let device = self.unit.devices.get(share, event.device)?;
         if !device.has(event.event) {
@@ -99,8 +99,9 @@ where
         Some((device, device.mapping(share, event.event)?))
     }
 
-    /// Where the physical ITS sends what is mapped so: where the collection goes,
-    /// since between two commands every LPI has followed its collection.
+    /// The redistributor to which the physical ITS sends the LPI of a mapping.
+    /// It is that of the collection, since between two commands every LPI has
+    /// followed its collection.
     #[inline(always)]
     fn destination(&self, mapping: Mapping) -> Option<RedistributorId> {
         let at = self.unit.route(mapping.collection);
@@ -114,12 +115,12 @@ where
         at
     }
 
-    /// Tells the physical ITS a command about an event, if it knows the event, which
-    /// goes to `at`.
+    /// Sends the physical ITS a command about an event, if it knows the event,
+    /// whose LPI goes to `at`.
     #[inline]
-    fn tell_mapped(&mut self, at: Option<RedistributorId>, command: Command) -> Option<()> {
+    fn send_if_known(&mut self, at: Option<RedistributorId>, command: Command) -> Option<()> {
         if at.is_some() {
-            self.tell(command);
+            self.send_command(command);
         }
         Some(())
     }
@@ -132,7 +133,7 @@ where
         event: Event,
         lpi: Lpi,
         collection: CollectionId,
-        record: Record,
+        record: OwnerTableWrite,
     ) -> Option<()> {
         let share = self.common.share.clone();
         let device = self.unit.devices.get(&share, event.device)?;
@@ -146,12 +147,12 @@ where
             return None;
         }
         let mapping = Mapping { lpi, collection };
-        if record == Record::InTable {
+        if record == OwnerTableWrite::Needed {
             let entry = device.owner_entry(event.event)?;
             self.platform.store(entry, mapping.word()).ok()?;
         }
         if let Some(before) = device.mapping(&share, event.event) {
-            self.unmap_again(event, &device, before);
+            self.unmap_before_remap(event, &device, before);
         }
         let at = self.unit.route(collection);
         device.set(&share, event.event, Some(mapping));
@@ -169,16 +170,16 @@ where
             let physical = &mut self.unit.physical;
             physical.push(&share, &self.common.clock, command);
             if changed {
-                self.tell(Command::Invalidate(event));
+                self.send_command(Command::Invalidate(event));
                 self.sync(at);
             }
         }
         Some(())
     }
 
-    /// Unmaps an event that is to be mapped anew.
+    /// Unmaps an event before it is mapped again.
     #[cold]
-    fn unmap_again(&mut self, event: Event, device: &Device, before: Mapping) {
+    fn unmap_before_remap(&mut self, event: Event, device: &Device, before: Mapping) {
         let known = self.is_known(before.lpi);
         self.unmap(event, device, before.lpi, known);
     }
@@ -189,11 +190,11 @@ where
         row.is_some_and(|row| row.at.is_some())
     }
 
-    /// Unmaps an event from its LPI, everywhere but in the owner's table. `known` is
-    /// whether the physical ITS knows it.
+    /// Unmaps an event from its LPI, but not in the owner's table. `known` says
+    /// whether the physical ITS knows the event.
     pub(crate) fn unmap(&mut self, event: Event, device: &Device, lpi: Lpi, known: bool) {
         if known {
-            self.tell(Command::Discard(event));
+            self.send_command(Command::Discard(event));
         }
         let share = &self.common.share;
         self.common.lpis.set_row(share, lpi, None);
@@ -201,7 +202,7 @@ where
     }
 
     fn discard(&mut self, event: Event) -> Option<()> {
-        let (device, mapping) = self.mapped(event)?;
+        let (device, mapping) = self.mapping_of(event)?;
         let entry = device.owner_entry(event.event)?;
         self.platform.store(entry, 0).ok()?;
         let known = self.destination(mapping).is_some();
@@ -209,9 +210,9 @@ where
         Some(())
     }
 
-    /// MOVI. A collection that goes nowhere is a command error.
+    /// MOVI. A collection without a redistributor is a command error.
     fn move_interrupt(&mut self, event: Event, collection: CollectionId) -> Option<()> {
-        let (device, before) = self.mapped(event)?;
+        let (device, before) = self.mapping_of(event)?;
         self.unit.route(collection)?;
         let lpi = before.lpi;
         let mapping = Mapping { lpi, collection };
@@ -225,14 +226,14 @@ where
             collection,
             at: self.unit.route(before.collection),
         };
-        self.follow(lpi, row);
+        self.move_to_collection(lpi, row);
         Some(())
     }
 
-    /// Sends `lpi` where its collection goes; `row` is what is to be, but for
-    /// `at`, which is where it goes now.
+    /// Sends `lpi` to the redistributor of its collection. `row` is its new
+    /// row, but `row.at` is still the old redistributor.
     #[inline]
-    pub(crate) fn follow(&mut self, lpi: Lpi, row: Row) {
+    pub(crate) fn move_to_collection(&mut self, lpi: Lpi, row: Row) {
         let to = self.unit.route(row.collection);
         let share = &self.common.share;
         let after = Row { at: to, ..row };
@@ -243,12 +244,16 @@ where
         let changed = self.common.configure(self.platform, lpi, to);
         let event = row.event;
         match (row.at, to) {
-            (Some(_), Some(to)) => self.tell(Command::MoveInterrupt(event, collection_of(to))),
-            (None, Some(to)) => self.tell(Command::MapInterrupt(event, lpi, collection_of(to))),
-            (_, None) => self.tell(Command::Discard(event)),
+            (Some(_), Some(to)) => {
+                self.send_command(Command::MoveInterrupt(event, collection_of(to)))
+            }
+            (None, Some(to)) => {
+                self.send_command(Command::MapInterrupt(event, lpi, collection_of(to)))
+            }
+            (_, None) => self.send_command(Command::Discard(event)),
         }
         if changed && let Some(to) = to {
-            self.tell(Command::Invalidate(event));
+            self.send_command(Command::Invalidate(event));
             // The owner waits for where it was, not for where it goes.
             self.sync(to);
         }
@@ -267,10 +272,10 @@ where
         }
         // The table has to have the entry, whether or not memory is left.
         device_place(&self.unit.device_table, self.platform, device)?;
-        if self.release(device, Then::Map { itt, event_bits }) {
+        if self.release(device, AfterRelease::Map { itt, event_bits }) {
             return Some(());
         }
-        self.add_device(device, itt, event_bits, Record::InTable)
+        self.add_device(device, itt, event_bits, OwnerTableWrite::Needed)
     }
 
     /// Maps a device that is not mapped.
@@ -279,12 +284,12 @@ where
         device: DeviceId,
         itt: Ipa,
         event_bits: u8,
-        record: Record,
+        record: OwnerTableWrite,
     ) -> Option<()> {
         // To zero them takes longer than a command.
         let entry = self.unit.physical.typer().itt_entry();
         self.budget.spend(Device::pages(event_bits, entry));
-        let Some(new) = self.make_device(device, itt, event_bits) else {
+        let Some(new) = self.build_device(device, itt, event_bits) else {
             self.common.report = Some(Report::NoMemory {
                 its: self.its,
                 device,
@@ -292,7 +297,7 @@ where
             });
             return None;
         };
-        if record == Record::InTable {
+        if record == OwnerTableWrite::Needed {
             let entry = DeviceEntry { itt, event_bits };
             let stored = device_place(&self.unit.device_table, self.platform, device)
                 .and_then(|at| self.platform.store(at, entry.word()).ok());
@@ -302,7 +307,7 @@ where
                 return None;
             }
         }
-        self.tell(Command::MapDevice {
+        self.send_command(Command::MapDevice {
             device,
             itt: new.itt.raw(),
             event_bits,
@@ -310,7 +315,7 @@ where
         Some(())
     }
 
-    fn make_device(&self, device: DeviceId, itt: Ipa, event_bits: u8) -> Option<Device> {
+    fn build_device(&self, device: DeviceId, itt: Ipa, event_bits: u8) -> Option<Device> {
         let share = &self.common.share;
         self.unit.physical.devices().reach(share, device)?;
         let entry = self.unit.physical.typer().itt_entry();
@@ -328,41 +333,41 @@ where
         }
         let at = device_place(&self.unit.device_table, self.platform, device)?;
         self.platform.store(at, 0).ok()?;
-        self.release(device, Then::End);
+        self.release(device, AfterRelease::End);
         Some(())
     }
 
-    /// Begins to release a device, after which comes `then`. `false` when it is
-    /// not mapped.
-    pub(crate) fn release(&mut self, device: DeviceId, then: Then) -> bool {
+    /// Begins to release a device; `after_release` says what follows. `false`
+    /// if it is not mapped.
+    pub(crate) fn release(&mut self, device: DeviceId, after_release: AfterRelease) -> bool {
         let mapped = self.unit.devices.get(&self.common.share, device).is_some();
         if mapped {
             self.unit.job = Some(Job::Release {
                 device,
                 from: EventId(0),
-                then,
+                after_release,
             });
         }
         mapped
     }
 
-    /// Tells the physical ITS that `device` is unmapped, and waits until every
-    /// redistributor has seen what came before. `false` when the ITS failed, which
-    /// may go on using the device's table then.
-    pub(crate) fn tell_released(&mut self, device: DeviceId) -> bool {
-        self.tell(Command::UnmapDevice(device));
+    /// Unmaps `device` at the physical ITS, and waits until every redistributor
+    /// has seen the commands before. `false` if the ITS failed; it may then
+    /// still use the device's table.
+    pub(crate) fn unmap_at_physical(&mut self, device: DeviceId) -> bool {
+        self.send_command(Command::UnmapDevice(device));
         self.sync_all();
-        self.complete()
+        self.wait()
     }
 
-    /// One redistributor has seen what came before.
+    /// Makes one redistributor see all earlier commands.
     fn sync(&mut self, at: RedistributorId) {
         if let Some(one) = self.common.redistributors.get(at) {
-            self.tell(Command::Sync(one.target));
+            self.send_command(Command::Sync(one.target));
         }
     }
 
-    /// Every redistributor has seen what came before.
+    /// Makes every redistributor see all earlier commands.
     pub(crate) fn sync_all(&mut self) {
         let common = &*self.common;
         for (_, one) in common.redistributors.up() {
@@ -395,7 +400,7 @@ where
         Some(())
     }
 
-    /// Whether no LPI is mapped at all.
+    /// Whether no LPI is mapped.
     fn none_is_mapped(&mut self) -> bool {
         let lpis = &self.common.lpis;
         // As for reading as many words anywhere else: at most 512.
@@ -403,7 +408,8 @@ where
         lpis.none_is_mapped(&self.common.share)
     }
 
-    /// Lets the LPIs of a collection follow it, if there are any at all.
+    /// Begins to move the LPIs of a collection to its redistributor, if any LPI
+    /// is mapped.
     fn route(&mut self, collection: CollectionId) {
         if self.none_is_mapped() {
             return;
@@ -415,11 +421,11 @@ where
     }
 }
 
-/// Whether the owner's table is to be written.
+/// Whether the mapping has to be written to the owner's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Record {
-    /// The mapping is new.
-    InTable,
+pub(crate) enum OwnerTableWrite {
+    /// The mapping is new and has to be written.
+    Needed,
     /// The mapping was read from the table.
-    FromTable,
+    AlreadyThere,
 }

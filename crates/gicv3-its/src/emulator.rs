@@ -2,15 +2,15 @@
 //! the LPIs that they share: all under one lock of the caller's.
 
 use crate::command::{Command, Event};
-use crate::device::Devices;
-use crate::id::{FIRST_LPI, Lpi, RedistributorId, Target};
-use crate::lpi::{LpiCount, Lpis, Row};
+use crate::devices::Devices;
+use crate::ids::{FIRST_LPI, Lpi, RedistributorId, Target};
+use crate::its::{Counts, DeviceRange, EmulatedIts};
+use crate::lpis::{LpiCount, Lpis, Row};
 use crate::physical::{Physical, TakeOverError, collection_of, last_device};
 use crate::platform::{Clock, Platform, Registers, Report, Share, TableMemory};
 use crate::redistributor::{self, LpiError, Redistributor, Redistributors};
 use crate::reg;
-use crate::run::Work;
-use crate::unit::{Counts, DeviceRange, Unit};
+use crate::register_writes::ItsCall;
 use portcullis_addr::{Ipa, Range};
 use portcullis_owner_memory::{Progress, Size, Window};
 
@@ -21,7 +21,7 @@ pub const ITS_LIMIT: usize = 16;
 /// 4, a word of a table 1, a page of a device's tables 1.
 pub(crate) const BUDGET: u32 = 1024;
 
-/// What one call may still do.
+/// The work that a call may still do.
 #[derive(Debug)]
 pub(crate) struct Budget(u32);
 
@@ -39,7 +39,7 @@ impl Budget {
     }
 }
 
-/// What all ITSs share.
+/// The state that all ITSs share.
 #[derive(Debug)]
 pub(crate) struct Common<T, C, W> {
     pub(crate) share: T,
@@ -53,11 +53,11 @@ pub(crate) struct Common<T, C, W> {
 }
 
 impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
-    /// Gives `lpi` the configuration that the owner has for it where it is sent
-    /// to. Whether a redistributor has to be told.
+    /// Gives `lpi` the configuration that the owner has for it at its
+    /// redistributor. Returns whether the redistributor has to be informed.
     ///
-    /// One that is sent nowhere keeps what it had: no ITS knows it, so that no command
-    /// could make a redistributor forget what it holds.
+    /// An LPI without a redistributor keeps its configuration: no ITS knows it,
+    /// so no command could make a redistributor drop its copy.
     #[inline(always)]
     pub(crate) fn configure(
         &self,
@@ -68,14 +68,14 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
         let Some(at) = at else {
             return false;
         };
-        let wanted = self.wanted(platform, lpi, at);
+        let wanted = self.owner_configuration(platform, lpi, at);
         let share = self.share.clone();
         self.lpis.configure(&share, lpi, wanted)
     }
 
     /// The configuration that the owner has for `lpi` where it is sent to `at`.
     #[inline(always)]
-    fn wanted(
+    fn owner_configuration(
         &self,
         platform: &impl Platform<Window = W>,
         lpi: Lpi,
@@ -134,15 +134,16 @@ fn read_byte(platform: &impl Platform, at: Ipa) -> Option<u8> {
         .map(|()| (word[0] >> ((at.raw() & 7) * 8)) as u8)
 }
 
-/// What became of an owner's write to a redistributor's RD frame.
+/// The result of an owner's write to a redistributor's RD frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum RdWrite {
-    /// It was the emulation's, and is done or not as a whole.
+    /// The emulation handled the write, with this progress.
     Emulated(Progress),
-    /// It is done, but for this value, which the physical `GICR_CTLR` gets.
+    /// The write is done, and the caller writes this value to the physical
+    /// `GICR_CTLR`.
     Control(u32),
-    /// The register is none of the LPIs'.
+    /// The register is not about LPIs.
     Other,
 }
 
@@ -155,7 +156,7 @@ pub enum RdWrite {
 #[derive(Debug)]
 pub struct Emulator<R, T, C, W> {
     common: Common<T, C, W>,
-    units: [Option<Unit<R, W>>; ITS_LIMIT],
+    units: [Option<EmulatedIts<R, W>>; ITS_LIMIT],
 }
 
 impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
@@ -222,7 +223,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             redistributors,
         )?;
         let devices = Devices::new(memory, highest).ok_or(TakeOverError::NoMemory)?;
-        let unit = Unit::new(physical, devices, ranges).ok_or(TakeOverError::NoMemory)?;
+        let unit = EmulatedIts::new(physical, devices, ranges).ok_or(TakeOverError::NoMemory)?;
         let slot = self.units.get_mut(its).ok_or(TakeOverError::NoMemory)?;
         *slot = Some(unit);
         Ok(())
@@ -238,8 +239,9 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         }
     }
 
-    /// Shows what every register of the ITS at index `its` reads as. To be
-    /// called once, before the owner runs; what is not shown must read as 0.
+    /// Shows the value of every register of the ITS at index `its`. The caller
+    /// calls this once, before the owner runs. Offsets that are not shown must
+    /// read as 0.
     pub fn start(&self, platform: &impl Platform<Window = W>, its: usize) {
         if let Some(unit) = self.units.get(its).and_then(Option::as_ref) {
             unit.show_all(platform, its);
@@ -294,14 +296,14 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         let Some(unit) = self.units.get_mut(its).and_then(Option::as_mut) else {
             return Progress::Done;
         };
-        Work::new(unit, &mut self.common, platform, its).write(offset, size, value)
+        ItsCall::new(unit, &mut self.common, platform, its).write(offset, size, value)
     }
 
     /// Sends the message of a device that the caller emulates for the owner to the ITS at
     /// index `its`. It is as the owner's INT: what the owner has not mapped goes nowhere.
     pub fn send(&mut self, platform: &impl Platform<Window = W>, its: usize, event: Event) {
         if let Some(unit) = self.units.get_mut(its).and_then(Option::as_mut) {
-            Work::new(unit, &mut self.common, platform, its).send(event);
+            ItsCall::new(unit, &mut self.common, platform, its).send(event);
         }
     }
 
@@ -338,7 +340,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
             one.set_enabled(value & reg::RD_CTLR_ENABLE != 0);
             let physical = if one.up { reg::RD_CTLR_ENABLE } else { 0 };
             self.common.hold_table(platform, id);
-            return match self.change(platform, id) {
+            return match self.apply_enable_lpis(platform, id) {
                 Progress::Done => RdWrite::Control(value & reg::RD_CTLR_DPG | physical),
                 Progress::Again => RdWrite::Emulated(Progress::Again),
             };
@@ -358,8 +360,12 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         RdWrite::Other
     }
 
-    /// Lets a change of `GICR_CTLR.EnableLPIs` reach the LPIs that go to `id`.
-    fn change(&mut self, platform: &impl Platform<Window = W>, id: RedistributorId) -> Progress {
+    /// Applies a change of `GICR_CTLR.EnableLPIs` to the LPIs that go to `id`.
+    fn apply_enable_lpis(
+        &mut self,
+        platform: &impl Platform<Window = W>,
+        id: RedistributorId,
+    ) -> Progress {
         let common = &mut self.common;
         let mut budget = Budget::new();
         loop {
@@ -413,7 +419,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         }
     }
 
-    /// What happened that an operator should know, once.
+    /// Returns an event that an operator should know of, once.
     #[inline]
     pub fn take_report(&mut self) -> Option<Report> {
         // An ordinary call has nothing to report, and does not pay for taking it.
@@ -421,7 +427,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         self.common.report.take()
     }
 
-    /// What was done and refused at the ITS at index `its`.
+    /// The counters of the ITS at index `its`.
     #[must_use]
     pub fn counts(&self, its: usize) -> Option<Counts> {
         let unit = self.units.get(its)?.as_ref()?;
@@ -434,7 +440,7 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         self.common.lpis.count()
     }
 
-    /// What `lpi` is mapped from.
+    /// The row of `lpi`, if it is mapped.
     #[must_use]
     pub fn row(&self, lpi: Lpi) -> Option<Row> {
         self.common.lpis.row(&self.common.share, lpi)
@@ -445,8 +451,8 @@ impl<R: Registers, T: Share, C: Clock, W: Window> Emulator<R, T, C, W> {
         let mut next = Some(Lpi(FIRST_LPI));
         core::iter::from_fn(move || {
             let lpis = &self.common.lpis;
-            let (found, then) = lpis.next_mapped(&self.common.share, next?, || true);
-            next = then;
+            let (found, following) = lpis.next_mapped(&self.common.share, next?, || true);
+            next = following;
             found
         })
     }

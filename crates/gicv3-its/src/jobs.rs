@@ -1,30 +1,30 @@
-//! What takes longer than a command: each step is short, and the next call goes
-//! on where the budget ended.
+//! Jobs: work that takes longer than a command. Each step is short, and the
+//! next call continues where the budget ended.
 
 use crate::command::{Command, Event};
-use crate::commands::Record;
-use crate::device::Mapping;
-use crate::id::{CollectionId, DeviceId, EventId, Lpi};
-use crate::lpi::Row;
+use crate::commands::OwnerTableWrite;
+use crate::devices::Mapping;
+use crate::ids::{CollectionId, DeviceId, EventId, Lpi};
+use crate::its::{AfterRelease, COLLECTIONS, Job};
+use crate::lpis::Row;
 use crate::owner_table::{
-    DeviceEntry, ENTRY, Place, collection_from_word, collection_place, device_place,
+    DeviceEntry, ENTRY, EntryPlace, collection_from_word, collection_place, device_place,
 };
 use crate::physical::collection_of;
 use crate::platform::{Clock, Platform, Registers, Share};
-use crate::run::Work;
-use crate::unit::{COLLECTIONS, Job, Then};
+use crate::register_writes::ItsCall;
 use portcullis_owner_memory::Window;
 
-/// An LPI with its row, and where to go on; `None` at the end.
-type Found = (Option<(Lpi, Row)>, Option<Lpi>);
+/// An LPI with its row, and the LPI to continue with; `None` at the end.
+type NextLpi = (Option<(Lpi, Row)>, Option<Lpi>);
 
 const PAGE: u64 = 4096;
 
-/// Words of the owner's tables that are read at a time: 512 bytes, which never
-/// cross a page where the first index is a multiple.
+/// How many words of the owner's tables are read at a time: 512 bytes. They
+/// never cross a page if the first index is a multiple of this.
 const RUN: u32 = 64;
 
-impl<P, R, T, C, W> Work<'_, P, R, T, C, W>
+impl<P, R, T, C, W> ItsCall<'_, P, R, T, C, W>
 where
     P: Platform<Window = W>,
     R: Registers,
@@ -32,26 +32,30 @@ where
     C: Clock,
     W: Window,
 {
-    /// One step of the job that there is.
+    /// Does one step of the current job.
     #[cold]
-    pub(crate) fn step(&mut self) {
+    pub(crate) fn run_job_step(&mut self) {
         let Some(job) = self.unit.job.take() else {
             return;
         };
         match job {
-            Job::Release { device, from, then } => self.release_events(device, from, then),
+            Job::Release {
+                device,
+                from,
+                after_release,
+            } => self.release_events(device, from, after_release),
             Job::Configure { collection, from } => self.configure_some(collection, from),
             Job::Route { collection, from } => self.route_some(collection, from),
             Job::RestoreCollections(from) => self.restore_collections(from),
             Job::RestoreDevices(from) => self.restore_devices(from),
             Job::RestoreEvents { device, from } => self.restore_events(device, from),
-            Job::Clear(from) => self.clear(from),
+            Job::ReleaseAll(from) => self.release_all(from),
         }
     }
 
-    /// Unmaps the events of a device, so that none of its interrupts is pending any
-    /// more, then the device; then its tables go back.
-    fn release_events(&mut self, id: DeviceId, from: EventId, then: Then) {
+    /// Unmaps the events of a device, so that none of its interrupts is pending
+    /// any more, then the device, and then frees its tables.
+    fn release_events(&mut self, id: DeviceId, from: EventId, after_release: AfterRelease) {
         let Some(device) = self.unit.devices.get(&self.common.share, id) else {
             return;
         };
@@ -61,14 +65,14 @@ where
                 self.unit.job = Some(Job::Release {
                     device: id,
                     from: event,
-                    then,
+                    after_release,
                 });
                 return;
             }
             if event.0.is_multiple_of(RUN) {
                 let skipped = device.unmapped(&self.common.share, event);
                 if skipped != 0 {
-                    // As for reading as many words anywhere else.
+                    // This costs as much as reading as many words elsewhere.
                     self.budget.spend(7);
                     event = EventId(event.0 + skipped);
                     continue;
@@ -82,32 +86,32 @@ where
             }
             event = EventId(event.0 + 1);
         }
-        if !self.tell_released(id) {
+        if !self.unmap_at_physical(id) {
             return;
         }
         let share = &self.common.share;
         self.unit.devices.remove(share, id);
         device.free(share, self.unit.physical.typer().itt_entry());
-        match then {
-            Then::End => {}
-            Then::Map { itt, event_bits } => {
-                let added = self.add_device(id, itt, event_bits, Record::InTable);
+        match after_release {
+            AfterRelease::End => {}
+            AfterRelease::Map { itt, event_bits } => {
+                let added = self.add_device(id, itt, event_bits, OwnerTableWrite::Needed);
                 if added.is_none() {
                     self.unit.counts.refused += 1;
-                    // The owner's table still has what was released.
+                    // The owner's table still has the released device.
                     if let Some(at) = device_place(&self.unit.device_table, self.platform, id) {
                         let _ = self.platform.store(at, 0);
                     }
                 }
             }
-            Then::Clear(Some(next)) => self.unit.job = Some(Job::Clear(next)),
-            Then::Clear(None) => self.drop_tables(),
+            AfterRelease::Clear(Some(next)) => self.unit.job = Some(Job::ReleaseAll(next)),
+            AfterRelease::Clear(None) => self.drop_tables(),
         }
     }
 
-    /// The next mapped LPI of the collection from `from` on, and where to go on.
-    /// `Err` when the budget ended first.
-    fn next_of(&mut self, collection: CollectionId, from: Lpi) -> Result<Found, Lpi> {
+    /// The next mapped LPI of the collection from `from` on, and the LPI to
+    /// continue with. `Err` if the budget ended first.
+    fn next_lpi_of(&mut self, collection: CollectionId, from: Lpi) -> Result<NextLpi, Lpi> {
         let mut from = Some(from);
         while let Some(at) = from {
             let budget = &mut self.budget;
@@ -129,11 +133,11 @@ where
         Ok((None, None))
     }
 
-    /// INVALL: the configuration of what is mapped is read again, then the
-    /// redistributor is told.
+    /// INVALL: reads the configuration of all mapped LPIs again, then informs
+    /// the redistributor.
     fn configure_some(&mut self, collection: CollectionId, mut from: Lpi) {
         loop {
-            match self.next_of(collection, from) {
+            match self.next_lpi_of(collection, from) {
                 Err(from) => {
                     self.unit.job = Some(Job::Configure { collection, from });
                     return;
@@ -150,21 +154,21 @@ where
             }
         }
         if let Some(at) = self.unit.route(collection) {
-            self.tell(Command::InvalidateAll(collection_of(at)));
+            self.send_command(Command::InvalidateAll(collection_of(at)));
         }
     }
 
-    /// MAPC: what is mapped follows its collection.
+    /// MAPC: moves the LPIs of a collection to its redistributor.
     fn route_some(&mut self, collection: CollectionId, mut from: Lpi) {
         loop {
-            match self.next_of(collection, from) {
+            match self.next_lpi_of(collection, from) {
                 Err(from) => {
                     self.unit.job = Some(Job::Route { collection, from });
                     return;
                 }
                 Ok((found, next)) => {
                     if let Some((lpi, row)) = found {
-                        self.follow(lpi, row);
+                        self.move_to_collection(lpi, row);
                     }
                     match next {
                         Some(next) => from = next,
@@ -173,8 +177,8 @@ where
                 }
             }
         }
-        // Where they went before has seen that they are gone, and takes no late
-        // message for one of them.
+        // The old redistributors have then seen that the LPIs are gone, and
+        // take no late message for one of them.
         self.sync_all();
     }
 
@@ -203,8 +207,8 @@ where
         });
     }
 
-    /// Looks at the device table from `from` on, up to the next multiple of a
-    /// run.
+    /// Reads the device table from `from` on, up to the next multiple of
+    /// [`RUN`].
     fn restore_devices(&mut self, from: DeviceId) {
         let highest = self.unit.devices.highest();
         let table = self.unit.device_table;
@@ -213,12 +217,12 @@ where
             next.map(Job::RestoreDevices)
         };
         let at = match table.entry(self.platform, from.0) {
-            Place::At(at) => at,
-            Place::NoPage => {
+            EntryPlace::At(at) => at,
+            EntryPlace::NoPage => {
                 self.unit.job = go_on(table.next_page(from.0));
                 return;
             }
-            Place::Beyond => return,
+            EntryPlace::OutOfTable => return,
         };
         self.budget.spend(8);
         let mut words = [0; RUN as usize];
@@ -237,7 +241,12 @@ where
         let Some((id, entry)) = found else {
             return;
         };
-        let added = self.add_device(id, entry.itt, entry.event_bits, Record::FromTable);
+        let added = self.add_device(
+            id,
+            entry.itt,
+            entry.event_bits,
+            OwnerTableWrite::AlreadyThere,
+        );
         self.unit.job = match added {
             Some(()) => Some(Job::RestoreEvents {
                 device: id,
@@ -263,8 +272,8 @@ where
         let end = 1u32.checked_shl(device.event_bits.into()).unwrap_or(0);
         let mut words = [0; RUN as usize];
         let at = device.owner_entry(from);
-        // A table starts at a multiple of 256, so that a run may reach beyond a
-        // page. Truncation: at most 512.
+        // A table starts at a multiple of 256, so a run may reach beyond a
+        // page. The truncation is intended: the value is at most 512.
         let in_page = at.map_or(RUN, |at| ((PAGE - at.raw() % PAGE) / ENTRY) as u32);
         let count = RUN.min(end.saturating_sub(from.0)).min(in_page);
         let run = words.get_mut(..count as usize).unwrap_or_default();
@@ -279,7 +288,7 @@ where
                 let event = Event { device: id, event };
                 let Mapping { lpi, collection } = mapping;
                 if self
-                    .map_interrupt(event, lpi, collection, Record::FromTable)
+                    .map_interrupt(event, lpi, collection, OwnerTableWrite::AlreadyThere)
                     .is_none()
                 {
                     self.unit.counts.refused += 1;
@@ -292,28 +301,29 @@ where
         }
     }
 
-    fn clear(&mut self, from: DeviceId) {
+    fn release_all(&mut self, from: DeviceId) {
         let share = &self.common.share;
         let (found, next) = self.unit.devices.next(share, from);
         match found {
             Some((device, _)) => {
-                self.release(device, Then::Clear(next));
+                self.release(device, AfterRelease::Clear(next));
             }
-            None => self.unit.job = next.map(Job::Clear),
+            None => self.unit.job = next.map(Job::ReleaseAll),
         }
         if self.unit.job.is_none() {
             self.drop_tables();
         }
     }
 
-    /// No device is left: what the physical device table had for them goes back.
+    /// No device is left: frees the second level of the physical device table.
     fn drop_tables(&mut self) {
         let common = &*self.common;
         let physical = &mut self.unit.physical;
         if !physical.drop_second_level(&common.share, &common.clock) {
             return;
         }
-        // An ITS may have held its collections itself, and have been disabled.
+        // The ITS was disabled and may have lost its collections, so they are
+        // mapped again.
         for (id, one) in common.redistributors.up() {
             for command in [
                 Command::MapCollection(collection_of(id), one.target),

@@ -1,14 +1,16 @@
-//! The tables that the owner gives its ITS: what is kept there, and where.
+//! The tables that the owner gives its ITS: their entries, and where these are.
 //!
-//! A real ITS keeps its state in these tables, and the owner counts on that: new,
-//! zeroed tables (a kernel after kexec) start with no mapping, and the same
-//! tables given back (after hibernation) start with all of them. So the emulated
-//! ITS writes each mapping there too, and reads them when it is enabled. What it
-//! reads is as untrusted as a command, and goes the same way.
+//! A real ITS keeps its state in these tables, and the owner relies on that:
+//! new, zeroed tables (a kernel after kexec) start with no mapping, and the
+//! same tables set again (after hibernation) start with all of theirs. So the
+//! emulated ITS writes each mapping there too, and reads the tables when it is
+//! enabled. Their content is as untrusted as a command and passes the same
+//! checks.
 //!
-//! The formats are our own, as for any ITS: 8 bytes for an entry of each.
+//! As for any ITS, the formats are IMPLEMENTATION DEFINED: 8 bytes for an entry
+//! of each table.
 
-use crate::id::{CollectionId, DeviceId, Target};
+use crate::ids::{CollectionId, DeviceId, Target};
 use crate::platform::Platform;
 use crate::reg::{self, VALID};
 use portcullis_addr::Ipa;
@@ -52,7 +54,7 @@ impl OwnerTable {
         Self::new(reg::TYPE_COLLECTIONS, WRITABLE)
     }
 
-    /// What the register reads as.
+    /// The value of the register.
     pub(crate) fn value(&self) -> u64 {
         self.value
     }
@@ -89,11 +91,11 @@ impl OwnerTable {
         }
     }
 
-    /// Where entry `index` is.
-    pub(crate) fn entry(&self, platform: &impl Platform, index: u32) -> Place {
+    /// The address of entry `index`.
+    pub(crate) fn entry(&self, platform: &impl Platform, index: u32) -> EntryPlace {
         let index = u64::from(index);
         if index >= self.entries() {
-            return Place::Beyond;
+            return EntryPlace::OutOfTable;
         }
         let base = reg::baser_address(self.value);
         let at = if self.is_indirect() {
@@ -101,7 +103,7 @@ impl OwnerTable {
             let first = base.checked_add(index / self.per_page() * ENTRY);
             let read = first.map(|at| platform.read(Ipa::new(at), &mut word));
             if read != Some(Ok(())) || word[0] & VALID == 0 {
-                return Place::NoPage;
+                return EntryPlace::NoPage;
             }
             let page = reg::baser_page(self.value);
             let second = word[0] & 0x000f_ffff_ffff_f000 & !(page - 1);
@@ -109,7 +111,7 @@ impl OwnerTable {
         } else {
             base.checked_add(index * ENTRY)
         };
-        at.map_or(Place::Beyond, |at| Place::At(Ipa::new(at)))
+        at.map_or(EntryPlace::OutOfTable, |at| EntryPlace::At(Ipa::new(at)))
     }
 
     /// The first index of the next page of the second level.
@@ -122,13 +124,13 @@ impl OwnerTable {
 
 /// Where an entry of a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Here.
+pub(crate) enum EntryPlace {
+    /// The address of the entry.
     At(Ipa),
-    /// The owner has given no page of the second level for it.
+    /// The second-level page of the entry is missing.
     NoPage,
-    /// The table is not valid, or ends before.
-    Beyond,
+    /// The table is not valid, or ends before the entry.
+    OutOfTable,
 }
 
 /// An entry of the device table.
@@ -159,31 +161,31 @@ pub(crate) fn collection_word(target: Target) -> u64 {
     VALID | target.bits()
 }
 
-/// Where a collection goes, if it is mapped.
+/// The target of a collection, if it is mapped.
 pub(crate) fn collection_from_word(word: u64) -> Option<Target> {
     (word & VALID != 0).then(|| Target::from_word(word))
 }
 
-/// Where the collection table has `collection`.
+/// The address of the entry of `collection`.
 pub(crate) fn collection_place(
     table: &OwnerTable,
     platform: &impl Platform,
     collection: CollectionId,
 ) -> Option<Ipa> {
     match table.entry(platform, collection.0.into()) {
-        Place::At(at) => Some(at),
-        Place::NoPage | Place::Beyond => None,
+        EntryPlace::At(at) => Some(at),
+        EntryPlace::NoPage | EntryPlace::OutOfTable => None,
     }
 }
 
-/// Where the device table has `device`.
+/// The address of the entry of `device`.
 pub(crate) fn device_place(
     table: &OwnerTable,
     platform: &impl Platform,
     device: DeviceId,
 ) -> Option<Ipa> {
     match table.entry(platform, device.0) {
-        Place::At(at) => Some(at),
-        Place::NoPage | Place::Beyond => None,
+        EntryPlace::At(at) => Some(at),
+        EntryPlace::NoPage | EntryPlace::OutOfTable => None,
     }
 }

@@ -8,7 +8,7 @@ mod tables;
 pub use tables::DeviceTable;
 
 use crate::command::{COMMAND_BYTES, Command};
-use crate::id::{DeviceId, RedistributorId};
+use crate::ids::{DeviceId, RedistributorId};
 use crate::platform::{Clock, Registers, Share, TableMemory};
 use crate::reg::{self, Typer};
 use portcullis_addr::PhysAddr;
@@ -110,7 +110,7 @@ pub fn table_bytes<R: Registers>(
     redistributors: u8,
 ) -> Result<u64, TakeOverError> {
     let highest = last_device(registers, highest);
-    let own = crate::device::Devices::bytes(highest);
+    let own = crate::devices::Devices::bytes(highest);
     let tables = tables::bytes(registers, highest, redistributors)?;
     // The queue, and what its alignment may cost.
     Ok(own + tables + 2 * QUEUE_BYTES)
@@ -198,7 +198,7 @@ impl<R: Registers> Physical<R> {
     }
 
     /// Gives the memory back that the device table took for devices, of which none
-    /// is mapped. Whether there was any: the ITS was disabled for a moment then,
+    /// is mapped. Whether there was any: the ITS was disabled for a moment after_release,
     /// since no table may change under one that is not (IHI 0069, `GITS_BASER<n>`).
     pub(crate) fn drop_second_level(&mut self, share: &impl Share, clock: &impl Clock) -> bool {
         if !self.devices.has_second_level(share) || self.complete(share, clock).is_err() {
@@ -307,8 +307,8 @@ impl<R: Registers> Physical<R> {
 /// The collection that sends to a redistributor, on every physical ITS: it is
 /// mapped once, when the redistributor comes up, and never moved. So no
 /// collection in use ever changes (which is UNPREDICTABLE, IHI 0069, MAPC).
-pub(crate) fn collection_of(redistributor: RedistributorId) -> crate::id::CollectionId {
-    crate::id::CollectionId(redistributor.0.into())
+pub(crate) fn collection_of(redistributor: RedistributorId) -> crate::ids::CollectionId {
+    crate::ids::CollectionId(redistributor.0.into())
 }
 
 fn disable<R: Registers>(registers: &R, clock: &impl Clock) -> Result<(), TakeOverError> {

@@ -1,7 +1,7 @@
-//! What the caller provides: the owner's machine, the physical registers, memory
-//! for physical tables, and a clock.
+//! The interfaces that the caller provides: the owner's machine, the physical
+//! registers, memory for physical tables, and a clock.
 
-use crate::id::DeviceId;
+use crate::ids::DeviceId;
 use crate::physical::Fault;
 use portcullis_addr::{Ipa, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -9,7 +9,7 @@ use portcullis_owner_memory::{Outside, Window};
 
 /// The machine of the owner, as the emulated ITSs find it.
 pub trait Platform {
-    /// Memory that is held.
+    /// Memory of the owner that is held.
     type Window: Window;
 
     /// Copies `words.len()` words from `at`, which is a multiple of 8; each is
@@ -26,14 +26,14 @@ pub trait Platform {
     /// [`Outside`]: nothing was stored.
     fn store(&self, at: Ipa, value: u64) -> Result<(), Outside>;
 
-    /// Holds `range`, every page it touches, until [`close`](Self::close). At
-    /// most 1 MiB is asked for.
+    /// Holds all pages that `range` touches, until [`close`](Self::close).
+    /// `range` is never larger than 1 MiB.
     ///
     /// # Errors
     /// [`Outside`]: nothing is held.
     fn open(&self, range: Range<Ipa>) -> Result<Self::Window, Outside>;
 
-    /// Lets go of what [`open`](Self::open) held.
+    /// Releases the memory that [`open`](Self::open) held.
     fn close(&self, window: Self::Window);
 
     /// Makes the owner's reads of the 64 bits at `offset` of the control
@@ -41,7 +41,8 @@ pub trait Platform {
     /// of 8 below 4 KiB, or from 0xf000 to 0xfff8.
     fn show(&self, its: usize, offset: u32, value: u64);
 
-    /// Likewise of the 64 bits at `offset`, and then of those that follow.
+    /// Does the same for the 64 bits at `offset`, and then for the next 64
+    /// bits.
     #[inline]
     fn show_pair(&self, its: usize, offset: u32, [first, second]: [u64; 2]) {
         self.show(its, offset, first);
@@ -49,7 +50,7 @@ pub trait Platform {
     }
 }
 
-/// Something that an operator should know. The caller prints it after it has
+/// An event that an operator should know of. The caller prints it after it has
 /// released its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -74,7 +75,7 @@ pub enum Report {
     Failed {
         /// Index of the ITS.
         its: usize,
-        /// What it did.
+        /// The failure.
         fault: Fault,
     },
 }

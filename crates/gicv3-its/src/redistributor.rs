@@ -1,8 +1,8 @@
 //! The LPI part of the redistributors: the physical one, which EL2 enables once
 //! with tables of its own, and the one that the owner sees.
 
-use crate::id::{FIRST_LPI, Lpi, RedistributorId, Target};
-use crate::lpi::LpiCount;
+use crate::ids::{FIRST_LPI, Lpi, RedistributorId, Target};
+use crate::lpis::LpiCount;
 use crate::platform::{Clock, Registers};
 use crate::reg;
 use portcullis_addr::{Ipa, PhysAddr, Range};

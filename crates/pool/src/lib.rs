@@ -1,10 +1,9 @@
 //! A bounded pool of pages for tables, queues and stacks.
 //!
 //! The bookkeeping is a bitmap inside [`Pool`], not in the pages: hardware
-//! walks those, and a stray descriptor must not be able to damage the list of
-//! free ones. The first fit is taken. Single pages, which tables are, are found
-//! a word of the bitmap at a time, from the first that has one on; longer runs,
-//! which are for boot, page by page.
+//! walks the pages, and a stray descriptor must not be able to damage a list of
+//! free pages. The first fit is taken. Single pages, such as tables, are found
+//! by whole words of the bitmap; longer runs, which are for boot, page by page.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -51,8 +50,8 @@ impl fmt::Display for PoolError {
 
 impl core::error::Error for PoolError {}
 
-/// A free that does not match an allocation: the caller's defect. Nothing was
-/// freed.
+/// A free that matches no allocation, which is a defect of the caller. Nothing
+/// was freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAllocated(pub PhysAddr);
 
@@ -65,7 +64,7 @@ impl fmt::Display for NotAllocated {
 impl core::error::Error for NotAllocated {}
 
 impl<const WORDS: usize> Pool<WORDS> {
-    /// A pool without a page, which never gives anything out.
+    /// A pool without a page.
     #[must_use]
     pub const fn empty() -> Self {
         Self {
@@ -77,7 +76,7 @@ impl<const WORDS: usize> Pool<WORDS> {
         }
     }
 
-    /// A pool over `range`, all of it free.
+    /// A pool over `range` with all pages free.
     ///
     /// # Errors
     /// [`PoolError`] when the range is not whole pages or too large.
@@ -87,8 +86,8 @@ impl<const WORDS: usize> Pool<WORDS> {
         Ok(pool)
     }
 
-    /// Makes this a pool over `range`, all of it free: where it is, for it may be
-    /// larger than a stack. What was given out of another range before is forgotten.
+    /// Makes this a pool over `range` with all pages free, in place, since a
+    /// pool may be larger than a stack. All earlier allocations are forgotten.
     ///
     /// # Errors
     /// As [`Pool::new`]; nothing has changed then.
@@ -114,7 +113,7 @@ impl<const WORDS: usize> Pool<WORDS> {
         }
     }
 
-    /// Pages given out now.
+    /// Number of allocated pages.
     #[must_use]
     pub fn used_pages(&self) -> usize {
         self.used
@@ -126,15 +125,15 @@ impl<const WORDS: usize> Pool<WORDS> {
         self.pages
     }
 
-    /// The pages that are not given out, in ascending order.
+    /// The pages that are not allocated, in ascending order.
     pub fn unused(&self) -> impl Iterator<Item = PhysAddr> {
         let free = (0..self.pages).filter(|page| !self.is_taken(*page));
         free.filter_map(|page| self.start.checked_add(page as u64 * PAGE_SIZE))
     }
 
-    /// `count` neighbouring pages whose physical address is a multiple of
-    /// `alignment` bytes (a power of two; less than a page counts as a page).
-    /// Their content is whatever it was. `None` when there is no such run.
+    /// Allocates `count` neighbouring pages at a multiple of `alignment` bytes
+    /// (a power of two; less than a page counts as a page). Their content is
+    /// not cleared. `None` if there is no such run.
     pub fn allocate(&mut self, count: usize, alignment: u64) -> Option<PhysAddr> {
         if count == 0 || !alignment.is_power_of_two() {
             return None;
@@ -172,10 +171,10 @@ impl<const WORDS: usize> Pool<WORDS> {
         self.start.checked_add(page as u64 * PAGE_SIZE)
     }
 
-    /// Takes back `count` pages from `at`.
+    /// Frees `count` pages from `at` on.
     ///
     /// # Errors
-    /// [`NotAllocated`] when one of them is not given out.
+    /// [`NotAllocated`] if one of them is not allocated.
     pub fn free(&mut self, at: PhysAddr, count: usize) -> Result<(), NotAllocated> {
         let error = NotAllocated(at);
         let offset = at.raw().checked_sub(self.start.raw()).ok_or(error)?;

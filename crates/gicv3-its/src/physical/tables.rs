@@ -1,7 +1,7 @@
 //! The device and collection tables of a physical ITS.
 
 use super::TakeOverError;
-use crate::id::DeviceId;
+use crate::ids::DeviceId;
 use crate::platform::{Registers, Share, TableMemory};
 use crate::reg::{self, Typer};
 use portcullis_addr::PhysAddr;

@@ -1,11 +1,11 @@
-//! The devices that an owner has mapped: which interrupt translation table the
-//! physical ITS uses for each, and what each event is mapped to.
+//! The devices that an owner has mapped: the interrupt translation table that
+//! the physical ITS uses for each, and the mapping of each event.
 //!
-//! A tree of two levels by DeviceID: the first is one table for all, a page of
-//! the second comes out of the share with its first device, and goes back with
-//! its last.
+//! They are a tree of two levels by DeviceID. The first level is one table for
+//! all. A page of the second level is taken from the share for its first
+//! device, and freed with its last.
 
-use crate::id::{CollectionId, DeviceId, EventId, Lpi};
+use crate::ids::{CollectionId, DeviceId, EventId, Lpi};
 use crate::platform::{Share, TableMemory};
 use crate::reg::VALID;
 use portcullis_addr::{Ipa, PhysAddr};
@@ -35,7 +35,7 @@ pub(crate) struct Device {
     pub(crate) owner_itt: Ipa,
 }
 
-/// What an event is mapped to.
+/// The mapping of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// The interrupt.
@@ -75,14 +75,14 @@ impl Sizes {
     }
 
     /// Whether both fit into one page of the share's.
-    fn in_one(&self) -> bool {
+    fn fits_one_page(&self) -> bool {
         self.itt.saturating_add(self.events) <= PAGE
     }
 }
 
 impl Device {
-    /// A device without events, with tables of the share's. `None` when it has no
-    /// room; nothing is taken then.
+    /// Makes a device without events, with tables from the share. `None` if the
+    /// share has no room; nothing is taken then.
     pub(crate) fn allocate(
         share: &impl Share,
         owner_itt: Ipa,
@@ -90,7 +90,7 @@ impl Device {
         itt_entry: u64,
     ) -> Option<Self> {
         let sizes = Sizes::new(event_bits, itt_entry)?;
-        let (itt, events) = if sizes.in_one() {
+        let (itt, events) = if sizes.fits_one_page() {
             let page = share.allocate(PAGE)?;
             (page, PhysAddr::new(page.raw() + sizes.itt))
         } else {
@@ -119,13 +119,13 @@ impl Device {
         u32::try_from(pages.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
-    /// Gives its tables back. The physical ITS has been told that the device is
-    /// unmapped, and that is complete.
+    /// Frees its tables. The physical ITS was told that the device is unmapped,
+    /// and that is complete.
     pub(crate) fn free(self, share: &impl Share, itt_entry: u64) {
         let Some(sizes) = Sizes::new(self.event_bits, itt_entry) else {
             return;
         };
-        if sizes.in_one() {
+        if sizes.fits_one_page() {
             share.free(self.itt, PAGE);
         } else {
             share.free(self.itt, sizes.itt.next_power_of_two());
@@ -251,7 +251,7 @@ impl Devices {
         Some(())
     }
 
-    /// Takes `device`, which is mapped, away.
+    /// Removes `device`, which is mapped.
     pub(crate) fn remove(&self, share: &impl Share, device: DeviceId) {
         let (Some(entry), Some(at)) = (self.page_entry(device), self.record(share, device)) else {
             return;

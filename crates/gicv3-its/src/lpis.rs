@@ -1,11 +1,11 @@
-//! The LPIs: whose each is, what it is mapped from, and its configuration as the
-//! redistributors read it (IHI 0069, 5.1.1).
+//! The LPIs: the owner of each, the event that it is mapped from, and its
+//! configuration as the redistributors read it (IHI 0069, 5.1.1).
 //!
 //! An INTID is physical: the owner takes its LPIs without EL2, so the number that
 //! it sees is the one that the CPU interface shows.
 
 use crate::command::Event;
-use crate::id::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, RedistributorId};
+use crate::ids::{CollectionId, DeviceId, EventId, FIRST_LPI, Lpi, RedistributorId};
 use crate::platform::TableMemory;
 use portcullis_addr::PhysAddr;
 use portcullis_memory::Memory;
@@ -97,7 +97,7 @@ impl LpiCount {
     }
 }
 
-/// What an LPI is mapped from.
+/// The event that an LPI is mapped from, and its collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Index of the ITS.
@@ -180,7 +180,7 @@ impl Lpis {
         self.count
     }
 
-    /// Where the redistributors read the configuration.
+    /// The address of the configuration table that the redistributors read.
     pub(crate) fn configuration(&self) -> PhysAddr {
         self.configuration
     }
@@ -197,7 +197,7 @@ impl Lpis {
         (index < self.count.host).then_some(index.into())
     }
 
-    /// What `lpi` is mapped from.
+    /// The row of `lpi`, if it is mapped.
     #[inline]
     pub(crate) fn row(&self, memory: &impl Memory, lpi: Lpi) -> Option<Row> {
         let at = self.rows.raw() + self.index(lpi)? * ROW;
@@ -222,7 +222,7 @@ impl Lpis {
         head & Row::MAPPED == 0 || (Row::its_of(head), tail) == (its, Row::tail(event))
     }
 
-    /// Says what `lpi`, which is the host's, is mapped from.
+    /// Sets the row of `lpi`, which is the host's.
     #[inline(always)]
     pub(crate) fn set_row(&self, memory: &impl Memory, lpi: Lpi, row: Option<Row>) {
         let Some(index) = self.index(lpi) else {
@@ -242,7 +242,7 @@ impl Lpis {
         memory.store(bits, after);
     }
 
-    /// Says what `lpi`, which is mapped, is mapped from now.
+    /// Changes the row of `lpi`, which is mapped.
     #[inline(always)]
     pub(crate) fn change_row(&self, memory: &impl Memory, lpi: Lpi, row: Row) {
         if let Some(index) = self.index(lpi) {

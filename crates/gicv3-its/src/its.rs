@@ -1,8 +1,8 @@
 //! One emulated ITS: the registers that the owner sees, and the physical ITS
 //! below it.
 
-use crate::device::Devices;
-use crate::id::{CollectionId, DeviceId, EventId, Lpi, RedistributorId};
+use crate::devices::Devices;
+use crate::ids::{CollectionId, DeviceId, EventId, Lpi, RedistributorId};
 use crate::owner_table::OwnerTable;
 use crate::physical::Physical;
 use crate::platform::{Platform, Registers};
@@ -10,22 +10,22 @@ use crate::reg;
 use portcullis_addr::{Ipa, Range};
 use portcullis_owner_memory::Window;
 
-/// Collections that an owner is offered: more than one for each CPU, as a table
+/// How many collections an owner gets: more than one for each CPU, as a table
 /// in memory must have (IHI 0069, `GITS_TYPER.HCC`).
 pub const COLLECTIONS: usize = 256;
 
-/// Most ranges of DeviceIDs that are an owner's on one ITS.
+/// How many ranges of DeviceIDs an owner may have on one ITS.
 pub const DEVICE_RANGE_LIMIT: usize = 32;
 
-/// Bits of an EventID that an owner is offered at most.
+/// The most EventID bits that an owner gets.
 const EVENT_BITS: u8 = 16;
 
-/// `GITS_IIDR`: Arm, no product. The workarounds that drivers have for a
-/// vendor's ITS are EL2's to apply to the physical one, but for
+/// `GITS_IIDR`: Arm, no product. EL2 applies a vendor's workarounds to the
+/// physical ITS. The exception is
 /// [`Emulator::show_product`](crate::Emulator::show_product).
 const IIDR: u32 = 0x43b;
 
-/// DeviceIDs that follow each other.
+/// A range of DeviceIDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRange {
     /// The first.
@@ -34,60 +34,59 @@ pub struct DeviceRange {
     pub last: DeviceId,
 }
 
-/// What is left to do before the next command.
+/// Work that has to be done before the next command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
-    /// The events of `device` from `from` on are to be unmapped, and then the
-    /// device.
+    /// Unmaps the events of `device` from `from` on, and then the device.
     Release {
         device: DeviceId,
         from: EventId,
-        then: Then,
+        after_release: AfterRelease,
     },
-    /// The configuration of every LPI of the collection is to be read again.
+    /// Reads the configuration of every LPI of the collection again.
     Configure { collection: CollectionId, from: Lpi },
-    /// The LPIs of the collection are to follow it.
+    /// Moves the LPIs of the collection to its redistributor.
     Route { collection: CollectionId, from: Lpi },
-    /// The owner's tables are read: its collections, from this one on.
+    /// Reads the owner's collection table from this collection on.
     RestoreCollections(CollectionId),
-    /// Its devices.
+    /// Reads the owner's device table from this device on.
     RestoreDevices(DeviceId),
-    /// The events of one device; then the devices behind it.
+    /// Reads the events of one device, then the devices after it.
     RestoreEvents { device: DeviceId, from: EventId },
-    /// The ITS is disabled: every device is to be released.
-    Clear(DeviceId),
+    /// The ITS is disabled: releases every device from this one on.
+    ReleaseAll(DeviceId),
 }
 
-/// What comes after a device was released.
+/// What happens after a device was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum AfterRelease {
     /// Nothing.
     End,
-    /// The device is mapped again, with another table.
+    /// Maps the device again, with another table.
     Map { itt: Ipa, event_bits: u8 },
-    /// The devices from this one on are released.
+    /// Releases the devices from this one on.
     Clear(Option<DeviceId>),
 }
 
-/// What the owner's ITS has done.
+/// Counters of an emulated ITS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Commands that were carried out.
+    /// Commands that ran.
     pub commands: u64,
     /// Commands that were refused: an opcode, device, event, interrupt,
     /// collection or target that the owner does not have, or no memory.
     pub refused: u64,
-    /// Writes that no register took.
+    /// Writes that were ignored.
     pub ignored: u64,
 }
 
 #[derive(Debug)]
-pub(crate) struct Unit<R, W> {
+pub(crate) struct EmulatedIts<R, W> {
     pub(crate) physical: Physical<R>,
     pub(crate) devices: Devices,
     ranges: [DeviceRange; DEVICE_RANGE_LIMIT],
     range_count: usize,
-    /// Bits of an EventID that the owner is offered.
+    /// The number of EventID bits that the owner gets.
     pub(crate) event_bits: u8,
     typer: u64,
     /// `GITS_IIDR` as the owner sees it.
@@ -101,7 +100,8 @@ pub(crate) struct Unit<R, W> {
     pub(crate) stalled: bool,
     pub(crate) device_table: OwnerTable,
     pub(crate) collection_table: OwnerTable,
-    /// Where the owner's collections go; [`RedistributorId::byte`] of each.
+    /// The redistributor of each collection of the owner, as
+    /// [`RedistributorId::byte`].
     collections: [u8; COLLECTIONS],
     /// The command queue, while it is held.
     pub(crate) queue: Option<W>,
@@ -113,7 +113,7 @@ pub(crate) struct Unit<R, W> {
     pub(crate) failure_reported: bool,
 }
 
-impl<R: Registers, W: Window> Unit<R, W> {
+impl<R: Registers, W: Window> EmulatedIts<R, W> {
     pub(crate) fn new(
         physical: Physical<R>,
         devices: Devices,
@@ -125,7 +125,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
         };
         let mut list = [none; DEVICE_RANGE_LIMIT];
         for (slot, range) in list.get_mut(..ranges.len())?.iter_mut().zip(ranges) {
-            // There is no entry above.
+            // The device table has no entry above this.
             let last = range.last.min(devices.highest());
             *slot = DeviceRange { last, ..*range };
         }
@@ -175,13 +175,14 @@ impl<R: Registers, W: Window> Unit<R, W> {
             .any(|range| range.first <= device && device <= range.last)
     }
 
-    /// Where `collection` goes.
+    /// The redistributor of `collection`.
     #[inline]
     pub(crate) fn route(&self, collection: CollectionId) -> Option<RedistributorId> {
         RedistributorId::from_byte(*self.collections.get(usize::from(collection.0))?)
     }
 
-    /// Sends `collection` somewhere. `false` when there is no such collection.
+    /// Sets the redistributor of `collection`. `false` if there is no such
+    /// collection.
     pub(crate) fn set_route(
         &mut self,
         collection: CollectionId,
@@ -200,7 +201,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
         self.collections = [RedistributorId::NONE; COLLECTIONS];
     }
 
-    /// Where the queue is, if the owner has given one.
+    /// The memory of the command queue, if the owner has set one.
     pub(crate) fn queue_range(&self) -> Option<Range<Ipa>> {
         let start = Ipa::new(self.cbaser & reg::CBASER_ADDRESS);
         let valid = self.cbaser & reg::VALID != 0;
@@ -209,7 +210,7 @@ impl<R: Registers, W: Window> Unit<R, W> {
             .flatten()
     }
 
-    /// Shows what every register reads as.
+    /// Shows the value of every register.
     pub(crate) fn show_all<P: Platform>(&self, platform: &P, its: usize) {
         self.show_control(platform, its);
         platform.show(its, reg::TYPER, self.typer);

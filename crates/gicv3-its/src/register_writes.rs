@@ -1,23 +1,24 @@
-//! The owner's writes to an ITS: registers, and the commands that follow.
+//! Handles the owner's writes to an ITS: its registers, and the commands that a
+//! write of `GITS_CWRITER` adds.
 
 use crate::command::{COMMAND_BYTES, Command};
 use crate::emulator::{Budget, Common};
+use crate::its::{EmulatedIts, Job};
 use crate::platform::{Clock, Platform, Registers, Report, Share};
 use crate::reg;
-use crate::unit::{Job, Unit};
 use crate::{CollectionId, DeviceId};
 use portcullis_owner_memory::{Progress, Size, Window};
 
-/// One call, with everything that it works on.
-pub(crate) struct Work<'a, P, R, T, C, W> {
-    pub(crate) unit: &'a mut Unit<R, W>,
+/// One call, and all state that it uses.
+pub(crate) struct ItsCall<'a, P, R, T, C, W> {
+    pub(crate) unit: &'a mut EmulatedIts<R, W>,
     pub(crate) common: &'a mut Common<T, C, W>,
     pub(crate) platform: &'a P,
     pub(crate) its: usize,
     pub(crate) budget: Budget,
 }
 
-impl<'a, P, R, T, C, W> Work<'a, P, R, T, C, W>
+impl<'a, P, R, T, C, W> ItsCall<'a, P, R, T, C, W>
 where
     P: Platform<Window = W>,
     R: Registers,
@@ -26,7 +27,7 @@ where
     W: Window,
 {
     pub(crate) fn new(
-        unit: &'a mut Unit<R, W>,
+        unit: &'a mut EmulatedIts<R, W>,
         common: &'a mut Common<T, C, W>,
         platform: &'a P,
         its: usize,
@@ -44,7 +45,7 @@ where
     #[inline]
     pub(crate) fn write(&mut self, offset: u32, size: Size, value: u64) -> Progress {
         if offset == reg::CWRITER && size != Size::Byte && size != Size::Half {
-            return self.produce(value);
+            return self.write_cwriter(value);
         }
         self.write_register(offset, size, value)
     }
@@ -108,19 +109,19 @@ where
             self.unit.job = Some(if enabled {
                 Job::RestoreCollections(CollectionId(0))
             } else {
-                Job::Clear(DeviceId(0))
+                Job::ReleaseAll(DeviceId(0))
             });
         }
-        let progress = self.process();
+        let progress = self.run_commands();
         if self.unit.enabled != enabled {
             // Another CPU's change was finished first.
             return Progress::Again;
         }
         if progress == Progress::Done && enabled {
-            // What the tables had is in force from now on, without a SYNC of the
-            // owner's.
+            // The mappings of the tables take effect now, without a SYNC of the
+            // owner.
             self.sync_all();
-            self.complete();
+            self.wait();
         }
         if progress == Progress::Done {
             self.unit.show_control(self.platform, self.its);
@@ -128,27 +129,27 @@ where
         progress
     }
 
-    /// A write of `GITS_CWRITER`, of 32 or 64 bits: Retry only matters to an ITS
-    /// that stalls at errors of its own.
+    /// Handles a write of `GITS_CWRITER` of 32 or 64 bits. Retry only matters
+    /// to an ITS that stalls at command errors.
     #[inline]
-    fn produce(&mut self, value: u64) -> Progress {
+    fn write_cwriter(&mut self, value: u64) -> Progress {
         let offset = value & reg::QUEUE_OFFSET;
         if offset >= reg::cbaser_bytes(self.unit.cbaser) {
             self.unit.counts.ignored += 1;
             return Progress::Done;
         }
         self.unit.cwriter = offset;
-        self.process()
+        self.run_commands()
     }
 
-    /// Carries out what there is to do, as far as the budget goes.
+    /// Runs jobs and commands, as far as the budget goes.
     #[inline]
-    fn process(&mut self) -> Progress {
+    fn run_commands(&mut self) -> Progress {
         let read = self.unit.creadr;
         let progress = loop {
             if self.unit.physical.fault().is_some() {
-                // Nothing is done any more. The owner sees an ITS that does not
-                // go on.
+                // The physical ITS failed, so no command runs any more. The
+                // owner sees an ITS that makes no progress.
                 self.unit.job = None;
                 break Progress::Done;
             }
@@ -156,7 +157,7 @@ where
                 if !self.budget.spend(1) {
                     break Progress::Again;
                 }
-                self.step();
+                self.run_job_step();
                 continue;
             }
             if self.unit.in_command {
@@ -167,27 +168,27 @@ where
                 break Progress::Done;
             }
             match self.execute_queue() {
-                Paused::AtJob => {}
-                Paused::AtEnd => break Progress::Done,
-                Paused::OutOfBudget => break Progress::Again,
+                QueueStop::AtJob => {}
+                QueueStop::AtEnd => break Progress::Done,
+                QueueStop::OutOfBudget => break Progress::Again,
             }
         };
         if progress == Progress::Done && !self.unit.enabled {
-            self.end();
+            self.finish_disable();
         }
-        // Commands that an ITS which failed may have consumed or not are not shown as
-        // consumed.
-        if !self.complete() {
+        // If the physical ITS failed, it is not known which commands it has
+        // consumed, so none of them is shown as consumed.
+        if !self.wait() {
             self.unit.creadr = read;
         }
         self.unit.show_queue(self.platform, self.its);
         progress
     }
 
-    /// The ITS is disabled and no device is left, whichever write of the owner's it
-    /// was that came to the end of that.
+    /// Finishes the disabling of the ITS: no device is left. Any write of the
+    /// owner may get here.
     #[cold]
-    fn end(&mut self) {
+    fn finish_disable(&mut self) {
         self.unit.clear_routes();
         if let Some(queue) = self.unit.queue.take() {
             self.platform.close(queue);
@@ -195,10 +196,10 @@ where
         self.unit.show_control(self.platform, self.its);
     }
 
-    /// Waits for the physical ITS; `false` when it failed, which is reported
-    /// once.
+    /// Waits until the physical ITS has consumed all commands; `false` if it
+    /// failed, which is reported once.
     #[inline(always)]
-    pub(crate) fn complete(&mut self) -> bool {
+    pub(crate) fn wait(&mut self) -> bool {
         let common = &mut *self.common;
         let physical = &mut self.unit.physical;
         match physical.complete(&common.share, &common.clock) {
@@ -214,41 +215,42 @@ where
         }
     }
 
-    /// Tells the physical ITS something. (Inlined: a command that is known where it
-    /// is told takes a third of the instructions, and a pair of commands has a goal
-    /// of 800.)
+    /// Sends a command to the physical ITS. (It is inlined because a command
+    /// that is known at the call takes a third of the instructions, and a pair
+    /// of commands has a goal of 800.)
     #[inline(always)]
-    pub(crate) fn tell(&mut self, command: Command) {
+    pub(crate) fn send_command(&mut self, command: Command) {
         let common = &*self.common;
         let physical = &mut self.unit.physical;
         physical.push(&common.share, &common.clock, command);
     }
 
-    /// Carries out the commands of the queue up to one that takes longer.
+    /// Runs the commands of the queue up to one that begins a job.
     #[inline(always)]
-    fn execute_queue(&mut self) -> Paused {
+    fn execute_queue(&mut self) -> QueueStop {
         let mut counts = self.unit.counts;
         let mut at = self.unit.creadr;
         let paused = loop {
             if at == self.unit.cwriter {
-                break Paused::AtEnd;
+                break QueueStop::AtEnd;
             }
             if !self.budget.spend(4) {
-                break Paused::OutOfBudget;
+                break QueueStop::OutOfBudget;
             }
             let Some(words) = self.fetch(at) else {
                 self.unit.stalled = true;
-                break Paused::AtEnd;
+                break QueueStop::AtEnd;
             };
             let done = Command::decode(words).and_then(|command| self.execute(command));
             match done {
                 Some(()) => counts.commands += 1,
-                // As an ITS that does not stall at command errors: skipped.
+                // The command is skipped, as by an ITS that does not stall at
+                // command errors.
                 None => counts.refused += 1,
             }
             if self.unit.job.is_some() {
                 self.unit.in_command = true;
-                break Paused::AtJob;
+                break QueueStop::AtJob;
             }
             at = self.after(at);
         };
@@ -257,7 +259,7 @@ where
         paused
     }
 
-    /// Where the command behind the one at `at` is.
+    /// The offset of the command after the one at `at`.
     #[inline]
     fn after(&self, at: u64) -> u64 {
         let next = at + COMMAND_BYTES;
@@ -265,8 +267,8 @@ where
         if next >= end { 0 } else { next }
     }
 
-    /// The command at `at`, each word loaded once. `None` where the queue is not
-    /// memory of the owner's, or cannot be read.
+    /// Loads the command at `at`, each word once. `None` if the queue is not
+    /// the owner's memory or cannot be read.
     #[inline]
     fn fetch(&mut self, at: u64) -> Option<[u64; 4]> {
         if self.unit.queue.is_none() {
@@ -280,13 +282,13 @@ where
     }
 }
 
-/// Why no further command is carried out.
-enum Paused {
-    /// The last one has begun a job.
+/// Why no further command runs.
+enum QueueStop {
+    /// The last command began a job.
     AtJob,
-    /// There is none, or it cannot be read.
+    /// There is no further command, or it cannot be read.
     AtEnd,
-    /// The call has done enough.
+    /// The call has used up its budget.
     OutOfBudget,
 }
 
