@@ -154,10 +154,10 @@ fn a_page_that_comes_around_an_address_reaches_across_it() {
     let arena = arena();
     let mut table = table(&arena, Bbm::Level2);
     let to = |page| PhysAddr::new(0x8000_0000 + page * PAGE);
-    table.map_whole(range(0, PAGE), to(0), RAM, false).unwrap();
+    table.map_recorded(range(0, PAGE), to(0), RAM, false).unwrap();
     assert!(!table.reaches_across(Ipa::new(8 * PAGE + 8)));
     table
-        .map_whole(range(8 * PAGE, PAGE), to(8), RAM, false)
+        .map_recorded(range(8 * PAGE, PAGE), to(8), RAM, false)
         .unwrap();
     assert!(table.reaches_across(Ipa::new(8 * PAGE + 8)));
     assert!(!table.reaches_across(Ipa::new(8 * PAGE)));
