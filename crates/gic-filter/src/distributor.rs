@@ -30,8 +30,8 @@ pub fn distributor_read(extended: u32, offset: u64, bytes: u32) -> bool {
     }
 }
 
-/// What to do with a host's write of `bytes` (1, 2, 4 or 8) at `offset` from
-/// the base of a distributor whose extended SPIs end at `extended`.
+/// Decides about a host's write of `bytes` (1, 2, 4 or 8) at `offset` from the
+/// base of a distributor whose extended SPIs end at `extended`.
 ///
 /// Offsets where an access of that size is not defined by the architecture are
 /// ignored, as hardware may do.

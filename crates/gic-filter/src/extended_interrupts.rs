@@ -27,12 +27,13 @@ pub fn extended_ppi_words(typer: u64) -> u64 {
     }
 }
 
-/// Where a distributor whose extended SPIs end at `end` has bytes: priorities.
+/// Whether `offset` is in the priority bytes of a distributor whose extended
+/// SPIs end at `end`.
 pub(crate) fn has_priorities(end: u32, offset: u64) -> bool {
     at(offset, 0x2000, 8).is_some_and(|intid| intid < end)
 }
 
-/// Where it has 64 bits: `GICD_IROUTER<n>E`.
+/// Whether `offset` is in its 64-bit registers, `GICD_IROUTER<n>E`.
 pub(crate) fn has_routes(end: u32, offset: u64) -> bool {
     at(offset, 0x8000, 64).is_some_and(|intid| intid < end)
 }
@@ -93,7 +94,8 @@ pub(crate) fn sgi_write(words: u64, offset: u64, bytes: u32, value: u64) -> Verd
     }
 }
 
-/// Where the SGI frame of such a redistributor has bytes: priorities.
+/// Whether `offset` is in the priority bytes of the SGI frame of such a
+/// redistributor.
 pub(crate) fn has_ppi_priorities(words: u64, rest: u64) -> bool {
     (0x0420..0x0420 + 32 * words).contains(&rest)
 }

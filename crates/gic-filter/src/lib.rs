@@ -25,7 +25,7 @@ pub use distributor::{distributor_read, distributor_write, shared_distributor_wr
 pub use extended_interrupts::{EXTENDED_SPI, extended_ppi_words, extended_spi_end};
 pub use redistributor::{rd_write, redistributor_read, sgi_write};
 
-/// What the caller does with a write of the host.
+/// The decision about a write of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Write this value, with the access size that the host used.
@@ -33,7 +33,7 @@ pub enum Verdict {
     /// Write `value`, but keep the bits of the register where `keep` is 1. For
     /// fields that no single write can leave alone.
     Merge {
-        /// What the host may write.
+        /// The bits that the host may write.
         value: u64,
         /// Mask of the bits that do not change.
         keep: u64,

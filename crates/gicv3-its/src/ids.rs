@@ -45,7 +45,7 @@ number! {
 }
 
 impl RedistributorId {
-    /// What stands for none: more than there are.
+    /// The value for no redistributor: it is larger than every index.
     pub(crate) const NONE: u8 = u8::MAX;
 
     /// The byte that says which one, or that there is none.
@@ -54,7 +54,7 @@ impl RedistributorId {
         this.map_or(Self::NONE, |this| this.0)
     }
 
-    /// What [`byte`](Self::byte) says.
+    /// The inverse of [`byte`](Self::byte).
     #[inline]
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         (byte != Self::NONE).then_some(Self(byte))

@@ -50,7 +50,7 @@ pub enum TakeOverError {
     NoMemory,
 }
 
-/// What a physical ITS did that ended its use.
+/// Why a physical ITS is not used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Fault {
     /// `GITS_CREADR.Stalled` stayed 1 after a retry.
@@ -192,7 +192,7 @@ impl<R: Registers> Physical<R> {
         &self.devices
     }
 
-    /// What ended the use of this ITS, if anything did.
+    /// The failure that ended the use of this ITS, if there was one.
     pub fn fault(&self) -> Option<Fault> {
         self.fault
     }
@@ -221,7 +221,7 @@ impl<R: Registers> Physical<R> {
         if after == self.untold {
             self.make_room(memory, clock);
         }
-        // What is written to the queue of an ITS that failed is never read.
+        // An ITS that failed never reads what is written to its queue.
         let at = self.queue.raw().wrapping_add(self.next);
         memory.store_words(PhysAddr::new(at), command.encode());
         self.next = after;

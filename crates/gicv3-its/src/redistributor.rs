@@ -119,7 +119,7 @@ fn wait(clock: &impl Clock, mut done: impl FnMut() -> bool) -> bool {
 /// One redistributor: what the owner has written, and what EL2 did.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Redistributor {
-    /// How commands name it.
+    /// The target by which commands name it.
     pub(crate) target: Target,
     /// EL2's pending table for it.
     pub(crate) pending: PhysAddr,
@@ -161,8 +161,8 @@ impl Redistributor {
         }
     }
 
-    /// Where the owner keeps the configuration of `lpi`. `None` while its LPIs
-    /// are disabled, or beyond the table.
+    /// The address of the configuration of `lpi` in the owner's table. `None`
+    /// while the redistributor's LPIs are disabled, or beyond the table.
     #[inline]
     pub(crate) fn configuration_of(&self, lpi: Lpi) -> Option<Ipa> {
         let index = lpi.0.wrapping_sub(FIRST_LPI);
@@ -287,7 +287,8 @@ pub fn read_without_lpis(offset: u32, size: Size, physical: u64) -> Option<u64> 
     }
 }
 
-/// What of a write of an owner without LPIs reaches the physical register.
+/// The part of a write that reaches the physical register, for an owner without
+/// LPIs.
 pub fn write_without_lpis(offset: u32, size: Size, value: u64) -> crate::RdWrite {
     if offset == reg::RD_CTLR && size == Size::Word {
         // Truncation: the access has 32 bits.
@@ -351,7 +352,7 @@ impl Redistributors {
         self.list.iter().flatten()
     }
 
-    /// Those that are up, with their indices.
+    /// The redistributors that are enabled, with their indices.
     pub(crate) fn up(&self) -> impl Iterator<Item = (RedistributorId, &Redistributor)> {
         // At most REDISTRIBUTOR_LIMIT.
         let ids = (0..).map(RedistributorId);

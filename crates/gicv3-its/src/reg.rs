@@ -110,7 +110,7 @@ pub const fn cbaser_bytes(cbaser: u64) -> u64 {
     ((cbaser & 0xff) + 1) * 0x1000
 }
 
-/// What an ITS can do: `GITS_TYPER`.
+/// The features of an ITS: `GITS_TYPER`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Typer(pub u64);
 

@@ -16,7 +16,7 @@ pub(crate) struct Place {
     pub(crate) level: u8,
     /// log2 of the bytes of an entry at that level.
     pub(crate) shift: u32,
-    /// Where the entry for the first address is.
+    /// The address of the entry for the first address.
     pub(crate) entry: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of the attributes that a device's traffic comes with.
+//! Overrides of the attributes that a device's traffic has.
 
 use crate::Features;
 use smmuv3_spec::ste::{SHCFG_INCOMING, Ste};

@@ -1,10 +1,10 @@
 //! Enhanced Command Queues of an earlier owner (IHI 0070, 3.5.6).
 //!
 //! Beside its command queue an SMMU may have up to 65,536 more, in register
-//! pages of their own. Each is as good as the command queue: a CMD_SYNC there
-//! has the SMMU write a word to any address. The driver uses none of them. It
-//! sees to it that none is enabled; that nobody enables one is for its caller
-//! to see to, who knows from [`CommandPages`] where they are.
+//! pages of their own. Each can do all that the command queue can: a CMD_SYNC
+//! there makes the SMMU write a word to any address. The driver uses none of
+//! them and disables all. Its caller makes sure that no other software enables
+//! one; [`CommandPages`] says where their registers are.
 
 use crate::wait::{REGISTER_US, poll};
 use crate::{Clock, Registers};
@@ -22,21 +22,21 @@ pub enum EcmdqError {
     /// register pages are.
     #[error("its command queues of page {page} are in no page of registers")]
     NoPage {
-        /// Which one.
+        /// The number of the page.
         page: u32,
     },
     /// A queue does not stop.
     #[error("its command queue {queue} does not stop")]
     NoStop {
-        /// Which one of its page.
+        /// The number of the queue in its page.
         queue: u32,
     },
 }
 
-/// Where an SMMU has its Enhanced Command Queues.
+/// The register pages of an SMMU's Enhanced Command Queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandPages {
-    /// How many pages.
+    /// Number of pages.
     pages: u32,
     /// log2 of the queues of each.
     queues_log2: u8,
@@ -46,7 +46,7 @@ impl CommandPages {
     /// Bytes of a page.
     pub const SIZE: u64 = PAGE_BYTES;
 
-    /// Those of the SMMU with these registers; `None` when it has none.
+    /// Finds the pages of the SMMU with these registers; `None` if it has none.
     ///
     /// # Errors
     /// [`EcmdqError::TooMany`]
@@ -66,8 +66,8 @@ impl CommandPages {
         }))
     }
 
-    /// Where the pages start, in bytes from the SMMU's first register. Each has
-    /// [`SIZE`](Self::SIZE) bytes.
+    /// The offsets of the pages from the SMMU's first register, in bytes. Each
+    /// page has [`SIZE`](Self::SIZE) bytes.
     pub fn offsets<R: Registers>(&self, regs: &R) -> impl Iterator<Item = Result<u64, EcmdqError>> {
         (0..self.pages).map(move |page| {
             let base = regs.read64(reg::CMDQ_CONTROL_PAGE_BASE + page * CONTROL_STRIDE);
@@ -81,11 +81,11 @@ impl CommandPages {
         })
     }
 
-    /// Disables every queue of one page, whose registers are `page`, and returns
-    /// when none is at work.
+    /// Disables every queue of the page with the registers `page`, and returns
+    /// when no queue is running.
     ///
     /// # Errors
-    /// [`EcmdqError::NoStop`]: queues from that one on may be at work.
+    /// [`EcmdqError::NoStop`]: queues from that one on may still be running.
     pub fn stop(&self, page: &impl Registers, clock: &impl Clock) -> Result<(), EcmdqError> {
         // They are spaced evenly (6.2.5).
         let stride = (PAGE_BYTES as u32) >> self.queues_log2;

@@ -1,4 +1,4 @@
-//! What is known to be wrong with particular implementations, keyed by IIDR.
+//! Known errata of implementations, keyed by IIDR.
 
 use smmuv3_spec::id::Iidr;
 

@@ -15,7 +15,7 @@ use smmuv3_spec::reg;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event(pub EventRecord);
 
-/// As logfmt fields; only those that the kind of event defines.
+/// Writes the event as logfmt fields, as far as its kind defines them.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = &self.0;
@@ -63,16 +63,17 @@ impl fmt::Display for Event {
     }
 }
 
-/// What one call of `drain_events` or `drain_pri` found.
+/// The result of one call of `drain_events` or `drain_pri`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Drained {
-    /// Records handed over.
+    /// Number of records that were passed on.
     pub events: u32,
-    /// The queue was full and records were lost since the last call.
+    /// The queue overflowed since the last call, and records were lost.
     pub overflowed: bool,
-    /// The producer's index made no sense; what the queue held was dropped.
+    /// The producer's index was inconsistent, so the records in the queue were
+    /// dropped.
     pub inconsistent: bool,
-    /// Records are left: the limit was reached.
+    /// The limit was reached, and records are left.
     pub more: bool,
 }
 
@@ -131,7 +132,7 @@ impl EventQueue {
         hw.mem.refresh(self.base, 0);
         hw.mem.publish(self.base, 0);
         // The overflow is acknowledged with the first consumption after it
-        // (7.4), else a second one could not be told.
+        // (7.4); otherwise a second overflow could not be noticed.
         self.acknowledged = prod.overflow();
         let cons = OutputIndex::new()
             .with_index(self.cons)
@@ -144,13 +145,13 @@ impl EventQueue {
 /// The global errors that were active, now acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GlobalErrors {
-    /// Which ones (IHI 0070, 6.3.19).
+    /// The errors (IHI 0070, 6.3.19).
     pub active: Gerror,
     /// Why the command queue stopped, if `active.cmdq_err()`.
     pub command: CommandError,
 }
 
-/// As logfmt fields.
+/// Writes the errors as logfmt fields.
 impl fmt::Display for GlobalErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "gerror={:#x} errors=", u32::from(self.active))?;

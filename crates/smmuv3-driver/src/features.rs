@@ -1,4 +1,4 @@
-//! What an SMMU can do, from its identification registers.
+//! The features of an SMMU, from its identification registers.
 
 use crate::{Quirks, Registers};
 use core::fmt;
@@ -11,7 +11,7 @@ pub enum ProbeError {
     /// `AIDR.ArchMajorRev` is not 0.
     #[error("architecture revision {major} is not SMMUv3")]
     Architecture {
-        /// What was read.
+        /// The value that was read.
         major: u8,
     },
     /// The queues lie where the implementation put them (`IDR1.QUEUES_PRESET`).
@@ -24,13 +24,13 @@ pub enum ProbeError {
     /// `IDR1.SIDSIZE` is above 32.
     #[error("{bits} StreamID bits are more than the architecture allows")]
     StreamIdSize {
-        /// What was read.
+        /// The value that was read.
         bits: u8,
     },
     /// A queue size is above 19.
     #[error("a queue of 2^{log2} entries is more than the architecture allows")]
     QueueSize {
-        /// What was read.
+        /// The value that was read.
         log2: u8,
     },
     /// VMSAv8-64 tables are not supported (`IDR0.TTF`).

@@ -75,7 +75,7 @@ impl<T: Registers + ?Sized> Registers for &T {
     }
 }
 
-/// What bounds a wait.
+/// The clock that limits waits.
 pub trait Clock {
     /// Microseconds since some fixed point; never runs backwards.
     fn now_us(&self) -> u64;

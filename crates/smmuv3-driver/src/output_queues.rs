@@ -24,7 +24,7 @@ const RESPONSE_FAILURE: u8 = 0b00;
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// Passes at most `limit` event records to `handle`. Each is copied out of
     /// the queue once. A stalled transaction is terminated with an abort, since
-    /// nobody else will answer it.
+    /// no other code answers it.
     ///
     /// This works on a fenced SMMU too, because its events may say why it was
     /// fenced.

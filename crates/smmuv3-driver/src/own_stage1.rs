@@ -1,7 +1,7 @@
-//! A stage 1 that we own, with nothing underneath: for an SMMU without stage 2.
+//! A stage 1 of the hypervisor without a stage 2, for an SMMU that has none.
 //!
-//! Its tables and its context descriptor lie in memory that no owner of a device
-//! writes, so that they keep a device in as a stage 2 would.
+//! Its tables and its context descriptor are in memory that no owner of a
+//! device can write, so it confines a device as a stage 2 would.
 
 use crate::smmu::Smmu;
 use crate::{Clock, Error, Features, Granule, Registers};
@@ -13,19 +13,20 @@ use smmuv3_spec::control::{CACHE_NC, CACHE_WB, SHARE_INNER, SHARE_OUTER};
 use smmuv3_spec::ste::{Config, Ste};
 use smmuv3_spec::{Asid, StreamId, Vmid};
 
-/// VMID of every stage 1 of ours. Without a stage 2 there are no VMIDs, and the
-/// parameter of an invalidation has to be 0 (IHI 0070, 4.4.2); with one, the
-/// streams of a stage 1 alone are tagged with what their entry says (5.2,
-/// `S2VMID`), so that it must be nobody else's.
+/// The VMID of every [`OwnStage1`]. Without a stage 2 there are no VMIDs, and
+/// this field of an invalidation has to be 0 (IHI 0070, 4.4.2). With a stage 2,
+/// streams with a stage 1 alone are tagged with the `S2VMID` of their entry
+/// (5.2), so no other owner may have it.
 pub const STAGE1_VMID: Vmid = Vmid(0);
 
-/// A stage 1 translation of ours (IHI 0070, 5.4), in the format of EL1.
+/// A stage 1 translation of the hypervisor (IHI 0070, 5.4), in the format of
+/// EL1.
 ///
-/// Everything with the same ASID must be the same stage 1, also on another
-/// stream: the SMMU may use either descriptor for both (5.4.1).
+/// All streams with the same ASID must have the same stage 1: the SMMU may use
+/// either context descriptor for both (5.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnStage1 {
-    /// Tags the translations. All of them: no page is global.
+    /// The tag of all its translations: no page is global.
     pub asid: Asid,
     /// First table.
     pub root: PhysAddr,
@@ -35,12 +36,12 @@ pub struct OwnStage1 {
     pub granule: Granule,
     /// Output size, as `TCR_EL1.IPS` and `IDR5.OAS`.
     pub ips: u8,
-    /// What the tables' attribute indices mean, as `MAIR_EL1`.
+    /// The meaning of the attribute indices in the tables, as in `MAIR_EL1`.
     pub mair: u64,
-    /// Where the context descriptor lies: [`Cd::SIZE`] bytes, aligned to as many,
-    /// in which either nothing is or this descriptor for this SMMU. [`set`] fills
-    /// it. It stays so until no stream is given it any more and what is cached of
-    /// the ASID is gone.
+    /// The address of the context descriptor, a multiple of [`Cd::SIZE`]. The
+    /// memory there is 0, or has this descriptor for this SMMU already. [`set`]
+    /// fills it. It stays in use until no stream has it any more and the cached
+    /// translations of the ASID are gone.
     ///
     /// [`set`]: Smmu::set
     pub context: PhysAddr,
@@ -59,15 +60,15 @@ pub enum OwnStage1Error {
     /// The ASID needs more bits than the SMMU has.
     #[error("ASID {asid} needs more than {bits} bits")]
     Asid {
-        /// What was asked for.
+        /// The value that the caller asked for.
         asid: Asid,
-        /// What the SMMU has.
+        /// The number of bits that the SMMU has.
         bits: u8,
     },
     /// The input size is outside what the SMMU supports.
     #[error("T0SZ {t0sz} is not between {least} and {most}")]
     InputSize {
-        /// What was asked for.
+        /// The value that the caller asked for.
         t0sz: u8,
         /// Smallest that is legal.
         least: u8,
@@ -77,30 +78,31 @@ pub enum OwnStage1Error {
     /// The output size encoding is reserved or above what the SMMU supports.
     #[error("output size encoding {ips} is more than the SMMU supports")]
     OutputSize {
-        /// What was asked for.
+        /// The value that the caller asked for.
         ips: u8,
     },
     /// The root is not aligned or lies outside the output size.
     #[error("the root table {root} is misaligned or out of reach")]
     Root {
-        /// What was asked for.
+        /// The value that the caller asked for.
         root: PhysAddr,
     },
     /// The context descriptor is not aligned or lies out of reach.
     #[error("the context descriptor {context} is misaligned or out of reach")]
     Context {
-        /// What was asked for.
+        /// The value that the caller asked for.
         context: PhysAddr,
     },
     /// Another context descriptor lies there, which may be in use.
     #[error("another context descriptor lies at {context}")]
     ContextTaken {
-        /// What was asked for.
+        /// The value that the caller asked for.
         context: PhysAddr,
     },
 }
 
-/// How the SMMU reads tables and descriptors: cacheability, shareability.
+/// The attributes with which the SMMU reads tables and descriptors:
+/// cacheability, shareability.
 fn fetch_attributes(features: &Features) -> (u8, u8) {
     if features.coherent() {
         (CACHE_WB, SHARE_INNER)
@@ -130,8 +132,8 @@ impl OwnStage1 {
             // that has ASIDs everywhere and knows who is unprivileged. EATS
             // stays 0: a device must not cache what it cannot be told to drop.
             .with_mev(true)
-            // Nobody answers what stalls. Must be 0 where stalling is either
-            // forced or not there (5.5).
+            // Stalls are off, since nothing would answer them. The bit must be
+            // 0 if stalling is forced or not supported (5.5).
             .with_s1stalld(features.idr0.stall_model() == 0)
             .with_s2vmid(STAGE1_VMID.0))
     }
@@ -178,7 +180,7 @@ impl OwnStage1 {
         self.check_output(features, root_bytes)
     }
 
-    /// Bytes of the root.
+    /// The size of the root in bytes.
     fn check_input(&self, features: &Features) -> Result<u64, OwnStage1Error> {
         let wide = self.granule == Granule::Size64K;
         // 52 bits without CD.DS only with this granule (5.4, T0SZ).
@@ -241,9 +243,9 @@ impl OwnStage1 {
 impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// Fills the context descriptor of `stage1`, unless it is there.
     ///
-    /// One that is there is not changed: some stream may use it. And nothing
-    /// finds a new one until an entry points to it, so that none of it can be
-    /// cached and no order of the stores matters (3.21.3.1).
+    /// A descriptor that exists is not changed, because a stream may use it. A
+    /// new one cannot be cached before an entry points to it, so the order of
+    /// the stores does not matter (3.21.3.1).
     pub(crate) fn fill_descriptor(&self, stage1: &OwnStage1) -> Result<(), Error> {
         let descriptor = stage1.descriptor(&self.features);
         let context = stage1.context;
@@ -265,21 +267,21 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(())
     }
 
-    /// The stage 1 of ours that `stream` translates by now: its ASID and where
-    /// its context descriptor lies. `None` when it aborts or has something else.
+    /// The ASID and the context descriptor's address of the [`OwnStage1`] that
+    /// `stream` uses now; `None` if it aborts or has another translation.
     #[must_use]
     pub fn attached_stage1(&self, stream: StreamId) -> Option<(Asid, PhysAddr)> {
         let entry = self.entry_of(stream)?;
         if !entry.v() || entry.config() != Config::S1 {
             return None;
         }
-        // Nobody but this driver writes it.
+        // Only this driver writes the descriptor.
         let context = PhysAddr::new(entry.s1contextptr());
         let first = Cd([self.hw.mem.load(context), 0, 0, 0, 0, 0, 0, 0]);
         Some((Asid(first.asid()), context))
     }
 
-    /// Drops every translation of a stage 1 of ours, and waits until no access
+    /// Drops every translation of an [`OwnStage1`], and waits until no access
     /// uses one (IHI 0070, 4.4.2.2 and 3.21.1).
     ///
     /// # Errors
@@ -290,9 +292,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.run([Command::tlbi_nh_asid(STAGE1_VMID, asid)])
     }
 
-    /// Drops the translations that a stage 1 of ours has for `range`, and waits
-    /// for nothing: they may be in use until [`finish`](Self::finish) says
-    /// otherwise. `level` and `leaf` are as for
+    /// Drops the translations that an [`OwnStage1`] has for `range`, without
+    /// waiting: they may be in use until [`finish`](Self::finish) returns.
+    /// `level` and `leaf` are as for
     /// [`issue_ipa_range`](Self::issue_ipa_range).
     ///
     /// # Errors

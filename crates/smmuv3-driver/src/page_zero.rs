@@ -7,7 +7,7 @@
 
 use smmuv3_spec::reg;
 
-/// Where a register is in an SMMU that has page 0 alone.
+/// The offset of a register in an SMMU that only has page 0.
 #[inline]
 #[must_use]
 pub const fn in_page_0(offset: u32) -> u32 {

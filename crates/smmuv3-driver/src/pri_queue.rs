@@ -61,9 +61,9 @@ impl PriQueue {
         // The records must have been read before the SMMU may overwrite them.
         hw.mem.refresh(self.base, 0);
         hw.mem.publish(self.base, 0);
-        // Until everything is read, the SMMU must go on answering what it loses:
-        // a group whose end is lost would mix with the next of its index
-        // (8.1.1).
+        // Until all requests are read, the SMMU must continue to answer the
+        // requests that it loses: a group whose end is lost would mix with the
+        // next group of its index (8.1.1).
         if !drained.more {
             drained.overflowed = overflow;
             self.acknowledged = prod.overflow();

@@ -1,4 +1,4 @@
-//! A stage 1 that somebody else owns, on top of a stage 2 that we own.
+//! The stage 1 of a host or guest, on top of a stage 2 of the hypervisor.
 
 use crate::{Error, Features, Stage2};
 use smmuv3_spec::ste::{Config, EATS_OFF, EATS_SPLIT, Ste};
@@ -9,13 +9,13 @@ const S1DSS_RESERVED: u8 = 0b11;
 /// The part of a stream table entry that a stage 1 consists of, taken from an
 /// entry that a host or guest wrote.
 ///
-/// It is an allow-list: the place and shape of the table of context
-/// descriptors, what becomes of traffic without a substream, and how the
-/// descriptors are fetched. Everything that stage 1 itself says lies in memory
-/// that its owner may change at any moment, so nothing there is looked at: the
-/// context descriptors are found and read through stage 2. ATS is not in the
-/// list (see [`with_split_ats`](Self::with_split_ats)), nor is anything that
-/// changes who an access seems to come from.
+/// It is an allow-list: the address and format of the table of context
+/// descriptors, the handling of traffic without a substream, and the attributes
+/// of descriptor fetches. All other parts of stage 1 are in memory that its
+/// owner may change at any moment, so nothing there is checked: context
+/// descriptors are found and read through stage 2. ATS is not in the list (see
+/// [`with_split_ats`](Self::with_split_ats)), nor is a field that changes the
+/// identity of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage1 {
     entry: Ste,
@@ -33,9 +33,9 @@ pub enum Stage1Error {
     /// More substreams than the SMMU has.
     #[error("2^{log2} substreams are more than the 2^{most} of the SMMU")]
     Substreams {
-        /// What was asked for (`S1CDMax`).
+        /// The value of `S1CDMax`.
         log2: u8,
-        /// What the SMMU has (`IDR1.SSIDSIZE`).
+        /// The value of `IDR1.SSIDSIZE`.
         most: u8,
     },
     /// The format of the table is reserved, or not one that the SMMU has.
@@ -86,9 +86,9 @@ impl Stage1 {
         }
     }
 
-    /// Lets faults of stage 1 stall where its owner's context descriptors ask
-    /// for that. Whoever allows it answers each stall, and knows that the
-    /// stream's bus can wait: PCIe cannot (3.12.2).
+    /// Lets faults of stage 1 stall if its owner's context descriptors ask for
+    /// that. The caller makes sure that each stall is answered and that the
+    /// stream's bus may stall: PCIe must not (3.12.2).
     #[must_use]
     pub fn with_stalls(self) -> Self {
         Self {
@@ -100,13 +100,12 @@ impl Stage1 {
     /// Lets the device ask for translations of stage 1 and keep them, as
     /// split-stage ATS does (`STE.EATS` 0b10).
     ///
-    /// What the device then holds are IPAs: each access that it makes with one
-    /// is translated by stage 2 like any other (13.6.3), so that nothing it
-    /// keeps or makes up reaches past stage 2, and a change of stage 2 leaves
-    /// nothing behind in the device that grants access. The owner of stage 1
-    /// invalidates what the device holds of it; what a device still believes of
-    /// a stage 2 that changed (3.9.1) costs it an abort, and nobody else
-    /// anything.
+    /// The device then holds IPAs. Each access with one of them is translated
+    /// by stage 2 like any other (13.6.3), so no address that the device keeps
+    /// or invents reaches past stage 2, and a change of stage 2 leaves nothing
+    /// in the device that grants access. The owner of stage 1 invalidates what
+    /// the device holds of it. If stage 2 changed and the device still holds an
+    /// old IPA (3.9.1), its access aborts, which harms no other owner.
     ///
     /// It needs `CR0.ATSCHK`, without which translated traffic would bypass the
     /// SMMU; this driver sets it wherever there is ATS, before anything else.

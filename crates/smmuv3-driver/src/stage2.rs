@@ -38,7 +38,7 @@ impl Granule {
         self.log2() + self.stride() * (3 - level)
     }
 
-    /// As `STE.S2TG` and `CD.TG0`.
+    /// The encoding in `STE.S2TG` and `CD.TG0`.
     pub(crate) const fn tg0(self) -> u8 {
         match self {
             Self::Size4K => TG_4K,
@@ -47,7 +47,7 @@ impl Granule {
         }
     }
 
-    /// As `TG` of a TLBI command.
+    /// The encoding in `TG` of a TLBI command.
     pub(crate) const fn tlbi_tg(self) -> u8 {
         match self {
             Self::Size4K => command::TLBI_TG_4K,
@@ -71,7 +71,7 @@ impl Granule {
 /// either stream's fields for the translations of both (5.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
-    /// Tags the translations.
+    /// The tag of the translations.
     pub vmid: Vmid,
     /// First table, or first of the concatenated tables.
     pub root: PhysAddr,
@@ -98,15 +98,15 @@ pub enum Stage2Error {
     /// The VMID needs more bits than the SMMU has.
     #[error("VMID {vmid} needs more than {bits} bits")]
     Vmid {
-        /// What was asked for.
+        /// The value that the caller asked for.
         vmid: Vmid,
-        /// What the SMMU has.
+        /// The number of bits that the SMMU has.
         bits: u8,
     },
     /// The input size is outside what the SMMU supports.
     #[error("T0SZ {t0sz} is not between {least} and {most}")]
     InputSize {
-        /// What was asked for.
+        /// The value that the caller asked for.
         t0sz: u8,
         /// Smallest that is legal.
         least: u8,
@@ -116,7 +116,7 @@ pub enum Stage2Error {
     /// The start level does not fit the input size and granule.
     #[error("SL0 {sl0} does not fit T0SZ {t0sz} and the granule")]
     StartLevel {
-        /// What was asked for.
+        /// The value that the caller asked for.
         sl0: u8,
         /// The input size with it.
         t0sz: u8,
@@ -124,13 +124,13 @@ pub enum Stage2Error {
     /// The output size encoding is reserved or above what the SMMU supports.
     #[error("output size encoding {ps} is more than the SMMU supports")]
     OutputSize {
-        /// What was asked for.
+        /// The value that the caller asked for.
         ps: u8,
     },
     /// The root is not aligned or lies outside the output size.
     #[error("the root table {root} is misaligned or out of reach")]
     Root {
-        /// What was asked for.
+        /// The value that the caller asked for.
         root: PhysAddr,
     },
 }
@@ -205,7 +205,7 @@ impl Stage2 {
             .with_s2ttb(self.root.raw()))
     }
 
-    /// Bytes of the root, all its tables together.
+    /// The size in bytes of the root, all its tables together.
     fn check_input(&self, features: &Features) -> Result<u64, Stage2Error> {
         let input = features.input_bits();
         let large = self.granule == Granule::Size64K && features.aidr.minor() > 0;

@@ -17,7 +17,7 @@
 //! | | NS1ATS | 0 | RES0 without S2P |
 //! | | ASID16 | physical | ASIDs are tagged in hardware |
 //! | | MSI | COHACC | a store to memory is all that it takes |
-//! | | SEV | 0 | nobody would send the event |
+//! | | SEV | 0 | the emulation does not send the event |
 //! | | ATOS, VATOS | 0 | answers would be physical addresses |
 //! | | PRI | physical, if ATS is offered and the caller hands page requests over | RES0 without ATS; an owner must not wait for what never comes |
 //! | | VMW, VMID16 | 0 | there is one VMID, and it is not the owner's |

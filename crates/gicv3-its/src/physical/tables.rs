@@ -12,7 +12,7 @@ const PAGE_LIMIT: u64 = 256;
 /// Bytes of an entry of the first level (IHI 0069, 5.2.1).
 const FIRST_LEVEL_ENTRY: u64 = 8;
 
-/// Where the physical ITS keeps its devices.
+/// The device table of the physical ITS.
 #[derive(Clone, Copy, Debug)]
 pub enum DeviceTable {
     /// One table for every DeviceID.

@@ -45,7 +45,7 @@
 //! | PARTID, PMG, MPAM_NS | dropped | RES0: `IDR3.MPAM` is clear. Partitions are ours to give |
 //! | MECID, AssuredOnly, TL0, TL1 | dropped | RES0: features that are not offered |
 //! | VMSPtr | dropped | RES0: only with two stages and MPAM |
-//! | IMPLEMENTATION DEFINED | dropped | nobody here knows what it does |
+//! | IMPLEMENTATION DEFINED | dropped | its effect is not known |
 
 use crate::{Ids, RangeConfig, StreamConfig};
 use smmuv3_spec::control::Gbpa;
