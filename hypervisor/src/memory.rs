@@ -65,7 +65,7 @@ pub fn let_tables_grow() {
 pub fn set_pool(range: Range<PhysAddr>, aside: u64) -> Result<(), PoolError> {
     let start = PhysAddr::new(range.start().raw().saturating_add(aside));
     let rest = Range::new(start, range.end()).map_err(|_| PoolError::Unaligned(range))?;
-    POOL.lock().give(rest)?;
+    POOL.lock().reset(rest)?;
     ASIDE.store(aside, Ordering::Relaxed);
     POOL_START.store(range.start().raw(), Ordering::Relaxed);
     POOL_WORDS_GIVEN.store(range.size() / 8, Ordering::Relaxed);

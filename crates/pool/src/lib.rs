@@ -82,7 +82,7 @@ impl<const WORDS: usize> Pool<WORDS> {
     /// [`PoolError`] when the range is not whole pages or too large.
     pub fn new(range: Range<PhysAddr>) -> Result<Self, PoolError> {
         let mut pool = Self::empty();
-        pool.give(range)?;
+        pool.reset(range)?;
         Ok(pool)
     }
 
@@ -91,7 +91,7 @@ impl<const WORDS: usize> Pool<WORDS> {
     ///
     /// # Errors
     /// As [`Pool::new`]; nothing has changed then.
-    pub fn give(&mut self, range: Range<PhysAddr>) -> Result<(), PoolError> {
+    pub fn reset(&mut self, range: Range<PhysAddr>) -> Result<(), PoolError> {
         if !range.is_aligned(PAGE_SIZE) {
             return Err(PoolError::Unaligned(range));
         }
@@ -280,11 +280,11 @@ mod tests {
         assert_eq!(pool.allocate(1, PAGE_SIZE), None);
         assert!(pool.free(PhysAddr::new(0), 1).is_err());
         let range = |pages| Range::from_size(PhysAddr::new(START), pages * PAGE_SIZE).unwrap();
-        pool.give(range(2)).unwrap();
+        pool.reset(range(2)).unwrap();
         assert_eq!(pool.allocate(2, PAGE_SIZE), Some(PhysAddr::new(START)));
-        assert!(pool.give(range(129)).is_err());
+        assert!(pool.reset(range(129)).is_err());
         assert_eq!((pool.used_pages(), pool.pages()), (2, 2));
-        pool.give(range(70)).unwrap();
+        pool.reset(range(70)).unwrap();
         assert_eq!((pool.used_pages(), pool.pages()), (0, 70));
         assert_eq!(pool.allocate(70, PAGE_SIZE), Some(PhysAddr::new(START)));
     }
