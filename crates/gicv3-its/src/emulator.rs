@@ -93,7 +93,8 @@ impl<T: Share, C: Clock, W: Window> Common<T, C, W> {
     }
 
     /// Holds the configuration table of the redistributor at `id`, which is
-    /// enabled, unless it is held, or lets go of the one that none uses.
+    /// enabled, unless it is held already; or releases the table that no
+    /// redistributor uses.
     fn hold_table(&mut self, platform: &impl Platform<Window = W>, id: RedistributorId) {
         let own = self.redistributors.get(id).and_then(|one| one.table());
         let uses = |range: Range<Ipa>| {

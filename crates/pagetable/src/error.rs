@@ -17,23 +17,23 @@ pub enum Error<A> {
     OutputTooLarge,
     /// Something is already mapped inside the range to map.
     AlreadyMapped {
-        /// First such address.
+        /// The first such address.
         address: A,
     },
     /// Nothing is mapped at an address whose attributes were to change.
     NotMapped {
-        /// First such address.
+        /// The first such address.
         address: A,
     },
     /// The range reaches into tables that belong to another
     /// [`Table`](crate::Table).
     Borrowed {
-        /// First such address.
+        /// The first such address.
         address: A,
     },
     /// The entry to borrow is not a table, or not a shared one.
     NotShared {
-        /// First such address.
+        /// The first such address.
         address: A,
     },
     /// The two tables do not have the same geometry.
@@ -50,7 +50,7 @@ pub enum Error<A> {
     OutOfMemory,
     /// The allocator gave memory that a table descriptor cannot name.
     TableOutOfReach {
-        /// Address of that memory. It was given back.
+        /// The address of that memory. It was freed.
         at: PhysAddr,
     },
 }

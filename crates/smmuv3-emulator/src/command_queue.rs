@@ -109,8 +109,8 @@ impl<W: Window> Emulator<W> {
             return Progress::Done;
         }
         if self.command_window.is_none() {
-            // Looked up again after each acknowledgement: the owner may have
-            // got the memory meanwhile.
+            // The memory is looked up again after each acknowledgement, because
+            // it may belong to the owner by now.
             self.command_window = self.hold_command_queue(platform);
         }
         self.queue_ready = self.command_window.is_some();
