@@ -154,7 +154,9 @@ fn a_page_that_comes_around_an_address_reaches_across_it() {
     let arena = arena();
     let mut table = table(&arena, Bbm::Level2);
     let to = |page| PhysAddr::new(0x8000_0000 + page * PAGE);
-    table.map_recorded(range(0, PAGE), to(0), RAM, false).unwrap();
+    table
+        .map_recorded(range(0, PAGE), to(0), RAM, false)
+        .unwrap();
     assert!(!table.reaches_across(Ipa::new(8 * PAGE + 8)));
     table
         .map_recorded(range(8 * PAGE, PAGE), to(8), RAM, false)

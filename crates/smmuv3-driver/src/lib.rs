@@ -11,6 +11,7 @@ mod event_queue;
 mod features;
 mod fence;
 mod issued_commands;
+mod nested_vmids;
 mod output_queues;
 mod own_stage1;
 mod page_zero;

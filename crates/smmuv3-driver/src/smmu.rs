@@ -2,6 +2,7 @@
 
 use crate::command_queue::CommandQueue;
 use crate::event_queue::EventQueue;
+use crate::nested_vmids::NestedVmids;
 use crate::pri_queue::PriQueue;
 use crate::range_commands::{RangeCommands, usable_level};
 use crate::stream_table::StreamTable;
@@ -102,7 +103,8 @@ pub struct Smmu<R, M, C> {
     pub(crate) requests: Option<PriQueue>,
     pub(crate) stats: Stats,
     pub(crate) fenced: bool,
-    pub(crate) nested: bool,
+    /// Whose stage 2 invalidations have to drop stage 1 too.
+    pub(crate) nested: NestedVmids,
     /// Address bits that must be 0 in the address of a message.
     pub(crate) msi_reserved: u64,
     /// Second-level tables that several level 1 descriptors may point to.
@@ -224,7 +226,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// cached is then unknown.
     pub fn tlbi_vmid(&mut self, vmid: Vmid) -> Result<(), Error> {
         self.check_not_fenced()?;
-        let after = self.after_stage2_change(None);
+        let after = self.config_after_stage2_change(vmid);
         self.run([Command::tlbi_s12_vmall(vmid)].into_iter().chain(after))
     }
 
@@ -233,7 +235,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// range were at that level; `leaf` spares cached table entries, for
     /// changes that freed no table.
     ///
-    /// Once a stream of this SMMU translates in two stages
+    /// Once a stream of this VMID translates in two stages
     /// ([`attach_nested`](Self::attach_nested)), stage 1 of the VMID is dropped
     /// too: entries that combine both stages do not match an IPA (4.4.3.1).
     ///
@@ -249,7 +251,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         leaf: bool,
     ) -> Result<(), Error> {
         self.check_not_fenced()?;
-        let after = self.after_stage2_change(Some(vmid));
+        let after = self.after_stage2_change(vmid);
         match self.stage2_commands(vmid, range, granule, level, leaf)? {
             Some(commands) => self.run(commands.chain(after)),
             None => self.tlbi_vmid(vmid),
@@ -273,7 +275,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         leaf: bool,
     ) -> Result<(), Error> {
         // The fast path: one page, and no other command must follow.
-        if !self.nested
+        if !self.nested.contains(vmid)
             && self.features.range_tlbi()
             && let Some(3) = level
             && granule == Granule::Size4K
@@ -296,19 +298,19 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         leaf: bool,
     ) -> Result<(), Error> {
         self.check_not_fenced()?;
-        if !self.nested && self.features.range_tlbi() {
+        if !self.nested.contains(vmid) && self.features.range_tlbi() {
             let ranges = RangeCommands::new(vmid, range, granule, level, leaf);
             for command in ranges.ok_or(Error::BadRange)? {
                 self.issue(command)?;
             }
             return Ok(());
         }
-        let after = self.after_stage2_change(Some(vmid));
+        let after = self.after_stage2_change(vmid);
         let Some(commands) = self.stage2_commands(vmid, range, granule, level, leaf)? else {
             self.issue(Command::tlbi_s12_vmall(vmid))?;
             return self
-                .after_stage2_change(None)
-                .try_for_each(|c| self.issue(c));
+                .config_after_stage2_change(vmid)
+                .map_or(Ok(()), |command| self.issue(command));
         };
         for command in commands.chain(after) {
             // This list already contains the CMD_SYNC that must come between
@@ -360,23 +362,24 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         Ok(Some(ranges.take_while(move |_| ril).chain(pages)))
     }
 
-    /// The commands that must follow a stage 2 invalidation, see
-    /// [`tlbi_ipa_range`](Self::tlbi_ipa_range) and
-    /// [`Quirks::CFGI_AFTER_STAGE2`].
-    fn after_stage2_change(
-        &self,
-        vmid: Option<Vmid>,
-    ) -> impl Iterator<Item = Command> + use<R, M, C> {
+    /// The commands that must follow a stage 2 invalidation by address, see
+    /// [`tlbi_ipa_range`](Self::tlbi_ipa_range).
+    fn after_stage2_change(&self, vmid: Vmid) -> impl Iterator<Item = Command> + use<R, M, C> {
         // Until the stage 2 invalidation is complete, a walk may combine a
         // stage 1 entry with the old stage 2 entry. The stage 1 invalidation
         // must come after that, so the CMD_SYNC between them is needed.
-        let stage1 = vmid
-            .filter(|_| self.nested && self.features.stage1())
-            .map(|vmid| [Command::sync(SIG_NONE), Command::tlbi_nh_all(vmid)]);
+        let stage1 = (self.nested.contains(vmid) && self.features.stage1())
+            .then(|| [Command::sync(SIG_NONE), Command::tlbi_nh_all(vmid)]);
+        let config = self.config_after_stage2_change(vmid);
+        stage1.into_iter().flatten().chain(config)
+    }
+
+    /// The command that must follow every stage 2 invalidation where there is
+    /// [`Quirks::CFGI_AFTER_STAGE2`].
+    fn config_after_stage2_change(&self, vmid: Vmid) -> Option<Command> {
         // Without a stage 1, cached configuration holds no physical address
         // that could be stale.
-        let config = (self.nested && self.features.quirks.contains(Quirks::CFGI_AFTER_STAGE2))
-            .then(Command::cfgi_all);
-        stage1.into_iter().flatten().chain(config)
+        (self.nested.contains(vmid) && self.features.quirks.contains(Quirks::CFGI_AFTER_STAGE2))
+            .then(Command::cfgi_all)
     }
 }

@@ -4,6 +4,7 @@
 use crate::command_queue::CommandQueue;
 use crate::event_queue::EventQueue;
 use crate::issued_commands::msi_reserved;
+use crate::nested_vmids::NestedVmids;
 use crate::pri_queue::PriQueue;
 use crate::smmu::Hardware;
 use crate::stream_table::shared_tables::MAX_SHARED_TABLES;
@@ -84,7 +85,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
             requests: pri_log2.map(|log2| PriQueue::new(blocks[3].at, log2)),
             stats: Stats::default(),
             fenced: false,
-            nested: false,
+            nested: NestedVmids::new(),
             msi_reserved: msi_reserved(&features),
             shared_tables: [None; MAX_SHARED_TABLES],
             last_passing_entry: Ste::ABORT,

@@ -97,9 +97,12 @@ impl Translation {
         })
     }
 
-    /// Whether both stages translate.
-    pub(crate) fn is_nested(&self) -> bool {
-        matches!(self, Self::Nested { .. })
+    /// The VMID, if both stages translate.
+    pub(crate) fn nested_vmid(&self) -> Option<Vmid> {
+        match self {
+            Self::Nested { stage2, .. } => Some(stage2.vmid),
+            _ => None,
+        }
     }
 }
 

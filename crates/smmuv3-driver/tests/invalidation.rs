@@ -215,6 +215,18 @@ fn nesting_drops_stage_1_after_stage_2_is_gone() {
         Command::sync(0),
     ];
     assert_eq!(fake.take_consumed(), want);
+    // An owner with one stage on the same SMMU does not pay for that: neither when it
+    // waits, nor when it shares a CMD_SYNC with others.
+    let other = Vmid(VMID.0 + 1);
+    let page = range(0, 4096);
+    let want = [Command::tlbi_s2_ipa(other, 0, true), Command::sync(0)];
+    smmu.tlbi_ipa_range(other, page, Granule::Size4K, None, true)
+        .unwrap();
+    assert_eq!(fake.take_consumed(), want);
+    smmu.issue_ipa_range(other, page, Granule::Size4K, None, true)
+        .unwrap();
+    smmu.finish().unwrap();
+    assert_eq!(fake.take_consumed(), want);
 }
 
 /// Not before there is a stage 1, whose address its cache could hold.

@@ -28,7 +28,7 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
     /// stream (4.3.1).
     ///
     /// After the first stream with a stage 1 of another owner, every stage 2
-    /// invalidation also drops entries that combine both stages. That owner
+    /// invalidation of that VMID also drops entries that combine both stages. That owner
     /// invalidates changes of its own tables and context descriptors; safety
     /// does not depend on it.
     ///
@@ -41,7 +41,9 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         self.check_not_fenced()?;
         let target = translation.entry(&self.features)?;
         // This must be noted before the first access can combine the stages.
-        self.nested |= translation.is_nested();
+        if let Some(vmid) = translation.nested_vmid() {
+            self.nested.insert(vmid);
+        }
         if let Translation::Stage1 { stage1, .. } = translation {
             self.check_range(stream)?;
             self.fill_descriptor(stage1)?;
