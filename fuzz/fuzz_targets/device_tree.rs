@@ -72,10 +72,10 @@ fn check_emulated(source: &Fdt<'_>, machine: &Machine, protected: &[Range<PhysAd
             for given in machine.host_lines.iter() {
                 assert!(!given.event().is_some_and(same) && !given.error().is_some_and(same));
             }
-            assert!(!machine.viommu.is_some_and(|viommu| same(viommu.line)));
+            assert!(!machine.viommus.iter().any(|viommu| same(viommu.line)));
         }
     }
-    if machine.viommu.is_some() {
+    if !machine.viommus.is_empty() {
         for range in machine.streams.iter() {
             let found = machine.stream_of(range.first_endpoint());
             assert_eq!(found, Some((range.smmu, range.first)));

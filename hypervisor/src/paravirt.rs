@@ -96,7 +96,7 @@ pub enum ParavirtError {
 /// # Errors
 /// [`ParavirtError`].
 pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<(), ParavirtError> {
-    let Some(viommu) = machine.viommu else {
+    let Some(viommu) = machine.viommus.get(0) else {
         return Ok(());
     };
     let memory = SlotPages::new(coherent);

@@ -7,6 +7,7 @@
 //! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
 //! | `gic-its` | `on`, `off` | `on` |
 //! | `its-tables` | a size with `K` or `M`, from `64K` to `256M` | `1M` |
+//! | `viommus` | a number from 1 to 8 | 1 |
 //! | `trace` | a size as above, from `64K` to `64M`, in `paravirt`, logged as `info` | nothing is traced |
 //! | `bhb` | `on`, `off` | `on` |
 //! | `mpam` | `on`, `off` | `on` |
@@ -20,11 +21,12 @@
 use crate::error::BootError;
 use crate::fdt::Fdt;
 use crate::list::List;
+use crate::machine::VIOMMU_LIMIT;
 use crate::text::Word;
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
 
 /// The valid keys, for messages.
-pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug, mmio-allow=<base>,<size>, memory-allow=<base>,<size>, allow-unconfined=<node path>, trust-power=yes|no or console=<alias, node path or stdout>";
+pub(crate) const KEYS: &str = "use host-iommu=identity|nested|paravirt, dma-tables=<size>, gic-its=on|off, its-tables=<size>, viommus=<number>, trace=<size>, bhb=on|off, mpam=on|off, log=error|warn|info|debug, mmio-allow=<base>,<size>, memory-allow=<base>,<size>, allow-unconfined=<node path>, trust-power=yes|no or console=<alias, node path or stdout>";
 
 /// Most values of `mmio-allow`, of `memory-allow` and of `allow-unconfined`.
 pub const ALLOW_LIMIT: usize = 32;
@@ -42,6 +44,9 @@ const ITS_TABLES: u64 = 1 << 20;
 
 /// The least and the most of it.
 const ITS_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(256 << 20);
+
+/// Most virtio-iommus when the command line says nothing.
+const VIOMMUS: usize = 1;
 
 /// The least and the most of `trace`: from 2,048 requests to two million.
 const TRACE_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
@@ -100,6 +105,9 @@ pub struct BootArgs<'a> {
     /// `its-tables=`: bytes of memory for what the host's devices need of
     /// interrupt translation tables, a multiple of 4 KiB.
     pub its_tables: u64,
+    /// `viommus=`: most virtio-iommus that the host gets in paravirt mode, 1 to
+    /// [`VIOMMU_LIMIT`].
+    pub viommus: usize,
     /// `trace=`: bytes of memory for a record of what the host maps in paravirt
     /// mode, a multiple of 4 KiB; 0 when there is to be none.
     pub trace: u64,
@@ -134,6 +142,7 @@ impl Default for BootArgs<'_> {
             dma_tables: DMA_TABLES,
             gic_its: true,
             its_tables: ITS_TABLES,
+            viommus: VIOMMUS,
             trace: 0,
             bhb: true,
             mpam: true,
@@ -164,7 +173,7 @@ impl<'a> BootArgs<'a> {
             .filter(|line| line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
             .ok_or(BootError::ArgumentText)?;
         let (mut host_iommu, mut dma_tables, mut trace) = (None, None, None);
-        let (mut gic_its, mut its_tables) = (None, None);
+        let (mut gic_its, mut its_tables, mut viommus) = (None, None, None);
         let (mut bhb, mut mpam) = (None, None);
         let (mut log, mut console, mut trust_power) = (None, None, None);
         let (mut mmio_allow, mut allow_unconfined) = (List::new(), List::new());
@@ -178,6 +187,7 @@ impl<'a> BootArgs<'a> {
                 "dma-tables" => once("dma-tables", &mut dma_tables, tables(value)?)?,
                 "gic-its" => once("gic-its", &mut gic_its, switch("gic-its", value)?)?,
                 "its-tables" => once("its-tables", &mut its_tables, itts(value)?)?,
+                "viommus" => once("viommus", &mut viommus, instances(value)?)?,
                 "trace" => once("trace", &mut trace, (record(value)?, value))?,
                 "bhb" => once("bhb", &mut bhb, switch("bhb", value)?)?,
                 "mpam" => once("mpam", &mut mpam, switch("mpam", value)?)?,
@@ -215,6 +225,7 @@ impl<'a> BootArgs<'a> {
             dma_tables: dma_tables.unwrap_or(DMA_TABLES),
             gic_its: gic_its.unwrap_or(true),
             its_tables: its_tables.unwrap_or(ITS_TABLES),
+            viommus: viommus.unwrap_or(VIOMMUS),
             trace: trace.map_or(0, |(bytes, _)| bytes),
             bhb: bhb.unwrap_or(true),
             mpam: mpam.unwrap_or(true),
@@ -299,6 +310,15 @@ fn itts(value: &str) -> Result<u64, BootError> {
         let right = "use whole pages of 4 KiB from its-tables=64K to 256M, such as 1M";
         wrong("its-tables", value, right)
     })
+}
+
+fn instances(value: &str) -> Result<usize, BootError> {
+    let number = value.parse::<usize>().ok();
+    // What `parse` takes beyond digits is a sign.
+    let number = number.filter(|number| (1..=VIOMMU_LIMIT).contains(number));
+    number
+        .filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()))
+        .ok_or_else(|| wrong("viommus", value, "use a number from viommus=1 to 8"))
 }
 
 fn record(value: &str) -> Result<u64, BootError> {

@@ -14,12 +14,13 @@ mod writer;
 
 pub use emulated::Emulated;
 pub use interrupts::Interrupts;
-pub use viommu::ViommuNode;
+pub use viommu::ViommuNodes;
 
 use crate::args::HostIommu;
 use crate::error::BootError;
 use crate::fdt::{DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
+use crate::instances::Instances;
 use crate::list::List;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
@@ -58,9 +59,9 @@ pub struct HostTreePlan<'a> {
     /// all monitors go, and so does every `iommus`, `iommu-map` and
     /// `iommu-map-mask` that refers to an SMMU that goes.
     pub emulated: List<Emulated, SMMU_LIMIT>,
-    /// The virtio-iommu that comes in their place: the host's enabled devices
-    /// refer to it where they referred to an SMMU.
-    pub viommu: Option<ViommuNode>,
+    /// The virtio-iommus that come in their place: the host's enabled devices
+    /// refer to one where they referred to an SMMU.
+    pub viommus: Option<ViommuNodes<'a>>,
     /// A node that goes with everything in it and every alias for it: the
     /// UART that the hypervisor keeps.
     pub hide_node: Option<NodeId>,
@@ -103,7 +104,8 @@ pub struct HostTreePlan<'a> {
 impl<'a> HostTreePlan<'a> {
     /// The edits of the machine's mode. In identity mode the host sees a machine
     /// without SMMU, in nested mode one with emulated SMMUs, which are
-    /// `coherent` or not, in paravirt mode one with a virtio-iommu; in all without the devices that none confines.
+    /// `coherent` or not, in paravirt mode one with a virtio-iommu for all streams; in all
+    /// without the devices that none confines.
     #[must_use]
     pub fn new(machine: &Machine, protected: &'a [Range<PhysAddr>], coherent: bool) -> Self {
         let mut plan = Self::identity(machine, protected);
@@ -113,7 +115,7 @@ impl<'a> HostTreePlan<'a> {
                 let _ = plan.emulated.push(emulated);
             }
         }
-        plan.viommu = ViommuNode::of(machine);
+        plan.viommus = ViommuNodes::of(machine, None);
         plan
     }
 
@@ -123,7 +125,7 @@ impl<'a> HostTreePlan<'a> {
         Self {
             streams: machine.stream_nodes,
             emulated: List::new(),
-            viommu: None,
+            viommus: None,
             hide_nodes: machine.withheld,
             disabled: machine.pointed_to,
             hide_node: machine
@@ -140,6 +142,13 @@ impl<'a> HostTreePlan<'a> {
             supplies: machine.supplies,
             add: &[],
         }
+    }
+
+    /// The same plan, with as many virtio-iommus as `instances` says, if there are to be any.
+    #[must_use]
+    pub fn with_instances(mut self, machine: &Machine, instances: &'a Instances) -> Self {
+        self.viommus = ViommuNodes::of(machine, Some(instances));
+        self
     }
 
     /// The same plan, with what the host is to know of firmware's memory.
@@ -216,8 +225,10 @@ impl<'a> HostTreePlan<'a> {
         // A `status` takes 24.
         let disabled = self.hide_nodes.len().saturating_mul(24);
         let smmus = smmus.saturating_add(disabled);
-        // A virtio-iommu takes 176.
-        let smmus = smmus.saturating_add(192);
+        let viommus = self.viommus.as_ref();
+        let streams = self.streams.iter();
+        let viommus = viommus.map_or(0, |viommus| viommus.bytes_needed(source, streams));
+        let smmus = smmus.saturating_add(viommus);
         let reserved = self.protected.len().saturating_add(self.firmware.len());
         let fixed = reserved.saturating_mul(96).saturating_add(1024);
         let fixed = fixed.saturating_add(smmus);
@@ -294,7 +305,7 @@ struct Copier<'p, 's, 'o> {
     paths: usize,
 }
 
-impl<'s> Copier<'_, 's, '_> {
+impl<'p, 's> Copier<'p, 's, '_> {
     /// Copies a node with everything in it. `around` is the node around it in the
     /// source.
     fn walk(&mut self, node: NodeId, around: Option<NodeId>) -> Result<(), BootError> {
@@ -345,9 +356,8 @@ impl<'s> Copier<'_, 's, '_> {
                     {
                         continue;
                     }
-                    if let Some(streams) = self.translated(node, name, value) {
-                        let name = Name::Source(name_offset);
-                        self.writer.property_cells(name, streams)?;
+                    if let Some((viommus, id)) = self.translated(node, name, value) {
+                        viommus.write_property(&mut self.writer, id, (name, name_offset), value)?;
                     } else if !self.drops_property(node, name, value)? {
                         self.writer.property(Name::Source(name_offset), value)?;
                     }
@@ -368,17 +378,18 @@ impl<'s> Copier<'_, 's, '_> {
         Ok(())
     }
 
-    /// What a property becomes that names streams which the virtio-iommu has
-    /// numbers for: those of a node that has streams of the host's, which were checked.
-    fn translated<'v>(
+    /// Who has numbers for the streams that a property names: one of a node that has
+    /// streams of the host's, which were checked.
+    fn translated(
         &self,
         node: Option<NodeId>,
         name: &[u8],
-        value: &'v [u8],
-    ) -> Option<impl ExactSizeIterator<Item = u32> + use<'v>> {
-        let viommu = self.plan.viommu?;
-        let has_streams = self.plan.streams.iter().any(|known| Some(*known) == node);
-        viommu.translate(name, value).filter(|_| has_streams)
+        value: &[u8],
+    ) -> Option<(&'p ViommuNodes<'p>, NodeId)> {
+        let viommus = self.plan.viommus.as_ref();
+        let viommus = viommus.filter(|viommus| viommus.translates(name, value))?;
+        let mut streams = self.plan.streams.iter();
+        Some((viommus, *streams.find(|known| Some(**known) == node)?))
     }
 
     /// Whether a property of a node that stays goes.
@@ -512,8 +523,8 @@ impl<'s> Copier<'_, 's, '_> {
             self.reserved_last()?;
             self.writer.end()?;
         }
-        if let Some(viommu) = &self.plan.viommu {
-            viommu.write(&mut self.writer, &self.source)?;
+        if let Some(viommus) = &self.plan.viommus {
+            viommus.write(&mut self.writer, &self.source)?;
         }
         power::write(&mut self.writer, &self.source, &self.plan.supplies)?;
         for new in self.plan.add {

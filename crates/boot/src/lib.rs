@@ -29,6 +29,7 @@ mod fdt;
 mod firmware;
 mod host_registers;
 mod host_tree;
+mod instances;
 mod kernel;
 mod layout;
 mod list;
@@ -45,18 +46,19 @@ pub use fdt::{
 };
 pub use firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 pub use host_registers::{HostRegisters, REGISTER_RANGE_LIMIT};
-pub use host_tree::{Emulated, HostTreePlan, Interrupts, NewNode, PATH_LIMIT, ViommuNode};
+pub use host_tree::{Emulated, HostTreePlan, Interrupts, NewNode, PATH_LIMIT, ViommuNodes};
+pub use instances::{Instances, SHARE_LIMIT, Share};
 pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};
 pub use layout::{BLOCK, Layout, Loaded};
 pub use list::{Full, List};
 pub use machine::{
     BANK_LIMIT, BUS_BYTES, CPU_LIMIT, Conduit, Console, Cpu, DOORBELL_SIZE, DeviceNote, Gic, GicV2,
     GicV3, HIDDEN_LIMIT, Hardware, HostLineList, HostLines, INTERRUPT_LIMIT, ITS_LIMIT, Interrupt,
-    Its, MSI_RANGE_LIMIT, Machine, MsiRange, ODDITY_LIMIT, Odd, Oddities, PCI_HOST_LIMIT, PciHost,
-    PointedTo, Psci, PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved, SMMU_BYTES,
-    SMMU_LIMIT, STREAM_RANGE_LIMIT, SUPPLY_LIMIT, Smmu, SmmuInterrupts, StreamRange, Supplies,
-    ToFence, Trigger, Verdict, Viommu, WITHHELD_LIMIT, Withheld, bindings_without_dma, endpoint,
-    smmus_to_fence,
+    Its, Joined, MSI_RANGE_LIMIT, Machine, MsiRange, ODDITY_LIMIT, Odd, Oddities, PCI_HOST_LIMIT,
+    PciHost, PointedTo, Psci, PsciVersion, REDISTRIBUTOR_LIMIT, RESERVED_LIMIT, Reserved,
+    SMMU_BYTES, SMMU_LIMIT, STREAM_RANGE_LIMIT, SUPPLY_LIMIT, Smmu, SmmuInterrupts, StreamRange,
+    Supplies, ToFence, Trigger, VIOMMU_LIMIT, Verdict, Viommu, WITHHELD_LIMIT, Withheld,
+    bindings_without_dma, endpoint, smmus_to_fence,
 };
 pub use module::{Module, Modules};
 pub use text::{NodePath, Text, Word};

@@ -39,8 +39,8 @@ pub use power::{SUPPLY_LIMIT, Supplies};
 pub use reserved::{RESERVED_LIMIT, Reserved};
 pub use smmu::{HIDDEN_LIMIT, SMMU_LIMIT, Smmu, SmmuInterrupts, ToFence, smmus_to_fence};
 pub use spare::Hardware;
-pub use stream::{STREAM_RANGE_LIMIT, StreamRange};
-pub use viommu::{Viommu, endpoint};
+pub use stream::{Joined, STREAM_RANGE_LIMIT, StreamRange};
+pub use viommu::{VIOMMU_LIMIT, Viommu, endpoint};
 
 pub(crate) use device::Device;
 
@@ -115,9 +115,10 @@ pub struct Machine {
     /// The interrupts of the emulated SMMUs, one entry for each of
     /// [`smmus`](Self::smmus) in nested mode, else none.
     pub host_lines: HostLineList,
-    /// The virtio-iommu of paravirt mode; `None` in every other one, and on a
-    /// machine without SMMU.
-    pub viommu: Option<Viommu>,
+    /// The virtio-iommus that the host may see in paravirt mode, of which it gets as many as
+    /// [`Instances`](crate::Instances) says; none in every other mode, and on a machine
+    /// without SMMU.
+    pub viommus: List<Viommu, VIOMMU_LIMIT>,
     /// Registers that belong to an SMMU but that the hypervisor does not use:
     /// those of disabled SMMUs and of performance monitor counter groups,
     /// which can be told to write a message anywhere. Nobody may reach them.
@@ -127,6 +128,8 @@ pub struct Machine {
     /// The nodes that name some of them. Of streams that several name, the first has
     /// the range.
     pub stream_nodes: List<NodeId, STREAM_RANGE_LIMIT>,
+    /// Which of these name the same streams; when the list is full, some are not in it.
+    pub joined: Joined,
     /// Devices that no SMMU confines and that may do DMA, disabled ones
     /// included: whoever reaches their registers may reach all memory. They go
     /// from the host's tree.
@@ -215,7 +218,7 @@ impl Machine {
         let gic = gic::read(fdt)?;
         let interrupts = interrupt::Resolver::new(fdt, gic.node());
         let smmu::Found { smmus, hidden } = smmu::read(fdt, &interrupts, &mut odd)?;
-        let (mut streams, mut stream_nodes) = stream::read(fdt, &smmus, &mut odd)?;
+        let (mut streams, mut stream_nodes, joined) = stream::read(fdt, &smmus, &mut odd)?;
         for parent in reserved::parents(fdt) {
             boot_dma::take_streams(fdt, &parent, &mut streams, &mut stream_nodes, &mut odd);
         }
@@ -232,9 +235,13 @@ impl Machine {
             HostIommu::Nested => emulated::host_lines(&smmus, &spare, message, &mut odd)?,
             HostIommu::Identity | HostIommu::Paravirt => HostLineList::new(),
         };
-        let viommu = match args.host_iommu {
-            HostIommu::Paravirt => viommu::read(fdt, &smmus, &streams, &spare, &mut odd)?,
-            HostIommu::Identity | HostIommu::Nested => None,
+        let viommus = match args.host_iommu {
+            HostIommu::Paravirt => {
+                // A trace has one order, and one set of domains.
+                let most = if args.trace == 0 { args.viommus } else { 1 };
+                viommu::read(fdt, most, &smmus, &streams, &spare, &mut odd)?
+            }
+            HostIommu::Identity | HostIommu::Nested => List::new(),
         };
         let mut supplies = power::read(fdt, &smmus, args.trust_power)?;
         let mut console = console::read(fdt, &args)?;
@@ -277,11 +284,12 @@ impl Machine {
             mmio_allow: args.mmio_allow,
             streams,
             stream_nodes,
+            joined,
             modules: Modules::read(fdt)?,
             gic,
             smmus,
             host_lines,
-            viommu,
+            viommus,
             hidden,
             odd,
         };
@@ -295,7 +303,7 @@ impl Machine {
             return Err(full);
         }
         // Until the host asks for it, no device of its own reaches anything.
-        let stopped = machine.viommu.is_some() && machine.streams.iter().any(|s| !s.pcie);
+        let stopped = !machine.viommus.is_empty() && machine.streams.iter().any(|s| !s.pcie);
         for node in framebuffers.nodes.iter().filter(|_| stopped) {
             machine.odd.add(*node, Odd::FramebufferStopped);
             machine.withheld.push(*node).map_err(|_| full)?;

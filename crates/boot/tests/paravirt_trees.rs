@@ -82,7 +82,7 @@ fn a_virtio_iommu_comes_in_the_place_of_the_smmu() {
     let machine = Machine::from_fdt(&blob).unwrap();
     assert_eq!(machine.host_iommu, HostIommu::Paravirt);
     assert!(machine.host_lines.is_empty());
-    let viommu = machine.viommu.unwrap();
+    let viommu = *machine.viommus.get(0).unwrap();
     assert_eq!(viommu.registers, range(0x905_0000, 0x1000));
     assert_eq!(viommu.line, 107);
     for (number, stream) in [
@@ -105,7 +105,7 @@ fn other_modes_have_none() {
         tree.at("chosen")
             .set("bootargs", strings(&[&format!("host-iommu={mode}")]));
         let blob = tree.flatten();
-        assert!(Machine::from_fdt(&blob).unwrap().viommu.is_none());
+        assert!(Machine::from_fdt(&blob).unwrap().viommus.is_empty());
         let lines = listing(&host_tree(&blob));
         assert!(!lines.iter().any(|line| line.contains("viommu")));
     }
@@ -118,7 +118,7 @@ fn a_machine_without_smmu_is_refused_later() {
     tree.at("pcie@10000000").remove("iommu-map");
     tree.at("dma@c000000").remove("iommus");
     let machine = Machine::from_fdt(&tree.flatten()).unwrap();
-    assert!(machine.viommu.is_none());
+    assert!(machine.viommus.is_empty());
     assert!(machine.require_smmu().is_err());
 }
 
@@ -202,7 +202,7 @@ fn any_smmu_may_have_the_interrupt() {
             strings(&["eventq", "cmdq-sync", "gerror"]),
         );
     let machine = Machine::from_fdt(&tree.child(other).flatten()).unwrap();
-    let viommu = machine.viommu.unwrap();
+    let viommu = *machine.viommus.get(0).unwrap();
     assert_eq!((viommu.line, viommu.phandle), (114, Some(2)));
     assert_eq!(viommu.registers, range(0x905_0000, 0x1000));
 }

@@ -33,7 +33,7 @@ fn line(tree: &Tree) -> Option<u32> {
     let machine = Machine::from_fdt_on(&tree.flatten(), &on(288)).unwrap();
     let line = machine.host_lines.iter().next();
     line.and_then(HostLines::event)
-        .or(machine.viommu.map(|viommu| viommu.line))
+        .or(machine.viommus.get(0).map(|viommu| viommu.line))
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn an_extended_spi_where_there_is_no_other() {
             let blob = tree.flatten();
             let machine = Machine::from_fdt_on(&blob, &board).unwrap();
             let line = machine.host_lines.iter().next().and_then(HostLines::event);
-            let line = line.or(machine.viommu.map(|viommu| viommu.line));
+            let line = line.or(machine.viommus.get(0).map(|viommu| viommu.line));
             assert_eq!(line, Some(intid), "{mode}");
             let fdt = Fdt::new(&blob).unwrap();
             let plan = HostTreePlan::new(&machine, &[], true);

@@ -16,9 +16,11 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod root;
 mod virtio;
 
 pub use bridge::{BUS_LIMIT, DEPTH_LIMIT, SAVED_LIMIT, Survey, survey};
+pub use root::{SLOTS, Slot, root_slots};
 pub use virtio::{Finding, Kind};
 
 use core::fmt;

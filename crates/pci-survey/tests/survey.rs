@@ -2,7 +2,8 @@
 //! says.
 
 use portcullis_pci_survey::{
-    ConfigSpace, DEPTH_LIMIT, Finding, Function, Kind, SAVED_LIMIT, Survey, survey,
+    ConfigSpace, DEPTH_LIMIT, Finding, Function, Kind, SAVED_LIMIT, Slot, Survey, root_slots,
+    survey,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -395,4 +396,66 @@ fn garbage_ends() {
             "{each}"
         );
     }
+}
+
+#[test]
+fn the_slots_of_a_root_bus_are_told_apart() {
+    let class = |mut device: Device, class: u32| {
+        device.words[2] = class << 24;
+        device
+    };
+    let header = |mut device: Device, kind: u32| {
+        device.words[3] = kind << 16;
+        device
+    };
+    let nvme = || class(Device::plain(0x1b36, 0x10), 1);
+    let host = || class(Device::plain(0x1b36, 0x8), 6);
+    let bridge = |numbers| class(Device::bridge(numbers, []), 6);
+    let machine = Machine::new(
+        4,
+        [
+            (0x00, host()),
+            (0x09, nvme()),
+            // Some functions of a slot.
+            (0x10, host()),
+            (0x17, nvme()),
+            // With and without numbers, a multifunction one, and together.
+            (0x18, bridge(0xff07_0504)),
+            (0x20, bridge(0)),
+            (0x28, header(bridge(0x0008_0804), 0x81)),
+            (0x2f, bridge(0x000a_0904)),
+            (0x30, bridge(0x000b_0b04)),
+            (0x31, bridge(0)),
+            (0x32, nvme()),
+            (0x38, nvme()),
+            (0x39, bridge(0x000c_0c04)),
+            // Numbers that make no sense: of another bus, its own, upside down.
+            (0x40, bridge(0x000d_0d03)),
+            (0x48, bridge(0x000d_0404)),
+            (0x50, bridge(0x000d_0e04)),
+            // CardBus, and one that has no header that is known.
+            (0x58, header(bridge(0x000d_0d04), 2)),
+            (0x60, header(nvme(), 3)),
+            (0xff, nvme()),
+        ],
+    );
+    let mut right = [Slot::Empty; 32];
+    for (slot, has) in [
+        (1, Slot::Functions),
+        (2, Slot::Functions),
+        (3, Slot::Bridge(Some((5, 7)))),
+        (4, Slot::Bridge(None)),
+        (5, Slot::Bridge(Some((8, 10)))),
+        (6, Slot::Bridge(None)),
+        (7, Slot::Bridge(Some((12, 12)))),
+        (8, Slot::Bridge(None)),
+        (9, Slot::Bridge(None)),
+        (10, Slot::Bridge(None)),
+        (11, Slot::Bridge(None)),
+        (12, Slot::Bridge(None)),
+        (31, Slot::Functions),
+    ] {
+        right[slot] = has;
+    }
+    assert_eq!(root_slots(&machine, 4), right);
 }

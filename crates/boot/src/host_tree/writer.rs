@@ -111,19 +111,6 @@ impl<'s, 'o> Writer<'s, 'o> {
         self.align()
     }
 
-    /// As [`property`](Self::property), with a value of cells.
-    pub fn property_cells(
-        &mut self,
-        name: Name<'_>,
-        cells: impl ExactSizeIterator<Item = u32>,
-    ) -> Result<(), BootError> {
-        self.property_header(name, cells.len().saturating_mul(4))?;
-        for cell in cells {
-            self.word(cell)?;
-        }
-        Ok(())
-    }
-
     /// Starts a property whose value of `len` bytes is written next; a multiple of 4.
     pub fn property_header(&mut self, name: Name<'_>, len: usize) -> Result<(), BootError> {
         let offset = match name {
@@ -188,7 +175,8 @@ impl<'s, 'o> Writer<'s, 'o> {
         None
     }
 
-    fn word(&mut self, word: u32) -> Result<(), BootError> {
+    /// Writes a cell of a property that was started.
+    pub fn word(&mut self, word: u32) -> Result<(), BootError> {
         self.bytes(&word.to_be_bytes())
     }
 

@@ -109,16 +109,24 @@ pub(super) fn foreign_line(
     odd: &mut Oddities,
 ) -> Result<u32, BootError> {
     let none = BootError::NoSpareInterrupt { node: smmu.path };
-    let taken = |intid| {
+    let line = unnamed_line(smmus, given, spare).ok_or(none)?;
+    odd.add(smmu.node, Odd::NoSpareInterrupt);
+    Ok(line)
+}
+
+/// The INTID of a line that is no SMMU's, that no node names and that is not in `given`.
+pub(super) fn unnamed_line(
+    smmus: &List<Smmu, SMMU_LIMIT>,
+    given: &HostLineList,
+    spare: &Spare<'_>,
+) -> Option<u32> {
+    spare.find(|intid| {
         let listened = smmus
             .iter()
             .any(|smmu| listened(smmu).contains(&Some(intid)));
         let mut given = given.iter();
         listened || given.any(|lines| lines.have(intid))
-    };
-    let line = spare.find(taken).ok_or(none)?;
-    odd.add(smmu.node, Odd::NoSpareInterrupt);
-    Ok(line)
+    })
 }
 
 /// The lines of each SMMU's likeness, in the order of the SMMUs. `message` finds the ITS

@@ -28,7 +28,12 @@ pub struct StreamRange {
     pub pcie: bool,
     /// The node that has the `iommus` or `iommu-map` property.
     pub node: NodeId,
+    /// Whether some of them are named more than once, by this node or another.
+    pub shared: bool,
 }
+
+/// Two nodes that name a stream both, first the one that has it.
+pub type Joined = List<(NodeId, NodeId), STREAM_RANGE_LIMIT>;
 
 /// What a node says of where its streams go.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +52,7 @@ struct Mentions {
 pub(super) type Found = (
     List<StreamRange, STREAM_RANGE_LIMIT>,
     List<NodeId, STREAM_RANGE_LIMIT>,
+    Joined,
 );
 
 struct Reader<'a, 'm> {
@@ -54,6 +60,7 @@ struct Reader<'a, 'm> {
     smmus: &'m List<Smmu, SMMU_LIMIT>,
     streams: List<StreamRange, STREAM_RANGE_LIMIT>,
     foreign: usize,
+    joined: Joined,
     /// What was odd in the node that is read.
     odd: List<Odd, 4>,
 }
@@ -72,6 +79,7 @@ pub(super) fn read(
         smmus,
         streams: List::new(),
         foreign: 0,
+        joined: List::new(),
         odd: List::new(),
     };
     for (_, node) in fdt.nodes().filter(|(_, node)| node.is_enabled()) {
@@ -95,7 +103,7 @@ pub(super) fn read(
             })?;
         }
     }
-    Ok((reader.streams, nodes))
+    Ok((reader.streams, nodes, reader.joined))
 }
 
 impl<'a> Reader<'a, '_> {
@@ -219,6 +227,12 @@ impl<'a> Reader<'a, '_> {
                 });
                 // Of a PCIe device's, also where another device has it.
                 other.pcie |= pcie;
+                other.shared = true;
+                let both = (other.node, node.id());
+                if both.0 != both.1 && !self.joined.iter().any(|known| *known == both) {
+                    // A full list says that not all are in it.
+                    let _ = self.joined.push(both);
+                }
                 next = other.last.checked_add(1);
                 continue;
             }
@@ -231,6 +245,7 @@ impl<'a> Reader<'a, '_> {
                 last: end,
                 pcie,
                 node: node.id(),
+                shared: false,
             };
             self.streams.push(range).map_err(|_| BootError::TooMany {
                 what: "ranges of streams",
