@@ -269,6 +269,23 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> StageDomain<M, S, F> {
         self.doubt |= !issued;
     }
 
+    /// Has every SMMU begin to drop `what`, so that they do so at the same time, each as
+    /// long as it takes, and no lock is held meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn begin_on_each(&mut self, what: Option<Gathered<F::Input>>) {
+        let tag = self.tag;
+        let granule = dma_granule(self.table.geometry().granule());
+        let begun = self.on_each(|smmu| {
+            let issued = match &what {
+                Some(what) => F::issue(smmu, tag, what.range, granule, what.level, what.leaf),
+                None => Ok(()),
+            };
+            issued.is_ok() && smmu.begin_finish().is_ok()
+        });
+        self.doubt |= !begun;
+    }
+
     /// Does with the tables what waited for the flush.
     fn complete(&mut self) {
         for slot in &mut self.plans {
@@ -347,10 +364,16 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         let tag = self.tag;
         let granule = dma_granule(self.table.geometry().granule());
         let gathered = self.gathered.take();
-        let finished = self.on_each(|smmu| {
+        let one = self.on.is_power_of_two();
+        if !one {
+            self.begin_on_each(gathered);
+        }
+        let finish = |smmu: &mut Smmu<S::Registers, S::Memory, S::Clock>| {
             let issued = match &gathered {
-                Some(what) => F::issue(smmu, tag, what.range, granule, what.level, what.leaf),
-                None => Ok(()),
+                Some(what) if one => {
+                    F::issue(smmu, tag, what.range, granule, what.level, what.leaf)
+                }
+                _ => Ok(()),
             };
             if issued.is_ok() && smmu.finish().is_ok() {
                 return true;
@@ -361,7 +384,8 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
                 let _ = smmu.fence();
             }
             false
-        });
+        };
+        let finished = self.on_each(finish);
         self.doubt |= !finished;
         if self.doubt {
             return Err(FlushError);

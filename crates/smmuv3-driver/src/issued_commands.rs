@@ -7,7 +7,7 @@ use crate::smmu::Smmu;
 use crate::{Clock, Error, Features, Registers};
 use portcullis_addr::PhysAddr;
 use portcullis_memory::{Allocator, Memory};
-use smmuv3_spec::command::{Command, SIG_IRQ};
+use smmuv3_spec::command::{Command, SIG_IRQ, SIG_NONE};
 
 /// A message that the SMMU stores when a CMD_SYNC completes: a 32-bit store
 /// that no translation checks (IHI 0070, 4.7.3). The caller has checked that
@@ -59,6 +59,19 @@ impl<R: Registers, M: Memory + Allocator, C: Clock> Smmu<R, M, C> {
         if !self.fenced {
             self.commands.kick(&self.hw, &mut self.stats);
         }
+    }
+
+    /// Adds a CMD_SYNC and makes all commands visible to the SMMU, without waiting.
+    /// [`finish`](Self::finish) has less to wait for then, and returns the result. For a
+    /// caller that waits for several SMMUs.
+    ///
+    /// # Errors
+    /// As [`issue`](Self::issue).
+    pub fn begin_finish(&mut self) -> Result<(), Error> {
+        self.issue(Command::sync(SIG_NONE))?;
+        self.stats.syncs += 1;
+        self.kick();
+        Ok(())
     }
 
     /// Adds a CMD_SYNC, and waits until it and all commands before it are
