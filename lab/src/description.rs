@@ -188,6 +188,7 @@ impl Description {
             host: Host {
                 cpus: self.cpus,
                 invalidation: self.invalidation,
+                viommus: None,
                 pause_ns: None,
                 maps_per_second: self.maps_per_second.as_ref().map(|rate| *rate.get_ref()),
             },

@@ -416,6 +416,15 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             );
             println!("{}", counts_of(&measured));
             println!("{}", table_of(&reports));
+            if scenario.host.viommus.is_some() {
+                let [one, shared, each] = sim::several(&platform, &scenario, &measured)?;
+                println!(
+                    "paravirt, mappings and unmappings of all CPUs, in those of one CPU: {:.2} with \
+                     one virtio-iommu, {:.2} with as many as the scenario has",
+                    shared / one,
+                    each / one
+                );
+            }
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ pub(crate) use host::Host;
 pub use report::{Counted, Report, table};
 pub(crate) use report::{lines, table_with};
 
+use crate::input::Bounded;
 use crate::machine::{Machine, MachineError, Mode, Shape, with_client};
 use crate::measured::Measured;
 use crate::platform::Platform;
@@ -88,6 +89,35 @@ pub enum SimError {
     },
 }
 
+/// How many mappings and unmappings a second a host does in paravirt mode, all CPUs
+/// together: one CPU with one virtio-iommu, all CPUs with one, and all CPUs with as many as
+/// the scenario has.
+///
+/// # Errors
+/// [`SimError`].
+pub fn several(
+    platform: &Platform,
+    scenario: &Scenario,
+    measured: &Measured,
+) -> Result<[f64; 3], SimError> {
+    let one = Some(Bounded::clamped(1));
+    let mut rates = [0.0; 3];
+    let viommus = scenario.host.viommus.or(one);
+    let cases = [
+        (Bounded::clamped(1), one),
+        (scenario.host.cpus, one),
+        (scenario.host.cpus, viommus),
+    ];
+    for (rate, (cpus, viommus)) in rates.iter_mut().zip(cases) {
+        let mut scenario = scenario.clone();
+        (scenario.host.cpus, scenario.host.viommus) = (cpus, viommus);
+        let report = run(platform, &scenario, measured, Mode::Paravirt)?;
+        let done = report.counted.maps.count() + report.counted.unmaps.count();
+        *rate = done as f64 / report.elapsed.as_secs().max(f64::MIN_POSITIVE);
+    }
+    Ok(rates)
+}
+
 /// Runs a scenario.
 ///
 /// # Errors
@@ -104,7 +134,10 @@ pub fn run(
     let began = Instant::now();
     let report = with_client(&machine, &shape, mode, |client| {
         let how = (mode, scenario.host.invalidation);
-        let host = Host::new(&machine, &shape, measured, how, client);
+        let mut host = Host::new(&machine, &shape, measured, how, client);
+        if let Some(viommus) = scenario.host.viommus.filter(|_| mode == Mode::Paravirt) {
+            host.lock_each(viommus.size());
+        }
         Engine::new(host, &shape, scenario, machine.buffers()).run()
     });
     let mut report = report.map_err(failed)??;

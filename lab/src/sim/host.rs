@@ -21,6 +21,7 @@ const COLLECTED: usize = 256;
 #[must_use]
 pub(crate) struct Done {
     operation: Operation,
+    domain: usize,
     bytes: u64,
     /// Runs of memory in it.
     runs: u64,
@@ -41,8 +42,11 @@ pub(crate) struct Host<'a> {
     /// Unmappings of each domain that a lazy host has put off.
     pending: Vec<Vec<Range<Iova>>>,
     thousand: Picos,
-    /// EL2 works for one CPU at a time.
-    el2: Turns,
+    /// EL2 works for one CPU at a time, or for one of each virtio-iommu.
+    el2: Vec<Turns>,
+    /// Virtio-iommus have locks: each in the host's driver too, and all of them that of
+    /// their SMMU.
+    smmu: Option<Turns>,
     counted: Counted,
     simulated: u64,
 }
@@ -68,13 +72,20 @@ impl<'a> Host<'a> {
             queue: Queue::new(&platform.smmu),
             pending: vec![Vec::new(); shape.domains()],
             thousand: platform.cpu.thousand(),
-            el2: Turns::default(),
+            el2: vec![Turns::default()],
+            smmu: None,
             counted: Counted::default(),
             simulated: 0,
         };
         // What starting the SMMU took is nobody's cost.
         host.consume();
         host
+    }
+
+    /// Spreads the domains over so many virtio-iommus, one at least, each with its locks.
+    pub(crate) fn lock_each(&mut self, viommus: usize) {
+        self.el2 = vec![Turns::default(); viommus.max(1)];
+        self.smmu = Some(Turns::default());
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -124,6 +135,7 @@ impl<'a> Host<'a> {
         let work = mapped.map_err(|error| self.failed(error))?;
         Ok(Done {
             operation: Operation::Map,
+            domain,
             bytes: runs.iter().map(Range::size).sum(),
             runs: runs.len() as u64,
             work,
@@ -141,6 +153,7 @@ impl<'a> Host<'a> {
     ) -> Result<(Done, Vec<Range<Iova>>), SimError> {
         let done = |work| Done {
             operation: Operation::Unmap,
+            domain,
             bytes,
             runs,
             work,
@@ -197,7 +210,7 @@ impl<'a> Host<'a> {
     pub(crate) fn pay(&mut self, done: &Done, now: Picos) -> Picos {
         let commands = self.consume();
         let cost = self.cost(done, &commands);
-        let end = self.pass(cost, done.work, &commands, now);
+        let end = self.pass(cost, done, &commands, now);
         let (taken, instructions) = match done.operation {
             Operation::Map => (&mut self.counted.maps, &mut self.counted.map_instructions),
             Operation::Unmap => (
@@ -279,25 +292,52 @@ impl<'a> Host<'a> {
         cost
     }
 
+    /// Instructions of the host's driver under the lock of its virtio-iommu: it adds a
+    /// request, tells the device, and looks for the answer. What is left, addresses and
+    /// their bookkeeping, a driver that fills in tables itself has too, so that what it
+    /// takes for less than its tables is counted as under the lock here.
+    fn locked(&self, cost: Cost, done: &Done) -> Instructions {
+        let (how, what) = (self.invalidation, (done.bytes, done.runs));
+        let native = self.measured.cost(Mode::Native, how, done.operation, what);
+        Instructions((cost.host - native.host).0.max(0.0))
+    }
+
     /// Lets the time pass that a job takes; when it is done.
-    fn pass(&mut self, cost: Cost, work: Work, commands: &[Command], now: Picos) -> Picos {
-        let thousand = self.thousand;
-        let mut at = now + cost.host.at(thousand);
+    fn pass(&mut self, cost: Cost, done: &Done, commands: &[Command], now: Picos) -> Picos {
+        let (thousand, work) = (self.thousand, done.work);
+        let locked = match self.smmu {
+            Some(_) => self.locked(cost, done),
+            None => Instructions(0.0),
+        };
+        let mut at = now + (cost.host - locked).at(thousand);
         if work.entries == 0 && cost.el2.0 <= 0.0 {
             return self.queue.run(at, commands).max(at);
         }
         // EL2 works for one CPU at a time.
         let trap = nanos(&self.platform.cpu.trap_ns).times(work.entries);
-        let length = cost.el2.at(thousand) + trap;
-        let begun = self.el2.take(at, length);
+        let length = (locked + cost.el2).at(thousand) + trap;
+        let viommus = self.el2.len().max(1);
+        let Some(el2) = self.el2.get_mut(done.domain % viommus) else {
+            return at;
+        };
+        let begun = el2.take(at, length);
         at = begun + length;
-        let done = self.queue.run(at, commands).max(at);
         // Where the SMMU tells the host itself, EL2 waits for nothing.
         let waits =
             |command: &Command| command.opcode() == Opcode::SYNC && command.cs() == SIG_NONE;
-        if commands.iter().any(waits) {
-            self.el2.keep(begun, done);
+        let waits = commands.iter().any(waits);
+        // The lock of the SMMU is had from the first command on, and for as long as the wait.
+        let issued = match &mut self.smmu {
+            Some(smmu) if waits => smmu.take(at, Picos(1)),
+            _ => at,
+        };
+        let end = self.queue.run(issued, commands).max(at);
+        if waits {
+            el2.keep(begun, end);
+            if let Some(smmu) = &mut self.smmu {
+                smmu.keep(issued, end);
+            }
         }
-        done
+        end
     }
 }

@@ -213,6 +213,7 @@ impl Cell {
             host: Host {
                 cpus: Bounded::clamped(4),
                 invalidation: self.load.invalidation,
+                viommus: None,
                 pause_ns: None,
                 maps_per_second: None,
             },
