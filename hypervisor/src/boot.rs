@@ -21,8 +21,9 @@ use crate::{gic, host, image, inherited, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Interrupts,
-    KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict, smmus_to_fence,
+    BootError, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Instances,
+    Interrupts, KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict,
+    smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
 use portcullis_pagetable::{Access, MemoryType};
@@ -32,6 +33,9 @@ use spin::Once;
 const PROTECTED: usize = 2;
 
 static MACHINE: Once<Machine> = Once::new();
+
+/// Which virtio-iommu has what.
+static INSTANCES: Once<Instances> = Once::new();
 
 /// Too large for a stack. Only the boot looks at it.
 static REGISTERS: Mutex<HostRegisters> = Mutex::new(HostRegisters::new());
@@ -114,6 +118,7 @@ fn start(
     registers.find(&fdt, machine)?;
     let features = devices::check_smmus(machine, &mut registers)?;
     pci::look(machine)?;
+    let instances = INSTANCES.call_once(|| pci::divide(machine, &fdt));
 
     let kernel = machine.modules.kernel.range;
     if !machine.memory.iter().any(|bank| bank.covers(&kernel)) {
@@ -138,6 +143,7 @@ fn start(
     // Where the pool goes does not matter for the size of the tree.
     let places = [loaded.image; PROTECTED];
     let tree_bytes = HostTreePlan::new(machine, &places, true)
+        .with_instances(machine, instances)
         .with_firmware(&firmware)
         .bytes_needed(&fdt) as u64;
     // Before anything is stored in memory that firmware may have given them.
@@ -156,13 +162,14 @@ fn start(
     devices::take_gic(machine, its, lpis_coherent)?;
     // The last look at the tree: it lies in the host's memory, which devices
     // reach from the next step on.
-    let mut plan =
-        HostTreePlan::new(machine, &protected, features.coherent).with_firmware(&firmware);
+    let mut plan = HostTreePlan::new(machine, &protected, features.coherent)
+        .with_instances(machine, instances)
+        .with_firmware(&firmware);
     plan.interrupts = Interrupts::of(machine, gic::hides_virtual_lpis());
     let tree_bytes = write_host_tree(&fdt, &layout, &plan)?;
     report_devices(machine, &fdt, &registers, &features)?;
     mmu::unmap(tree)?;
-    let sharing = owners::make_host(machine, &features, ledger, &mut registers)?;
+    let sharing = owners::make_host(machine, &features, ledger, instances, &mut registers)?;
     report(machine, &protected, &firmware, sharing);
     let entry = Identity.ipa(layout.kernel).start();
     info!(

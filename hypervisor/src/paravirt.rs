@@ -1,8 +1,11 @@
-//! The virtio-iommu that the host sees in paravirt mode.
+//! The virtio-iommus that the host sees in paravirt mode.
 //!
-//! Its registers are absent from the host's stage 2, so that every access
+//! Their registers are absent from the host's stage 2, so that every access
 //! traps; a driver at work makes one for each burst of requests. What a request
 //! does is decided in `virtio-iommu-device` and `isolation`.
+//!
+//! Each has a lock, and no CPU has two. What a request writes is of its virtio-iommu
+//! alone, but for the SMMUs that its devices are behind and the pages that it names.
 
 mod faults;
 mod platform;
@@ -21,9 +24,9 @@ use crate::percpu::{PerCpu, Reason};
 use crate::smmu;
 use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
+use core::sync::atomic::{AtomicU64, Ordering};
 use platform::HostMachine;
-use portcullis_addr::{PhysAddr, Range};
-use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
+use portcullis_boot::{Instances, Machine, SHARE_LIMIT, VIOMMU_LIMIT, endpoint};
 use portcullis_dma_domain::{Endpoint, Iommu};
 use portcullis_isolation::{
     Domains, EndpointRange, Slots, SmmuDomain, SmmuUnit, SmmuUnitConfig, Smmus, Trouble,
@@ -52,8 +55,12 @@ const IOVA_BITS: u8 = 39;
 /// interrupts, and comes again.
 const TRIES: u32 = 4096;
 
-static ENDPOINTS: Once<([EndpointRange; STREAM_RANGE_LIMIT], usize)> = Once::new();
-static PARAVIRT: Once<Paravirt> = Once::new();
+/// The endpoints of all, those of one after those of another.
+static ENDPOINTS: Once<[EndpointRange; SHARE_LIMIT]> = Once::new();
+static PARAVIRT: [Once<Paravirt>; VIOMMU_LIMIT] = [const { Once::new() }; VIOMMU_LIMIT];
+/// The registers of the first: those of the others follow, a page for each. Of no use
+/// while there is none.
+static REGISTERS: AtomicU64 = AtomicU64::new(u64::MAX);
 static REFUSED: RateLimit = RateLimit::new();
 static FULL: RateLimit = RateLimit::new();
 
@@ -64,10 +71,18 @@ struct State {
     trace: Option<Trace>,
 }
 
+/// One of them. CPUs that are at work with two write to no line of a cache in common.
+#[repr(align(128))]
 struct Paravirt {
-    registers: Range<PhysAddr>,
     machine: HostMachine,
     state: Mutex<State>,
+    endpoints: &'static [EndpointRange],
+    faults: faults::Faults,
+}
+
+/// All that there are.
+fn all() -> impl Iterator<Item = &'static Paravirt> {
+    PARAVIRT.iter().map_while(Once::get)
 }
 
 /// Why there is no virtio-iommu.
@@ -90,107 +105,120 @@ pub enum ParavirtError {
     Domains,
 }
 
-/// Makes the virtio-iommu, in front of SMMUs in which every stream aborts.
-/// `bits` are those of a physical address, and `bbm` is what every SMMU promises.
+/// Makes the virtio-iommus, in front of SMMUs in which every stream aborts; `instances`
+/// says what each has. `bits` are those of a physical address, and `bbm` is what every SMMU
+/// promises.
 ///
 /// # Errors
 /// [`ParavirtError`].
-pub fn present(machine: &Machine, bits: u8, bbm: Bbm, coherent: bool) -> Result<(), ParavirtError> {
-    let Some(viommu) = machine.viommus.get(0) else {
-        return Ok(());
-    };
-    let memory = SlotPages::new(coherent);
-    let (Some(ledger), Some(first)) = (machine::ledger(), memory.first()) else {
-        return Err(ParavirtError::Domains);
-    };
-    let (endpoints, count) = ENDPOINTS.call_once(|| endpoints(machine));
-    let endpoints = endpoints.get(..*count).unwrap_or_default();
-    let config = SmmuUnitConfig {
-        geometry: Geometry::stage2(Granule::Size4K, bits.min(IOVA_BITS), bits)?,
-        bbm,
-        first_vmid: FIRST_VMID,
-        slots: vmids(endpoints).saturating_sub(FIRST_VMID.0.into()),
-    };
-    let unit = SmmuUnit::new(
-        config,
-        endpoints,
-        Tables::new(&DMA_TABLES, coherent),
-        HostSmmus,
-    )
-    .ok_or(ParavirtError::TooMany)?;
-    // Devices get the page of the one register.
-    let doorbells = machine.doorbells();
-    let doorbells = doorbells.map(|its| its.target);
-    let domains = Domains::new(
-        *ledger,
-        Owner::HOST,
-        unit,
-        Slots::growing(first, memory),
-        doorbells,
-    )
-    .ok_or(ParavirtError::TooMany)?;
-    let config = Config {
-        // Linux would put the two descriptors of each request into a table of
-        // their own: one more page to hold, and a detour.
-        indirect: false,
-        ..Config::default()
-    };
-    let limits = domains.limits();
-    let most = limits.domains.1.saturating_add(1);
-    let device = Device::new(&limits, &config)?;
-    let trace = match machine.trace {
-        0 => None,
-        bytes => Some(Trace::new(bytes).ok_or(ParavirtError::Trace(bytes))?),
-    };
-    PARAVIRT.call_once(|| Paravirt {
-        registers: viommu.registers,
-        machine: HostMachine {
-            line: viommu.line,
-            memory: OwnerMemory::HOST,
-        },
-        state: Mutex::new(State {
-            device,
-            domains,
-            trace,
-        }),
-    });
-    info!(
-        "event=viommu_ready registers={} line={} domains={most} iova_bits={} table_bytes={:#x}",
-        viommu.registers.start(),
-        viommu.line,
-        bits.min(IOVA_BITS),
-        machine.dma_tables,
-    );
+pub fn present(
+    machine: &Machine,
+    instances: &Instances,
+    bits: u8,
+    bbm: Bbm,
+    coherent: bool,
+) -> Result<(), ParavirtError> {
+    let mut rest = ENDPOINTS.call_once(|| endpoints(instances)).as_slice();
+    // Each has as many VMIDs as the others.
+    let count = instances.count();
+    let slots = vmids(instances).saturating_sub(FIRST_VMID.0.into()) / count;
+    let viommus = machine.viommus.iter().zip(PARAVIRT.iter()).take(count);
+    for (index, (viommu, place)) in viommus.enumerate() {
+        let shares = instances.shares();
+        let own = shares.filter(|share| usize::from(share.instance) == index);
+        let (endpoints, others) = rest.split_at_checked(own.count()).unwrap_or_default();
+        rest = others;
+        let memory = SlotPages::new(coherent);
+        let (Some(ledger), Some(first)) = (machine::ledger(), memory.first()) else {
+            return Err(ParavirtError::Domains);
+        };
+        // The VMIDs of all SMMUs have 16 bits at most.
+        let vmid = u16::try_from(usize::from(FIRST_VMID.0) + index * slots);
+        let config = SmmuUnitConfig {
+            geometry: Geometry::stage2(Granule::Size4K, bits.min(IOVA_BITS), bits)?,
+            bbm,
+            first_vmid: Vmid(vmid.map_err(|_| ParavirtError::TooMany)?),
+            slots,
+        };
+        let tables = Tables::new(&DMA_TABLES, coherent);
+        let unit = SmmuUnit::new(config, endpoints, tables, HostSmmus);
+        let unit = unit.ok_or(ParavirtError::TooMany)?;
+        // Devices get the page of the one register.
+        let doorbells = machine.doorbells();
+        let doorbells = doorbells.map(|its| its.target);
+        let slots = Slots::growing(first, memory);
+        let domains = Domains::new(*ledger, Owner::HOST, unit, slots, doorbells)
+            .ok_or(ParavirtError::TooMany)?;
+        let config = Config {
+            // Linux would put the two descriptors of each request into a table of
+            // their own: one more page to hold, and a detour.
+            indirect: false,
+            ..Config::default()
+        };
+        let limits = domains.limits();
+        let most = limits.domains.1.saturating_add(1);
+        let device = Device::new(&limits, &config)?;
+        let trace = match machine.trace {
+            0 => None,
+            bytes => Some(Trace::new(bytes).ok_or(ParavirtError::Trace(bytes))?),
+        };
+        place.call_once(|| Paravirt {
+            machine: HostMachine {
+                line: viommu.line,
+                memory: OwnerMemory::HOST,
+            },
+            state: Mutex::new(State {
+                device,
+                domains,
+                trace,
+            }),
+            endpoints,
+            faults: faults::Faults::new(index),
+        });
+        let registers = viommu.registers.start();
+        REGISTERS.fetch_min(registers.raw(), Ordering::Relaxed);
+        info!(
+            "event=viommu_ready registers={registers} line={} domains={most} iova_bits={} \
+             table_bytes={:#x} stream_ranges={}",
+            viommu.line,
+            bits.min(IOVA_BITS),
+            machine.dma_tables,
+            endpoints.len(),
+        );
+    }
     Ok(())
 }
 
-/// How many VMIDs each SMMU that has some of `endpoints` tells apart.
-fn vmids(endpoints: &[EndpointRange]) -> usize {
-    let smmus = endpoints.iter().map(|range| range.smmu);
+/// How many VMIDs each SMMU that has streams of the host's tells apart.
+fn vmids(instances: &Instances) -> usize {
+    let smmus = instances.shares().map(|share| share.smmu);
     let bits = smmus.filter_map(|smmu| HostSmmus.at(smmu, |smmu| smmu.features().vmid_bits()));
     1 << bits.min().unwrap_or(0).min(16)
 }
 
-/// The streams of the tree, as endpoints.
-fn endpoints(machine: &Machine) -> ([EndpointRange; STREAM_RANGE_LIMIT], usize) {
+/// The streams of all, as endpoints, those of each after those of the one before.
+fn endpoints(instances: &Instances) -> [EndpointRange; SHARE_LIMIT] {
     const NONE: EndpointRange = EndpointRange {
         first: Endpoint(0),
         count: 0,
         smmu: 0,
         stream: StreamId(0),
     };
-    let mut all = [NONE; STREAM_RANGE_LIMIT];
-    let mut count = 0;
-    for (slot, range) in all.iter_mut().zip(machine.streams.iter()) {
-        *slot = EndpointRange {
-            first: Endpoint(range.first_endpoint()),
-            count: (range.last - range.first).saturating_add(1),
-            smmu: range.smmu,
-            stream: StreamId(range.first),
-        };
-        count += 1;
+    let mut all = [NONE; SHARE_LIMIT];
+    let mut slots = all.iter_mut();
+    for index in 0..instances.count() {
+        let shares = instances.shares();
+        let own = shares.filter(|share| usize::from(share.instance) == index);
+        for (share, slot) in own.zip(slots.by_ref()) {
+            *slot = EndpointRange {
+                first: Endpoint(endpoint(share.smmu, share.first)),
+                count: (share.last - share.first).saturating_add(1),
+                smmu: share.smmu,
+                stream: StreamId(share.first),
+            };
+        }
     }
-    (all, count)
+    all
 }
 
 /// Carries out an access of the host's to a register. `false` when it is none,
@@ -201,18 +229,15 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
     const CACHE_OR_WALK: u64 = 1 << 8 | 1 << 7;
     const AARCH32: u64 = 1 << 4;
     const WRITE: u64 = 1 << 6;
-    let Some(paravirt) = PARAVIRT.get() else {
-        return false;
-    };
     // A translation fault, of which HPFAR_EL2 holds the page (DDI 0487,
     // HPFAR_EL2).
     let page = (read_sysreg!("hpfar_el2") & 0xfff_ffff_fff0) << 8;
-    if esr & (ISV | CACHE_OR_WALK | 0x3c) != ISV | 0x04
-        || page != paravirt.registers.start().raw()
-        || frame.spsr & AARCH32 != 0
-    {
+    if esr & (ISV | CACHE_OR_WALK | 0x3c) != ISV | 0x04 || frame.spsr & AARCH32 != 0 {
         return false;
     }
+    let Some(paravirt) = at(page) else {
+        return false;
+    };
     cpu.count(Reason::Viommu);
     let offset = (read_sysreg!("far_el2") & 0xfff) as u32;
     let size = match esr >> 22 & 3 {
@@ -262,11 +287,17 @@ pub fn access(cpu: &PerCpu, frame: &mut Frame, esr: u64) -> bool {
     true
 }
 
-/// Whether `ipa` is in the page of its registers.
+/// The one that has its registers in the page at `page`.
+#[inline(always)]
+fn at(page: u64) -> Option<&'static Paravirt> {
+    let offset = page.wrapping_sub(REGISTERS.load(Ordering::Relaxed));
+    PARAVIRT.get((offset >> 12) as usize)?.get()
+}
+
+/// Whether `ipa` is in a page of their registers.
 #[must_use]
 pub fn is_register(ipa: u64) -> bool {
-    let registers = PARAVIRT.get().map(|paravirt| paravirt.registers);
-    registers.is_some_and(|registers| registers.contains(PhysAddr::new(ipa)))
+    at(ipa & !0xfff).is_some()
 }
 
 /// What a load makes of a value: some repeat its sign (DDI 0487, ESR_EL2: SSE,
@@ -339,7 +370,13 @@ fn report_trouble(trouble: Trouble) {
 
 /// Prints what was done and refused.
 pub fn report() {
-    let Some(state) = PARAVIRT.get().and_then(Paravirt::lock) else {
+    for paravirt in all() {
+        report_one(paravirt);
+    }
+}
+
+fn report_one(paravirt: &Paravirt) {
+    let Some(state) = paravirt.lock() else {
         return;
     };
     let (d, c) = (state.device.counts(), state.domains.counts());
@@ -360,7 +397,7 @@ pub fn report() {
         d.illegal_accesses,
         d.faults_delivered,
         d.faults_dropped,
-        faults::dropped(),
+        paravirt.faults.dropped(),
     );
     let (used, most) = DMA_TABLES.used();
     info!(

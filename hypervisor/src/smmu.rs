@@ -113,6 +113,8 @@ struct State {
     emulated: Option<host::Emulated>,
 }
 
+/// One of them. CPUs that are at work with two write to no line of a cache in common.
+#[repr(align(128))]
 struct Instance {
     index: usize,
     registers: Device,

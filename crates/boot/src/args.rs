@@ -7,7 +7,7 @@
 //! | `dma-tables` | a size with `K` or `M`, from `256K` to `1024M` | `8M` |
 //! | `gic-its` | `on`, `off` | `on` |
 //! | `its-tables` | a size with `K` or `M`, from `64K` to `256M` | `1M` |
-//! | `viommus` | a number from 1 to 8 | 1 |
+//! | `viommus` | a number from 1 to 8 | 4 |
 //! | `trace` | a size as above, from `64K` to `64M`, in `paravirt`, logged as `info` | nothing is traced |
 //! | `bhb` | `on`, `off` | `on` |
 //! | `mpam` | `on`, `off` | `on` |
@@ -46,7 +46,7 @@ const ITS_TABLES: u64 = 1 << 20;
 const ITS_TABLES_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(256 << 20);
 
 /// Most virtio-iommus when the command line says nothing.
-const VIOMMUS: usize = 1;
+const VIOMMUS: usize = 4;
 
 /// The least and the most of `trace`: from 2,048 requests to two million.
 const TRACE_LIMITS: core::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);

@@ -182,6 +182,7 @@ impl<'a> HostTreePlan<'a> {
     ///   than [`PATH_LIMIT`] aliases and symbols for them
     /// - [`BootError::UnknownName`] for an added property whose name is not
     ///   known
+    #[inline(never)]
     pub fn write(&self, source: &Fdt<'_>, out: &mut [u8]) -> Result<usize, BootError> {
         let id = |path: &[u8]| source.find(path).map(|node| node.id());
         let mut smmus = List::new();
@@ -213,6 +214,7 @@ impl<'a> HostTreePlan<'a> {
 
     /// Bytes that are enough for [`write`](Self::write). It depends on how many
     /// ranges are protected, not on where they are.
+    #[inline(never)]
     #[must_use]
     pub fn bytes_needed(&self, source: &Fdt<'_>) -> usize {
         let text = |node: &NewNode<'_>| {

@@ -95,10 +95,13 @@ impl Instances {
     /// `root` is what the root bus of a host bridge has, if that can be known.
     ///
     /// `fdt` is the tree that `machine` was read from.
+    // Out of line, as are the others that are called once by what is built for speed: there
+    // they would be, too.
+    #[inline(never)]
     pub fn divide(
         machine: &Machine,
         fdt: &Fdt<'_>,
-        root: impl FnMut(&PciHost) -> Option<[Slot; SLOTS]>,
+        root: &mut dyn FnMut(&PciHost) -> Option<[Slot; SLOTS]>,
     ) -> Self {
         let mut division = Division::of_nodes(machine);
         // What is not known of nodes that share streams may be about any.
@@ -207,7 +210,7 @@ impl<'m> Division<'m> {
     fn split_hosts(
         &mut self,
         fdt: &Fdt<'_>,
-        mut root: impl FnMut(&PciHost) -> Option<[Slot; SLOTS]>,
+        root: &mut dyn FnMut(&PciHost) -> Option<[Slot; SLOTS]>,
     ) {
         let keeps = |node: Node<'_>| node.u32("linux,pci-probe-only").ok().flatten();
         let kept = fdt.find(b"/chosen").and_then(keeps).unwrap_or(0) != 0;

@@ -170,6 +170,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`from_fdt`](Self::from_fdt).
+    #[inline(never)]
     pub fn from_fdt_on(blob: &[u8], hardware: &dyn Hardware) -> Result<Self, BootError> {
         Self::from_tree_on(&Fdt::new(blob)?, hardware)
     }

@@ -66,10 +66,10 @@ struct Divided {
 }
 
 impl Divided {
-    fn new(tree: &Tree, root: impl FnMut(&PciHost) -> Option<[Slot; SLOTS]>) -> Self {
+    fn new(tree: &Tree, mut root: impl FnMut(&PciHost) -> Option<[Slot; SLOTS]>) -> Self {
         let blob = tree.flatten();
         let machine = Machine::from_fdt_on(&blob, &BOARD).unwrap();
-        let instances = Instances::divide(&machine, &Fdt::new(&blob).unwrap(), root);
+        let instances = Instances::divide(&machine, &Fdt::new(&blob).unwrap(), &mut root);
         let this = Self {
             blob,
             machine,

@@ -55,8 +55,8 @@ struct Open {
     next: usize,
 }
 
-struct Walk<'s, S, F> {
-    space: &'s S,
+struct Walk<'s> {
+    space: &'s dyn ConfigSpace,
     buses: RangeInclusive<u8>,
     saved: [Option<Saved>; SAVED_LIMIT],
     saved_len: usize,
@@ -64,16 +64,16 @@ struct Walk<'s, S, F> {
     /// paths without number.
     left: u32,
     seen: Survey,
-    report: F,
+    report: &'s mut dyn FnMut(Function, Finding),
 }
 
 /// Looks at every function behind a host bridge whose buses have the numbers
 /// `buses`, and hands what is wrong with one to `report`. All that was written
 /// has its old value afterwards.
-pub fn survey<S: ConfigSpace>(
-    space: &S,
+pub fn survey(
+    space: &dyn ConfigSpace,
     buses: RangeInclusive<u8>,
-    report: impl FnMut(Function, Finding),
+    report: &mut dyn FnMut(Function, Finding),
 ) -> Survey {
     let mut walk = Walk {
         space,
@@ -88,7 +88,7 @@ pub fn survey<S: ConfigSpace>(
     walk.seen
 }
 
-impl<S: ConfigSpace, F: FnMut(Function, Finding)> Walk<'_, S, F> {
+impl Walk<'_> {
     fn all(&mut self) {
         let mut path = [Open { first: 0, next: 0 }; DEPTH_LIMIT];
         let Some(root) = self.bus(0) else {

@@ -35,7 +35,7 @@ pub enum Slot {
 
 /// Looks at every function of the bus `bus`, the root of a host bridge, as firmware left
 /// it. Nothing is written.
-pub fn root_slots(space: &impl ConfigSpace, bus: u8) -> [Slot; SLOTS] {
+pub fn root_slots(space: &dyn ConfigSpace, bus: u8) -> [Slot; SLOTS] {
     let mut slots = [Slot::Empty; SLOTS];
     for (slot, first) in slots.iter_mut().zip((0..=u8::MAX).step_by(8)) {
         for devfn in first..=first | 7 {
@@ -46,7 +46,7 @@ pub fn root_slots(space: &impl ConfigSpace, bus: u8) -> [Slot; SLOTS] {
 }
 
 /// What a slot has with one more of its functions.
-fn with(slot: Slot, space: &impl ConfigSpace, function: Function) -> Slot {
+fn with(slot: Slot, space: &dyn ConfigSpace, function: Function) -> Slot {
     // As in the survey: neither all ones nor 0 is a vendor.
     if matches!(space.read(function, ID) & 0xffff, 0 | 0xffff) {
         return slot;

@@ -109,7 +109,7 @@ const MEMORY_FIELDS: [u32; 2] = [16, 24];
 const PERSISTENT_FIELDS: [u32; 2] = [0, 8];
 
 /// What is wrong with the function whose vendor and device are `id`.
-pub(crate) fn judge(space: &impl ConfigSpace, function: Function, id: u32) -> Option<Finding> {
+pub(crate) fn judge(space: &dyn ConfigSpace, function: Function, id: u32) -> Option<Finding> {
     if id & 0xffff != VENDOR {
         return None;
     }
@@ -156,7 +156,7 @@ struct Capabilities {
 }
 
 impl Capabilities {
-    fn find(space: &impl ConfigSpace, function: Function) -> Self {
+    fn find(space: &dyn ConfigSpace, function: Function) -> Self {
         let mut found = Self::default();
         if space.read(function, STATUS) & HAS_CAPABILITIES == 0 {
             return found;
@@ -188,8 +188,8 @@ impl Capabilities {
 }
 
 /// The window in configuration space to what is in a BAR.
-struct Window<'s, S> {
-    space: &'s S,
+struct Window<'s> {
+    space: &'s dyn ConfigSpace,
     function: Function,
     at: u8,
     /// BAR and offset of the configuration that is looked at.
@@ -197,8 +197,8 @@ struct Window<'s, S> {
     base: u32,
 }
 
-impl<'s, S: ConfigSpace> Window<'s, S> {
-    fn new(space: &'s S, function: Function, window: u8, capability: u8) -> Self {
+impl<'s> Window<'s> {
+    fn new(space: &'s dyn ConfigSpace, function: Function, window: u8, capability: u8) -> Self {
         Self {
             space,
             function,

@@ -147,7 +147,7 @@ impl Machine {
 
     fn survey(&self, last: u8) -> (Survey, Vec<(String, Finding)>) {
         let mut found = Vec::new();
-        let seen = survey(self, self.first..=last, |function, finding| {
+        let seen = survey(self, self.first..=last, &mut |function, finding| {
             found.push((function.to_string(), finding));
         });
         (seen, found)
@@ -373,7 +373,7 @@ fn garbage_ends() {
     }
     for seed in 0..64 {
         let noise = Noise(std::cell::Cell::new(seed));
-        assert_eq!(survey(&noise, 0..=255, |_, _| {}).functions, 256);
+        assert_eq!(survey(&noise, 0..=255, &mut |_, _| {}).functions, 256);
     }
     // Bridges on every bus, so many that the paths are without number.
     struct Bridges(u8, std::cell::Cell<u64>);
@@ -390,7 +390,7 @@ fn garbage_ends() {
     }
     for each in [1, 2, 16, 255] {
         let bridges = Bridges(each, std::cell::Cell::new(0));
-        let seen = survey(&bridges, 0..=255, |_, _| {});
+        let seen = survey(&bridges, 0..=255, &mut |_, _| {});
         assert!(
             seen.unseen > 0 && bridges.1.get() <= 256 * 256 * 3,
             "{each}"

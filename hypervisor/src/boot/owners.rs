@@ -11,7 +11,7 @@ use crate::{gic, its, machine, mmu, owner_memory, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Identity, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BANK_LIMIT, BootError, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine,
+    BANK_LIMIT, BootError, FirmwareMemory, Gic, HostIommu, HostRegisters, Instances, Machine,
 };
 use portcullis_isolation::{Ledger, OwnerSpace, Sharing, TableShapes};
 use portcullis_ownership::{Allotment, Bank, Entry, Owner};
@@ -32,6 +32,9 @@ const POOL_SMMU: u64 = 96 << 10;
 /// Pool memory for what the host sees of each SMMU in nested mode: its register
 /// pages, and EL2's tables for the host's queues.
 const POOL_EMULATED: u64 = 96 << 10;
+/// Pool memory for EL2's tables for the rings of one more virtio-iommu: six, of which each
+/// may be in two tables.
+const POOL_RINGS: u64 = 12 * PAGE_SIZE;
 /// Pool memory for a hole in the host's RAM: at each end a table of level 2 and
 /// one of level 3, for CPUs and for devices.
 const POOL_HOLE: u64 = 8 * PAGE_SIZE;
@@ -84,7 +87,9 @@ pub(super) fn pool_bytes(machine: &Machine, common: &Common, firmware: &Firmware
         HostIommu::Identity => 0,
         HostIommu::Nested => smmus * POOL_EMULATED + entry_bytes(machine, common),
         HostIommu::Paravirt => {
-            POOL_EMULATED + entry_bytes(machine, common) + machine.dma_tables + machine.trace
+            let more = machine.viommus.len().saturating_sub(1) as u64 * POOL_RINGS;
+            let seen = POOL_EMULATED + more;
+            seen + entry_bytes(machine, common) + machine.dma_tables + machine.trace
         }
     };
     let pieces = firmware.ranges().count() + machine.added.iter().count();
@@ -186,6 +191,7 @@ pub(super) fn make_host(
     machine: &Machine,
     common: &Common,
     ledger: Ledger<'static>,
+    instances: &Instances,
     registers: &mut HostRegisters,
 ) -> Result<Sharing, Refusal> {
     let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
@@ -246,7 +252,7 @@ pub(super) fn make_host(
         })?;
     }
     if machine.host_iommu == HostIommu::Paravirt {
-        paravirt::present(machine, common.bits, common.bbm, common.coherent)?;
+        paravirt::present(machine, instances, common.bits, common.bbm, common.coherent)?;
     }
     Ok(sharing)
 }

@@ -6,9 +6,9 @@ use crate::mmu::{self, MapError};
 use crate::refusal::Refusal;
 use core::cell::Cell;
 use portcullis_addr::{PhysAddr, Range};
-use portcullis_boot::{Machine, PciHost};
+use portcullis_boot::{Fdt, Instances, Machine, PciHost};
 use portcullis_pagetable::{Access, MemoryType};
-use portcullis_pci_survey::{ConfigSpace, Finding, Function, survey};
+use portcullis_pci_survey::{ConfigSpace, Finding, Function, SLOTS, Slot, root_slots, survey};
 
 /// Refuses a machine with a function that does its DMA past the SMMU that the
 /// tree names for it.
@@ -35,21 +35,27 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
         failed: Cell::new(None),
     };
     let mut refused = None;
-    let seen = survey(&space, host.buses(), |function, finding| match finding {
-        Finding::Unreadable(kind) => warning!(
-            "event=pci_unseen host={} function={function} device=\"{kind}\" reason=\"it does not \
+    let seen = survey(
+        &space,
+        host.buses(),
+        &mut |function, finding| match finding {
+            Finding::Unreadable(kind) => warning!(
+                "event=pci_unseen host={} function={function} device=\"{kind}\" reason=\"it does not \
              say whether its DMA passes the SMMU\"",
-            host.path
-        ),
-        Finding::BringsMemory(kind, address, size) if is_allowed(machine, address, size) => info!(
-            "event=pci_memory host={} function={function} device=\"{kind}\" base={address:#x} \
+                host.path
+            ),
+            Finding::BringsMemory(kind, address, size) if is_allowed(machine, address, size) => {
+                info!(
+                    "event=pci_memory host={} function={function} device=\"{kind}\" base={address:#x} \
              size={size:#x}",
-            host.path
-        ),
-        Finding::PastSmmu(_) | Finding::BringsMemory(..) => {
-            refused = refused.or(Some((function, finding)));
-        }
-    });
+                    host.path
+                )
+            }
+            Finding::PastSmmu(_) | Finding::BringsMemory(..) => {
+                refused = refused.or(Some((function, finding)));
+            }
+        },
+    );
     space.leave();
     if let Some(error) = space.failed.get() {
         return Err(Refusal::OwnMap(error));
@@ -74,6 +80,29 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
         host.path, seen.functions
     );
     Ok(())
+}
+
+/// Divides the host's streams among its virtio-iommus, by what is on the root buses.
+pub(super) fn divide(machine: &Machine, fdt: &Fdt<'_>) -> Instances {
+    let instances = Instances::divide(machine, fdt, &mut root_bus);
+    let (have, most) = (instances.count(), machine.viommus.len());
+    if have > 1 || most > 1 {
+        info!("event=viommus count={have} most={most}");
+    }
+    instances
+}
+
+/// What is on the root bus of a host bridge, if that can be known.
+fn root_bus(host: &PciHost) -> Option<[Slot; SLOTS]> {
+    host.ecam?;
+    let space = Ecam {
+        host,
+        bus: Cell::new(None),
+        failed: Cell::new(None),
+    };
+    let slots = root_slots(&space, host.first_bus);
+    space.leave();
+    space.failed.get().is_none().then_some(slots)
 }
 
 /// Whether the command line says that there may be memory. The device alone does not

@@ -1,21 +1,22 @@
-//! Faults of the host's devices, on their way to its virtio-iommu.
+//! Faults of the host's devices, on their way to its virtio-iommus.
 //!
-//! They are found under the lock of an SMMU, which whoever holds the lock of the
+//! They are found under the lock of an SMMU, which whoever holds the lock of a
 //! virtio-iommu may wait for. So they are put down here, under a lock that
-//! nothing else is taken in, and whoever has or gets the virtio-iommu next
+//! nothing else is taken in, and whoever has or gets that virtio-iommu next
 //! delivers them.
 
-use super::{PARAVIRT, State};
+use super::{Paravirt, State, all};
 use crate::lock::Mutex;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::Iova;
+use portcullis_isolation::EndpointRange;
 use smmuv3_spec::event::{EventKind, EventRecord};
 use virtio_iommu_device::{Fault, FaultFlags, FaultReason};
 
-/// Faults that can wait. As many more are counted and dropped.
+/// Faults that can wait for one virtio-iommu. As many more are counted and dropped.
 const ROOM: usize = 64;
 
-/// How often one call looks at the list again while it fills up.
+/// How often one call looks at the lists again while they fill up.
 const ROUNDS: usize = 2;
 
 struct Queue {
@@ -25,94 +26,127 @@ struct Queue {
     len: usize,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue {
-    faults: [None; ROOM],
-    first: 0,
-    len: 0,
-});
-static WAITING: AtomicBool = AtomicBool::new(false);
-static DROPPED: AtomicU32 = AtomicU32::new(0);
+/// The faults that wait for one virtio-iommu.
+pub(super) struct Faults {
+    queue: Mutex<Queue>,
+    dropped: AtomicU32,
+    /// The virtio-iommu's bit in [`WAITING`].
+    bit: u32,
+}
 
-/// Faults that there was no room for. Wraps.
-pub fn dropped() -> u32 {
-    DROPPED.load(Ordering::Relaxed)
+/// The virtio-iommus that have some.
+static WAITING: AtomicU32 = AtomicU32::new(0);
+
+impl Faults {
+    /// None, for the virtio-iommu at `index`.
+    pub(super) const fn new(index: usize) -> Self {
+        Self {
+            queue: Mutex::new(Queue {
+                faults: [None; ROOM],
+                first: 0,
+                len: 0,
+            }),
+            dropped: AtomicU32::new(0),
+            bit: 1 << index,
+        }
+    }
+
+    /// Faults that there was no room for. Wraps.
+    pub(super) fn dropped(&self) -> u32 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn put(&self, index: usize, record: EventRecord) {
+        let mut queue = self.queue.lock();
+        let at = (queue.first + queue.len) % ROOM;
+        if queue.len == ROOM {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(slot) = queue.faults.get_mut(at) {
+            *slot = Some((index, record));
+            queue.len += 1;
+        }
+        drop(queue);
+        WAITING.fetch_or(self.bit, Ordering::SeqCst);
+    }
+
+    fn take(&self) -> Option<(usize, EventRecord)> {
+        let mut queue = self.queue.lock();
+        let first = queue.first;
+        let fault = queue.faults.get_mut(first)?.take()?;
+        queue.first = (first + 1) % ROOM;
+        queue.len -= 1;
+        Some(fault)
+    }
 }
 
 /// Puts down what the SMMU at `index` recorded of a stream.
 pub fn report(index: usize, record: EventRecord) {
-    if PARAVIRT.get().is_none() {
-        return;
+    let stream = record.stream();
+    let has = |range: &EndpointRange| {
+        let offset = stream.0.checked_sub(range.stream.0);
+        range.smmu == index && offset.is_some_and(|offset| offset < range.count)
+    };
+    // Nobody is told of what no virtio-iommu has.
+    if let Some(paravirt) = all().find(|paravirt| paravirt.endpoints.iter().any(has)) {
+        paravirt.faults.put(index, record);
     }
-    let mut queue = QUEUE.lock();
-    let at = (queue.first + queue.len) % ROOM;
-    if queue.len == ROOM {
-        DROPPED.fetch_add(1, Ordering::Relaxed);
-    } else if let Some(slot) = queue.faults.get_mut(at) {
-        *slot = Some((index, record));
-        queue.len += 1;
-    }
-    drop(queue);
-    WAITING.store(true, Ordering::SeqCst);
 }
 
 /// Whether there is something to deliver.
 #[inline]
 pub fn waiting() -> bool {
-    WAITING.load(Ordering::SeqCst)
+    WAITING.load(Ordering::SeqCst) != 0
 }
 
-/// Hands them to the virtio-iommu, unless another CPU has it, which does so when
-/// it is done.
+/// Hands them to the virtio-iommus, but to those that another CPU has, which does so when
+/// it is done. This one has none.
 pub fn deliver() {
-    let Some(paravirt) = PARAVIRT.get() else {
-        return;
-    };
     // Whoever faults faster than that has the rest delivered with the next look.
     for _ in 0..ROUNDS {
-        if !WAITING.load(Ordering::SeqCst) {
+        let waiting = WAITING.load(Ordering::SeqCst);
+        if waiting == 0 {
             return;
         }
-        let Some(mut state) = paravirt.state.try_lock() else {
-            return;
-        };
-        WAITING.store(false, Ordering::SeqCst);
-        for _ in 0..ROOM {
-            let Some((index, record)) = take() else { break };
-            let State {
-                device, domains, ..
-            } = &mut *state;
-            let Some(endpoint) = domains.unit().endpoint(index, record.stream()) else {
-                continue;
-            };
-            let fault = Fault {
-                reason: reason(record.kind()),
-                flags: if !record.kind().has_access() {
-                    FaultFlags::empty()
-                } else if record.rnw() {
-                    FaultFlags::READ
-                } else {
-                    FaultFlags::WRITE
-                },
-                endpoint,
-                address: record
-                    .kind()
-                    .has_input_address()
-                    .then(|| Iova::new(record.input_address())),
-            };
-            // What does not fit is counted by the device.
-            let _ = device.fault(&paravirt.machine, &fault);
-        }
-        drop(state);
+        all()
+            .filter(|paravirt| waiting & paravirt.faults.bit != 0)
+            .for_each(deliver_to);
     }
 }
 
-fn take() -> Option<(usize, EventRecord)> {
-    let mut queue = QUEUE.lock();
-    let first = queue.first;
-    let fault = queue.faults.get_mut(first)?.take()?;
-    queue.first = (first + 1) % ROOM;
-    queue.len -= 1;
-    Some(fault)
+fn deliver_to(paravirt: &Paravirt) {
+    let faults = &paravirt.faults;
+    let Some(mut state) = paravirt.state.try_lock() else {
+        return;
+    };
+    WAITING.fetch_and(!faults.bit, Ordering::SeqCst);
+    for _ in 0..ROOM {
+        let Some((index, record)) = faults.take() else {
+            break;
+        };
+        let State {
+            device, domains, ..
+        } = &mut *state;
+        let Some(endpoint) = domains.unit().endpoint(index, record.stream()) else {
+            continue;
+        };
+        let fault = Fault {
+            reason: reason(record.kind()),
+            flags: if !record.kind().has_access() {
+                FaultFlags::empty()
+            } else if record.rnw() {
+                FaultFlags::READ
+            } else {
+                FaultFlags::WRITE
+            },
+            endpoint,
+            address: record
+                .kind()
+                .has_input_address()
+                .then(|| Iova::new(record.input_address())),
+        };
+        // What does not fit is counted by the device.
+        let _ = device.fault(&paravirt.machine, &fault);
+    }
 }
 
 /// virtio 1.2, 5.13.6.9.

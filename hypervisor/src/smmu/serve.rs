@@ -58,7 +58,7 @@ pub fn poll() {
 /// Looks at an SMMU and prints a few of the lines that there are. `false` when there
 /// was more than one turn's work. The caller holds no lock.
 pub(super) fn attend(instance: &Instance) -> bool {
-    let finished = attend_silently(instance);
+    let finished = look_often(instance, paravirt::deliver_faults);
     if !records::print() {
         return finished;
     }
@@ -69,8 +69,16 @@ pub(super) fn attend(instance: &Instance) -> bool {
     false
 }
 
-/// As [`attend`], for a caller that holds a lock: nothing is printed.
-pub(super) fn attend_silently(instance: &Instance) -> bool {
+/// As [`attend`], for a caller that holds a lock: nothing is printed, and no fault delivered
+/// to the host, which takes the lock of a virtio-iommu. That is for the caller to do when it
+/// has none.
+pub(super) fn attend_silently(instance: &Instance) {
+    look_often(instance, || ());
+}
+
+/// Looks at an SMMU until it has nothing to say, `between` two looks and after the last
+/// doing something else. `false` when there was more than one turn's work.
+fn look_often(instance: &Instance, between: fn()) -> bool {
     let Some(mutex) = instance.state.get() else {
         return true;
     };
@@ -83,7 +91,7 @@ pub(super) fn attend_silently(instance: &Instance) -> bool {
         instance.wanted.store(false, Ordering::SeqCst);
         let more = look(instance, &mut state);
         drop(state);
-        paravirt::deliver_faults();
+        between();
         if !more && !instance.wanted.load(Ordering::SeqCst) {
             return true;
         }

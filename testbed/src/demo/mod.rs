@@ -198,7 +198,7 @@ impl Stage<'_> {
             Some(HostIommu::Smmu) => self.emulated_registers()?,
             Some(HostIommu::Virtio) => {
                 self.virtio_registers()?;
-                self.attacks(Actor::Cpu, "SMMU registers", &Self::registers_beyond())?;
+                self.attacks(Actor::Cpu, "SMMU registers", &self.registers_beyond())?;
             }
             None => self.attacks(Actor::Cpu, "SMMU registers", &registers)?,
         }

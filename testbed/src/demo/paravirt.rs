@@ -36,10 +36,20 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Registers of the SMMU that are not in the virtio-iommu's page.
-    pub(super) fn registers_beyond() -> Vec<Target> {
+    /// Where the registers of the host's virtio-iommus are.
+    fn viommus(&self) -> Vec<u64> {
+        let events = self.vm.events_since(0);
+        let ready = events.iter().filter(|event| event.kind() == "viommu_ready");
+        ready
+            .filter_map(|event| event.number("registers"))
+            .collect()
+    }
+
+    /// Registers of the SMMU that are in no page of a virtio-iommu's.
+    pub(super) fn registers_beyond(&self) -> Vec<Target> {
+        let end = self.viommus().into_iter().max().unwrap_or(SMMU) + PAGE;
         vec![
-            Target::new("SMMU registers", SMMU + 0x1080),
+            Target::new("SMMU registers", end + 0x80),
             Target::new("SMMU registers", SMMU + 0x1_00a0),
         ]
     }
@@ -102,12 +112,16 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The CPU uses the page of registers that it has: no physical one follows.
+    /// The CPU uses the pages of registers that it has: no physical one follows.
     pub(super) fn virtio_registers(&mut self) -> Result<()> {
         let mut wrong = Vec::new();
-        let magic = self.cpu(&format!("poke read {:#x}", SMMU + MAGIC))?;
-        if magic != MAGIC_VALUE {
-            wrong.push(format!("the first register holds {magic:#x}"));
+        for viommu in self.viommus() {
+            let magic = self.cpu(&format!("poke read {:#x}", viommu + MAGIC))?;
+            if magic != MAGIC_VALUE {
+                wrong.push(format!(
+                    "the first register at {viommu:#x} holds {magic:#x}"
+                ));
+            }
         }
         let at = SMMU + DRIVER_FEATURES;
         let physical = self.vm.memory(at, 4)?;
@@ -148,15 +162,18 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The host resets its virtio-iommu, with its disk and network unbound, as Linux
+    /// The host resets its virtio-iommus, with its disk and network unbound, as Linux
     /// does when it shuts down: devices go on with what is mapped, and nothing else. Then
-    /// another driver agrees on features with it: all mappings are gone.
+    /// another driver agrees on features with each: all mappings are gone.
     pub(super) fn reset(&mut self, device: Actor, own: u64, memory: &[Target]) -> Result<()> {
         let unbind = "for n in nvme e1000e; do for d in /sys/bus/pci/drivers/$n/0*; do \
                       echo ${d##*/} > /sys/bus/pci/drivers/$n/unbind; done; done";
         self.shell(unbind)?;
         let mut wrong = Vec::new();
-        self.cpu(&format!("poke write {:#x} 0", SMMU + STATUS))?;
+        let viommus = self.viommus();
+        for viommu in &viommus {
+            self.cpu(&format!("poke write {:#x} 0", viommu + STATUS))?;
+        }
         for target in memory {
             for access in [Access::Read, Access::Write] {
                 wrong.extend(attack::attack(self.vm, self.agent, device, access, target)?);
@@ -168,8 +185,10 @@ impl Stage<'_> {
             (DRIVER_FEATURES, VERSION_1),
             (STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK),
         ];
-        for (register, value) in driver {
-            self.cpu(&format!("poke write {:#x} {value}", SMMU + register))?;
+        for viommu in &viommus {
+            for (register, value) in driver {
+                self.cpu(&format!("poke write {:#x} {value}", viommu + register))?;
+            }
         }
         let device = match device {
             Actor::Device { stream } => Actor::Blocked { stream },

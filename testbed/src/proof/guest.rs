@@ -87,15 +87,20 @@ fn used(iommu: HostIommu) -> (&'static str, &'static str) {
 
 /// The first count of the hypervisor's, if there is one, that is wrong.
 pub(super) fn miscounted(iommu: HostIommu, events: &[Event]) -> Option<String> {
-    let of = |kind: &str| events.iter().find(|event| event.kind() == kind);
     // Without the hypervisor nobody counts.
-    of("host_start")?;
+    events.iter().find(|event| event.kind() == "host_start")?;
+    // Of all SMMUs and virtio-iommus.
+    let all = |kind: &str, key: &str| {
+        let of = events.iter().filter(|event| event.kind() == kind);
+        let counts = of.map(|event| event.number(key));
+        counts.reduce(|sum, count| Some(sum? + count?)).flatten()
+    };
     let wrong = never(iommu).iter().find_map(|(kind, key)| {
-        let count = of(kind).and_then(|event| event.number(key));
+        let count = all(kind, key);
         (count != Some(0)).then(|| format!("{kind}: {key} is {count:?}"))
     });
     let (kind, key) = used(iommu);
-    let asked = of(kind).and_then(|event| event.number(key));
+    let asked = all(kind, key);
     let idle = asked.is_none_or(|number| number == 0);
     wrong.or_else(|| idle.then(|| format!("{kind}: {key} is {asked:?}, the host did not use it")))
 }

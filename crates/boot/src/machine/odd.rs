@@ -34,6 +34,8 @@ pub enum Odd {
     NoSpareInterrupt,
     /// The same, and no SPI is free either.
     InterruptsAsMessages,
+    /// Fewer virtio-iommus than the command line allows have an interrupt and a page.
+    FewerViommus,
     /// A service of firmware's is called in a way that the hypervisor denies.
     FirmwareCalls,
     /// A device used memory before the boot by an address of an IOMMU's.
@@ -63,6 +65,7 @@ impl Odd {
                 "the SMMU does not tell the two devices apart, nor does the hypervisor"
             }
             Self::NoSpareInterrupt => "the host's interrupts are on an SPI that no node names",
+            Self::FewerViommus => "the host has fewer",
             Self::InterruptsAsMessages => "the host's interrupts are messages to its ITS",
             Self::FirmwareCalls | Self::FramebufferStopped => "the host does not have it",
             Self::BootDmaElsewhere => "the host has none of its streams",
@@ -88,6 +91,10 @@ impl fmt::Display for Odd {
             Self::StreamTwice => "it names a StreamID twice",
             Self::StreamShared => "it names a StreamID that a node before it names",
             Self::NoSpareInterrupt => "it has no SPI that the hypervisor does not listen to",
+            Self::FewerViommus => {
+                "not as many virtio-iommus as viommus= allows have an SPI that no node names, and \
+                 a page of its registers"
+            }
             Self::InterruptsAsMessages => {
                 "it has no SPI that the hypervisor does not listen to, and nodes name all others"
             }

@@ -12,7 +12,7 @@
 //! a machine with one SMMU the StreamID itself.
 
 use super::emulated::{HostLines, foreign_line, spare_lines, unnamed_line};
-use super::odd::Oddities;
+use super::odd::{Odd, Oddities};
 use super::smmu::{SMMU_LIMIT, Smmu};
 use super::spare::Spare;
 use super::stream::{STREAM_RANGE_LIMIT, StreamRange};
@@ -146,6 +146,7 @@ pub(super) fn read(
         });
         let next = own(&given).or_else(|| unnamed_line(smmus, &given, spare));
         let (Some(next), Some(other), Some(_)) = (next, page_of(first, number), phandle) else {
+            odd.add(first.node, Odd::FewerViommus);
             return Ok(all);
         };
         (line, page) = (next, other);
