@@ -12,7 +12,7 @@ use portcullis_testbed::logfmt::parse_number;
 use portcullis_testbed::machine::{Boot, HOST_ARGUMENTS, Machine};
 use portcullis_testbed::proof::{self, Guest, Host, Part, Plan};
 use portcullis_testbed::vm::Vm;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// QEMU's own virtio-iommu, without the hypervisor.
 fn native() -> Machine {
@@ -128,6 +128,37 @@ fn what_the_host_says_about_its_iommu_is_heard() {
     assert!(complaint.is_some_and(|line| line.contains("page fault from EP")));
     assert_eq!(guest.complaint(true).expect("the log"), None);
     guest.off(true).expect("the end");
+}
+
+/// Linux' driver takes each virtio-iommu, and the devices of different slots are behind
+/// different ones.
+#[test]
+fn devices_have_a_virtio_iommu_each() {
+    let prepared = common::prepared();
+    // NVMe, e1000e and the edu device.
+    for (arguments, count) in [("", 3), (" viommus=2", 2), (" viommus=1", 1)] {
+        let machine = prepared.paravirt_machine_with(arguments);
+        let mut guest = Guest::boot(
+            &prepared.lab,
+            &machine,
+            "iommu.strict=1",
+            "paravirt-several",
+        )
+        .expect("a host");
+        guest.transfers(1 << 20).expect("transfers");
+        let list = "for d in /sys/bus/pci/devices/*; do readlink -f $d/iommu; done; true";
+        let lines = guest.shell(list).expect("a list");
+        let behind = lines.into_iter().filter(|line| line.contains("virtio"));
+        let viommus: BTreeSet<String> = behind.collect();
+        assert_eq!(viommus.len(), count, "{viommus:?}");
+        assert_eq!(guest.complaint(false).expect("the log"), None);
+        let events = guest.end().expect("the end");
+        let counts = events
+            .iter()
+            .filter(|event| event.kind() == "viommu_counts");
+        let used = counts.filter(|event| event.number("requests") > Some(0));
+        assert!(used.count() >= count.min(2));
+    }
 }
 
 #[test]

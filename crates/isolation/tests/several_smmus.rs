@@ -5,7 +5,7 @@ mod common;
 
 use common::Fake;
 use portcullis_addr::{Iova, PAGE_SIZE, PhysAddr, Range};
-use portcullis_dma_domain::{Access, DmaDomain, DmaUnit, Endpoint};
+use portcullis_dma_domain::{Access, DmaDomain, DmaUnit, Endpoint, FlushError};
 use portcullis_isolation::{EndpointRange, SmmuUnit, SmmuUnitConfig, Smmus};
 use portcullis_memory::Arena;
 use portcullis_pagetable::{Bbm, Geometry, Granule};
@@ -73,12 +73,18 @@ fn range(pages: u64) -> Range<Iova> {
     Range::from_size(Iova::new(AT), pages * PAGE_SIZE).unwrap()
 }
 
-/// Maps and unmaps pages in a domain that is on the SMMUs `on` of three, and what was done
-/// from then on; `prepare` may spoil some of the SMMUs before.
-fn flushed(
-    on: &[u32],
-    prepare: impl FnOnce(&[Fake]),
-) -> (Result<(), ()>, Vec<Did>, Vec<Vec<Opcode>>, Vec<bool>) {
+/// A flush.
+struct Flushed {
+    result: Result<(), FlushError>,
+    did: Vec<Did>,
+    /// Of each SMMU.
+    consumed: Vec<Vec<Opcode>>,
+    fenced: Vec<bool>,
+}
+
+/// Maps and unmaps pages in a domain that is on the SMMUs `on` of three, and flushes it;
+/// `prepare` may spoil some of the SMMUs before.
+fn flushed(on: &[u32], prepare: impl FnOnce(&[Fake])) -> Flushed {
     let fakes = [Fake::new(), Fake::new(), Fake::new()];
     let did = RefCell::new(Vec::new());
     let drivers: Vec<_> = fakes
@@ -120,14 +126,17 @@ fn flushed(
     }
     prepare(&fakes);
     did.borrow_mut().clear();
-    let result = domain.flush().map_err(|_| ());
+    let result = domain.flush();
     let opcodes = |fake: &Fake| {
         let consumed = fake.take_consumed();
         consumed.iter().map(|command| command.opcode()).collect()
     };
-    let consumed = fakes.iter().map(opcodes).collect();
-    let fenced = fakes.iter().map(Fake::is_fenced).collect();
-    (result, did.take(), consumed, fenced)
+    Flushed {
+        result,
+        did: did.take(),
+        consumed: fakes.iter().map(opcodes).collect(),
+        fenced: fakes.iter().map(Fake::is_fenced).collect(),
+    }
 }
 
 fn first(did: &[Did], what: Did) -> usize {
@@ -136,7 +145,12 @@ fn first(did: &[Did], what: Did) -> usize {
 
 #[test]
 fn all_are_told_before_one_is_waited_for() {
-    let (result, did, consumed, _) = flushed(&[0, 1, 2], |_| {});
+    let Flushed {
+        result,
+        did,
+        consumed,
+        ..
+    } = flushed(&[0, 1, 2], |_| {});
     assert_eq!(result, Ok(()));
     for told in 0..3 {
         for looked in 0..3 {
@@ -158,7 +172,12 @@ fn all_are_told_before_one_is_waited_for() {
 
 #[test]
 fn one_is_told_once_and_no_other() {
-    let (result, did, consumed, _) = flushed(&[1], |_| {});
+    let Flushed {
+        result,
+        did,
+        consumed,
+        ..
+    } = flushed(&[1], |_| {});
     assert_eq!(result, Ok(()));
     assert_eq!(did, [Did::Told(1), Did::Looked(1)]);
     let syncs = |commands: &[Opcode]| commands.iter().filter(|op| **op == Opcode::SYNC).count();
@@ -171,8 +190,13 @@ fn one_is_told_once_and_no_other() {
 #[test]
 fn one_that_does_not_answer_keeps_none_from_dropping_it() {
     let stop = |fakes: &[Fake]| fakes[0].faults(|faults| faults.commands_stuck = true);
-    let (result, did, consumed, fenced) = flushed(&[0, 2], stop);
-    assert_eq!(result, Err(()));
+    let Flushed {
+        result,
+        did,
+        consumed,
+        fenced,
+    } = flushed(&[0, 2], stop);
+    assert_eq!(result, Err(FlushError));
     // It was told before the wait that came to nothing.
     assert!(first(&did, Did::Told(2)) < first(&did, Did::Looked(0)));
     assert!(consumed[2].len() > 1 && consumed[2].contains(&Opcode::SYNC));
