@@ -147,12 +147,8 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
         size == memory.size()
     }
 
-    /// Counts a mapping of `memory`, all of it or nothing.
+    /// Counts a mapping of `memory`, which is RAM: all of it or nothing.
     fn pin(&mut self, memory: Range<PhysAddr>) -> Result<(), PinError> {
-        match self.ledger.pin(memory, self.owner) {
-            Err(PinError::NotRam(_)) if self.is_ram(memory) => {}
-            result => return result,
-        }
         // Each bank counts its own.
         for part in self.parts(memory) {
             if let Err(error) = self.ledger.pin(part, self.owner) {
