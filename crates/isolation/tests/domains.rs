@@ -169,6 +169,26 @@ fn no_domain_is_left_of_an_endpoint_that_did_not_come() {
     }
 }
 
+/// The wait that ends a domain may be the one in which another fails.
+#[test]
+fn a_domain_ends_although_another_fails_meanwhile() {
+    world(SMALL, |world| {
+        world.attach(0, A).expect("attached");
+        world.attach(1, E).expect("attached");
+        for (domain, page) in [(0, RAM), (1, RAM + PAGE_SIZE)] {
+            world.map(domain, AT, page, 1).expect("mapped");
+        }
+        assert_eq!(world.unmap_later(0, AT, 1), Step::AfterSync);
+        world.fail();
+        assert_eq!(world.detach(1, E), Ok(()));
+        assert_eq!(world.numbers(), [0]);
+        assert_eq!(world.attach(1, E), Ok(()));
+        // Whoever waits for the other hears of it.
+        assert!(world.domains.sync().is_err());
+        assert_eq!(world.count(RAM), 1);
+    });
+}
+
 #[test]
 fn one_that_failed_is_no_reason_for_others_to_fail() {
     world(SMALL, |world| {

@@ -273,8 +273,9 @@ impl Para {
             }
         };
         // A domain begins with an endpoint: none is left of a request that brought
-        // it none.
-        let left = result.is_err()
+        // it none. What failed and is no SMMU may hold any domain.
+        let left = machine.soft.is_none()
+            && result.is_err()
             && under
                 .made
                 .is_some_and(|made| exist.contains(&self.books.all[made].id));

@@ -82,11 +82,16 @@ impl<'a, U: DmaUnit, M: SlotMemory<'a, U::Domain>> Domains<'a, U, M> {
             match self.unmap_some(index, left, true) {
                 Left::Nothing => {}
                 Left::From(at) => return Some(at),
+                // Another that waited failed, and not this one: it goes on.
+                Left::Failed if !self.slot(index)?.dead => return Some(at),
                 Left::Failed => return None,
             }
         }
-        self.flush().ok()?;
+        let flushed = self.flush();
         let slot = self.slots.get_mut(index)?;
+        if flushed.is_err() && slot.dead {
+            return None;
+        }
         if self.unit.forget(&mut slot.domain).is_err() {
             slot.dead = true;
             self.counts.failed += 1;
