@@ -7,10 +7,9 @@ use crate::mmu;
 use crate::sysreg::isb;
 use core::arch::asm;
 use portcullis_addr::{Ipa, PhysAddr, Range};
-use portcullis_isolation::{Ledger, OwnerSpace, Sharing};
+use portcullis_isolation::{Ledger, OwnerSpace, Sharing, VmidRange, Vmids};
 use portcullis_memory::Memory;
 use portcullis_pagetable::Bbm;
-use smmuv3_spec::Vmid;
 use spin::Once;
 
 /// The host's memory, as tables and ledger have it.
@@ -22,8 +21,25 @@ static STAGE2: Once<Stage2Registers> = Once::new();
 /// The root of that.
 static ROOT: Once<Range<PhysAddr>> = Once::new();
 
-/// The host's VMID, on CPUs and SMMUs. 0 is left for "none".
-pub const HOST_VMID: Vmid = Vmid(1);
+/// The VMIDs that are in use on CPUs and SMMUs.
+static VMIDS: Once<Mutex<Vmids>> = Once::new();
+
+/// Says how many bits of a VMID every SMMU tells apart. Called once, at boot.
+pub fn set_vmid_bits(bits: u8) {
+    VMIDS.call_once(|| Mutex::new(Vmids::new(bits)));
+}
+
+/// How many VMIDs are free.
+#[must_use]
+pub fn free_vmids() -> u32 {
+    VMIDS.get().map_or(0, |vmids| vmids.lock().free())
+}
+
+/// `count` VMIDs side by side that nothing else uses. `None` when there are none.
+#[must_use]
+pub fn take_vmids(count: u32) -> Option<VmidRange> {
+    VMIDS.get()?.lock().take(count)
+}
 
 /// Makes the host's memory known to every CPU.
 pub fn set_host(space: Host) {

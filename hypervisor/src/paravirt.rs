@@ -29,23 +29,19 @@ use platform::HostMachine;
 use portcullis_boot::{Instances, Machine, SHARE_LIMIT, VIOMMU_LIMIT, endpoint};
 use portcullis_dma_domain::{Endpoint, Iommu};
 use portcullis_isolation::{
-    Domains, EndpointRange, Slots, SmmuDomain, SmmuUnit, SmmuUnitConfig, Smmus, Trouble,
+    Domains, EndpointRange, Slots, SmmuDomain, SmmuUnit, SmmuUnitConfig, Trouble,
 };
 use portcullis_ownership::Owner;
 use portcullis_pagetable::{Bbm, Geometry, Granule};
 use slots::SlotPages;
 use smmus::HostSmmus;
-use smmuv3_spec::{StreamId, Vmid};
+use smmuv3_spec::StreamId;
 use spin::Once;
 use trace::{Trace, Traced};
 use virtio_iommu_device::{Config, Device, Progress, Size};
 
 type Domain = SmmuDomain<Tables, HostSmmus>;
 type Unit = SmmuUnit<'static, Tables, HostSmmus>;
-
-/// VMID of the first of them; those below are the CPUs' and the devices' of the
-/// other modes.
-const FIRST_VMID: Vmid = Vmid(machine::HOST_VMID.0 + 1);
 
 /// Address bits of a domain: 512 GiB, which one root page resolves in three
 /// levels.
@@ -121,7 +117,7 @@ pub fn present(
     let mut rest = ENDPOINTS.call_once(|| endpoints(instances)).as_slice();
     // Each has as many VMIDs as the others.
     let count = instances.count();
-    let slots = vmids(instances).saturating_sub(FIRST_VMID.0.into()) / count;
+    let slots = machine::free_vmids() / count.max(1) as u32;
     let viommus = machine.viommus.iter().zip(PARAVIRT.iter()).take(count);
     for (index, (viommu, place)) in viommus.enumerate() {
         let shares = instances.shares();
@@ -132,13 +128,13 @@ pub fn present(
         let (Some(ledger), Some(first)) = (machine::ledger(), memory.first()) else {
             return Err(ParavirtError::Domains);
         };
-        // The VMIDs of all SMMUs have 16 bits at most.
-        let vmid = u16::try_from(usize::from(FIRST_VMID.0) + index * slots);
+        // For as long as the machine runs.
+        let vmids = machine::take_vmids(slots).ok_or(ParavirtError::TooMany)?;
         let config = SmmuUnitConfig {
             geometry: Geometry::stage2(Granule::Size4K, bits.min(IOVA_BITS), bits)?,
             bbm,
-            first_vmid: Vmid(vmid.map_err(|_| ParavirtError::TooMany)?),
-            slots,
+            first_vmid: vmids.first(),
+            slots: vmids.count(),
         };
         let tables = Tables::new(&DMA_TABLES, coherent);
         let unit = SmmuUnit::new(config, endpoints, tables, HostSmmus);
@@ -187,13 +183,6 @@ pub fn present(
         );
     }
     Ok(())
-}
-
-/// How many VMIDs each SMMU that has streams of the host's tells apart.
-fn vmids(instances: &Instances) -> usize {
-    let smmus = instances.shares().map(|share| share.smmu);
-    let bits = smmus.filter_map(|smmu| HostSmmus.at(smmu, |smmu| smmu.features().vmid_bits()));
-    1 << bits.min().unwrap_or(0).min(16)
 }
 
 /// The streams of all, as endpoints, those of each after those of the one before.

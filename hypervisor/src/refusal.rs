@@ -116,6 +116,8 @@ pub enum Refusal {
     Paravirt(ParavirtError),
     /// The pool is smaller than was planned.
     PoolExhausted,
+    /// The SMMUs tell no VMIDs apart.
+    NoVmid,
     /// The pool that was planned is too large.
     Pool(PoolError),
     /// EL2's own map.
@@ -217,6 +219,7 @@ impl fmt::Display for Reason<'_> {
             Refusal::Paravirt(error) => write!(f, "the host's virtio-iommu: {error}"),
             Refusal::Pool(error) => write!(f, "the hypervisor's memory: {error}"),
             Refusal::PoolExhausted => f.write_str("the hypervisor's memory pool is too small"),
+            Refusal::NoVmid => f.write_str("the SMMUs tell no VMIDs apart"),
             Refusal::OwnMap(error) => write!(f, "EL2's own map: {error}"),
             Refusal::HostTables(error) => write!(f, "the host's tables: {error}"),
             Refusal::Geometry(error) => write!(f, "the host's tables: {error}"),
@@ -266,6 +269,7 @@ impl fmt::Display for Fix<'_> {
             Refusal::TooManyCpus(_) => "use fewer CPUs, or build with a larger MAX_CPUS",
             Refusal::Pool(_) => "use less for dma-tables=, or build with a larger POOL_WORDS",
             Refusal::PoolExhausted
+            | Refusal::NoVmid
             | Refusal::OwnMap(_)
             | Refusal::Emulated { .. }
             | Refusal::EmulatedIts { .. }

@@ -10,6 +10,8 @@
 //! [`OwnerSpace::show`] adds pages that the owner's CPUs may only read, for nested
 //! mode. [`invalidate_smmus`] reaches every SMMU, for [`Invalidate::smmus`].
 //!
+//! [`Vmids`] gives out what tags the translations of all of them.
+//!
 //! [`Domains`] is what paravirtual mode gives an owner: domains that it maps its
 //! pages into, in front of any kind of IOMMU. [`StageUnit`] and [`StageDomain`]
 //! are that for SMMUs, in one stage: stage 2, or where there is none, stage 1.
@@ -23,6 +25,7 @@ mod smmu_domain;
 mod smmu_unit;
 mod smmus;
 mod stage;
+mod vmids;
 mod windows;
 
 pub use domains::{Counts, Domains, Trouble};
@@ -36,4 +39,5 @@ pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus, Stage1Domain, StageDomain};
 pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig, Stage1Unit, StageUnit};
 pub use smmus::{SmmuError, invalidate_smmus};
 pub use stage::{CommonStage, NoCommonStage, Stage};
+pub use vmids::{RetiredVmids, VmidRange, Vmids, VmidsInvalidated};
 pub use windows::Windows;

@@ -2,7 +2,7 @@
 
 use super::devices::Common;
 use crate::emulated::HostSide;
-use crate::machine::{HOST_VMID, Host};
+use crate::machine::Host;
 use crate::memory::{self, Shared};
 use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
@@ -207,10 +207,14 @@ pub(super) fn make_host(
     let mut result = Ok(());
     gic::filtered_pages(|range| result = result.and(registers.withhold(range)));
     result?;
+    // The first that is taken, so that it has the 8 bits that every CPU has.
+    machine::set_vmid_bits(vmid_bits(machine));
+    let vmid = machine::take_vmids(1).ok_or(Refusal::NoVmid)?;
+    let vmid = vmid.first();
     let mut space = OwnerSpace::identity(
         ledger,
         Owner::HOST,
-        HOST_VMID,
+        vmid,
         shapes,
         Shared::new(true),
         Shared::new(common.coherent),
@@ -255,6 +259,13 @@ pub(super) fn make_host(
         paravirt::present(machine, instances, common.bits, common.bbm, common.coherent)?;
     }
     Ok(sharing)
+}
+
+/// Bits of a VMID that every SMMU tells apart.
+fn vmid_bits(machine: &Machine) -> u8 {
+    let smmus = 0..machine.smmus.len();
+    let bits = smmus.filter_map(|index| Some(smmu::probe(index).ok()?.vmid_bits()));
+    bits.min().unwrap_or(8)
 }
 
 /// Puts the register pages of emulated SMMUs where the host looks for the
