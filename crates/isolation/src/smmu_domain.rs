@@ -88,23 +88,6 @@ fn hull<A: Address>(a: Range<A>, b: Range<A>) -> Range<A> {
     Range::new(a.start().min(b.start()), a.end().max(b.end())).unwrap_or(a)
 }
 
-/// Whether everything that was issued to an SMMU completed.
-#[inline(always)]
-fn finish<R: Registers, M: Memory + Allocator, C: Clock>(smmu: &mut Smmu<R, M, C>) -> bool {
-    smmu.finish().is_ok()
-}
-
-/// Fences an SMMU that did not do what it was told: a command of any domain may be the
-/// refused one, and none of them may take that for its own completion.
-#[cold]
-#[inline(never)]
-fn refused<R: Registers, M: Memory + Allocator, C: Clock>(smmu: &mut Smmu<R, M, C>) -> bool {
-    if !smmu.is_fenced() {
-        let _ = smmu.fence();
-    }
-    false
-}
-
 impl<M: Memory + Allocator, S: Smmus> SmmuDomain<M, S> {
     /// Tags its translations.
     pub fn vmid(&self) -> Vmid {
@@ -286,21 +269,16 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> StageDomain<M, S, F> {
         self.doubt |= !issued;
     }
 
-    /// Has every SMMU drop `what`, and waits until all have. All begin before one is waited
-    /// for, so that they do so at the same time, and no lock is held meanwhile.
+    /// Has every SMMU begin to drop what was gathered, so that they do so at the same time,
+    /// and no lock is held meanwhile. All that is left is to wait for each.
     #[cold]
     #[inline(never)]
-    fn finish_on_each(&mut self, what: Option<Gathered<F::Input>>) -> bool {
-        let tag = self.tag;
-        let granule = dma_granule(self.table.geometry().granule());
-        let begun = self.on_each(|smmu| {
-            let issued = match &what {
-                Some(what) => F::issue(smmu, tag, what.range, granule, what.level, what.leaf),
-                None => Ok(()),
-            };
-            issued.is_ok() && smmu.begin_finish().is_ok() || refused(smmu)
-        });
-        self.on_each(|smmu| finish(smmu) || refused(smmu)) && begun
+    fn begin_on_each(&mut self) {
+        if let Some(what) = self.gathered.take() {
+            self.issue(what);
+        }
+        let begun = self.on_each(|smmu| smmu.begin_finish().is_ok());
+        self.doubt |= !begun;
     }
 
     /// Does with the tables what waited for the flush.
@@ -378,22 +356,27 @@ impl<M: Memory + Allocator, S: Smmus, F: Stage> DmaDomain for StageDomain<M, S, 
         if self.open.is_none() {
             return if self.doubt { Err(FlushError) } else { Ok(()) };
         }
+        if self.on & self.on.wrapping_sub(1) != 0 {
+            self.begin_on_each();
+        }
         let tag = self.tag;
         let granule = dma_granule(self.table.geometry().granule());
         let gathered = self.gathered.take();
-        let finished = if self.on.is_power_of_two() {
-            let index = self.on.trailing_zeros() as usize;
-            let finished = self.smmus.at(index, |smmu| {
-                let issued = match &gathered {
-                    Some(what) => F::issue(smmu, tag, what.range, granule, what.level, what.leaf),
-                    None => Ok(()),
-                };
-                issued.is_ok() && finish(smmu) || refused(smmu)
-            });
-            finished == Some(true)
-        } else {
-            self.finish_on_each(gathered)
-        };
+        let finished = self.on_each(|smmu| {
+            let issued = match &gathered {
+                Some(what) => F::issue(smmu, tag, what.range, granule, what.level, what.leaf),
+                None => Ok(()),
+            };
+            if issued.is_ok() && smmu.finish().is_ok() {
+                return true;
+            }
+            // A command of any domain may be the refused one; none of them may
+            // take that for its own completion.
+            if !smmu.is_fenced() {
+                let _ = smmu.fence();
+            }
+            false
+        });
         self.doubt |= !finished;
         if self.doubt {
             return Err(FlushError);

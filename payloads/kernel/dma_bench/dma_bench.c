@@ -18,6 +18,9 @@
  * counter read between them, so that the timer, which goes on, interrupts more
  * of the calls: for their times use a run without it.
  *
+ * With a fifth word `spread`, the threads work for all edu devices there are, one
+ * after the other, and not for that of the file alone.
+ *
  * Writing
  *
  *	BYTES COUNT
@@ -75,6 +78,7 @@ struct plan {
 	enum dma_data_direction direction;
 	/* Counts instructions at EL2, where that was asked for. */
 	struct perf_event *el2;
+	bool spread;
 	u64 map_el2, unmap_el2;
 	struct completion go;
 	atomic_t ready, left;
@@ -83,6 +87,7 @@ struct plan {
 
 struct worker {
 	struct plan *plan;
+	struct device *dev;
 	/* First half for the maps, second for the unmaps. */
 	u32 *samples;
 	int error;
@@ -182,6 +187,7 @@ static int work(void *data)
 {
 	struct worker *worker = data;
 	struct plan *plan = worker->plan;
+	struct device *dev = worker->dev;
 	unsigned int i;
 	u32 *maps = worker->samples, *unmaps = maps + plan->iterations;
 	unsigned long buffer = take(plan->bytes);
@@ -192,11 +198,11 @@ static int work(void *data)
 	for (i = 0; i < plan->iterations && !worker->error; i++) {
 		u64 before = at_el2(plan), between;
 		u64 start = __arch_counter_get_cntvct(), end;
-		dma_addr_t at = dma_map_single(plan->dev, (void *)buffer,
+		dma_addr_t at = dma_map_single(dev, (void *)buffer,
 					       plan->bytes, plan->direction);
 
 		end = __arch_counter_get_cntvct();
-		if (dma_mapping_error(plan->dev, at)) {
+		if (dma_mapping_error(dev, at)) {
 			worker->error = -EIO;
 			break;
 		}
@@ -204,7 +210,7 @@ static int work(void *data)
 		between = at_el2(plan);
 		plan->map_el2 += between - before;
 		start = __arch_counter_get_cntvct();
-		dma_unmap_single(plan->dev, at, plan->bytes, plan->direction);
+		dma_unmap_single(dev, at, plan->bytes, plan->direction);
 		end = __arch_counter_get_cntvct();
 		unmaps[i] = end - start;
 		plan->unmap_el2 += at_el2(plan) - between;
@@ -241,6 +247,40 @@ static int describe(char *text, size_t room, const char *what, u32 *samples,
 			 min(samples[count - 1 - count / 100], less));
 }
 
+static struct pci_driver bench_driver;
+
+/* Gives one more device to every thread whose turn it is. */
+struct spreading {
+	struct worker *workers;
+	/* The thread whose turn is next, and how many devices there are. */
+	unsigned int next, devices;
+};
+
+static int count_device(struct device *dev, void *data)
+{
+	((struct spreading *)data)->devices++;
+	return 0;
+}
+
+static int give_device(struct device *dev, void *data)
+{
+	struct spreading *spreading = data;
+	unsigned int i;
+
+	for (i = spreading->next; i < MOST_THREADS; i += spreading->devices)
+		spreading->workers[i].dev = dev;
+	spreading->next++;
+	return 0;
+}
+
+static void spread(struct worker *workers)
+{
+	struct spreading spreading = { .workers = workers };
+
+	driver_for_each_device(&bench_driver.driver, NULL, &spreading, count_device);
+	driver_for_each_device(&bench_driver.driver, NULL, &spreading, give_device);
+}
+
 static int measure(struct plan *plan)
 {
 	struct worker workers[MOST_THREADS] = {};
@@ -257,6 +297,10 @@ static int measure(struct plan *plan)
 	init_completion(&plan->done);
 	atomic_set(&plan->ready, 0);
 	atomic_set(&plan->left, plan->threads);
+	for (i = 0; i < MOST_THREADS; i++)
+		workers[i].dev = plan->dev;
+	if (plan->spread)
+		spread(workers);
 	for (i = 0; i < plan->threads && !error; i++) {
 		struct task_struct *task;
 
@@ -330,6 +374,8 @@ static ssize_t bench_store(struct device *dev, struct device_attribute *attribut
 		return -EINVAL;
 	if (!strcmp(more, "el2") && plan.threads == 1)
 		plan.el2 = el2_counter();
+	else if (!strcmp(more, "spread"))
+		plan.spread = true;
 	else if (*more)
 		return -EINVAL;
 	if (IS_ERR(plan.el2))
