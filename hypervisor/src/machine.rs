@@ -18,7 +18,7 @@ pub type Host = OwnerSpace<'static, Shared, Shared>;
 static HOST: Once<Mutex<Host>> = Once::new();
 static LEDGER: Once<Ledger<'static>> = Once::new();
 static STAGE2: Once<Stage2Registers> = Once::new();
-/// The root of that.
+/// The root table of the host's stage 2.
 static ROOT: Once<Range<PhysAddr>> = Once::new();
 
 /// The VMIDs that are in use on CPUs and SMMUs.

@@ -2,7 +2,7 @@
 //!
 //! Only what EL2 uses is mapped: its image and pool, the registers it drives,
 //! and during boot the tree and the modules it reads. The host's memory is not,
-//! but for the pages that `lend` is asked to reach.
+//! but for the pages that `owner_memory` is asked to reach.
 
 use crate::image;
 use crate::lock::Mutex;

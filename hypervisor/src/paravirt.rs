@@ -51,7 +51,7 @@ const IOVA_BITS: u8 = 39;
 /// interrupts, and comes again.
 const TRIES: u32 = 4096;
 
-/// The endpoints of all, those of one after those of another.
+/// The endpoints of all virtio-iommus, those of each side by side.
 static ENDPOINTS: Once<[EndpointRange; SHARE_LIMIT]> = Once::new();
 static PARAVIRT: [Once<Paravirt>; VIOMMU_LIMIT] = [const { Once::new() }; VIOMMU_LIMIT];
 /// The registers of the first: those of the others follow, a page for each. Of no use

@@ -95,8 +95,7 @@ impl Instances {
     /// `root` is what the root bus of a host bridge has, if that can be known.
     ///
     /// `fdt` is the tree that `machine` was read from.
-    // Out of line, as are the others that are called once by what is built for speed: there
-    // they would be, too.
+    // Called once, by code that is built for speed: inlined there, it would be large.
     #[inline(never)]
     pub fn divide(
         machine: &Machine,

@@ -198,7 +198,7 @@ impl<R: Registers> Physical<R> {
     }
 
     /// Gives the memory back that the device table took for devices, of which none
-    /// is mapped. Whether there was any: the ITS was disabled for a moment after_release,
+    /// is mapped. Whether there was any: the ITS was disabled for a moment then,
     /// since no table may change under one that is not (IHI 0069, `GITS_BASER<n>`).
     pub(crate) fn drop_second_level(&mut self, share: &impl Share, clock: &impl Clock) -> bool {
         if !self.devices.has_second_level(share) || self.complete(share, clock).is_err() {

@@ -90,18 +90,19 @@ pub enum SpaceError<E: fmt::Debug> {
     /// The ledger refused. Nothing has changed.
     #[error("ledger: {0}")]
     Ledger(TransferError),
-    /// What was out of the devices' table already did not fit into it again. The pages
-    /// are lost to every owner, and in no table.
+    /// A step could not be undone for want of memory: what was out of the devices' table
+    /// did not fit into it again, or what was in it could not be taken out. The pages are
+    /// lost to every owner; after a [`release`](OwnerSpace::release) no table has them,
+    /// after a [`receive`](OwnerSpace::receive) that of the owner's devices does.
     #[error("the pages at {0} are lost")]
     Lost(Range<Ipa>),
     /// An invalidation did not complete. The pages are out of the tables, but a walker
     /// may still hold a translation: [`OwnerSpace::finish`] tries again.
     #[error("invalidation: {0:?}")]
     Invalidation(E),
-    /// An earlier invalidation in this space is not complete, so that what is cached of
-    /// it is unknown, also of pages around those that were asked for: a block that was
-    /// being split had all of them. Nothing has changed. [`OwnerSpace::finish`] comes
-    /// first. No other space is affected.
+    /// An earlier invalidation in this space is not complete. A walker may still hold an
+    /// old block, with pages around those that left. Nothing has changed.
+    /// [`OwnerSpace::finish`] comes first. No other space is affected.
     #[error("an earlier invalidation did not complete")]
     Unfinished,
 }

@@ -107,9 +107,9 @@ impl<'a, M: Memory + Allocator + Clone, S: Smmus + Clone, F: Stage> StageUnit<'a
         self.config.first_vmid.0.saturating_add(slot)
     }
 
-    /// The slot of the domain that the entry of an endpoint's stream leads to, if
-    /// its SMMU is fenced or not, as `fenced` says. A stream of a fenced one
-    /// translates by none, whatever is left in its entry.
+    /// The slot of the domain that the entry of an endpoint's stream leads to; `None`
+    /// where the SMMU is fenced and `fenced` is not set, or the other way round. A stream
+    /// of a fenced SMMU is not translated, whatever is left in its entry.
     fn slot_where(&self, endpoint: Endpoint, fenced: bool) -> Option<usize> {
         let (smmu, stream) = self.stream(endpoint)?;
         let attached = self.smmus.at(smmu, |smmu| {

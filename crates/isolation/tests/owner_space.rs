@@ -4,8 +4,8 @@
 
 use portcullis_addr::{Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::{
-    CHUNK, Invalidate, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError, TableShapes,
-    chunks, input_bits,
+    CHUNK, Invalidate, Ledger, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError,
+    TableShapes, chunks, input_bits,
 };
 use portcullis_memory::Arena;
 use portcullis_owner_memory::Layout;
@@ -413,6 +413,62 @@ fn failing(cpus: bool) -> Recorder {
         fail_cpus: cpus,
         fail_smmus: !cpus,
         ..Recorder::default()
+    }
+}
+
+/// Looks into the ledger, and into memory, while it is asked to invalidate.
+struct Watcher<'a> {
+    ledger: Ledger<'a>,
+    page: Range<PhysAddr>,
+    asked: u32,
+}
+
+impl Watcher<'_> {
+    fn look(&mut self) -> Result<(), Refused> {
+        self.asked += 1;
+        let state = self.ledger.entry(self.page.start()).unwrap().state();
+        assert_eq!(
+            state,
+            PageState::Leaving(Owner::HOST),
+            "handed over too early"
+        );
+        assert!(self.ledger.pin(self.page, Owner::HYPERVISOR).is_err());
+        Ok(())
+    }
+}
+
+impl Invalidate for Watcher<'_> {
+    type Error = Refused;
+
+    fn cpus(&mut self, _: Vmid, _: &Invalidation<Ipa>) -> Result<(), Refused> {
+        self.look()
+    }
+
+    fn smmus(&mut self, _: Vmid, _: &Invalidation<Ipa>) -> Result<(), Refused> {
+        self.look()
+    }
+}
+
+/// The page is neither owner's until both invalidations have completed, and then not before
+/// the caller commits.
+#[test]
+fn no_page_is_handed_over_before_it_is_invalidated() {
+    for bbm in BOTH {
+        Fixture::new(bbm).with(|space| {
+            let page = range(RAM + 0x100_0000, PAGE_SIZE);
+            let ledger = *space.ledger();
+            let mut watcher = Watcher {
+                ledger,
+                page,
+                asked: 0,
+            };
+            let at = Identity.ipa(page);
+            let pages = space.release(at, Owner::HYPERVISOR, &mut watcher).unwrap();
+            assert_eq!(watcher.asked, 2);
+            watcher.look().unwrap();
+            pages.commit();
+            assert!(ledger.pin(page, Owner::HYPERVISOR).is_ok());
+        });
     }
 }
 

@@ -48,8 +48,8 @@ impl<'a> Span<'a> {
     #[inline(always)]
     pub(crate) fn unpin(&self) -> Result<(), UnpinError> {
         let entry = |entry: Entry, page| entry.unpinned().ok_or(UnpinError::NotPinned { page });
-        // Whether entries or words count is all the same. A page whose entry is
-        // full stays pinned for long enough.
+        // The entries may count what a word counted before. A page whose entry is full
+        // is pinned often enough without one more.
         let undo = |unpinned: Self| {
             for slot in unpinned.entries() {
                 let _ = try_exchange(slot, |entry| entry.pinned().ok_or(()));

@@ -4,7 +4,7 @@
 //! Ledger::begin ─→ Transfer ──(proof)──→ Unreachable ─→ commit        Owned by the new owner
 //!                     │                      │     └──→ commit_dirty  Dirty, for the new owner
 //!                     └─→ cancel             └────────→ give_back     Owned by the old owner
-//! Ledger::begin_scrub ─→ Scrub ─→ done                                Owned
+//! Ledger::begin_scrub ─→ Scrub ─→ done ─→ Unreachable, which goes on as above
 //!                          └────→ stop                                Dirty, as before
 //! ```
 //!
@@ -142,8 +142,8 @@ impl Unreachable<'_> {
         self.0.pages.settle(PageState::Dirty(self.0.to));
     }
 
-    /// The pages are the old owner's again, which does not reach them before they are
-    /// mapped for it.
+    /// The pages are what they were before: the old owner's, which does not reach them
+    /// before they are mapped for it, or dirty.
     pub fn give_back(self) {
         self.0.cancel();
     }
@@ -173,9 +173,11 @@ impl<'a> Scrub<'a> {
     }
 
     /// All of it was overwritten, and the stores are where the new owner will look,
-    /// with its caches off too: the owner has the pages.
-    pub fn done(self) {
-        self.pages.settle(PageState::Owned(self.owner));
+    /// with its caches off too: the pages are on their way to it. No owner reached them
+    /// since they were dirty, so no more evidence is needed.
+    pub fn done(self) -> Unreachable<'a> {
+        let before = PageState::Dirty(self.owner);
+        Unreachable(Transfer::new(self.pages, self.range, before, self.owner))
     }
 
     /// Not all of it was overwritten: the pages stay dirty.

@@ -298,7 +298,7 @@ proptest! {
                     if let Ok(scrub) = begun {
                         prop_assert_eq!(plain.differs(&ledger), None);
                         plain.fill(from..to, PageState::Owned(owner));
-                        scrub.done();
+                        scrub.done().commit();
                     }
                 }
                 Op::Commit => if let Some((transfer, _)) = moving.pop() {

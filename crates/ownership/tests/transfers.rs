@@ -83,7 +83,15 @@ fn dirty_pages_are_overwritten_first() {
         assert!(ledger.pin(pages(1, 1), Owner::HOST).is_err());
         scrub.stop();
         assert_eq!(state(&ledger, 1), PageState::Dirty(Owner::HOST));
-        ledger.begin_scrub(pages(0, 2), Owner::HOST).unwrap().done();
+        let scrub = ledger.begin_scrub(pages(0, 2), Owner::HOST).unwrap();
+        let clean = scrub.done();
+        assert_eq!((clean.range(), clean.to()), (pages(0, 2), Owner::HOST));
+        assert!(ledger.pin(pages(0, 1), Owner::HOST).is_err());
+        // What was not mapped for its owner after all is overwritten again.
+        clean.give_back();
+        assert_eq!(state(&ledger, 0), PageState::Dirty(Owner::HOST));
+        let scrub = ledger.begin_scrub(pages(0, 2), Owner::HOST).unwrap();
+        scrub.done().commit();
         assert_eq!(ledger.runs(Owner::HOST).count(), 1);
     });
 }

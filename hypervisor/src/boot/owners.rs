@@ -207,7 +207,7 @@ pub(super) fn make_host(
     let mut result = Ok(());
     gic::filtered_pages(|range| result = result.and(registers.withhold(range)));
     result?;
-    // The first that is taken, so that it has the 8 bits that every CPU has.
+    // The host takes the first, so that its VMID fits into the 8 bits of every CPU.
     machine::set_vmid_bits(vmid_bits(machine));
     let vmid = machine::take_vmids(1).ok_or(Refusal::NoVmid)?;
     let vmid = vmid.first();

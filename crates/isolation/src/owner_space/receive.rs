@@ -28,7 +28,8 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> OwnerSpace<'a, C, D> {
     /// machine as it is, the address of the pages.
     ///
     /// # Errors
-    /// [`ReceiveError`]. No table has the pages then.
+    /// [`ReceiveError`]. No table has the pages then, but after [`SpaceError::Lost`] that
+    /// of the owner's devices.
     pub fn receive<I: Invalidate>(
         &mut self,
         pages: Unreachable<'a>,
