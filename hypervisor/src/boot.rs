@@ -21,8 +21,8 @@ use crate::{gic, host, image, inherited, machine, memory, mmu, psci, smmu};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Address, Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BootError, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Instances,
-    Interrupts, KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict,
+    BootError, Console, DeviceNote, Fdt, FirmwareMemory, HostRegisters, HostTreePlan, Interrupts,
+    KernelHeader, Layout, Loaded, Machine, Occupant, TREE_HEADER_SIZE, Verdict, ViommuStreams,
     smmus_to_fence,
 };
 use portcullis_isolation::Sharing;
@@ -35,7 +35,7 @@ const PROTECTED: usize = 2;
 static MACHINE: Once<Machine> = Once::new();
 
 /// Which virtio-iommu has what.
-static INSTANCES: Once<Instances> = Once::new();
+static INSTANCES: Once<ViommuStreams> = Once::new();
 
 /// Too large for a stack. Only the boot looks at it.
 static REGISTERS: Mutex<HostRegisters> = Mutex::new(HostRegisters::new());

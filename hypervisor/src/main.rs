@@ -8,11 +8,11 @@
 //! | `entry` | first instructions, vectors, the way into the host |
 //! | `boot` | from the device tree to the host's first instruction |
 //! | `mmu`, `memory` | EL2's own translation and memory |
-//! | `smmu`, `gic` | the devices that EL2 drives |
+//! | `smmu`, `gic` | the devices that EL2 drives; the SMMUs that the host sees |
 //! | `its` | the interrupt translation services, and those that the host sees |
-//! | `lend` | memory of the host's that EL2 looks at |
-//! | `nested`, `emulated` | the SMMUs that the host sees in nested mode |
-//! | `paravirt` | the virtio-iommu that the host sees in paravirt mode |
+//! | `owner_memory` | memory of an owner that EL2 reads and writes |
+//! | `emulated_writes` | the host's writes to registers of the SMMUs and ITSs that it sees |
+//! | `paravirt` | the virtio-iommus that the host sees in paravirt mode |
 //! | `inherited` | what an earlier stage may have left in registers |
 //! | `trap`, `psci`, `host` | what the host does that needs EL2 |
 //! | `lock`, `log` | locks in order, and the log |
@@ -25,7 +25,7 @@
 mod boot;
 #[cfg(feature = "digest")]
 mod digest;
-mod emulated;
+mod emulated_writes;
 mod entry;
 mod fatal;
 mod fixup;
@@ -40,7 +40,6 @@ mod machine;
 mod memory;
 mod mmio;
 mod mmu;
-mod nested;
 mod owner_memory;
 mod paravirt;
 mod percpu;

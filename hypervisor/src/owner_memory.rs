@@ -16,7 +16,7 @@ use crate::mmu;
 use crate::sysreg::{dmb_sy, dsb_sy};
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::{Address, Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
-use portcullis_isolation::Windows;
+use portcullis_isolation::MappedPages;
 use portcullis_ownership::{Ledger, Owner};
 use portcullis_pagetable::{Access, MemoryType};
 
@@ -24,7 +24,7 @@ use portcullis_pagetable::{Access, MemoryType};
 const LIMIT: usize = 64;
 
 /// The windows there are, which EL2 has mapped one to one.
-static WINDOWS: Mutex<Windows<LIMIT>> = Mutex::new(Windows::new());
+static WINDOWS: Mutex<MappedPages<LIMIT>> = Mutex::new(MappedPages::new());
 
 /// Whether the SMMUs see the caches. Where they do not, an owner maps what it
 /// shares with them non-cacheable, and so does EL2.

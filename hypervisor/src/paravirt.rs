@@ -26,7 +26,7 @@ use crate::sysreg::read_sysreg;
 use crate::trap::Frame;
 use core::sync::atomic::{AtomicU64, Ordering};
 use platform::HostMachine;
-use portcullis_boot::{Instances, Machine, SHARE_LIMIT, VIOMMU_LIMIT, endpoint};
+use portcullis_boot::{Machine, VIOMMU_LIMIT, VIOMMU_RANGE_LIMIT, ViommuStreams, endpoint};
 use portcullis_dma_domain::{Endpoint, Iommu};
 use portcullis_isolation::{
     Domains, EndpointRange, Slots, SmmuDomain, SmmuUnit, SmmuUnitConfig, Trouble,
@@ -52,7 +52,7 @@ const IOVA_BITS: u8 = 39;
 const TRIES: u32 = 4096;
 
 /// The endpoints of all virtio-iommus, those of each side by side.
-static ENDPOINTS: Once<[EndpointRange; SHARE_LIMIT]> = Once::new();
+static ENDPOINTS: Once<[EndpointRange; VIOMMU_RANGE_LIMIT]> = Once::new();
 static PARAVIRT: [Once<Paravirt>; VIOMMU_LIMIT] = [const { Once::new() }; VIOMMU_LIMIT];
 /// The registers of the first: those of the others follow, a page for each. Of no use
 /// while there is none.
@@ -107,9 +107,9 @@ pub enum ParavirtError {
 ///
 /// # Errors
 /// [`ParavirtError`].
-pub fn present(
+pub fn create_viommus(
     machine: &Machine,
-    instances: &Instances,
+    instances: &ViommuStreams,
     bits: u8,
     bbm: Bbm,
     coherent: bool,
@@ -186,14 +186,14 @@ pub fn present(
 }
 
 /// The streams of all, as endpoints, those of each after those of the one before.
-fn endpoints(instances: &Instances) -> [EndpointRange; SHARE_LIMIT] {
+fn endpoints(instances: &ViommuStreams) -> [EndpointRange; VIOMMU_RANGE_LIMIT] {
     const NONE: EndpointRange = EndpointRange {
         first: Endpoint(0),
         count: 0,
         smmu: 0,
         stream: StreamId(0),
     };
-    let mut all = [NONE; SHARE_LIMIT];
+    let mut all = [NONE; VIOMMU_RANGE_LIMIT];
     let mut slots = all.iter_mut();
     for index in 0..instances.count() {
         let shares = instances.shares();

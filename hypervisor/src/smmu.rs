@@ -5,20 +5,21 @@
 
 mod bring_up;
 mod host;
+pub mod platform;
 mod records;
 mod serve;
 
 pub use bring_up::{BringUpError, bring_up};
-pub use host::{absent, present, store};
+pub use host::{create_emulated, is_register, store};
 pub use serve::{interrupt, needs_polling, poll, print_lines, report};
 
-use crate::emulated::{HostSide, PAGE_1};
 use crate::gic;
 use crate::lock::Mutex;
 use crate::memory::Shared;
 use crate::mmio::Device;
 use crate::sysreg::now_us;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use platform::{HostPlatform, PAGE_1};
 use portcullis_boot::SMMU_LIMIT;
 use smmuv3_driver::{Clock, Features, Registers, Smmu};
 use smmuv3_spec::reg::{CR0ACK, IDR0};
@@ -123,7 +124,7 @@ struct Instance {
     lines: Once<Lines>,
     state: Once<Mutex<State>>,
     /// The host's side of the emulated one, before there is a state.
-    host: Once<HostSide>,
+    host: Once<HostPlatform>,
     /// Somebody wants the queues looked at. Set before the lock is tried and
     /// looked at again after it is released, so that no interrupt is lost on a
     /// CPU that finds another at work.

@@ -5,7 +5,7 @@ use crate::fatal::park_if_failed;
 use crate::log::{RateLimit, warning};
 use crate::percpu::{self, Reason, bump};
 use crate::sysreg::{host_ipa, isb, read_sysreg, write_sysreg};
-use crate::{gic, host, nested, paravirt, psci, smmu, undescribed};
+use crate::{emulated_writes, gic, host, paravirt, psci, smmu, undescribed};
 use portcullis_cpu::{Class, Midr, SError, SErrorAnswer, Syndrome};
 
 /// The host's registers at an exception, as `entry.rs` saves and restores them.
@@ -59,7 +59,7 @@ pub extern "C" fn lower_sync(frame: &mut Frame) {
     let esr = read_sysreg!("esr_el2");
     let stored = Syndrome(esr).class() == Class::DataAbort
         && if Syndrome(esr).is_permission_fault() {
-            nested::store(cpu, frame, esr, read_sysreg!("far_el2"))
+            emulated_writes::store(cpu, frame, esr, read_sysreg!("far_el2"))
         } else {
             paravirt::access(cpu, frame, esr)
         };
@@ -205,7 +205,7 @@ fn data_abort(cpu: &percpu::PerCpu, frame: &mut Frame, esr: u64) {
             gic::Outcome::Elsewhere => {}
         }
     }
-    if ipa.is_some_and(|ipa| nested::reserved(cpu, frame, esr, ipa)) {
+    if ipa.is_some_and(|ipa| emulated_writes::reserved(cpu, frame, esr, ipa)) {
         return;
     }
     if undescribed::carry_out(cpu, frame, esr, ipa) {

@@ -15,7 +15,7 @@ use crate::owner_memory::OwnerMemory;
 use crate::percpu::{PerCpu, Reason};
 use crate::sysreg::{host_ipa, read_sysreg, write_sysreg};
 use crate::trap::{Described, Frame, described};
-use crate::{gic, nested, paravirt, vector};
+use crate::{emulated_writes, gic, paravirt, vector};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Ipa, PAGE_SIZE};
 use portcullis_cpu::Syndrome;
@@ -70,9 +70,9 @@ pub fn carry_out(cpu: &PerCpu, frame: &mut Frame, esr: u64, ipa: Option<u64>) ->
         return false;
     }
     let far = read_sysreg!("far_el2");
-    // Only a permission fault leaves it open (see `nested::store`).
+    // Only a permission fault leaves it open (see `emulated_writes::store`).
     let emulated = match ipa.or_else(|| host_ipa(far)) {
-        Some(ipa) if nested::is_register(ipa) => Some(ipa),
+        Some(ipa) if emulated_writes::is_register(ipa) => Some(ipa),
         Some(ipa) if !shown && (gic::is_filtered(ipa) || paravirt::is_register(ipa)) => Some(ipa),
         _ => None,
     };

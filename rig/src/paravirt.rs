@@ -30,7 +30,7 @@ use driver::Front;
 use look::endpoint_of;
 use portcullis_dma_domain::{Access, DmaUnit, Iommu};
 use portcullis_isolation::{
-    Chunk, Directory, Domains, EndpointRange, Ledger, OwnerSpace, Slot, Slots, SmmuUnit,
+    Directory, Domains, EndpointRange, Ledger, OwnerSpace, Slot, SlotBlock, Slots, SmmuUnit,
     SmmuUnitConfig, Smmus,
 };
 use portcullis_ownership::Owner;
@@ -152,7 +152,7 @@ fn play<'m, U: DmaUnit>(
     program: &[Op],
 ) -> Result<(), Stopped> {
     let mut first: [Option<Slot<U::Domain>>; FIRST_SLOTS] = [const { None }; FIRST_SLOTS];
-    let mut chunk: Chunk<U::Domain> = [const { None }; _];
+    let mut chunk: SlotBlock<U::Domain> = [const { None }; _];
     let mut directory: Directory<'_, U::Domain> = [const { None }; _];
     let spare = Spare {
         chunk: Some(&mut chunk),

@@ -20,13 +20,13 @@ use crate::args::HostIommu;
 use crate::error::BootError;
 use crate::fdt::{DEPTH_LIMIT, Fdt, Node, NodeId, Token};
 use crate::firmware::{FIRMWARE_LIMIT, FirmwareMemory};
-use crate::instances::Instances;
 use crate::list::List;
 use crate::machine::smmu::{is_monitor, is_smmu};
 use crate::machine::stream::first_iommu;
 use crate::machine::{HIDDEN_LIMIT, ITS_LIMIT, Machine, SMMU_LIMIT, STREAM_RANGE_LIMIT, Supplies};
 use crate::machine::{PointedTo, WITHHELD_LIMIT};
 use crate::module::is_module;
+use crate::viommu_streams::ViommuStreams;
 use portcullis_addr::{PhysAddr, Range};
 use reserved::Places;
 use writer::{Name, Writer};
@@ -146,7 +146,7 @@ impl<'a> HostTreePlan<'a> {
 
     /// The same plan, with as many virtio-iommus as `instances` says, if there are to be any.
     #[must_use]
-    pub fn with_instances(mut self, machine: &Machine, instances: &'a Instances) -> Self {
+    pub fn with_instances(mut self, machine: &Machine, instances: &'a ViommuStreams) -> Self {
         self.viommus = ViommuNodes::of(machine, Some(instances));
         self
     }

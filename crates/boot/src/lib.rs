@@ -29,7 +29,6 @@ mod fdt;
 mod firmware;
 mod host_registers;
 mod host_tree;
-mod instances;
 mod kernel;
 mod layout;
 mod list;
@@ -37,6 +36,7 @@ mod machine;
 mod module;
 mod pieces;
 mod text;
+mod viommu_streams;
 
 pub use args::{ALLOW_LIMIT, BootArgs, ConsoleChoice, HostIommu, LogLevel};
 pub use error::{BootError, Occupant};
@@ -47,7 +47,6 @@ pub use fdt::{
 pub use firmware::{FIRMWARE_LIMIT, FirmwareMemory};
 pub use host_registers::{HostRegisters, REGISTER_RANGE_LIMIT};
 pub use host_tree::{Emulated, HostTreePlan, Interrupts, NewNode, PATH_LIMIT, ViommuNodes};
-pub use instances::{Instances, SHARE_LIMIT, Share};
 pub use kernel::{HEADER_SIZE as KERNEL_HEADER_SIZE, KernelHeader, KernelPages, PLACEMENT};
 pub use layout::{BLOCK, Layout, Loaded};
 pub use list::{Full, List};
@@ -62,3 +61,4 @@ pub use machine::{
 };
 pub use module::{Module, Modules};
 pub use text::{NodePath, Text, Word};
+pub use viommu_streams::{VIOMMU_RANGE_LIMIT, ViommuRange, ViommuStreams};

@@ -116,7 +116,7 @@ pub struct Machine {
     /// [`smmus`](Self::smmus) in nested mode, else none.
     pub host_lines: HostLineList,
     /// The virtio-iommus that the host may see in paravirt mode, of which it gets as many as
-    /// [`Instances`](crate::Instances) says; none in every other mode, and on a machine
+    /// [`ViommuStreams`](crate::ViommuStreams) says; none in every other mode, and on a machine
     /// without SMMU.
     pub viommus: List<Viommu, VIOMMU_LIMIT>,
     /// Registers that belong to an SMMU but that the hypervisor does not use:

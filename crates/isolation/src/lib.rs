@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod domains;
+mod mapped_pages;
 mod owner_space;
 mod slots;
 mod smmu_domain;
@@ -26,18 +27,17 @@ mod smmu_unit;
 mod smmus;
 mod stage;
 mod vmids;
-mod windows;
 
 pub use domains::{Counts, Domains, Trouble};
+pub use mapped_pages::MappedPages;
 pub use owner_space::{
-    CHUNK, Invalidate, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError, TableShapes,
-    chunks, input_bits,
+    Invalidate, MAX_CALL_BYTES, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError,
+    TableShapes, chunks, input_bits,
 };
 pub use portcullis_ownership::Ledger;
-pub use slots::{Chunk, Directory, NoMore, Slot, SlotMemory, Slots};
+pub use slots::{Directory, NoMore, Slot, SlotBlock, SlotMemory, Slots};
 pub use smmu_domain::{SMMU_LIMIT, SmmuDomain, Smmus, Stage1Domain, StageDomain};
 pub use smmu_unit::{EndpointRange, SmmuUnit, SmmuUnitConfig, Stage1Unit, StageUnit};
 pub use smmus::{SmmuError, invalidate_smmus};
 pub use stage::{CommonStage, NoCommonStage, Stage};
 pub use vmids::{RetiredVmids, VmidRange, Vmids, VmidsInvalidated};
-pub use windows::Windows;

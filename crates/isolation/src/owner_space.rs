@@ -54,11 +54,11 @@ const RAM: Stage2Attributes = Stage2Attributes {
 /// Most bytes that change hands in one call, a multiple of which no call crosses: what
 /// one table of pages maps. So each call is short; a caller with more to do makes
 /// several, see [`chunks`].
-pub const CHUNK: u64 = 2 << 20;
+pub const MAX_CALL_BYTES: u64 = 2 << 20;
 
 /// The parts of `range` that change hands in one call each, ascending.
 pub fn chunks<A: Address>(range: Range<A>) -> impl Iterator<Item = Range<A>> {
-    cut(range, CHUNK)
+    cut(range, MAX_CALL_BYTES)
 }
 
 /// The parts of `range` that cross no multiple of `size`, ascending.
@@ -78,8 +78,8 @@ fn cut<A: Address>(range: Range<A>, size: u64) -> impl Iterator<Item = Range<A>>
 /// Why an operation on an owner's memory failed.
 #[derive(Debug, Error)]
 pub enum SpaceError<E: fmt::Debug> {
-    /// The range is not whole pages inside one [`CHUNK`]. Nothing has changed.
-    #[error("{0} is not whole pages inside a chunk of {CHUNK:#x} bytes")]
+    /// The range is not whole pages inside one [`MAX_CALL_BYTES`]. Nothing has changed.
+    #[error("{0} is not whole pages inside a chunk of {MAX_CALL_BYTES:#x} bytes")]
     NotOneChunk(Range<Ipa>),
     /// The owner has no memory there, or not in one piece. Nothing has changed.
     #[error("{0} is not one piece of the owner's memory")]
@@ -97,12 +97,12 @@ pub enum SpaceError<E: fmt::Debug> {
     #[error("the pages at {0} are lost")]
     Lost(Range<Ipa>),
     /// An invalidation did not complete. The pages are out of the tables, but a walker
-    /// may still hold a translation: [`OwnerSpace::finish`] tries again.
+    /// may still hold a translation: [`OwnerSpace::retry_invalidation`] tries again.
     #[error("invalidation: {0:?}")]
     Invalidation(E),
     /// An earlier invalidation in this space is not complete. A walker may still hold an
     /// old block, with pages around those that left. Nothing has changed.
-    /// [`OwnerSpace::finish`] comes first. No other space is affected.
+    /// [`OwnerSpace::retry_invalidation`] comes first. No other space is affected.
     #[error("an earlier invalidation did not complete")]
     Unfinished,
 }

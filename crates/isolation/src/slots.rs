@@ -27,10 +27,10 @@ const DIRECTORY: usize = 512;
 const DIRECTORIES: usize = 32;
 
 /// Memory for neighbouring domains.
-pub type Chunk<D> = [Option<Slot<D>>; CHUNK];
+pub type SlotBlock<D> = [Option<Slot<D>>; CHUNK];
 
 /// Leads to the memory of domains.
-pub type Directory<'a, D> = [Option<&'a mut Chunk<D>>; DIRECTORY];
+pub type Directory<'a, D> = [Option<&'a mut SlotBlock<D>>; DIRECTORY];
 
 /// Gives memory for domains, and takes it back.
 pub trait SlotMemory<'a, D> {
@@ -40,14 +40,14 @@ pub trait SlotMemory<'a, D> {
     }
 
     /// Room for a few domains, without any in it; `None` when memory is used up.
-    fn chunk(&mut self) -> Option<&'a mut Chunk<D>>;
+    fn chunk(&mut self) -> Option<&'a mut SlotBlock<D>>;
 
     /// A directory without entries; `None` when memory is used up. It is never
     /// given back, and there are 32 at most.
     fn directory(&mut self) -> Option<&'a mut Directory<'a, D>>;
 
     /// Takes back what [`chunk`](Self::chunk) gave. No domain is in it.
-    fn give_back(&mut self, chunk: &'a mut Chunk<D>);
+    fn give_back(&mut self, chunk: &'a mut SlotBlock<D>);
 }
 
 /// No memory: there is room for as many domains as always have it.
@@ -59,7 +59,7 @@ impl<'a, D> SlotMemory<'a, D> for NoMore {
         0
     }
 
-    fn chunk(&mut self) -> Option<&'a mut Chunk<D>> {
+    fn chunk(&mut self) -> Option<&'a mut SlotBlock<D>> {
         None
     }
 
@@ -67,7 +67,7 @@ impl<'a, D> SlotMemory<'a, D> for NoMore {
         None
     }
 
-    fn give_back(&mut self, _chunk: &'a mut Chunk<D>) {}
+    fn give_back(&mut self, _chunk: &'a mut SlotBlock<D>) {}
 }
 
 /// Domains by their numbers.

@@ -4,7 +4,7 @@
 
 use portcullis_addr::{Identity, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_isolation::{
-    CHUNK, Invalidate, Ledger, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError,
+    Invalidate, Ledger, MAX_CALL_BYTES, OwnerSpace, ReceiveError, Sharing, ShowError, SpaceError,
     TableShapes, chunks, input_bits,
 };
 use portcullis_memory::Arena;
@@ -490,19 +490,19 @@ fn a_failed_invalidation_is_finished_later() {
             assert!(matches!(failed, Err(SpaceError::Invalidation(Refused))));
             // As long as it fails, nothing changes.
             for _ in 0..2 {
-                let failed = space.finish(&mut recorder).map(drop);
+                let failed = space.retry_invalidation(&mut recorder).map(drop);
                 assert!(matches!(failed, Err(SpaceError::Invalidation(Refused))));
                 assert!(space.is_unfinished());
             }
             let mut recorder = Recorder::default();
-            let pages = space.finish(&mut recorder).unwrap().unwrap();
+            let pages = space.retry_invalidation(&mut recorder).unwrap().unwrap();
             assert!(recorder.cpus.iter().any(|range| range.covers(&at)));
             let smmus = recorder.smmus.iter().any(|range| range.covers(&at));
             assert_eq!(smmus, !cpus);
             assert_eq!((pages.range(), pages.to()), (page, Owner::HYPERVISOR));
             pages.commit();
             assert!(!space.is_unfinished());
-            assert!(space.finish(&mut recorder).unwrap().is_none());
+            assert!(space.retry_invalidation(&mut recorder).unwrap().is_none());
             assert_reach(space, page.start().raw(), false, false);
             // What lies in the same block is reached, and goes on changing hands.
             assert_reach(space, page.end().raw(), true, true);
@@ -635,8 +635,8 @@ fn no_call_crosses_a_chunk() {
         let mut recorder = Recorder::default();
         let start = RAM + 0x100_0000;
         for (from, size) in [
-            (start + CHUNK - PAGE_SIZE, 2 * PAGE_SIZE),
-            (start, CHUNK + PAGE_SIZE),
+            (start + MAX_CALL_BYTES - PAGE_SIZE, 2 * PAGE_SIZE),
+            (start, MAX_CALL_BYTES + PAGE_SIZE),
             (start + 1, PAGE_SIZE),
             (start, PAGE_SIZE - 1),
         ] {
@@ -645,9 +645,10 @@ fn no_call_crosses_a_chunk() {
             assert!(matches!(refused, Err(SpaceError::NotOneChunk(_))));
         }
         assert!(recorder.cpus.is_empty() && recorder.smmus.is_empty());
-        let parts: Vec<_> = chunks(range(start - PAGE_SIZE, CHUNK + 2 * PAGE_SIZE)).collect();
+        let parts: Vec<_> =
+            chunks(range(start - PAGE_SIZE, MAX_CALL_BYTES + 2 * PAGE_SIZE)).collect();
         let sizes: Vec<_> = parts.iter().map(Range::size).collect();
-        assert_eq!(sizes, [PAGE_SIZE, CHUNK, PAGE_SIZE]);
+        assert_eq!(sizes, [PAGE_SIZE, MAX_CALL_BYTES, PAGE_SIZE]);
     });
 }
 

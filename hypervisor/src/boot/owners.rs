@@ -1,17 +1,17 @@
 //! Memory shared out: the pool, the ledger, and the host's view of the rest.
 
 use super::devices::Common;
-use crate::emulated::HostSide;
 use crate::machine::Host;
 use crate::memory::{self, Shared};
 use crate::percpu::{AFFINITY, MAX_CPUS, PER_CPU};
 use crate::refusal::Refusal;
+use crate::smmu::platform::HostPlatform;
 use crate::sysreg::read_sysreg;
 use crate::{gic, its, machine, mmu, owner_memory, paravirt, smmu};
 use core::sync::atomic::{AtomicU32, Ordering};
 use portcullis_addr::{Address, Identity, PAGE_SIZE, PhysAddr, Range};
 use portcullis_boot::{
-    BANK_LIMIT, BootError, FirmwareMemory, Gic, HostIommu, HostRegisters, Instances, Machine,
+    BANK_LIMIT, BootError, FirmwareMemory, Gic, HostIommu, HostRegisters, Machine, ViommuStreams,
 };
 use portcullis_isolation::{Ledger, OwnerSpace, Sharing, TableShapes};
 use portcullis_ownership::{Allotment, Bank, Entry, Owner};
@@ -191,7 +191,7 @@ pub(super) fn make_host(
     machine: &Machine,
     common: &Common,
     ledger: Ledger<'static>,
-    instances: &Instances,
+    instances: &ViommuStreams,
     registers: &mut HostRegisters,
 ) -> Result<Sharing, Refusal> {
     let geometry = Geometry::stage2(Granule::Size4K, common.bits, common.bits)?;
@@ -256,7 +256,7 @@ pub(super) fn make_host(
         })?;
     }
     if machine.host_iommu == HostIommu::Paravirt {
-        paravirt::present(machine, instances, common.bits, common.bbm, common.coherent)?;
+        paravirt::create_viommus(machine, instances, common.bits, common.bbm, common.coherent)?;
     }
     Ok(sharing)
 }
@@ -283,7 +283,7 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
             // these do not, whatever the tree says.
             return Err(BootError::NoSpareInterrupt { node: found.path }.into());
         }
-        let host = HostSide::new(*lines, coherent)?.ok_or(Refusal::PoolExhausted)?;
+        let host = HostPlatform::new(*lines, coherent)?.ok_or(Refusal::PoolExhausted)?;
         for (offset, page) in host.pages() {
             let at = Identity
                 .ipa(found.registers)
@@ -294,7 +294,7 @@ fn show_smmus(machine: &Machine, coherent: bool, space: &mut Host) -> Result<(),
                 .show(at, page)
                 .map_err(|error| Refusal::Emulated { smmu, error })?;
         }
-        smmu::present(index, host);
+        smmu::create_emulated(index, host);
     }
     memory::let_tables_grow();
     Ok(())

@@ -6,7 +6,7 @@ use crate::mmu::{self, MapError};
 use crate::refusal::Refusal;
 use core::cell::Cell;
 use portcullis_addr::{PhysAddr, Range};
-use portcullis_boot::{Fdt, Instances, Machine, PciHost};
+use portcullis_boot::{Fdt, Machine, PciHost, ViommuStreams};
 use portcullis_pagetable::{Access, MemoryType};
 use portcullis_pci_survey::{ConfigSpace, Finding, Function, SLOTS, Slot, root_slots, survey};
 
@@ -83,8 +83,8 @@ fn look_behind(machine: &Machine, host: &PciHost) -> Result<(), Refusal> {
 }
 
 /// Divides the host's streams among its virtio-iommus, by what is on the root buses.
-pub(super) fn divide(machine: &Machine, fdt: &Fdt<'_>) -> Instances {
-    let instances = Instances::divide(machine, fdt, &mut root_bus);
+pub(super) fn divide(machine: &Machine, fdt: &Fdt<'_>) -> ViommuStreams {
+    let instances = ViommuStreams::divide(machine, fdt, &mut root_bus);
     let (have, most) = (instances.count(), machine.viommus.len());
     if have > 1 || most > 1 {
         info!("event=viommus count={have} most={most}");

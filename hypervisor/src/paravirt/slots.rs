@@ -4,7 +4,7 @@ use super::Domain;
 use crate::memory::{DMA_TABLES, Tables};
 use core::ptr;
 use portcullis_addr::{PAGE_SIZE, PhysAddr};
-use portcullis_isolation::{Chunk, Directory, Slot, SlotMemory};
+use portcullis_isolation::{Directory, Slot, SlotBlock, SlotMemory};
 use portcullis_memory::Allocator;
 
 /// How many domains always have room, and are found at once: what a small
@@ -24,7 +24,7 @@ const fn bytes_of<T>() -> u64 {
 }
 
 // One page for each of the many.
-const _: () = assert!(bytes_of::<Chunk<Domain>>() == PAGE_SIZE);
+const _: () = assert!(bytes_of::<SlotBlock<Domain>>() == PAGE_SIZE);
 const _: () = assert!(bytes_of::<Directory<'static, Domain>>() == PAGE_SIZE);
 
 impl SlotPages {
@@ -59,7 +59,7 @@ impl SlotPages {
 }
 
 impl SlotMemory<'static, Domain> for SlotPages {
-    fn chunk(&mut self) -> Option<&'static mut Chunk<Domain>> {
+    fn chunk(&mut self) -> Option<&'static mut SlotBlock<Domain>> {
         self.array()
     }
 
@@ -67,9 +67,9 @@ impl SlotMemory<'static, Domain> for SlotPages {
         self.array()
     }
 
-    fn give_back(&mut self, chunk: &'static mut Chunk<Domain>) {
+    fn give_back(&mut self, chunk: &'static mut SlotBlock<Domain>) {
         let page = ptr::from_mut(chunk).expose_provenance() as u64;
-        let bytes = bytes_of::<Chunk<Domain>>();
+        let bytes = bytes_of::<SlotBlock<Domain>>();
         self.memory.free(PhysAddr::new(page), bytes);
     }
 }

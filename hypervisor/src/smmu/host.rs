@@ -2,9 +2,9 @@
 
 use super::serve::{Reporter, attend};
 use super::{Driver, Instance, Port, SMMUS, State, SystemCounter, instances};
-use crate::emulated::HostSide;
 use crate::memory::Shared;
 use crate::owner_memory::MappedMemory;
+use crate::smmu::platform::HostPlatform;
 use core::sync::atomic::Ordering;
 use portcullis_addr::{PhysAddr, Range};
 use portcullis_boot::{Machine, STREAM_RANGE_LIMIT};
@@ -24,7 +24,7 @@ const TRIES: u32 = 4096;
 
 /// The emulated SMMU with everything it works on but the physical one.
 pub(super) struct Emulated {
-    host: HostSide,
+    host: HostPlatform,
     /// The pages of ours that the host reads registers from.
     shown: Option<Range<PhysAddr>>,
     emulator: Emulator<MappedMemory>,
@@ -78,7 +78,7 @@ impl Emulated {
     /// streams of which it has given `stage2` to each. `reporter` is for the
     /// physical one.
     pub(super) fn new(
-        host: HostSide,
+        host: HostPlatform,
         driver: &Driver,
         stage2: &Stage2,
         (machine, index): (&Machine, usize),
@@ -143,7 +143,7 @@ impl Emulated {
 
 /// Lets the host have an emulated SMMU in the place of the one at `index`, which
 /// is yet to be brought up.
-pub fn present(index: usize, host: HostSide) {
+pub fn create_emulated(index: usize, host: HostPlatform) {
     if let Some(instance) = SMMUS.get(index).and_then(Once::get) {
         instance.host.call_once(|| host);
     }
@@ -160,7 +160,7 @@ fn at(ipa: u64) -> Option<(&'static Instance, u32)> {
 
 /// Whether `ipa` is a register of an emulated SMMU.
 #[must_use]
-pub fn absent(ipa: u64) -> bool {
+pub fn is_register(ipa: u64) -> bool {
     at(ipa).is_some_and(|(instance, _)| instance.host.get().is_some())
 }
 

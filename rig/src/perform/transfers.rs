@@ -174,7 +174,7 @@ impl World<'_> {
             drivers: &mut self.drivers,
             machine: self.machine,
         };
-        let result = self.space.finish(&mut everywhere);
+        let result = self.space.retry_invalidation(&mut everywhere);
         let mut books = self.machine.expected.borrow_mut();
         let fine = match &result {
             Ok(pages) => pages.as_ref().is_some_and(|pages| pages.range() == range),

@@ -6,11 +6,11 @@ use super::emulated;
 use super::writer::{Cellular, Name, Writer, unit_name};
 use crate::error::BootError;
 use crate::fdt::{Fdt, NodeId, take_cells};
-use crate::instances::Instances;
 use crate::list::List;
 use crate::machine::stream::first_iommu;
 use crate::machine::{Machine, SMMU_LIMIT, VIOMMU_LIMIT, Viommu, endpoint};
 use crate::text::NodePath;
+use crate::viommu_streams::ViommuStreams;
 
 /// The virtio-iommus in the host's tree.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub struct ViommuNodes<'a> {
     /// What they are: one at least.
     pub viommus: List<Viommu, VIOMMU_LIMIT>,
     /// Which of them has what; the first has all of it where this is not said.
-    pub instances: Option<&'a Instances>,
+    pub instances: Option<&'a ViommuStreams>,
     /// The node of the GIC, their interrupts' parent.
     pub gic: NodeId,
     /// The phandles of the SMMUs whose streams they have, in the order of
@@ -28,8 +28,8 @@ pub struct ViommuNodes<'a> {
 
 impl<'a> ViommuNodes<'a> {
     /// Those of `machine`, in paravirt mode: one for all streams, or as `instances` says.
-    pub(super) fn of(machine: &Machine, instances: Option<&'a Instances>) -> Option<Self> {
-        let count = instances.map_or(1, Instances::count);
+    pub(super) fn of(machine: &Machine, instances: Option<&'a ViommuStreams>) -> Option<Self> {
+        let count = instances.map_or(1, ViommuStreams::count);
         let mut viommus = List::new();
         for viommu in machine.viommus.iter().take(count) {
             // As many slots as the machine has for them.

@@ -5,7 +5,7 @@
 //! Those pages are withheld from the host on every machine, so nothing else is lost for it,
 //! and an access by the host traps. Their interrupts are such as an SMMU leaves alone, as in
 //! nested mode, and where there are no more of these, such as no node names. Which streams
-//! each has is for [`Instances`](crate::Instances) to say.
+//! each has is for [`ViommuStreams`](crate::ViommuStreams) to say.
 //!
 //! virtio-iommu knows devices by endpoint numbers of 32 bits. The endpoint of a
 //! stream is its StreamID, with the index of its SMMU in the upper four bits: on

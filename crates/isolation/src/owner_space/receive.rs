@@ -15,7 +15,7 @@ pub struct ReceiveError<'a, E: fmt::Debug> {
     /// What was wrong.
     pub error: SpaceError<E>,
     /// The pages, which no owner reaches: the caller gives them back, or to another.
-    /// `None` after [`SpaceError::Invalidation`]: [`OwnerSpace::finish`] has them.
+    /// `None` after [`SpaceError::Invalidation`]: [`OwnerSpace::retry_invalidation`] has them.
     pub pages: Option<Unreachable<'a>>,
 }
 

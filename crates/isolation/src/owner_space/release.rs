@@ -1,6 +1,6 @@
 //! Pages that an owner gives away.
 
-use super::{CHUNK, Invalidate, OwnerSpace, RAM, Run, SpaceError, chunks, finish};
+use super::{Invalidate, MAX_CALL_BYTES, OwnerSpace, RAM, Run, SpaceError, chunks, finish};
 use core::fmt;
 use portcullis_addr::{Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_memory::{Allocator, Memory};
@@ -46,7 +46,7 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> OwnerSpace<'a, C, D> {
     /// every CPU and SMMU. The caller then commits the transfer, or has `to`
     /// [receive](Self::receive) the pages.
     ///
-    /// `at` is whole pages inside one [`CHUNK`], and one piece of memory.
+    /// `at` is whole pages inside one [`MAX_CALL_BYTES`], and one piece of memory.
     ///
     /// # Errors
     /// [`SpaceError`], which says what is left.
@@ -90,7 +90,7 @@ impl<'a, C: Memory + Allocator, D: Memory + Allocator> OwnerSpace<'a, C, D> {
     /// # Errors
     /// [`SpaceError::Invalidation`]: it is as before. [`SpaceError::Lost`],
     /// [`SpaceError::Table`] as for [`release`](Self::release).
-    pub fn finish<I: Invalidate>(
+    pub fn retry_invalidation<I: Invalidate>(
         &mut self,
         invalidate: &mut I,
     ) -> Result<Option<Unreachable<'a>>, SpaceError<I::Error>> {
@@ -202,4 +202,4 @@ impl fmt::Debug for Unfinished<'_> {
     }
 }
 
-const _: () = assert!(CHUNK.is_multiple_of(PAGE_SIZE));
+const _: () = assert!(MAX_CALL_BYTES.is_multiple_of(PAGE_SIZE));

@@ -8,7 +8,7 @@ use common::Fake;
 use portcullis_addr::{Iova, Ipa, PAGE_SIZE, PhysAddr, Range};
 use portcullis_dma_domain::{Access, DomainId, Endpoint, Iommu, Refusal, Request, Step};
 use portcullis_isolation::{
-    Chunk, Directory, Domains, EndpointRange, SlotMemory, Slots, SmmuDomain, SmmuUnit,
+    Directory, Domains, EndpointRange, SlotBlock, SlotMemory, Slots, SmmuDomain, SmmuUnit,
     SmmuUnitConfig, Smmus,
 };
 use portcullis_memory::Arena;
@@ -87,13 +87,13 @@ type Domain<'w> = SmmuDomain<&'w Arena, Near<'w, 'w>>;
 
 /// Memory for domains, which counts what is there of it.
 pub struct Pieces<'w> {
-    chunks: Vec<&'w mut Chunk<Domain<'w>>>,
+    chunks: Vec<&'w mut SlotBlock<Domain<'w>>>,
     directories: Vec<&'w mut Directory<'w, Domain<'w>>>,
     left: &'w Cell<usize>,
 }
 
 impl<'w> SlotMemory<'w, Domain<'w>> for Pieces<'w> {
-    fn chunk(&mut self) -> Option<&'w mut Chunk<Domain<'w>>> {
+    fn chunk(&mut self) -> Option<&'w mut SlotBlock<Domain<'w>>> {
         let chunk = self.chunks.pop();
         self.left.set(self.chunks.len());
         assert!(chunk.iter().all(|chunk| chunk.iter().all(Option::is_none)));
@@ -104,7 +104,7 @@ impl<'w> SlotMemory<'w, Domain<'w>> for Pieces<'w> {
         self.directories.pop()
     }
 
-    fn give_back(&mut self, chunk: &'w mut Chunk<Domain<'w>>) {
+    fn give_back(&mut self, chunk: &'w mut SlotBlock<Domain<'w>>) {
         assert!(chunk.iter().all(Option::is_none), "a domain is lost");
         self.chunks.push(chunk);
         self.left.set(self.chunks.len());
@@ -154,7 +154,7 @@ pub fn world(shape: Shape, test: impl FnOnce(&mut World<'_>)) {
     };
     let unit = SmmuUnit::new(config, &endpoints, &arena, Near(&drivers)).expect("a unit");
     let mut first: Vec<_> = (0..shape.first).map(|_| None).collect();
-    let mut chunks: Vec<Chunk<_>> = (0..shape.pieces).map(|_| [const { None }; _]).collect();
+    let mut chunks: Vec<SlotBlock<_>> = (0..shape.pieces).map(|_| [const { None }; _]).collect();
     let mut directories: Vec<Directory<'_, _>> = (0..shape.directories)
         .map(|_| [const { None }; _])
         .collect();

@@ -59,7 +59,7 @@ pub fn store(cpu: &PerCpu, frame: &mut Frame, esr: u64, far: u64) -> bool {
 /// Whether registers of an emulated SMMU or ITS are at `ipa`, reserved ones among them.
 #[must_use]
 pub fn is_register(ipa: u64) -> bool {
-    smmu::absent(ipa) || its::is_register(ipa)
+    smmu::is_register(ipa) || its::is_register(ipa)
 }
 
 /// Answers an access to registers that are reserved, and absent from stage 2:
@@ -70,7 +70,7 @@ pub fn reserved(cpu: &PerCpu, frame: &mut Frame, esr: u64, ipa: u64) -> bool {
     if !understood {
         return false;
     }
-    if smmu::absent(ipa) {
+    if smmu::is_register(ipa) {
         cpu.count(Reason::Smmu);
         bump(&cpu.reserved_smmu);
     } else if its::is_register(ipa) {

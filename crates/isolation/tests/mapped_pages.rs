@@ -1,8 +1,8 @@
-//! Windows that share pages, against a count for each page.
+//! MappedPages that share pages, against a count for each page.
 #![allow(missing_docs)]
 
 use portcullis_addr::{PAGE_SIZE, PhysAddr, Range};
-use portcullis_isolation::Windows;
+use portcullis_isolation::MappedPages;
 
 /// Pages that are mapped; mapping one twice or unmapping what is not mapped
 /// panics.
@@ -42,7 +42,11 @@ impl Map {
         true
     }
 
-    fn add<const N: usize>(&mut self, windows: &mut Windows<N>, range: Range<PhysAddr>) -> bool {
+    fn add<const N: usize>(
+        &mut self,
+        windows: &mut MappedPages<N>,
+        range: Range<PhysAddr>,
+    ) -> bool {
         let map = std::cell::RefCell::new(self);
         windows.add(
             range,
@@ -58,7 +62,7 @@ impl Map {
 
 #[test]
 fn a_page_is_mapped_as_long_as_a_window_has_it() {
-    let (mut map, mut windows) = (Map::default(), Windows::<4>::new());
+    let (mut map, mut windows) = (Map::default(), MappedPages::<4>::new());
     let (low, middle, high) = (pages(0, 4), pages(3, 4), pages(6, 2));
     for range in [low, high, middle, middle] {
         assert!(map.add(&mut windows, range));
@@ -79,7 +83,7 @@ fn a_page_is_mapped_as_long_as_a_window_has_it() {
 
 #[test]
 fn what_cannot_be_mapped_as_a_whole_is_not() {
-    let mut windows = Windows::<4>::new();
+    let mut windows = MappedPages::<4>::new();
     let mut map = Map {
         bad: Some(9),
         ..Map::default()
@@ -98,7 +102,7 @@ fn every_order_of_three_windows() {
     let ranges = [pages(0, 5), pages(2, 5), pages(4, 1)];
     for order in 0..27usize {
         let order = [order / 9, order / 3 % 3, order % 3];
-        let (mut map, mut windows) = (Map::default(), Windows::<3>::new());
+        let (mut map, mut windows) = (Map::default(), MappedPages::<3>::new());
         for range in ranges {
             assert!(map.add(&mut windows, range));
         }

@@ -6,19 +6,19 @@ use portcullis_addr::{Address, PAGE_SIZE, PhysAddr, Range};
 /// At most `N` windows of whole pages. A page is mapped as long as any window
 /// has it.
 #[derive(Debug)]
-pub struct Windows<const N: usize> {
+pub struct MappedPages<const N: usize> {
     pages: [Option<Range<PhysAddr>>; N],
     /// Places from here on were never used.
     used: usize,
 }
 
-impl<const N: usize> Default for Windows<N> {
+impl<const N: usize> Default for MappedPages<N> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<const N: usize> Windows<N> {
+impl<const N: usize> MappedPages<N> {
     /// No window.
     #[must_use]
     pub const fn new() -> Self {

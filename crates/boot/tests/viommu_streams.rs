@@ -3,7 +3,7 @@
 mod support;
 
 use portcullis_boot::{
-    BootError, Fdt, HostTreePlan, Instances, Machine, PciHost, Share, VIOMMU_LIMIT,
+    BootError, Fdt, HostTreePlan, Machine, PciHost, VIOMMU_LIMIT, ViommuRange, ViommuStreams,
 };
 use portcullis_pci_survey::{SLOTS, Slot};
 use std::collections::BTreeMap;
@@ -62,14 +62,14 @@ const BOARD: Board = Board {
 struct Divided {
     blob: Vec<u8>,
     machine: Machine,
-    instances: Instances,
+    instances: ViommuStreams,
 }
 
 impl Divided {
     fn new(tree: &Tree, mut root: impl FnMut(&PciHost) -> Option<[Slot; SLOTS]>) -> Self {
         let blob = tree.flatten();
         let machine = Machine::from_fdt_on(&blob, &BOARD).unwrap();
-        let instances = Instances::divide(&machine, &Fdt::new(&blob).unwrap(), &mut root);
+        let instances = ViommuStreams::divide(&machine, &Fdt::new(&blob).unwrap(), &mut root);
         let this = Self {
             blob,
             machine,
@@ -105,8 +105,9 @@ impl Divided {
 
     /// The virtio-iommu of a stream.
     fn of_stream(&self, smmu: usize, stream: u32) -> Option<u8> {
-        let has =
-            |share: &&Share| share.smmu == smmu && (share.first..=share.last).contains(&stream);
+        let has = |share: &&ViommuRange| {
+            share.smmu == smmu && (share.first..=share.last).contains(&stream)
+        };
         self.instances
             .shares()
             .find(has)
@@ -124,7 +125,7 @@ impl Divided {
         assert_eq!(all, shared);
         for (index, share) in instances.shares().enumerate() {
             assert!(usize::from(share.instance) < instances.count());
-            let apart = |other: &Share| {
+            let apart = |other: &ViommuRange| {
                 other.smmu != share.smmu || other.last < share.first || share.last < other.first
             };
             assert!(instances.shares().skip(index + 1).all(apart));

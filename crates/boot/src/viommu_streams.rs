@@ -39,7 +39,7 @@ const PART_LIMIT: usize = 32;
 
 /// Most ranges of streams when those of the parts are taken out: each of these adds itself
 /// and one behind it.
-pub const SHARE_LIMIT: usize = STREAM_RANGE_LIMIT + 2 * PART_LIMIT;
+pub const VIOMMU_RANGE_LIMIT: usize = STREAM_RANGE_LIMIT + 2 * PART_LIMIT;
 
 /// Most units.
 const UNIT_LIMIT: usize = STREAM_RANGE_LIMIT + PART_LIMIT;
@@ -49,7 +49,7 @@ const MAP_LIMIT: usize = 64;
 
 /// Streams of one SMMU that are behind one virtio-iommu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct ViommuRange {
     /// Index into [`Machine::viommus`].
     pub instance: u8,
     /// Index into [`Machine::smmus`].
@@ -81,15 +81,15 @@ struct Unit {
 
 /// Which virtio-iommu has what. A few KiB: keep it in a static, not on a stack.
 #[derive(Clone, Debug)]
-pub struct Instances {
+pub struct ViommuStreams {
     count: usize,
     /// Of each node that names streams, the virtio-iommu of what is in no part.
     nodes: List<(NodeId, u8), STREAM_RANGE_LIMIT>,
     parts: List<Part, PART_LIMIT>,
-    shares: List<Share, SHARE_LIMIT>,
+    shares: List<ViommuRange, VIOMMU_RANGE_LIMIT>,
 }
 
-impl Instances {
+impl ViommuStreams {
     /// Gives the streams of `machine` to as many of its virtio-iommus as there are units
     /// for, the units of different SMMUs to different ones where there are enough.
     /// `root` is what the root bus of a host bridge has, if that can be known.
@@ -120,7 +120,7 @@ impl Instances {
     }
 
     /// All streams of the host's, each once.
-    pub fn shares(&self) -> impl Iterator<Item = &Share> + Clone {
+    pub fn shares(&self) -> impl Iterator<Item = &ViommuRange> + Clone {
         self.shares.iter()
     }
 
@@ -153,7 +153,7 @@ struct Division<'m> {
     nodes: List<(NodeId, u8), STREAM_RANGE_LIMIT>,
     parts: List<Part, PART_LIMIT>,
     /// The streams of the parts, likewise.
-    pieces: List<Share, PART_LIMIT>,
+    pieces: List<ViommuRange, PART_LIMIT>,
     count: usize,
 }
 
@@ -284,7 +284,7 @@ impl<'m> Division<'m> {
                 let smmu = smmus.position(|smmu| known(smmu) == Some(phandle));
                 if let (Some(smmu), true) = (smmu, start < end) {
                     let at = stream + (start - requester);
-                    let piece = Share {
+                    let piece = ViommuRange {
                         instance: of,
                         smmu,
                         first: u32::try_from(at).ok()?,
@@ -361,12 +361,12 @@ impl<'m> Division<'m> {
     }
 
     /// What came of it.
-    fn instances(self) -> Instances {
+    fn instances(self) -> ViommuStreams {
         let instance = |unit: u8| {
             let unit = self.units.get(usize::from(unit));
             unit.map_or(0, |unit| unit.instance)
         };
-        let mut all = Instances {
+        let mut all = ViommuStreams {
             count: self.count,
             nodes: self.nodes,
             parts: self.parts,
@@ -392,8 +392,8 @@ impl<'m> Division<'m> {
                     (None, Some(after)) => after - 1,
                     (None, None) => range.last,
                 };
-                // See `SHARE_LIMIT`.
-                let _ = all.shares.push(Share {
+                // See `VIOMMU_RANGE_LIMIT`.
+                let _ = all.shares.push(ViommuRange {
                     instance: here.map_or(rest, |piece| instance(piece.instance)),
                     smmu: range.smmu,
                     first: at,

@@ -17,7 +17,7 @@ pub const PAGE_1: u32 = 0x1_0000;
 
 /// What the host has of one emulated SMMU.
 #[derive(Clone, Copy, Debug)]
-pub struct HostSide {
+pub struct HostPlatform {
     /// Two pages of ours, one for the first 4 KiB of each register page. The
     /// host maps them read-only, so that reads are its own.
     shown: Device,
@@ -26,7 +26,7 @@ pub struct HostSide {
     coherent: bool,
 }
 
-impl HostSide {
+impl HostPlatform {
     /// With register pages from the pool, all zero. `None` when it has none.
     /// `coherent` is what the SMMUs are with the CPUs' caches.
     ///
@@ -81,7 +81,7 @@ impl HostSide {
     }
 }
 
-impl Platform for HostSide {
+impl Platform for HostPlatform {
     type Window = MappedMemory;
 
     fn read(&self, at: Ipa, words: &mut [u64]) -> Result<(), Outside> {
