@@ -180,6 +180,7 @@ impl OwnerMemory {
 }
 
 /// Takes back a pin of pages that EL2 looks at no more.
+#[inline(always)]
 fn unpin(ledger: &Ledger<'_>, pages: Range<PhysAddr>) {
     let counted = ledger.unpin(pages);
     debug_assert!(counted.is_ok());

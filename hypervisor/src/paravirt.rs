@@ -19,7 +19,7 @@ use crate::lock::{Mutex, MutexGuard};
 use crate::log::{RateLimit, info, warning};
 use crate::machine;
 use crate::memory::{DMA_TABLES, Tables};
-use crate::owner_memory::{MappedRing, OwnerMemory};
+use crate::owner_memory::MappedRing;
 use crate::percpu::{PerCpu, Reason};
 use crate::smmu;
 use crate::sysreg::read_sysreg;
@@ -159,10 +159,7 @@ pub fn create_viommus(
             bytes => Some(Trace::new(bytes).ok_or(ParavirtError::Trace(bytes))?),
         };
         place.call_once(|| Paravirt {
-            machine: HostMachine {
-                line: viommu.line,
-                memory: OwnerMemory::HOST,
-            },
+            machine: HostMachine { line: viommu.line },
             state: Mutex::new(State {
                 device,
                 domains,

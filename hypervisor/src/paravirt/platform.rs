@@ -6,13 +6,15 @@ use crate::owner_memory::{self, MappedRing, OwnerMemory, PinnedPage};
 use portcullis_addr::{Ipa, Range};
 use virtio_iommu_device::{Outside, Platform, Window};
 
+/// The owner's memory. A constant, since the host is the only owner so far, and the page of
+/// each request is pinned for it.
+const MEMORY: OwnerMemory = OwnerMemory::HOST;
+
 /// The owner's memory and one interrupt.
 #[derive(Clone, Copy, Debug)]
 pub struct HostMachine {
     /// INTID of the interrupt.
     pub line: u32,
-    /// Its memory.
-    pub memory: OwnerMemory,
 }
 
 impl Platform for HostMachine {
@@ -20,7 +22,7 @@ impl Platform for HostMachine {
     type Page = PinnedPage;
 
     fn open(&self, range: Range<Ipa>) -> Result<MappedRing, Outside> {
-        self.memory.map_ring(range).ok_or(Outside)
+        MEMORY.map_ring(range).ok_or(Outside)
     }
 
     fn close(&self, window: MappedRing) {
@@ -29,7 +31,7 @@ impl Platform for HostMachine {
 
     #[inline(always)]
     fn hold(&self, page: Ipa) -> Result<PinnedPage, Outside> {
-        self.memory.pin_page(page).ok_or(Outside)
+        MEMORY.pin_page(page).ok_or(Outside)
     }
 
     #[inline(always)]

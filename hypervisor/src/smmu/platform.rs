@@ -12,6 +12,9 @@ use portcullis_boot::HostLines;
 use portcullis_pagetable::{Access, MemoryType};
 use smmuv3_emulator::{Line, Outside, Platform, Window};
 
+/// The memory of the owner: a constant, since the host is the only one so far.
+const MEMORY: OwnerMemory = OwnerMemory::HOST;
+
 /// Offset of register page 1 (IHI 0070, 6.2).
 pub const PAGE_1: u32 = 0x1_0000;
 
@@ -22,7 +25,6 @@ pub struct HostPlatform {
     /// host maps them read-only, so that reads are its own.
     shown: Device,
     lines: HostLines,
-    memory: OwnerMemory,
     coherent: bool,
 }
 
@@ -49,7 +51,6 @@ impl HostPlatform {
         Ok(Some(Self {
             shown: Device::from_mapped(pages),
             lines,
-            memory: OwnerMemory::HOST,
             coherent,
         }))
     }
@@ -85,7 +86,7 @@ impl Platform for HostPlatform {
     type Window = MappedMemory;
 
     fn read(&self, at: Ipa, words: &mut [u64]) -> Result<(), Outside> {
-        self.memory.read(at, words).then_some(()).ok_or(Outside)
+        MEMORY.read(at, words).then_some(()).ok_or(Outside)
     }
 
     fn store32(&self, at: Ipa, value: u32) -> Result<(), Outside> {
@@ -94,11 +95,11 @@ impl Platform for HostPlatform {
         {
             return Ok(());
         }
-        self.memory.store32(at, value).then_some(()).ok_or(Outside)
+        MEMORY.store32(at, value).then_some(()).ok_or(Outside)
     }
 
     fn open(&self, range: Range<Ipa>) -> Result<MappedMemory, Outside> {
-        self.memory.map(range).ok_or(Outside)
+        MEMORY.map(range).ok_or(Outside)
     }
 
     fn close(&self, window: MappedMemory) {
