@@ -133,7 +133,7 @@ pub struct Host {
     pub pause_ns: Option<Bounded<0, 1_000_000_000>>,
     /// Virtio-iommus that the devices are spread over in paravirt mode, each with a lock
     /// in the host's driver and one in EL2: 1 to 8. Where nothing is said there is one,
-    /// whose driver waits for nobody.
+    /// whose driver waits for no other.
     #[serde(default)]
     pub viommus: Option<Bounded<1, 8>>,
     /// Most mappings a second, of all devices together: 1 to 10^9. As many as the

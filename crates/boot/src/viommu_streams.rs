@@ -19,7 +19,7 @@
 //!   device number of its root bus with everything behind it, also what has the requester
 //!   ID of a bridge in between.
 //!
-//! Where the host may number the buses anew, nobody knows which requester IDs are behind
+//! Where the host may number the buses anew, it is not known which requester IDs are behind
 //! which bridge: Linux does so on a `pci-host-ecam-generic` up to version 6.10, and later
 //! versions do where a number is none to their liking. Then everything behind bridges
 //! stays together, and so does what comes later, or cannot be found out.
@@ -224,7 +224,7 @@ impl<'m> Division<'m> {
     }
 
     /// Whether requester IDs of a host bridge can be told apart, and their streams are
-    /// nobody else's.
+    /// no other instance's.
     fn can_split(&self, node: &Node<'_>) -> bool {
         const SLOT_BITS: u32 = 0xfff8;
         let mask = node.u32("iommu-map-mask");

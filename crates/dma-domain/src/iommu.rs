@@ -27,7 +27,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// One thing asked for. Addresses of a mapping are multiples of the smallest
-/// page; whoever makes a request has checked that.
+/// page; the front end that makes the request has checked that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Lets `endpoint` reach what `domain` maps and nothing else, whatever it

@@ -54,7 +54,7 @@ impl Vmids {
         }
     }
 
-    /// How many are free.
+    /// The number of VMIDs that can be taken.
     #[must_use]
     pub fn free(&self) -> u32 {
         let taken = self.taken.iter().flatten();
@@ -110,14 +110,14 @@ impl Vmids {
 }
 
 impl VmidRange {
-    /// The first.
+    /// The lowest VMID of the range.
     #[must_use]
     pub fn first(&self) -> Vmid {
         // `Vmids` has none with more than 16 bits.
         Vmid(self.first as u16)
     }
 
-    /// How many.
+    /// The number of VMIDs in the range.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count as usize

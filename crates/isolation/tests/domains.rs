@@ -75,7 +75,7 @@ fn an_endpoint_behind_a_failed_smmu_leaves_its_domain_once() {
                 assert_eq!(world.detach(0, E), Ok(()));
                 assert_eq!(world.root_of(1, 5), None);
             }
-            // The domain has ended: nothing is asked of it, and nobody gets what the
+            // The domain has ended: nothing is asked of it, and no other domain gets what the
             // SMMU may still hold of it, neither number nor memory.
             assert_eq!(world.map(0, AT + PAGE_SIZE, RAM, 1), Err(Refusal::Failed));
             assert_eq!(world.unmap(0, AT, 1), Err(Refusal::Failed));
@@ -183,7 +183,7 @@ fn a_domain_ends_although_another_fails_meanwhile() {
         assert_eq!(world.detach(1, E), Ok(()));
         assert_eq!(world.numbers(), [0]);
         assert_eq!(world.attach(1, E), Ok(()));
-        // Whoever waits for the other hears of it.
+        // The wait for the other domain reports it.
         assert!(world.domains.sync().is_err());
         assert_eq!(world.count(RAM), 1);
     });

@@ -18,7 +18,7 @@
 //!   way to fail.
 //!
 //! A page can also be *shared* between the host and one other owner, and be *dirty*:
-//! owned by nobody before the hypervisor has overwritten it ([`PageState`]).
+//! no owner has it before the hypervisor has overwritten it ([`PageState`]).
 //!
 //! Every operation on a range changes all of its pages or none, and may run on
 //! several CPUs at once: each entry changes by compare-and-exchange. Those that

@@ -65,7 +65,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// The pages.
+    /// The pages that change hands.
     #[must_use]
     pub fn range(&self) -> Range<PhysAddr> {
         self.range
@@ -119,7 +119,7 @@ impl fmt::Debug for Transfer<'_> {
 pub struct Unreachable<'a>(Transfer<'a>);
 
 impl Unreachable<'_> {
-    /// The pages.
+    /// The pages that change hands.
     #[must_use]
     pub fn range(&self) -> Range<PhysAddr> {
         self.0.range

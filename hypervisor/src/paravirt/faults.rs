@@ -1,9 +1,8 @@
 //! Faults of the host's devices, on their way to its virtio-iommus.
 //!
-//! They are found under the lock of an SMMU, which whoever holds the lock of a
-//! virtio-iommu may wait for. So they are put down here, under a lock that
-//! nothing else is taken in, and whoever has or gets that virtio-iommu next
-//! delivers them.
+//! The lock of a virtio-iommu comes before that of an SMMU, and a fault is found with the
+//! SMMU locked. So the fault is queued here, under a lock inside which no other is taken,
+//! and the CPU that has, or next gets, the virtio-iommu delivers it.
 
 use super::{Paravirt, State, all};
 use crate::lock::Mutex;
@@ -34,7 +33,7 @@ pub(super) struct Faults {
     bit: u32,
 }
 
-/// The virtio-iommus that have some.
+/// A bit for each virtio-iommu that has faults to deliver.
 static WAITING: AtomicU32 = AtomicU32::new(0);
 
 impl Faults {
@@ -86,7 +85,7 @@ pub fn report(index: usize, record: EventRecord) {
         let offset = stream.0.checked_sub(range.stream.0);
         range.smmu == index && offset.is_some_and(|offset| offset < range.count)
     };
-    // Nobody is told of what no virtio-iommu has.
+    // A stream that no virtio-iommu has: no driver is to be told.
     if let Some(paravirt) = all().find(|paravirt| paravirt.endpoints.iter().any(has)) {
         paravirt.faults.put(index, record);
     }
